@@ -1,0 +1,31 @@
+# make demo | make test | make test-fast | make lint
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: venv demo test test-fast lint clean
+
+venv: .venv/installed
+
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make venv PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: venv
+	$(BIN)/python -m tfds_builders prepare derm_phantom/demo --data_dir data
+	$(BIN)/python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
+
+test: venv
+	$(BIN)/python -m pytest
+
+test-fast: venv
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache

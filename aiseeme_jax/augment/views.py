@@ -1,0 +1,195 @@
+"""Views: from uint8 images to what a backbone sees, jitted, on the accelerator.
+
+`Views` says what may happen to an image, `random_view` draws one view of each. Image i of a batch depends on
+the key and on i,
+nothing else: not on the rest of the batch and not on how the batch lies on devices. Operations of probability
+  0 are not traced.
+"""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from aiseeme_jax.augment import blur, colour, geometry
+
+# Blur is published in pixels of a view of this size.
+REFERENCE_SIZE = 224
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What a view may be. Hashable, so that it can be a static argument.
+
+    Attributes:
+      size: side of the view in pixels.
+      crop_scale: range of the share of the image's area a crop keeps.
+      crop_ratio: range of width / height of a crop.
+      flip_horizontal, flip_vertical: probabilities.
+      right_angles: turn by a random multiple of 90 degrees.
+      rotation: turn by up to this many degrees either way; the border of the image is reflected.
+      jitter_probability: of brightness, contrast, saturation and hue together, in random order, of these
+        strengths.
+      grey_probability: of losing the colours.
+      blur_probability: of a Gaussian blur.
+      blur_sigma: its range, in pixels of a view of 224; scaled by size / 224.
+      solarise_probability: of inverting the values from 0.5 up.
+      mean, std: per channel, in units of [0, 1]; on grey images their averages serve.
+    """
+
+    size: int = 224
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_horizontal: float = 0.5
+    flip_vertical: float = 0.0
+    right_angles: bool = False
+    rotation: float = 0.0
+    jitter_probability: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey_probability: float = 0.0
+    blur_probability: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarise_probability: float = 0.0
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"views.size must be at least 1 pixel, not {self.size}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if (field.name.endswith("probability") or field.name.startswith("flip")) and not 0 <= value <= 1:
+                raise ValueError(f"views.{field.name} is a probability, so from 0 to 1, not {value}")
+        for name in ("brightness", "contrast", "saturation", "rotation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"views.{name} must not be negative, but is {getattr(self, name)}")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"views.hue is a share of the colour circle, so from 0 to 0.5, not {self.hue}")
+        for name, low, high in (
+            ("crop_scale", 0, 1),
+            ("crop_ratio", 0, math.inf),
+            ("blur_sigma", 0, math.inf),
+        ):
+            value = getattr(self, name)
+            if len(value) != 2 or not low < value[0] <= value[1] <= high:
+                raise ValueError(
+                    f"views.{name} must be (low, high) with {low} < low <= high <= {high}, not {value}"
+                )
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(
+                f"views.mean and views.std must match and std be positive: {self.mean}, {self.std}"
+            )
+
+
+@partial(jax.jit, static_argnames="views")
+def random_view(key: PRNGKeyArray, images: UInt8[Array, "b h w c"], views: Views) -> Float[Array, "b s s c"]:
+    """One random view of each image, float32, normalised.
+
+    Raises:
+      TypeError: the images are not uint8.
+      ValueError: they are not [B, H, W, 1 or 3].
+    """
+    _check(images)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+    return jax.vmap(lambda k, image: _view(k, image, views))(keys, images)
+
+
+@partial(jax.jit, static_argnames="views")
+def central_view(images: UInt8[Array, "b h w c"], views: Views) -> Float[Array, "b s s c"]:
+    """The view for evaluation, the same each time: the whole image resized to the size of the views,
+    normalised.
+
+    Raises: as `random_view`.
+    """
+    _check(images)
+    _, height, width, _ = images.shape
+    box = geometry.Box(0.0, 0.0, float(height), float(width))
+    crop = jax.vmap(lambda image: geometry.crop_resize(image.astype(jnp.float32), box, views.size))
+    return _normalise(crop(images) / 255, views)
+
+
+def to_display(view: Float[Array, "... c"], views: Views) -> Float[Array, "... c"]:
+    """Undoes the normalisation, for pictures: values in [0, 1]."""
+    mean, std = _statistics(views, view.shape[-1])
+    return jnp.clip(view * std + mean, 0.0, 1.0)
+
+
+def _check(images: Array) -> None:
+    if images.dtype != jnp.uint8:
+        raise TypeError(
+            f"views are made of uint8 images, not {images.dtype}: hand over the pixels as they were decoded"
+        )
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"views are made of images [B, H, W, 1 or 3], not {images.shape}")
+
+
+def _view(key: PRNGKeyArray, image: UInt8[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
+    """Crop, flips and turns, then colour, in the order of the published recipes."""
+    place_key, jitter_key, grey_key, blur_key, solarise_key = jax.random.split(key, 5)
+    view = _place(place_key, image.astype(jnp.float32), views) / 255
+    strengths = (views.brightness, views.contrast, views.saturation, views.hue)
+    if views.jitter_probability > 0 and max(strengths) > 0:
+        chance_key, jitter_key = jax.random.split(jitter_key)
+        chance = jax.random.bernoulli(chance_key, views.jitter_probability)
+        view = jnp.where(chance, colour.random_jitter(jitter_key, view, strengths), view)
+    if views.grey_probability > 0:
+        view = jnp.where(jax.random.bernoulli(grey_key, views.grey_probability), colour.grey(view), view)
+    if views.blur_probability > 0:
+        view = _random_blur(blur_key, view, views)
+    if views.solarise_probability > 0:
+        chance = jax.random.bernoulli(solarise_key, views.solarise_probability)
+        view = jnp.where(chance, colour.solarise(view), view)
+    return _normalise(view, views)
+
+
+def _place(key: PRNGKeyArray, image: Float[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
+    """Which part of the image, and which way up."""
+    box_key, row_key, column_key, turn_key, angle_key = jax.random.split(key, 5)
+    height, width, _ = image.shape
+    box = geometry.random_box(box_key, height, width, views.crop_scale, views.crop_ratio)
+    rows = jax.random.bernoulli(row_key, views.flip_vertical)
+    columns = jax.random.bernoulli(column_key, views.flip_horizontal)
+    box = geometry.flipped(box, rows, columns)
+    if views.rotation > 0:
+        # The corners that turn into the view come from the image where it has them, from its reflection
+        # elsewhere.
+        side = math.ceil(views.size * geometry.rotation_margin(views.rotation)) + 1
+        canvas = geometry.crop_resize(image, geometry.enlarged(box, side / views.size), side)
+        degrees = jax.random.uniform(angle_key, minval=-views.rotation, maxval=views.rotation)
+        view = geometry.rotate(canvas, degrees, views.size)
+    else:
+        view = geometry.crop_resize(image, box, views.size)
+    if views.right_angles:
+        view = geometry.quarter_turn(view, jax.random.randint(turn_key, (), 0, 4))
+    return view
+
+
+def _random_blur(key: PRNGKeyArray, view: Float[Array, "s s c"], views: Views) -> Float[Array, "s s c"]:
+    chance_key, sigma_key = jax.random.split(key)
+    low, high = (s * views.size / REFERENCE_SIZE for s in views.blur_sigma)
+    sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
+    # Sigma 0 is the identity matrix: the products run for every image of the batch in any case.
+    return blur.gaussian_blur(
+        view, jnp.where(jax.random.bernoulli(chance_key, views.blur_probability), sigma, 0.0)
+    )
+
+
+def _statistics(views: Views, channels: int) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+    mean, std = jnp.asarray(views.mean, jnp.float32), jnp.asarray(views.std, jnp.float32)
+    if channels == 1:
+        mean, std = jnp.mean(mean, keepdims=True), jnp.mean(std, keepdims=True)
+    return mean, std
+
+
+def _normalise(view: Float[Array, "... c"], views: Views) -> Float[Array, "... c"]:
+    mean, std = _statistics(views, view.shape[-1])
+    return (view - mean) / std

@@ -1,0 +1,182 @@
+"""What lies on disk, and how it gets there whole.
+
+The only module that knows the layout of a workdir. A file a later run relies on is written beside its place and renamed into
+it, so a kill at any moment leaves the old file or the new one. A training checkpoint holds what is not a function of the
+step, and nothing that is.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from aiseeme_jax import models
+from aiseeme_jax.models import torch_format
+
+BACKBONE = "backbone.safetensors"
+DONE = "done.json"
+
+
+def stages_directory(workdir: Path, arm: str) -> Path:
+    """Where the stages of an arm lie: the curriculum's at the top, a baseline's in its own folder."""
+    return workdir / "stages" if arm == "curriculum" else workdir / "arms" / file_name(arm) / "stages"
+
+
+def stage_directory(workdir: Path, arm: str, position: int, task: str) -> Path:
+    return stages_directory(workdir, arm) / f"{position:02d}-{task}"
+
+
+def target_directory(workdir: Path, arm: str, target: str, fraction: float, seed: int) -> Path:
+    return workdir / "targets" / file_name(arm) / target / f"fraction-{fraction:g}-seed-{seed}"
+
+
+def file_name(arm: str) -> str:
+    """An arm's name as a folder."""
+    return arm.replace(":", "-").replace("/", "-")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all; only the first process writes."""
+    if jax.process_index():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(beside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_done(directory: Path) -> dict[str, Any] | None:
+    """The record a finished stage or target leaves, or None if it is not finished."""
+    path = directory / DONE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def tree_hash(tree: Any) -> str:
+    """Hex SHA-256 over names, shapes, types and bytes of all leaves, in the order of the names."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in sorted((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves):
+        digest.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def backbone_hash(backbone: nnx.Module) -> str:
+    """Hash of a backbone's weights and running statistics."""
+    return tree_hash(nnx.to_pure_dict(nnx.state(backbone)))
+
+
+class Store:
+    """Checkpoints of one training run, written in the background; opening it clears what a kill left half-written."""
+
+    def __init__(self, directory: Path, *, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True, create=True
+        )
+        self._manager = ocp.CheckpointManager((directory / "checkpoints").absolute(), options=options)
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._manager.close()
+
+    def save(self, step: int, state: Any, record: Mapping[str, Any]) -> None:
+        """Starts writing `state` and a small JSON `record`; returns once the arrays are safe to donate."""
+        if step in self._manager.all_steps():
+            return
+        args = self._ocp.args
+        # On the CPU the writer would read the very buffers that the next step reuses.
+        snapshot = jax.tree.map(jnp.copy, state)
+        self._manager.save(step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record))))
+
+    def wait(self) -> None:
+        """Returns when everything asked for is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, template: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
+        """The newest whole checkpoint as (state, record), replicated over `mesh`, or None."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template)
+        args = self._ocp.args
+        found = self._manager.restore(
+            step, args=args.Composite(state=args.StandardRestore(abstract), record=args.JsonRestore())
+        )
+        return found.state, found.record
+
+
+def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any]) -> None:
+    """Writes `backbone.safetensors` with torchvision names; `info` (its model config, above all) travels in the header."""
+    if jax.process_index():
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    beside = directory / f".{os.getpid()}.safetensors"
+    export_backbone(backbone, beside, info=info)
+    beside.replace(directory / BACKBONE)
+
+
+def export_backbone(backbone: nnx.Module, path: str | Path, *, info: Mapping[str, Any] | None = None) -> None:
+    """Writes a backbone as safetensors with torchvision names, for PyTorch, timm or MONAI.
+
+    Args:
+      backbone: a ResNet of this package.
+      path: file to write, ending in .safetensors.
+      info: JSON-serialisable facts to keep in the file's header.
+    """
+    info = {**(info or {}), "model": backbone.config, "backbone_hash": backbone_hash(backbone)}
+    torch_format.write_safetensors(path, torch_format.to_torchvision(backbone), {"aiseeme": json.dumps(info)})
+
+
+def load_backbone(path: str | Path) -> tuple[nnx.Module, dict[str, Any]]:
+    """Loads a backbone from a workdir (its last finished stage), a stage's folder or an exported file.
+
+    Returns the backbone and what its file says of it: `model`, `backbone_hash`, `task`, `views`, …
+
+    Raises FileNotFoundError if there is no backbone at `path`, ValueError if the file was not written by this package
+    (foreign weights need the model named: use them as `init`) or does not hold what its header says.
+    """
+    file = find_backbone(Path(path))
+    header = torch_format.read_metadata(file)
+    if "aiseeme" not in header:
+        raise ValueError(f"{file} was not written by aiseeme_jax, so it does not name its model; use it as `init` of a config")
+    info = json.loads(header["aiseeme"])
+    backbone = models.make_backbone(**info["model"], rngs=nnx.Rngs(0))
+    torch_format.from_torchvision(backbone, torch_format.read_weights(file))
+    if backbone_hash(backbone) != info["backbone_hash"]:
+        raise ValueError(f"{file} is damaged: its weights do not have the hash in its header")
+    return backbone, info
+
+
+def find_backbone(path: Path) -> Path:
+    """The backbone file meant by a workdir, a stage's folder or a file."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"no file or folder at '{path}'")
+    if (path / BACKBONE).exists():
+        return path / BACKBONE
+    finished = sorted(path.glob(f"stages/*/{DONE}"))
+    if not finished:
+        raise FileNotFoundError(f"'{path}' holds no finished stage: run the curriculum first, or name a stage's folder")
+    return finished[-1].parent / BACKBONE

@@ -1,0 +1,149 @@
+"""Confidence intervals by the cluster bootstrap.
+
+Photographs of one lesion, or of one patient, are not independent. So whole groups are drawn, as many as there
+are and with replacement, and the interval is the 2.5 and 97.5 percentile of the metric over the resamples
+(Efron & Tibshirani 1993; Field & Welsh 2007 for clusters). Equal seed, groups and number of rows mean equal
+resamples, whatever is measured on them: the difference of two classifiers on the same rows is therefore a
+paired one.
+
+A resample may hold no row of a rare class. A macro mean then leaves that class out. Where the metric itself
+is undefined (AUROC with one class) the resample is left out, and where that befalls half of them there is no
+interval.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from aiseeme_jax.evaluate import weighted
+
+Metric = Callable[[ArrayLike, ArrayLike], float]
+
+# Entries of one block of weights: 32 MiB of float64.
+_BLOCK = 2**22
+
+
+def bootstrap_ci(
+    metric: Metric,
+    labels: ArrayLike,
+    probs: ArrayLike,
+    *,
+    groups: Sequence | None,
+    samples: int,
+    seed: int,
+) -> tuple[float, float, float]:
+    """The metric on the data as it is, and the 95 % interval of the cluster bootstrap.
+
+    Args:
+      metric: any function (labels, probs) -> float; the ones of `evaluate.metrics` run on all resamples at
+        once. A resample on which it raises ValueError or is not finite is left out.
+      groups: [N] lesion or patient of each row; None if every row stands alone.
+
+    Raises ValueError if the metric is undefined on the data itself or on half of the resamples.
+    """
+    value = float(metric(labels, probs))
+    low, high = interval(resampled(metric, labels, probs, groups=groups, samples=samples, seed=seed))
+    return value, low, high
+
+
+def difference_ci(
+    metric: Metric,
+    labels: ArrayLike,
+    first: Sequence[ArrayLike],
+    second: Sequence[ArrayLike],
+    *,
+    groups: Sequence | None,
+    samples: int,
+    seed: int,
+) -> tuple[float, float, float]:
+    """Metric of `first` minus that of `second`, each the mean over its runs (seeds), and the paired interval.
+
+    Args:
+      first, second: probabilities of one run per entry, all of the same rows.
+    """
+    drawn = [
+        np.mean(
+            [resampled(metric, labels, p, groups=groups, samples=samples, seed=seed) for p in runs], axis=0
+        )
+        for runs in (first, second)
+    ]
+    value = np.mean([metric(labels, p) for p in first]) - np.mean([metric(labels, p) for p in second])
+    low, high = interval(drawn[0] - drawn[1])
+    return float(value), low, high
+
+
+def resampled(
+    metric: Metric,
+    labels: ArrayLike,
+    probs: ArrayLike,
+    *,
+    groups: Sequence | None,
+    samples: int,
+    seed: int,
+) -> Float[np.ndarray, "samples"]:
+    """The metric on each resample, NaN where it is undefined."""
+    fast = getattr(metric, "weighted", None)
+    if fast is None:
+        labels, probs = np.asarray(labels), np.asarray(probs)
+        score = lambda weights: np.array([_plain(metric, labels, probs, row) for row in weights])  # noqa: E731
+    else:
+        labels, probs = weighted.checked(labels, probs)
+        score = lambda weights: fast(labels, probs, weights)  # noqa: E731
+    blocks = resample_weights(groups, len(labels), samples, seed)
+    return np.concatenate([score(weights) for weights in blocks])
+
+
+def resample_weights(
+    groups: Sequence | None, rows: int, samples: int, seed: int
+) -> Iterator[Float[np.ndarray, "s n"]]:
+    """How often each row occurs in each resample, in blocks: one weight for all rows of a group."""
+    if samples < 1:
+        raise ValueError(f"bootstrap samples must be at least 1, got {samples}")
+    members = _group_of_row(groups, rows)
+    count = int(members.max()) + 1
+    if count < 2:
+        raise ValueError("the bootstrap needs at least two groups, all rows belong to one")
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // rows)
+    for start in range(0, samples, block):
+        size = min(block, samples - start)
+        drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        yield times[:, members].astype(np.float64)
+
+
+def interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
+    """The 2.5 and 97.5 percentile of the finite values; ValueError unless more than half are finite."""
+    finite = values[np.isfinite(values)]
+    if 2 * len(finite) <= len(values):
+        raise ValueError(
+            f"the metric is undefined on {len(values) - len(finite)} of {len(values)} resamples: "
+            "too few groups of some class for an interval"
+        )
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _plain(metric: Metric, labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> float:
+    rows = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
+    try:
+        return float(metric(labels[rows], probs[rows]))
+    except ValueError:
+        return np.nan
+
+
+def _group_of_row(groups: Sequence | None, rows: int) -> Int[np.ndarray, "n"]:
+    """Number of each row's group, in sorted order of the names."""
+    if groups is None:
+        return np.arange(rows)
+    groups = np.asarray(groups)
+    if groups.shape != (rows,):
+        raise ValueError(f"need one group per row, got groups {groups.shape} for {rows} rows")
+    if groups.dtype.kind in "US" and (groups == groups.dtype.type()).any():
+        row = int(np.flatnonzero(groups == groups.dtype.type())[0])
+        raise ValueError(
+            f"row {row} has an empty group: give an image without a lesion or patient its own name"
+        )
+    return np.unique(groups, return_inverse=True)[1].reshape(-1)

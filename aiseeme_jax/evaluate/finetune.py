@@ -1,0 +1,155 @@
+"""Supervised fine-tuning, under the contract of a pretext task so that the one train loop runs it."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from numpy.typing import ArrayLike
+
+from aiseeme_jax import augment, data
+from aiseeme_jax.evaluate.features import on_every_device
+from aiseeme_jax.pretext.base import Bank, Batch, Output, Task, accuracy
+
+
+class Classifier(Task):
+    """A backbone with a linear head on its pooled features and a class-weighted cross-entropy.
+
+    It carries a copy of the best weights so far: checkpoints hold them, and a killed run recalls the same.
+
+    Args:
+      backbone: starts from whatever weights it has; all of it is trained.
+      spec: the training views.
+      class_weights: one per class, from `class_weights`.
+    """
+
+    RECIPE: ClassVar[Mapping[str, Any]] = {
+        "crop_scale": (0.5, 1.0),
+        "flip_horizontal": 0.5,
+        "jitter_probability": 0.8,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+        "hue": 0.02,
+    }
+
+    def __init__(
+        self, backbone: nnx.Module, spec: augment.Views, *, class_weights: Sequence[float], rngs: nnx.Rngs
+    ):
+        super().__init__(backbone, spec)
+        self.class_weights = tuple(float(w) for w in class_weights)
+        # Small weights: the first steps then do not tear at the backbone's features.
+        init = nnx.initializers.normal(0.01)
+        self.head = nnx.Linear(backbone.features, len(self.class_weights), kernel_init=init, rngs=rngs)
+        # The best epoch so far is part of the state, so that a resumed run remembers it.
+        self.best = nnx.List(Bank(jnp.copy(leaf.get_value())) for leaf in self._weights())
+        self.best_score = Bank(jnp.array(-jnp.inf, jnp.float32))
+        self.best_score = Bank(jnp.float32(-jnp.inf))
+        self.best = Bank(self._copy())
+
+    def remember(self, score: float) -> None:
+        """Keeps the weights and running statistics of now, if `score` is above all before."""
+        before = self.best_score.get_value()
+        if np.float32(score) > float(before):
+            # Placed as it was: a state that lies elsewhere would make the train step compile anew.
+            self.best_score.set_value(jax.device_put(np.float32(score), before.sharding))
+            self.best.set_value(self._copy())
+
+    def recall(self) -> float | None:
+        """Puts the best weights back and gives their score; None, changing nothing, if there are none."""
+        score = float(self.best_score.get_value())
+        if not np.isfinite(score):
+            return None
+        for name, values in self.best.get_value().items():
+            part = getattr(self, name)
+            state = nnx.state(part)
+            nnx.replace_by_pure_dict(state, jax.tree.map(jnp.copy, values))
+            nnx.update(part, state)
+        return score
+
+    def _copy(self) -> dict[str, Any]:
+        # A copy: the train step donates its buffers, and a buffer can be donated once.
+        parts = {name: nnx.to_pure_dict(nnx.state(getattr(self, name))) for name in ("backbone", "head")}
+        return jax.tree.map(jnp.copy, parts)
+
+    def remember(self, score: float) -> None:
+        """Keeps the present weights and statistics if `score` is the best so far (the earliest of equals)."""
+        if score > float(self.best_score.get_value()):
+            self.best_score.set_value(jnp.asarray(score, jnp.float32))
+            for kept, leaf in zip(self.best, self._weights(), strict=True):
+                kept.set_value(jnp.copy(leaf.get_value()))
+
+    def recall(self) -> float:
+        """Puts the best weights back and returns their score."""
+        for kept, leaf in zip(self.best, self._weights(), strict=True):
+            leaf.set_value(jnp.copy(kept.get_value()))
+        return float(self.best_score.get_value())
+
+    def _weights(self) -> list[nnx.Variable]:
+        """Parameters and running statistics of backbone and head, in a fixed order."""
+        state = nnx.state((self.backbone, self.head))
+        return jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+    def logits(
+        self, images: Float[Array, "b h w c"], *, train: bool
+    ) -> tuple[Float[Array, "b k"], Float[Array, "b d"]]:
+        """Class scores and the pooled features they come from."""
+        features = self.backbone(images, train=train)["pooled"].astype(jnp.float32)
+        return self.head(features), features
+
+    def views(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Array]:
+        return {**super().views(key, batch), "label": batch["label"]}
+
+    def loss(self, views: Mapping[str, Array], *, train: bool = True) -> Output:
+        """Mean over the batch of weight x cross-entropy: an unbiased estimate of the class-balanced risk."""
+        logits, features = self.logits(views["image"], train=train)
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, views["label"])
+        loss = jnp.mean(jnp.asarray(self.class_weights)[views["label"]] * entropy)
+        return Output(
+            loss=loss,
+            metrics={"accuracy": accuracy(logits, views["label"])},
+            images=views["image"],
+            features=features,
+        )
+
+
+def class_weights(labels: ArrayLike, classes: int, kind: str) -> tuple[float, ...]:
+    """Weight of each class in the loss, from the training labels.
+
+    'balanced': n / (C n_c) with C the number of classes present, so that the mean over the rows is 1; 0 for
+    an absent class. 'none': 1 for each.
+    """
+    labels = np.asarray(labels)
+    if kind not in ("balanced", "none"):
+        raise ValueError(f"unknown class_weight '{kind}': known are balanced, none")
+    if not len(labels) or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"fine-tuning needs every label between 0 and {classes - 1}; unlabelled rows cannot be used"
+        )
+    if kind == "none":
+        return (1.0,) * classes
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return tuple(float(w) for w in np.where(counts > 0, weights, 0.0))
+
+
+def predict(
+    classifier: Classifier, split: data.Split, *, views: augment.Views, batch_size: int
+) -> Float[np.ndarray, "n classes"]:
+    """Class probabilities of each image's central view, in the order of the split; changes nothing."""
+    batches = data.evaluation_batches(split, batch_size)
+    rows = [_probabilities(classifier, batch["image"], views) for batch in batches]
+    return np.concatenate(jax.device_get(rows))[: len(split)]
+
+
+@partial(nnx.jit, static_argnames=("views",))
+def _probabilities(
+    classifier: Classifier, images: UInt8[Array, "b h w c"], views: augment.Views
+) -> Float[Array, "b classes"]:
+    logits, _ = classifier.logits(augment.central_view(images, views), train=False)
+    return on_every_device(jax.nn.softmax(logits, axis=-1))

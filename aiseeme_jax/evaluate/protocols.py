@@ -1,0 +1,204 @@
+"""Runs the targets of a config: each protocol, label fraction and seed, each in its own folder with its predictions.
+
+Everything is chosen on the validation split and reported on the test split. The predictions are stored, so
+any metric can be computed later without a model.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from flax import nnx
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from aiseeme_jax import augment, checkpoint, data, optim, telemetry, train
+from aiseeme_jax.evaluate import features, finetune, metrics, results
+from aiseeme_jax.evaluate.fractions import nested_fraction
+from aiseeme_jax.evaluate.knn import knn_probe
+from aiseeme_jax.evaluate.linear import linear_probe
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass
+class Arm:
+    """A backbone under measurement, and what has been computed of it.
+
+    Features are extracted once for all protocols that want the same views.
+    """
+
+    config: ConfigDict
+    name: str
+    backbone: nnx.Module
+    splits: dict[str, data.Split]
+    known: dict[augment.Views, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def features(self, views: augment.Views) -> dict[str, Any]:
+        """The pooled features of each split, [N, D]."""
+        if views not in self.known:
+            batch = self.config.runtime.evaluation_batch
+            self.known[views] = {
+                name: features.extract(self.backbone, split, views=views, batch_size=batch)
+                for name, split in self.splits.items()
+            }
+        return self.known[views]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One protocol on one share of the labels, with one seed."""
+
+    target: ConfigDict
+    fraction: float
+    seed: int
+    directory: Path
+
+
+def runs(config: ConfigDict, workdir: Path, arm: str) -> Iterator[Run]:
+    """Every run of an arm. On all labels a frozen protocol gives one answer, so it is asked for one seed only."""
+    for target in config.targets:
+        for fraction in target.fractions:
+            alike = fraction == 1 and target.protocol != "finetune"
+            for seed in target.seeds[:1] if alike else target.seeds:
+                directory = checkpoint.target_directory(workdir, arm, target.protocol, fraction, seed)
+                yield Run(target, fraction, seed, directory)
+
+
+def evaluate_arm(config: ConfigDict, workdir: Path, name: str, backbone: nnx.Module) -> None:
+    """Measures a backbone on all targets that are not done."""
+    open_runs = [run for run in runs(config, workdir, name) if not checkpoint.read_done(run.directory)]
+    if open_runs:
+        splits = {s: data.open_split(config.data.name, s, config.runtime.data_dir) for s in SPLITS}
+        arm = Arm(config, name, backbone, splits)
+        for run in open_runs:
+            _evaluate(arm, run)
+
+
+def _evaluate(arm: Arm, run: Run) -> None:
+    start = time.monotonic()
+    test = arm.splits["test"]
+    probs, chosen = PROTOCOLS[run.target.protocol](arm, run)
+    predictions = results.Predictions(test.labels, probs, test.ids, test.groups, test.class_names)
+    results.save_predictions(run.directory, predictions)
+    statistics = arm.config.statistics
+    found = metrics.summary(
+        test.labels,
+        probs,
+        groups=test.groups,
+        samples=statistics.samples,
+        seed=statistics.seed,
+        class_names=test.class_names,
+    )
+    telemetry.write_scalars(run.directory, 0, {f"test/{row['metric']}": row["value"] for row in found})
+    record = {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
+    checkpoint.write_json(run.directory / checkpoint.DONE, record)
+    title = f"{arm.name}: {run.target.protocol} on {run.fraction:.4g} of the labels, seed {run.seed}"
+    logging.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
+
+
+def _chosen_rows(arm: Arm, run: Run):
+    train_split = arm.splits["train"]
+    return nested_fraction(train_split.labels, train_split.groups, run.fraction, run.seed)
+
+
+def _frozen(arm: Arm, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Features and labels of the splits, training rows cut to the run's share."""
+    rows = _chosen_rows(arm, run)
+    found = arm.features(augment.Views(**FrozenConfigDict(run.target.views)))
+    labels = {name: split.labels for name, split in arm.splits.items()}
+    return {**found, "train": found["train"][rows]}, {**labels, "train": labels["train"][rows]}
+
+
+def _knn(arm: Arm, run: Run):
+    vectors, labels = _frozen(arm, run)
+    target, classes = run.target, len(arm.splits["test"].class_names)
+    probe = knn_probe(vectors, labels, ks=target.neighbours, temperature=target.temperature, classes=classes)
+    return probe.probs["test"], {"neighbours": probe.k, "validation_score": probe.validation_score}
+
+
+def _linear(arm: Arm, run: Run):
+    vectors, labels = _frozen(arm, run)
+    target, classes = run.target, len(arm.splits["test"].class_names)
+    probe = linear_probe(
+        vectors,
+        labels,
+        strengths=target.strengths,
+        class_weight=target.class_weight,
+        max_iter=target.max_iter,
+        classes=classes,
+    )
+    chosen = {
+        "strength": probe.strength,
+        "validation_score": probe.validation_score,
+        "converged": probe.converged,
+        "unconverged_candidates": probe.unconverged,
+    }
+    return probe.probs["test"], chosen
+
+
+def _finetune(arm: Arm, run: Run):
+    config, target = arm.config, run.target
+    split = arm.splits["train"].subset(_chosen_rows(arm, run))
+    # A small share of the labels may hold fewer images than a batch.
+    devices = jax.device_count()
+    batch_size = min(target.batch_size, max(len(split) // devices, 1) * devices)
+    stage = FrozenConfigDict(
+        {**target.to_dict(), "batch_size": batch_size, "task_weight": 1.0, "distill": {"kind": "none"}}
+    )
+    classes = len(split.class_names)
+    weights = finetune.class_weights(split.labels, classes, target.class_weight)
+    views = augment.Views(**stage.views)
+    classifier = finetune.Classifier(
+        nnx.clone(arm.backbone), views, class_weights=weights, rngs=nnx.Rngs(run.seed)
+    )
+
+    def remember_best(classifier: finetune.Classifier) -> None:
+        validation = arm.splits["validation"]
+        probs = finetune.predict(
+            classifier, validation, views=views, batch_size=config.runtime.evaluation_batch
+        )
+        classifier.remember(metrics.balanced_accuracy(validation.labels, probs))
+
+    per_epoch = data.steps_per_epoch(len(split), batch_size)
+    result = train.fit(
+        classifier,
+        data.Batches(
+            split,
+            batch_size=batch_size,
+            seed=run.seed,
+            residence=config.runtime.residence,
+            workers=config.runtime.workers,
+        ),
+        stage=stage,
+        total_steps=optim.steps_of(target.duration, steps_per_epoch=per_epoch, batch_size=batch_size),
+        steps_per_epoch=per_epoch,
+        seed=run.seed,
+        directory=run.directory,
+        title=f"{arm.name}: finetune {run.fraction:.4g}, seed {run.seed}",
+        pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
+        patience=config.patience,
+        at_epoch=remember_best,
+    )
+    score = result.task.recall()
+    probs = finetune.predict(
+        result.task, arm.splits["test"], views=views, batch_size=config.runtime.evaluation_batch
+    )
+    return probs, {"validation_score": score, "images": len(split), **result.record}
+
+
+PROTOCOLS = {"knn": _knn, "linear": _linear, "finetune": _finetune}
+
+
+def write_results(config: ConfigDict, workdir: Path, arms: Sequence[str]) -> None:
+    """results.csv from the records of all finished runs, arms in the order given."""
+    rows = []
+    for arm in arms:
+        for run in runs(config, workdir, arm):
+            done = checkpoint.read_done(run.directory) or {"metrics": []}
+            key = (arm, run.target.protocol, run.fraction, run.seed)
+            rows.extend(results.Row(*key, **found) for found in done["metrics"])
+    results.write_rows(workdir, rows)

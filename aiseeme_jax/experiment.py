@@ -1,0 +1,68 @@
+"""The frame of a run: one workdir, one config, begun once and finished once."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from aiseeme_jax import checkpoint
+
+# Parts of a config that may change under an existing workdir.
+FREE = ("runtime",)
+
+
+def begin(config: ConfigDict, workdir: Path) -> bool:
+    """Records the config in a new workdir, or checks it against the one the workdir was begun with.
+
+    Returns True if the run is complete already. Raises ValueError that names the fields that differ.
+    """
+    resolved = json.loads(config.to_json_best_effort())
+    path = workdir / "config.json"
+    if path.exists():
+        _compare(json.loads(path.read_text()), resolved, workdir)
+    checkpoint.write_json(path, {**resolved, "fingerprint": fingerprint(resolved)})
+    if (workdir / checkpoint.DONE).exists():
+        logging.info("%s is complete: nothing to do. The report is %s", workdir, workdir / "report.html")
+        return True
+    return False
+
+
+def finish(workdir: Path) -> None:
+    """Marks the run as complete."""
+    checkpoint.write_json(workdir / checkpoint.DONE, {"complete": True})
+    logging.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
+
+
+def fingerprint(resolved: dict[str, Any]) -> str:
+    """Hex SHA-256 of what a config fixes of the result."""
+    fixed = {key: value for key, value in resolved.items() if key not in (*FREE, "fingerprint")}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
+    before, now = flatten(old), flatten(new)
+    keys = sorted(set(before) | set(now))
+    free = (*FREE, "fingerprint")
+    changed = [k for k in keys if k.split(".")[0] not in free and before.get(k) != now.get(k)]
+    if changed:
+        lines = [f"    {k}: {before.get(k, '(absent)')} -> {now.get(k, '(absent)')}" for k in changed[:8]]
+        more = [f"    and {len(changed) - 8} more"] if len(changed) > 8 else []
+        raise ValueError(
+            "\n".join(
+                [f"{workdir} was begun with another config:", *lines, *more, "Use another --workdir, or the old config."]
+            )
+        )
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{'stages[0].fields.temperature': 0.1, …}"""
+    if isinstance(value, dict):
+        items = [(f"{prefix}.{key}" if prefix else key, child) for key, child in value.items()]
+    elif isinstance(value, list) and any(isinstance(child, dict) for child in value):
+        items = [(f"{prefix}[{i}]", child) for i, child in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {path: leaf for name, child in items for path, leaf in flatten(child, name).items()}

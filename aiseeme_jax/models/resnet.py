@@ -1,0 +1,177 @@
+"""Residual networks with named endpoints (He et al. 2016, "Deep residual learning"), in the arithmetic of
+torchvision.
+
+"v1.5": the 3x3 convolution of a bottleneck carries the stride. Padding is explicit, so weights move to and
+from PyTorch without a shift by half a pixel. Parameters and statistics are float32; convolutions compute in
+the given dtype; the pooled features are float32. `train` is an argument of the call, not a mode of the
+module.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+# Name: (bottleneck blocks?, blocks of each stage).
+ARCHITECTURES = {
+    "resnet18": (False, (2, 2, 2, 2)),
+    "resnet34": (False, (3, 4, 6, 3)),
+    "resnet50": (True, (3, 4, 6, 3)),
+}
+STEMS = ("standard", "small")
+STAGE_CHANNELS = (64, 128, 256, 512)
+# A bottleneck gives four times the channels it computes in.
+EXPANSION = 4
+
+Map = Float[Array, "b h w c"]
+
+
+def _convolution(channels: int, filters: int, size: int, stride: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
+    """Without a bias: a norm always follows."""
+    return nnx.Conv(
+        channels,
+        filters,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        rngs=rngs,
+    )
+
+
+class Norm(nnx.BatchNorm):
+    """Batch normalisation over the global batch, computed in float32 and returned in the dtype of its input.
+
+    (In bfloat16 flax's own layer would round the running averages as well.)
+    """
+
+    def __init__(self, channels: int, *, zero: bool = False, rngs: nnx.Rngs):
+        scale = nnx.initializers.zeros_init() if zero else nnx.initializers.ones_init()
+        super().__init__(channels, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, scale_init=scale, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... c"], *, train: bool) -> Float[Array, "... c"]:
+        return super().__call__(x, use_running_average=not train).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3 (strided), 1x1 for a bottleneck.
+
+    The last norm starts at zero, so that the block starts as the identity (Goyal et al. 2017, section 5.1).
+    """
+
+    def __init__(
+        self, channels: int, filters: int, stride: int, *, bottleneck: bool, dtype: Any, rngs: nnx.Rngs
+    ):
+        self.features = filters * EXPANSION if bottleneck else filters
+        if bottleneck:
+            plan = [(channels, filters, 1, 1), (filters, filters, 3, stride), (filters, self.features, 1, 1)]
+        else:
+            plan = [(channels, filters, 3, stride), (filters, filters, 3, 1)]
+        self.convolutions = nnx.List(_convolution(*step, dtype, rngs) for step in plan)
+        self.norms = nnx.List(Norm(step[1], zero=step is plan[-1], rngs=rngs) for step in plan)
+        self.projects = stride != 1 or channels != self.features
+        if self.projects:
+            self.projection = _convolution(channels, self.features, 1, stride, dtype, rngs)
+            self.projection_norm = Norm(self.features, rngs=rngs)
+
+    def __call__(self, x: Map, *, train: bool) -> Map:
+        shortcut = self.projection_norm(self.projection(x), train=train) if self.projects else x
+        last = len(self.convolutions) - 1
+        for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            x = norm(convolution(x), train=train)
+            x = jax.nn.relu(x if i < last else x + shortcut)
+        return x
+
+
+class ResNet(nnx.Module):
+    """ResNet-18, -34 or -50 without its classifier.
+
+    Args:
+      architecture: name in `ARCHITECTURES`.
+      width: factor on the channels of every layer, rounded to multiples of 8.
+      stem: 'standard' (7x7 stride 2, 3x3 max pooling stride 2) or 'small' (3x3 stride 1, no pooling; for
+        small images).
+      dtype: of the convolutions: float32 or bfloat16.
+      channels: of the images.
+
+    Attributes:
+      features: D, the length of the pooled features.
+      channels: of the images.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        *,
+        width: float = 1.0,
+        stem: str = "standard",
+        dtype: Any = jnp.float32,
+        channels: int = 3,
+        rngs: nnx.Rngs,
+    ):
+        if stem not in STEMS:
+            raise ValueError(f"unknown stem {stem!r}: known are {', '.join(STEMS)}")
+        if not width > 0:
+            raise ValueError(f"the width of a ResNet is a positive factor, not {width}")
+        bottleneck, depths = ARCHITECTURES[architecture]
+        self.architecture, self.stem, self.width, self.channels = architecture, stem, width, channels
+        self.dtype = jnp.dtype(dtype)
+        filters = [max(8, 8 * round(c * width / 8)) for c in STAGE_CHANNELS]
+        size, stride = (7, 2) if stem == "standard" else (3, 1)
+        self.stem_convolution = _convolution(channels, filters[0], size, stride, self.dtype, rngs)
+        self.stem_norm = Norm(filters[0], rngs=rngs)
+        features = filters[0]
+        stages = []
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                block = Block(
+                    features, filters[stage], stride, bottleneck=bottleneck, dtype=self.dtype, rngs=rngs
+                )
+                features = block.features
+                blocks.append(block)
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+        self.features = features
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of `make_backbone` that make this backbone again."""
+        return {
+            "name": self.architecture,
+            "width": self.width,
+            "stem": self.stem,
+            "dtype": self.dtype.name,
+            "channels": self.channels,
+        }
+
+    def __call__(self, x: Map, *, train: bool) -> dict[str, Array]:
+        """Endpoints of a batch.
+
+        Args:
+          x: normalised images.
+          train: normalise by the batch's statistics and move the running averages; by the averages otherwise.
+
+        Returns:
+          stem (as it enters the first stage), stage1 ... stage4: maps in the compute dtype; pooled: [B, D]
+          float32.
+        """
+        if x.ndim != 4 or x.shape[-1] != self.channels:
+            raise ValueError(f"this backbone takes images [B, H, W, {self.channels}], not {x.shape}")
+        x = self.stem_convolution(x.astype(self.dtype))
+        x = jax.nn.relu(self.stem_norm(x, train=train))
+        if self.stem == "standard":
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        endpoints = {"stem": x}
+        for number, blocks in enumerate(self.stages, start=1):
+            for block in blocks:
+                x = block(x, train=train)
+            endpoints[f"stage{number}"] = x
+        endpoints["pooled"] = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return endpoints

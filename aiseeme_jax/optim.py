@@ -1,0 +1,178 @@
+"""Durations, learning-rate schedules and optimizers by name, over optax.
+
+Contract: the functions read config nodes by attribute (`configs/base.py` describes every field) and return
+plain optax objects. A step counts completed updates, so `schedule(0)` is the rate of a stage's first update.
+Parameters with at most one axis (biases, scales of norms) take neither weight decay nor the LARS adaptation.
+A new optimizer or schedule is one function and one entry of its table.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+_UNITS = ("epochs", "steps", "examples")
+
+
+def steps_of(duration: Any, *, steps_per_epoch: int, batch_size: int) -> int:
+    """Number of steps of a duration given in epochs (may be a fraction), steps or examples.
+
+    Examples round up to whole batches, epochs to the nearest step; a duration above 0 is at least one step.
+    Raises ValueError unless exactly one unit is set, to a number that is not negative.
+    """
+    given = {unit: getattr(duration, unit) for unit in _UNITS}
+    given = {unit: value for unit, value in given.items() if value is not None}
+    if len(given) != 1:
+        listed = ", ".join(f"{unit}={value}" for unit, value in given.items()) or "none"
+        raise ValueError(f"a duration needs exactly one of {', '.join(_UNITS)}; set here: {listed}")
+    ((unit, value),) = given.items()
+    if not 0 <= value < math.inf or (unit != "epochs" and value != int(value)):
+        kind = "number" if unit == "epochs" else "whole number"
+        raise ValueError(f"duration.{unit} is {value}; it must be a {kind} of at least 0")
+    scale = {
+        "epochs": lambda: round(value * steps_per_epoch),
+        "steps": lambda: int(value),
+        "examples": lambda: math.ceil(value / batch_size),
+    }
+    return max(scale[unit](), 1 if value > 0 else 0)
+
+
+def make_schedule(
+    config: Any, peak: float, total_steps: int, steps_per_epoch: int, batch_size: int
+) -> optax.Schedule:
+    """Linear warm-up to `peak`, then the schedule that `config.name` says, over `total_steps` updates.
+
+    The warm-up of W steps starts at peak / (W + 1), since a first update at rate 0 would be wasted, and
+    reaches the peak at step W. Raises ValueError for an unknown name and for values that do not fit the
+    stage.
+    """
+    if not peak >= 0:
+        raise ValueError(f"optimizer.learning_rate is {peak}; it must be at least 0")
+    body = _named("schedule.name", config.name, SCHEDULES)
+    warmup = steps_of(config.warmup, steps_per_epoch=steps_per_epoch, batch_size=batch_size)
+    if warmup >= total_steps:
+        raise ValueError(
+            f"schedule.warmup lasts {warmup} steps, the whole stage {total_steps}: "
+            "shorten the warm-up or lengthen the stage"
+        )
+    after_warmup = body(config, peak, total_steps, warmup)
+    if warmup == 0:
+        return after_warmup
+    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    return optax.join_schedules([rise, after_warmup], [warmup])
+
+
+def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer that `config.name` says, at the rates of `schedule`; the global norm is clipped first.
+
+    Raises ValueError for an unknown name and for a field out of its range.
+    """
+    build = _named("optimizer.name", config.name, OPTIMIZERS)
+    _check("weight_decay", config.weight_decay, config.weight_decay >= 0, "at least 0")
+    _check("clip_norm", config.clip_norm, config.clip_norm >= 0, "at least 0 (0 is off)")
+    optimizer = build(config, schedule)
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
+
+
+def decayed(params: Any) -> Any:
+    """Pytree of bools like `params`: True for the parameters that take weight decay and LARS adaptation."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def _cosine(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:
+    """From the peak to final_scale · peak at `total_steps` (Loshchilov & Hutter, arXiv 1608.03983, eq. 5)."""
+    if not 0 <= config.final_scale <= 1:
+        raise ValueError(f"schedule.final_scale is {config.final_scale}; it must lie in [0, 1]")
+    return optax.cosine_decay_schedule(peak, total_steps - warmup, alpha=config.final_scale)
+
+
+def _step(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:
+    """The peak, times `factor` from each milestone (a fraction of the stage, warm-up included) on."""
+    milestones = tuple(config.milestones)
+    if not all(0 < milestone < 1 for milestone in milestones):
+        raise ValueError(f"schedule.milestones are {milestones}; each is a fraction of the stage in (0, 1)")
+    if not config.factor > 0:
+        raise ValueError(f"schedule.factor is {config.factor}; it must be positive")
+    scales: dict[int, float] = {}
+    for milestone in milestones:
+        step = round(milestone * total_steps)
+        if step < warmup:
+            raise ValueError(
+                f"schedule.milestones: {milestone} of {total_steps} steps lies within "
+                f"the warm-up of {warmup} steps"
+            )
+        # In a very short stage several milestones can fall on one step: all of them count.
+        scales[step - warmup] = scales.get(step - warmup, 1.0) * config.factor
+    return optax.piecewise_constant_schedule(peak, scales)
+
+
+def _constant(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:
+    return optax.constant_schedule(peak)
+
+
+def _sgd(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD with momentum; the decay is an L2 penalty, added to the gradient before the momentum."""
+    _check_momentum(config)
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
+    )
+
+
+def _lars(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """LARS (You et al., arXiv 1708.03888), the trust ratio taken over the gradient with its decay.
+
+    Rate of a layer: trust_coefficient · |w| / |g + weight_decay · w|; the paper has |g| + weight_decay · |w|
+    below, which differs by the angle between the two. Other than in SGD, the momentum sums what the rate was
+    applied to.
+    """
+    _check_momentum(config)
+    _check("trust_coefficient", config.trust_coefficient, config.trust_coefficient > 0, "positive")
+    return optax.lars(
+        schedule,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=decayed,
+        trust_coefficient=config.trust_coefficient,
+        trust_ratio_mask=decayed,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+    )
+
+
+def _adamw(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay, rate · weight_decay · w (Loshchilov & Hutter, arXiv 1711.05101)."""
+    for name in ("b1", "b2"):
+        _check(name, getattr(config, name), 0 <= getattr(config, name) < 1, "in [0, 1)")
+    return optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decayed)
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "step": _step,
+}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "lars": _lars,
+    "sgd": _sgd,
+}
+
+
+def _named(field: str, name: str, table: dict[str, Callable]) -> Callable:
+    if name not in table:
+        raise ValueError(f"{field} is '{name}'; known: {', '.join(table)}")
+    return table[name]
+
+
+def _check(field: str, value: float, valid: bool, wanted: str) -> None:
+    if not valid:
+        raise ValueError(f"optimizer.{field} is {value}; it must be {wanted}")
+
+
+def _check_momentum(config: Any) -> None:
+    _check("momentum", config.momentum, 0 <= config.momentum < 1, "in [0, 1)")

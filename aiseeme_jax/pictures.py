@@ -1,0 +1,45 @@
+"""Sample views of a task, as the backbone sees them: the first thing to look at when a loss does not fall."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, UInt8
+
+from aiseeme_jax import augment
+from aiseeme_jax.pretext.base import Task
+
+GAP = 2
+
+
+def save_views(directory: Path, task: Task, images: UInt8[Array, "b h w c"], seed: int) -> None:
+    """Writes `views.png`: a row per image, the image itself first, then what the backbone saw of it."""
+    path = directory / "views.png"
+    if path.exists() or jax.process_index():
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    sheet = view_sheet(task, images, seed)
+    from matplotlib import image as writer
+
+    writer.imsave(path, sheet if sheet.shape[-1] == 3 else np.repeat(sheet, 3, axis=-1))
+
+
+def view_sheet(task: Task, images: UInt8[Array, "b h w c"], seed: int) -> np.ndarray:
+    """The picture of `save_views`: float [H, W, C], 0 to 1."""
+    rows = images.shape[0]
+    batch = {"image": images, "index": jax.numpy.arange(rows)}
+    seen = task.seen(task.views(jax.random.key(seed), batch))
+    seen = np.asarray(augment.to_display(seen, task.spec)).reshape(rows, -1, *seen.shape[1:])
+    height = max(images.shape[1], seen.shape[2])
+    first = np.asarray(images, np.float32)[:, None] / 255
+    line = [*(np.moveaxis(block, 1, 0) for block in (first, seen))]
+    cells = [_pad(cell, height) for block in line for cell in block]
+    return np.concatenate([np.concatenate(list(column), axis=0) for column in cells], axis=1)
+
+
+def _pad(cells: np.ndarray, height: int) -> np.ndarray:
+    """Centres [B, h, w, C] on white cells of one height, with a gap."""
+    up, left = (height - cells.shape[1]) // 2, (height - cells.shape[2]) // 2
+    down, right = height - cells.shape[1] - up, max(height - cells.shape[2] - left, 0)
+    pad = ((0, 0), (up + GAP, down + GAP), (max(left, 0) + GAP, right + GAP), (0, 0))
+    return np.pad(cells, pad, constant_values=1.0)

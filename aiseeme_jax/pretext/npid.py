@@ -1,0 +1,88 @@
+"""NPID, non-parametric instance discrimination (Wu et al., CVPR 2018): every image is a class of its own.
+
+A memory bank keeps one feature per image of the split; an image must be closer to its own entry than to the others'.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import PRNGKeyArray
+
+from aiseeme_jax import augment, losses
+from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, normalise
+
+PUBLISHED_NEGATIVES = 65_536
+
+
+class NPID(Task):
+    """InfoNCE against a memory bank of [images, dimensions].
+
+    Args:
+      temperature: of the softmax over similarities.
+      negatives: bank entries an image is told apart from; 0 takes all others, at most the published 65,536. Fewer than all
+        are drawn anew each step, the same for the whole batch.
+      momentum: share of the old entry kept when an image is seen again.
+      dimensions: of the embedding.
+
+    Raises ValueError if more negatives are asked for than the bank holds.
+    """
+
+    RECIPE = {
+        "crop_scale": (0.2, 1.0),
+        "jitter_probability": 1.0,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.4,
+        "grey_probability": 0.2,
+    }
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.Views,
+        setting: Setting,
+        *,
+        temperature: float = 0.07,
+        negatives: int = 0,
+        momentum: float = 0.5,
+        dimensions: int = 128,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec)
+        others = setting.images - 1
+        if negatives > others:
+            raise ValueError(f"npid: {negatives} negatives, but the split has {others} other images; lower `negatives`")
+        self.negatives = negatives or min(PUBLISHED_NEGATIVES, others)
+        self.temperature, self.momentum = temperature, momentum
+        self.projector = nnx.Linear(backbone.features, dimensions, rngs=rngs)
+        self.bank = Bank(normalise(jax.random.normal(rngs.params(), (setting.images, dimensions))))
+
+    def views(self, key: PRNGKeyArray, batch):
+        view_key, negative_key = jax.random.split(key)
+        image = augment.random_view(view_key, batch["image"], self.spec)
+        return {"image": image, "index": batch["index"], "negatives": negative_key}
+
+    def loss(self, views, *, train: bool = True) -> Output:
+        index, bank = views["index"], self.bank.get_value()
+        features = self.backbone(views["image"], train=train)["pooled"]
+        query = normalise(self.projector(features))
+        candidates = self._candidates(views["negatives"])
+        loss = losses.info_nce(
+            query,
+            bank[index],
+            bank[candidates],
+            temperature=self.temperature,
+            mask=candidates[None, :] != index[:, None],
+        )
+        if train:
+            seen = self.momentum * bank[index] + (1 - self.momentum) * jax.lax.stop_gradient(query)
+            self.bank.set_value(bank.at[index].set(normalise(seen)))
+        return Output(loss, {}, views["image"], features)
+
+    def _candidates(self, key: PRNGKeyArray):
+        """Bank rows to contrast with; an image's own row among them is masked in the loss."""
+        rows = self.bank.get_value().shape[0]
+        if self.negatives >= rows - 1:
+            return jnp.arange(rows)
+        return jax.random.randint(key, (self.negatives,), 0, rows)

@@ -1,0 +1,184 @@
+"""Every field of a run, with its default and what it means. An experiment file changes values, it never adds fields.
+
+Fields of a pretext task are the keyword arguments of its class, defaults included; `stage` puts them under `fields`.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from aiseeme_jax import augment, pretext
+from aiseeme_jax.evaluate.finetune import Classifier
+
+
+def duration(*, epochs: float | None = None, steps: int | None = None, examples: int | None = None) -> ConfigDict:
+    """A length of training; exactly one of the three is set where it is used."""
+    d = ConfigDict({"epochs": placeholder(float), "steps": placeholder(int), "examples": placeholder(int)})
+    d.update({k: v for k, v in (("epochs", epochs), ("steps", steps), ("examples", examples)) if v is not None})
+    return d.lock()
+
+
+def optimizer() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "sgd",  # sgd | adamw | lars
+            "learning_rate": 0.03,  # peak, for the whole batch: nothing scales it
+            "weight_decay": 1e-4,  # never on norms and biases
+            "momentum": 0.9,  # sgd, lars
+            "nesterov": False,  # sgd, lars
+            "b1": 0.9,  # adamw
+            "b2": 0.999,  # adamw
+            "trust_coefficient": 0.001,  # lars
+            "clip_norm": 0.0,  # largest global gradient norm; 0 = no clipping
+        }
+    )
+
+
+def schedule() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "cosine",  # cosine | step | constant
+            "warmup": duration(steps=0),  # linear, from 0
+            "final_scale": 0.0,  # cosine: last learning rate over peak
+            "milestones": (0.6, 0.8),  # step: shares of the stage
+            "factor": 0.1,  # step: multiplies the learning rate at each milestone
+        }
+    )
+
+
+def training() -> ConfigDict:
+    """What every training has in common: a pretext stage, fine-tuning."""
+    return ConfigDict(
+        {
+            "duration": duration(epochs=200),
+            "batch_size": 256,  # over all devices
+            "optimizer": optimizer(),
+            "schedule": schedule(),
+        }
+    )
+
+
+def views(recipe, fixed, *, size: int, preset: str) -> ConfigDict:
+    """All fields of `augment.Views`: the task's recipe as the modality's preset bends it."""
+    import dataclasses
+
+    made = augment.make_views(preset, size=size, recipe=recipe, fixed=fixed)
+    return ConfigDict({field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
+
+
+def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
+    """A pretext stage.
+
+    Args:
+      task: name in `pretext.TASKS`.
+      size: side of the views in pixels.
+      preset: view preset of the modality.
+      **changes: fields of the stage or of the task, or dicts for the nested ones. AttributeError names an unknown field.
+    """
+    kind = pretext.task_class(task)
+    config = training()
+    config.task = task
+    config.fields = ConfigDict(pretext.task_fields(task))  # the task's own
+    config.views = views(kind.RECIPE, kind.FIXED, size=size, preset=preset)
+    config.distill = ConfigDict(
+        {
+            "kind": "none",  # none | kl | mse: how the last stage's frozen backbone is kept to
+            "weight": 1.0,
+            "temperature": 4.0,  # kl
+        }
+    )
+    config.task_weight = 1.0  # of the task's own loss beside the distillation
+    config.seed = placeholder(int)  # None: the run's seed plus the stage's position
+    own = {key: changes.pop(key) for key in list(changes) if key in config.fields}
+    config.fields.lock().update(own)
+    return change(config, changes)
+
+
+def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
+    """A way to measure a backbone on labelled data.
+
+    Args:
+      protocol: 'knn', 'linear' or 'finetune'.
+      size, preset: of its views, as in `stage`.
+      **changes: fields, as in `stage`.
+    """
+    config = ConfigDict(
+        {
+            "protocol": protocol,
+            "fractions": (1.0,),  # of the labelled training images; nested, stratified, whole lesions
+            "seeds": (0,),  # of the fractions and of fine-tuning
+        }
+    )
+    if protocol == "knn":
+        config.neighbours = (5, 10, 20, 50, 100, 200)  # chosen on validation
+        config.temperature = 0.07  # of the votes
+    elif protocol == "linear":
+        config.strengths = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of the logistic regression, chosen on validation
+        config.class_weight = "balanced"  # balanced | none
+        config.max_iter = 1000  # of each fit
+    elif protocol == "finetune":
+        config.update(training())
+        config.duration = duration(epochs=50)
+        config.class_weight = "balanced"  # balanced | none
+    else:
+        raise ValueError(f"unknown protocol '{protocol}': known are knn, linear, finetune")
+    config.views = views(Classifier.RECIPE, Classifier.FIXED, size=size, preset=preset)
+    return change(config, changes)
+
+
+def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
+    """Locks `config` and applies `changes`; a nested dict changes what it names, a duration is replaced."""
+    config.lock()
+    for key, value in changes.items():
+        if key not in config:
+            known = ", ".join(sorted([*config.keys(), *config.get("fields", {}).keys()]))
+            raise AttributeError(f"unknown field '{key}': known are {known}")
+        if isinstance(value, dict):
+            change(config[key], value)
+        elif isinstance(value, ConfigDict):
+            with config.unlocked():
+                config[key] = value.lock()
+        else:
+            config[key] = value
+    return config
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.job = "curriculum"  # curriculum | evaluate: the module whose `run` gets this config
+    config.title = ""  # of the report; empty: the data set's name
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.name = "isic2019/224"  # data set and config, prepared by TFDS
+    config.data.synthetic = False  # said in the report
+
+    config.model = ConfigDict()
+    config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50
+    config.model.width = 1.0  # multiplies the channels
+    config.model.channels = 3  # of the images
+    config.model.stem = "standard"  # standard (7x7/2 and pool) | small (3x3/1)
+    config.model.dtype = "bfloat16"  # of the computation; weights, losses and statistics are float32
+
+    config.init = "scratch"  # scratch, a workdir or stage of this program, a file of torchvision-named ResNet weights
+    config.imagenet = ""  # file of weights for the `imagenet` baseline
+    config.stages = ()  # of stage(...)
+    config.targets = ()  # of target(...)
+    config.baselines = ("scratch", "single")  # other arms: scratch, imagenet, single (each stage's task alone), single:TASK
+    config.single_budget = "stage"  # a single task trains for as long as its stage | total: as the whole curriculum
+    config.patience = 10  # non-finite steps in a row that end a stage
+
+    config.statistics = ConfigDict()
+    config.statistics.samples = 1000  # bootstrap samples of the intervals, over lesions
+    config.statistics.seed = 0
+
+    # Where and how the work is done. These may change under an existing workdir: the weights do not depend on them.
+    config.runtime = ConfigDict()
+    config.runtime.data_dir = "data"  # where data sets were prepared
+    config.runtime.residence = "stream"  # stream: read as it goes | device: whole split in device memory
+    config.runtime.workers = 0  # reading processes; 0 = threads of the main one
+    config.runtime.log_every = 50  # steps
+    config.runtime.checkpoint_every = 1000  # steps
+    config.runtime.evaluation_batch = 256
+    return config.lock()

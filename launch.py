@@ -1,0 +1,72 @@
+"""Runs a config in a workdir; the same command again goes on where it stopped.
+
+python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+config_flags.DEFINE_config_file("config", None, "Experiment file, with a variant after a colon.", lock_config=True)
+flags.DEFINE_string("workdir", None, "Folder for everything of this run.")
+flags.DEFINE_bool("distributed", False, "One of several processes. Without the next three, the cluster is asked for them.")
+flags.DEFINE_string("coordinator", None, "host:port of the first process.")
+flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+flags.DEFINE_bool("deterministic", False, "Bit-identical reruns on GPUs too, at some cost in speed (CPUs always are).")
+flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+JOBS = {"curriculum": "aiseeme_jax.curriculum", "evaluate": "aiseeme_jax.evaluate.protocols"}
+# What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
+PREEMPTED = 143
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"arguments that are no flags: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(None)
+    _start_devices()
+    from aiseeme_jax.train import Preempted
+
+    config = flags.FLAGS.config
+    if config.job not in JOBS:
+        raise ValueError(f"unknown job '{config.job}': known are {', '.join(JOBS)}")
+    try:
+        importlib.import_module(JOBS[config.job]).run(config, Path(flags.FLAGS.workdir))
+    except Preempted as stop:
+        logging.info("%s", stop)
+        sys.exit(PREEMPTED)
+
+
+def _start_devices() -> None:
+    if flags.FLAGS.deterministic:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    import jax
+
+    if flags.FLAGS.distributed:
+        # CPU processes talk through gloo; on accelerators the setting is without effect.
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
+    logging.info("jax %s on %d x %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
+
+
+def _run() -> None:
+    """Errors in what the user gave end in one message and exit code 2; any other keeps its traceback."""
+    try:
+        app.run(main)
+    except (ValueError, AttributeError, FileNotFoundError) as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    _run()

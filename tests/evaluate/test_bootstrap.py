@@ -1,0 +1,190 @@
+"""The cluster bootstrap: equal to its definition, as wide as it should be, speaking where it cannot be."""
+
+import numpy as np
+import pytest
+
+from aiseeme_jax.evaluate import metrics
+from aiseeme_jax.evaluate.bootstrap import interval, resample_weights
+
+
+def clustered_case(groups=40, seed=0, classes=3):
+    """Photographs of lesions: those of one lesion share its class and most of the classifier's luck."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 5, groups)
+    member = np.repeat(np.arange(groups), sizes)
+    labels = rng.integers(classes, size=groups)[member]
+    luck = rng.normal(size=(groups, classes))[member]
+    logits = luck + 0.2 * rng.normal(size=luck.shape) + np.eye(classes)[labels]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return labels, probs, [f"lesion-{g:03d}" for g in member]
+
+
+def reference(metric, labels, probs, groups, samples, seed):
+    """The definition, row by row."""
+    names = sorted(set(groups))
+    rows_of = {name: [i for i, g in enumerate(groups) if g == name] for name in names}
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(samples):
+        drawn = rng.integers(len(names), size=len(names))
+        rows = [row for g in drawn for row in rows_of[names[g]]]
+        try:
+            values.append(metric(labels[rows], probs[rows]))
+        except ValueError:
+            continue
+    return metric(labels, probs), *np.percentile(values, [2.5, 97.5])
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_equals_the_definition(name):
+    labels, probs, groups = clustered_case(groups=15)
+    metric = metrics.METRICS[name]
+    found = metrics.bootstrap_ci(metric, labels, probs, groups=groups, samples=60, seed=3)
+    np.testing.assert_allclose(found, reference(metric, labels, probs, groups, 60, 3), rtol=1e-12)
+
+
+def test_blocks_of_resamples_are_one_stream(monkeypatch):
+    labels, probs, groups = clustered_case()
+    arguments = dict(groups=groups, samples=50, seed=1)
+    whole = metrics.bootstrap_ci(metrics.auroc, labels, probs, **arguments)
+    monkeypatch.setattr("aiseeme_jax.evaluate.bootstrap._BLOCK", 7 * len(labels))
+    assert metrics.bootstrap_ci(metrics.auroc, labels, probs, **arguments) == whole
+
+
+def test_any_function_may_be_the_metric():
+    labels, probs, groups = clustered_case()
+
+    def plain(labels, probs):
+        return metrics.balanced_accuracy(labels, probs)
+
+    arguments = dict(groups=groups, samples=40, seed=2)
+    slow = metrics.bootstrap_ci(plain, labels, probs, **arguments)
+    fast = metrics.bootstrap_ci(metrics.balanced_accuracy, labels, probs, **arguments)
+    np.testing.assert_allclose(slow, fast, rtol=1e-12)
+
+
+def test_every_row_of_a_group_comes_as_often_as_the_others():
+    _, _, groups = clustered_case()
+    weights = np.concatenate(list(resample_weights(groups, len(groups), 20, 0)))
+    for name in set(groups):
+        rows = [i for i, g in enumerate(groups) if g == name]
+        assert (weights[:, rows] == weights[:, rows[:1]]).all()
+    first = [groups.index(name) for name in sorted(set(groups))]
+    np.testing.assert_array_equal(weights[:, first].sum(axis=1), len(first))
+
+
+def test_order_of_rows_does_not_matter():
+    labels, probs, groups = clustered_case()
+    order = np.random.default_rng(9).permutation(len(labels))
+    arguments = dict(samples=100, seed=0)
+    as_is = metrics.bootstrap_ci(metrics.auroc, labels, probs, groups=groups, **arguments)
+    shuffled = metrics.bootstrap_ci(
+        metrics.auroc, labels[order], probs[order], groups=[groups[i] for i in order], **arguments
+    )
+    np.testing.assert_allclose(as_is, shuffled, rtol=1e-12)
+
+
+def test_clusters_widen_the_interval():
+    labels, probs, groups = clustered_case(groups=200)
+    arguments = dict(samples=500, seed=0)
+    _, low, high = metrics.bootstrap_ci(metrics.accuracy, labels, probs, groups=groups, **arguments)
+    _, naive_low, naive_high = metrics.bootstrap_ci(metrics.accuracy, labels, probs, groups=None, **arguments)
+    assert high - low > 1.2 * (naive_high - naive_low)
+
+
+def test_covers_the_truth_about_as_often_as_it_says():
+    """Accuracy .8 in lesions of three equal photographs: 95 % of the intervals hold it, and without clusters far fewer."""
+    rng = np.random.default_rng(0)
+    covered = np.zeros(2)
+    repeats = 200
+    for seed in range(repeats):
+        right = np.repeat(rng.random(100) < 0.8, 3)
+        labels = np.zeros(300, int)
+        probs = np.where(right, 0.1, 0.9)
+        clustered = np.repeat(np.arange(100), 3)
+        for place, groups in enumerate((clustered, None)):
+            _, low, high = metrics.bootstrap_ci(
+                metrics.accuracy, labels, probs, groups=groups, samples=200, seed=seed
+            )
+            covered[place] += low <= 0.8 <= high
+    assert 0.88 <= covered[0] / repeats <= 0.99
+    assert covered[1] / repeats < 0.85
+
+
+def test_a_difference_is_paired():
+    """Two classifiers with the same luck differ surely, though their intervals overlap."""
+    labels, probs, groups = clustered_case(groups=100)
+    better = probs + 0.15 * np.eye(3)[labels]
+    better /= better.sum(axis=1, keepdims=True)
+    arguments = dict(groups=groups, samples=300, seed=0)
+    one = metrics.bootstrap_ci(metrics.auroc, labels, probs, **arguments)
+    two = metrics.bootstrap_ci(metrics.auroc, labels, better, **arguments)
+    value, low, high = metrics.difference_ci(metrics.auroc, labels, [better], [probs], **arguments)
+    assert two[1] < one[2], "the case should be one where separate intervals overlap"
+    assert low > 0
+    assert value == pytest.approx(two[0] - one[0])
+    assert metrics.difference_ci(metrics.auroc, labels, [probs, probs], [probs], **arguments) == (0, 0, 0)
+
+
+def test_undefined_resamples_are_left_out():
+    """One lesion of class 1 among ten: a third of the resamples lack it, and AUROC is undefined there."""
+    labels = np.array([1] + [0] * 9)
+    probs = np.array([0.8, 0.9, *np.linspace(0.1, 0.5, 8)])
+    value, low, high = metrics.bootstrap_ci(metrics.auroc, labels, probs, groups=None, samples=400, seed=0)
+    assert value == pytest.approx(8 / 9)
+    assert 0.5 < low < high == 1
+    assert reference(metrics.auroc, labels, probs, [str(i) for i in range(10)], 400, 0)[1:] == (low, high)
+
+
+def test_no_interval_where_most_resamples_are_undefined():
+    with pytest.raises(ValueError, match="undefined on 3 of 4 resamples"):
+        interval(np.array([np.nan, np.nan, np.nan, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("groups", "samples", "message"),
+    [
+        (["a", "a", "a"], 10, "at least two groups"),
+        (["a", "", "b"], 10, "row 1 has an empty group"),
+        (["a", "b"], 10, r"got groups \(2,\) for 3 rows"),
+        (["a", "b", "c"], 0, "at least 1"),
+    ],
+)
+def test_bad_input_is_named(groups, samples, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.bootstrap_ci(
+            metrics.accuracy, np.array([0, 1, 0]), np.array([0.1, 0.2, 0.3]), groups=groups, samples=samples, seed=0
+        )
+
+
+def test_summary_gives_what_bootstrap_ci_gives():
+    labels, probs, groups = clustered_case()
+    arguments = dict(groups=groups, samples=100, seed=4)
+    rows = metrics.summary(labels, probs, class_names=["MEL", "NV", "BCC"], **arguments)
+    by_name = {row["metric"]: (row["value"], row["low"], row["high"]) for row in rows}
+    for name, metric in metrics.METRICS.items():
+        expected = metrics.bootstrap_ci(metric, labels, probs, **arguments)
+        np.testing.assert_allclose(by_name[name], expected, rtol=1e-12, err_msg=name)
+    np.testing.assert_allclose(
+        [by_name[f"auroc/{c}"][0] for c in ("MEL", "NV", "BCC")], metrics.per_class_auroc(labels, probs)
+    )
+    assert len(rows) == len(metrics.METRICS) + 3 * len(metrics.PER_CLASS)
+
+
+def test_summary_leaves_out_what_is_undefined():
+    labels, probs, groups = clustered_case()
+    with_absent = np.pad(probs, ((0, 0), (0, 1)))
+    rows = metrics.summary(
+        labels, with_absent, groups=groups, samples=20, seed=0, class_names=["a", "b", "c", "never"]
+    )
+    names = {row["metric"] for row in rows}
+    assert "auroc/a" in names and "auroc/never" not in names and "auroc" in names
+
+
+def test_summary_of_two_classes_reports_the_positive_ones_precision():
+    labels, probs, groups = clustered_case(classes=2)
+    rows = metrics.summary(labels, probs, groups=groups, samples=20, seed=0, class_names=["benign", "malignant"])
+    by_name = {row["metric"]: row["value"] for row in rows}
+    assert by_name["average_precision"] == by_name["average_precision/malignant"]
+    with pytest.raises(ValueError, match="3 class names"):
+        metrics.summary(labels, probs, groups=groups, samples=20, seed=0, class_names=["a", "b", "c"])

@@ -1,0 +1,77 @@
+"""Label fractions: nested, stratified, whole groups."""
+
+import numpy as np
+import pytest
+
+from aiseeme_jax.evaluate.fractions import nested_fraction
+
+FRACTIONS = (0.01, 0.05, 0.1, 0.33, 0.5, 0.9, 1.0)
+
+
+def lesions(seed=0, groups=400):
+    """Unbalanced classes, one to six photographs per lesion."""
+    rng = np.random.default_rng(seed)
+    member = np.repeat(np.arange(groups), rng.integers(1, 7, groups))
+    labels = rng.choice(4, groups, p=[0.7, 0.2, 0.08, 0.02])[member]
+    order = rng.permutation(len(member))
+    return labels[order], [f"lesion-{g}" for g in member[order]]
+
+
+def patients():
+    """Patients whose images differ in class; class 0 occurs only beside rarer ones."""
+    labels = np.array([0, 0, 1, 0, 0, 1, 0, 0, 2, 0, 0, 2, 2])
+    groups = ["a", "a", "a", "b", "b", "b", "c", "c", "c", "d", "d", "d", "e"]
+    return labels, groups
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", [lesions, patients])
+def test_nested_whole_groups_and_every_class(case, seed):
+    labels, groups = case()
+    smaller = np.array([], int)
+    for fraction in FRACTIONS:
+        rows = nested_fraction(labels, groups, fraction, seed)
+        assert (np.diff(rows) > 0).all()
+        assert set(smaller) <= set(rows)
+        chosen = {groups[i] for i in rows}
+        assert set(rows) == {i for i, g in enumerate(groups) if g in chosen}
+        assert set(labels[rows]) == set(labels)
+        smaller = rows
+    np.testing.assert_array_equal(smaller, np.arange(len(labels)))
+
+
+def test_each_class_keeps_its_share():
+    labels, groups = lesions(groups=2000)
+    rows = nested_fraction(labels, groups, 0.3, 0)
+    shares = np.bincount(labels[rows]) / np.bincount(labels)
+    # Within half of the largest group of 6.
+    assert (np.abs(shares - 0.3) <= 3 / np.bincount(labels)).all()
+
+
+def test_a_rare_class_keeps_one_group():
+    labels = np.array([0] * 100 + [1] * 3)
+    groups = [str(i) for i in range(100)] + ["rare", "rare", "rare"]
+    rows = nested_fraction(labels, groups, 0.01, 0)
+    assert np.bincount(labels[rows]).tolist() == [1, 3]
+
+
+def test_the_seed_chooses_and_the_order_of_rows_does_not():
+    labels, groups = lesions()
+    rows = nested_fraction(labels, groups, 0.1, 0)
+    np.testing.assert_array_equal(rows, nested_fraction(labels, groups, 0.1, 0))
+    assert set(rows) != set(nested_fraction(labels, groups, 0.1, 1))
+    back = nested_fraction(labels[::-1], groups[::-1], 0.1, 0)
+    assert {groups[i] for i in rows} == {groups[::-1][i] for i in back}
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.5, float("nan")])
+def test_a_fraction_out_of_range_is_named(fraction):
+    with pytest.raises(ValueError, match="must lie in"):
+        nested_fraction([0, 1], ["a", "b"], fraction, 0)
+
+
+def test_bad_rows_are_named():
+    with pytest.raises(ValueError, match="one group per label"):
+        nested_fraction([0, 1], ["a"], 0.5, 0)
+    with pytest.raises(ValueError, match="row 1 has no label"):
+        nested_fraction([0, -1], ["a", "b"], 0.5, 0)

@@ -1,0 +1,155 @@
+"""kNN and linear probe on features whose answer is known."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from aiseeme_jax.evaluate import knn, metrics
+from aiseeme_jax.evaluate.knn import knn_probabilities, knn_probe
+from aiseeme_jax.evaluate.linear import linear_probe
+
+
+def blobs(rows, seed, classes=3, spread=0.3, width=8):
+    """One cloud around a direction per class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=rows)
+    centres = np.random.default_rng(42).normal(size=(classes, width))
+    return (centres[labels] + spread * rng.normal(size=(rows, width))).astype(np.float32), labels
+
+
+def three_splits(spread, classes=3):
+    parts = {name: blobs(n, i, classes, spread) for i, (name, n) in enumerate([("train", 150), ("validation", 90), ("test", 90)])}
+    return {name: x for name, (x, _) in parts.items()}, {name: y for name, (_, y) in parts.items()}
+
+
+def reference_knn(train, labels, test, k, temperature, classes):
+    """The definition, row by row, in float64."""
+    train, test = np.float64(train), np.float64(test)
+    train /= np.linalg.norm(train, axis=1, keepdims=True)
+    test /= np.linalg.norm(test, axis=1, keepdims=True)
+    probs = np.zeros((len(test), classes))
+    for i, row in enumerate(test):
+        similarity = train @ row
+        for j in np.argsort(-similarity)[:k]:
+            probs[i, labels[j]] += np.exp(similarity[j] / temperature)
+    return probs / probs.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("k", [1, 7, 150])
+def test_knn_equals_its_definition(k):
+    (train, labels), (test, _) = blobs(150, 0, spread=2.0), blobs(70, 1, spread=2.0)
+    found = knn_probabilities(train, labels, test, k=k, temperature=0.07, classes=4)
+    np.testing.assert_allclose(found, reference_knn(train, labels, test, k, 0.07, 4), atol=2e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+def test_knn_chunks_do_not_show(monkeypatch):
+    (train, labels), (test, _) = blobs(60, 0), blobs(45, 1)
+    whole = knn_probabilities(train, labels, test, k=5, classes=3)
+    monkeypatch.setattr(knn, "_CHUNK", 16)
+    np.testing.assert_allclose(knn_probabilities(train, labels, test, k=5, classes=3), whole, atol=1e-6)
+
+
+def test_knn_probe_separates_blobs_and_ignores_length():
+    features, labels = three_splits(spread=0.2)
+    features["test"] = features["test"] * 100
+    probe = knn_probe(features, labels, ks=(5, 20), classes=3)
+    assert metrics.balanced_accuracy(labels["test"], probe.probs["test"]) == 1
+    assert (probe.k, probe.validation_score) == (5, 1.0)
+
+
+def test_knn_k_is_chosen_on_validation():
+    """One training row of class 1 lies on top of the others: near neighbours alone see it."""
+    rng = np.random.default_rng(0)
+    train = np.concatenate([rng.normal([5, 0], 0.1, (30, 2)), [[0.0, 5.0]] * 3])
+    labels = {"train": np.array([0] * 30 + [1] * 3), "validation": np.array([0, 1]), "test": np.array([1])}
+    features = {"train": train, "validation": np.array([[5.0, 0], [0, 5.0]]), "test": np.array([[0, 4.0]])}
+    probe = knn_probe(features, labels, ks=(33, 3), temperature=10.0, classes=2)
+    assert probe.k == 3
+    beyond = knn_probe(features, labels, ks=(200, 500), temperature=10.0, classes=2)
+    assert beyond.k == 33
+
+
+def test_knn_bad_input_is_named():
+    x, y = blobs(10, 0)
+    with pytest.raises(ValueError, match="between 1 and the 10 training rows, got 11"):
+        knn_probabilities(x, y, x, k=11, classes=3)
+    with pytest.raises(ValueError, match="test features hold values that are not finite"):
+        knn_probabilities(x, y, np.full_like(x, np.nan), k=1, classes=3)
+    with pytest.raises(ValueError, match="labels from 0 to 0"):
+        knn_probabilities(x, y, x, k=1, classes=1)
+    with pytest.raises(ValueError, match="temperature"):
+        knn_probabilities(x, y, x, k=1, classes=3, temperature=0)
+    with pytest.raises(ValueError, match="at least one candidate"):
+        knn_probe({"train": x}, {"train": y}, ks=(), classes=3)
+
+
+PROBE = dict(class_weight="balanced", max_iter=1000)
+
+
+def test_linear_probe_separates_blobs():
+    features, labels = three_splits(spread=0.3)
+    probe = linear_probe(features, labels, strengths=(0.01, 1.0), classes=3, **PROBE)
+    assert metrics.balanced_accuracy(labels["test"], probe.probs["test"]) == 1
+    assert probe.strength == 0.01, "of equals the strongest regularisation"
+    assert probe.converged and probe.unconverged == 0
+
+
+@pytest.mark.parametrize("weight", ["balanced", "none"])
+def test_linear_probe_equals_scikit_learn_at_the_best_strength(weight):
+    features, labels = three_splits(spread=1.5)
+    strengths = (1e-4, 1e-2, 1.0)
+    scaler = StandardScaler().fit(np.float64(features["train"]))
+    models, scores = {}, {}
+    for c in strengths:
+        model = LogisticRegression(C=c, max_iter=1000, class_weight=None if weight == "none" else weight)
+        models[c] = model.fit(scaler.transform(np.float64(features["train"])), labels["train"])
+        validation = model.predict_proba(scaler.transform(np.float64(features["validation"])))
+        scores[c] = metrics.balanced_accuracy(labels["validation"], validation)
+    best = max(strengths, key=scores.get)
+    probe = linear_probe(features, labels, strengths=strengths[::-1], class_weight=weight, max_iter=1000, classes=3)
+    assert (probe.strength, probe.validation_score) == (best, scores[best])
+    expected = models[best].predict_proba(scaler.transform(np.float64(features["test"])))
+    np.testing.assert_allclose(probe.probs["test"], expected, rtol=1e-6)
+
+
+def test_balanced_weights_help_the_rare_class():
+    features, labels = three_splits(spread=1.5, classes=2)
+    keep = (labels["train"] == 0) | (np.arange(150) % 12 == 0)
+    features["train"], labels["train"] = features["train"][keep], labels["train"][keep]
+    recall = {}
+    for weight in ("balanced", "none"):
+        probe = linear_probe(features, labels, strengths=(0.01,), class_weight=weight, max_iter=1000, classes=2)
+        recall[weight] = metrics.sensitivity(labels["test"], probe.probs["test"])[1]
+    assert recall["balanced"] > recall["none"]
+
+
+def test_a_class_without_training_rows_gets_probability_zero():
+    features, labels = three_splits(spread=0.5)
+    keep = labels["train"] != 1
+    features["train"], labels["train"] = features["train"][keep], labels["train"][keep]
+    probe = linear_probe(features, labels, strengths=(1.0,), classes=4, **PROBE)
+    assert probe.probs["test"].shape == (90, 4)
+    assert (probe.probs["test"][:, [1, 3]] == 0).all()
+    np.testing.assert_allclose(probe.probs["test"].sum(axis=1), 1)
+
+
+def test_what_did_not_converge_is_counted_not_shouted(recwarn):
+    features, labels = three_splits(spread=1.5)
+    probe = linear_probe(features, labels, strengths=(1e-3, 1.0), class_weight="balanced", max_iter=1, classes=3)
+    assert probe.unconverged == 2 and not probe.converged
+    assert not [w for w in recwarn if "converge" in str(w.message)]
+
+
+def test_linear_bad_input_is_named():
+    features, labels = three_splits(spread=0.5)
+    with pytest.raises(ValueError, match="unknown class_weight 'even': known are balanced, none"):
+        linear_probe(features, labels, strengths=(1.0,), class_weight="even", max_iter=10, classes=3)
+    with pytest.raises(ValueError, match="positive strengths"):
+        linear_probe(features, labels, strengths=(0.0, 1.0), classes=3, **PROBE)
+    with pytest.raises(ValueError, match="at least two classes"):
+        linear_probe(features, {**labels, "train": np.zeros(150, int)}, strengths=(1.0,), classes=3, **PROBE)
+    broken = {**features, "test": np.full_like(features["test"], np.inf)}
+    with pytest.raises(ValueError, match="test features hold values that are not finite"):
+        linear_probe(broken, labels, strengths=(1.0,), classes=3, **PROBE)

@@ -1,0 +1,452 @@
+"""Losses against NumPy in float64, hand-worked values, invariances, finite differences, shards, PyTorch."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from aiseeme_jax import losses
+
+N, D, K, C = 16, 6, 5, 4
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def softmax(x):
+    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+# References: loops over rows, as the papers write them, nothing shared with the implementation.
+
+
+def reference_nt_xent(z1, z2, temperature):
+    rows = unit(np.concatenate([z1, z2]))
+    n = len(z1)
+    terms = []
+    for i in range(2 * n):
+        j = (i + n) % (2 * n)
+        denominator = sum(np.exp(rows[i] @ rows[k] / temperature) for k in range(2 * n) if k != i)
+        terms.append(-np.log(np.exp(rows[i] @ rows[j] / temperature) / denominator))
+    return np.mean(terms)
+
+
+def reference_info_nce(query, key, negatives, temperature):
+    terms = []
+    for i in range(len(query)):
+        own = negatives[i] if negatives.ndim == 3 else negatives
+        positive = np.exp(query[i] @ key[i] / temperature)
+        terms.append(
+            -np.log(positive / (positive + sum(np.exp(query[i] @ row / temperature) for row in own)))
+        )
+    return np.mean(terms)
+
+
+def reference_negative_cosine(p, z):
+    return -np.mean([a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(p, z, strict=True)])
+
+
+def reference_barlow_twins(z1, z2, off_diagonal_weight):
+    a = (z1 - z1.mean(0)) / np.sqrt(z1.var(0) + 1e-5)
+    b = (z2 - z2.mean(0)) / np.sqrt(z2.var(0) + 1e-5)
+    total = 0.0
+    for i in range(z1.shape[1]):
+        for j in range(z1.shape[1]):
+            c = np.mean(a[:, i] * b[:, j])
+            total += (1 - c) ** 2 if i == j else off_diagonal_weight * c**2
+    return total
+
+
+def reference_vicreg(z1, z2, invariance, variance, covariance):
+    total = invariance * np.mean((z1 - z2) ** 2)
+    for z in (z1, z2):
+        hinges = [max(0.0, 1 - math.sqrt(column.var(ddof=1) + 1e-4)) for column in z.T]
+        total += variance * np.mean(hinges) / 2
+        matrix = np.cov(z, rowvar=False)
+        total += covariance * sum(matrix[i, j] ** 2 for i in range(D) for j in range(D) if i != j) / D
+    return total
+
+
+def reference_sinkhorn(scores, epsilon, iterations):
+    plan = np.exp(scores / epsilon).T
+    plan /= plan.sum()
+    for _ in range(iterations):
+        plan /= plan.sum(axis=1, keepdims=True) * plan.shape[0]
+        plan /= plan.sum(axis=0, keepdims=True) * plan.shape[1]
+    return (plan * plan.shape[1]).T
+
+
+def reference_kl_distill(student, teacher, temperature):
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    return temperature**2 * np.mean(np.sum(p * np.log(p / q), axis=1))
+
+
+def reference_focal(logits, labels, gamma, alpha):
+    alpha = np.broadcast_to(alpha, logits.shape[1])
+    p = softmax(logits)[np.arange(len(labels)), labels]
+    return np.mean(-alpha[labels] * (1 - p) ** gamma * np.log(p))
+
+
+def reference_cross_entropy(logits, labels, weights=None):
+    p = softmax(logits)[np.arange(len(labels)), labels]
+    return np.average(-np.log(p), weights=None if weights is None else weights[labels])
+
+
+def reference_mse(prediction, target):
+    return np.mean((prediction - target) ** 2)
+
+
+def draw(*shape, seed=0, normalised=False):
+    x = np.random.default_rng(seed).normal(size=shape)
+    return unit(x) if normalised else x
+
+
+LABELS = np.random.default_rng(9).integers(0, C, N).astype(np.int32)
+CLASS_WEIGHTS = np.array([0.2, 1.0, 2.5, 0.7])
+A, B = draw(N, D, seed=1), draw(N, D, seed=2)
+Q, KEY = draw(N, D, seed=3, normalised=True), draw(N, D, seed=4, normalised=True)
+LOGITS = 3 * draw(N, C, seed=5)
+
+# name -> (loss of the float arrays, reference of the same, float arrays, which of them carry the batch)
+CASES = {
+    "nt_xent": (
+        lambda a, b: losses.nt_xent(a, b, temperature=0.2),
+        lambda a, b: reference_nt_xent(a, b, 0.2),
+        (A, B),
+    ),
+    "info_nce_shared": (
+        lambda q, k, n: losses.info_nce(q, k, n, temperature=0.07),
+        lambda q, k, n: reference_info_nce(q, k, n, 0.07),
+        (Q, KEY, draw(2 * N, D, seed=6, normalised=True)),
+    ),
+    "info_nce_own": (
+        lambda q, k, n: losses.info_nce(q, k, n, temperature=0.5),
+        lambda q, k, n: reference_info_nce(q, k, n, 0.5),
+        (Q, KEY, draw(N, K, D, seed=7, normalised=True)),
+    ),
+    "negative_cosine": (losses.negative_cosine, reference_negative_cosine, (A, B)),
+    "barlow_twins": (
+        lambda a, b: losses.barlow_twins(a, b, off_diagonal_weight=0.0051),
+        lambda a, b: reference_barlow_twins(a, b, 0.0051),
+        (A, A + 0.3 * B),
+    ),
+    "vicreg": (
+        lambda a, b: losses.vicreg(a, b, invariance=25.0, variance=25.0, covariance=1.0),
+        lambda a, b: reference_vicreg(a, b, 25.0, 25.0, 1.0),
+        (0.5 * A, 0.8 * B),
+    ),
+    "kl_distill": (
+        lambda s, t: losses.kl_distill(s, t, temperature=4.0),
+        lambda s, t: reference_kl_distill(s, t, 4.0),
+        (3 * A, 3 * B),
+    ),
+    "focal": (
+        lambda x: losses.focal(x, LABELS, gamma=2.0, alpha=0.25),
+        lambda x: reference_focal(x, LABELS, 2.0, 0.25),
+        (LOGITS,),
+    ),
+    "focal_per_class": (
+        lambda x: losses.focal(x, LABELS, gamma=0.5, alpha=CLASS_WEIGHTS),
+        lambda x: reference_focal(x, LABELS, 0.5, CLASS_WEIGHTS),
+        (LOGITS,),
+    ),
+    "cross_entropy": (
+        lambda x: losses.cross_entropy(x, LABELS),
+        lambda x: reference_cross_entropy(x, LABELS),
+        (LOGITS,),
+    ),
+    "cross_entropy_weighted": (
+        lambda x: losses.cross_entropy(x, LABELS, weights=CLASS_WEIGHTS),
+        lambda x: reference_cross_entropy(x, LABELS, CLASS_WEIGHTS),
+        (LOGITS,),
+    ),
+    "mse": (losses.mse, reference_mse, (A, B)),
+    # An assignment is no scalar: its inner product with fixed numbers stands for it.
+    "sinkhorn": (
+        lambda s: jnp.sum(losses.sinkhorn(s, epsilon=0.05, iterations=3) * B),
+        lambda s: np.sum(reference_sinkhorn(s, 0.05, 3) * B),
+        (0.2 * A,),
+    ),
+}
+each_loss = pytest.mark.parametrize("name", CASES)
+
+
+@each_loss
+def test_equals_the_reference(name):
+    loss, reference, arrays = CASES[name]
+    value = jax.jit(loss)(*(jnp.asarray(array, jnp.float32) for array in arrays))
+    assert value.dtype == jnp.float32 and value.shape == ()
+    np.testing.assert_allclose(value, reference(*arrays), rtol=2e-5)
+
+
+@each_loss
+def test_gradient_equals_finite_differences_of_the_reference(name):
+    loss, reference, arrays = CASES[name]
+    with jax.enable_x64(True):
+        inputs = tuple(jnp.asarray(array) for array in arrays)
+        gradients = jax.jit(jax.grad(loss, argnums=tuple(range(len(inputs)))))(*inputs)
+        assert gradients[0].dtype == jnp.float64
+    rng = np.random.default_rng(0)
+    for position, gradient in enumerate(gradients):
+        direction = rng.normal(size=gradient.shape)
+
+        def moved(step, position=position, direction=direction):
+            return [a + step * direction if i == position else a for i, a in enumerate(arrays)]
+
+        h = 1e-6
+        numeric = (reference(*moved(h)) - reference(*moved(-h))) / (2 * h)
+        np.testing.assert_allclose(np.sum(np.asarray(gradient) * direction), numeric, rtol=1e-5, atol=1e-8)
+
+
+@each_loss
+def test_eight_devices_equal_one(name):
+    loss, _, arrays = CASES[name]
+    devices = jax.devices()
+    assert len(devices) == 8
+    rows = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec("data"))
+    inputs = tuple(jnp.asarray(array, jnp.float32) for array in arrays)
+    function = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(inputs)))))
+    value, gradients = function(*inputs)
+    sharded_value, sharded = function(*(jax.device_put(array, rows) for array in inputs))
+    np.testing.assert_allclose(sharded_value, value, rtol=1e-5)
+    for one, many in zip(gradients, sharded, strict=True):
+        assert np.linalg.norm(one - many) <= 1e-5 * np.linalg.norm(one)
+
+
+@each_loss
+def test_bfloat16_is_computed_in_float32(name):
+    loss, _, arrays = CASES[name]
+    narrow = [jnp.asarray(array, jnp.bfloat16) for array in arrays]
+    value = loss(*narrow)
+    # The same rounded numbers in float32: no bit may be lost on the way.
+    np.testing.assert_array_equal(value, loss(*(array.astype(jnp.float32) for array in narrow)))
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(
+        value, loss(*(jnp.asarray(a, jnp.float32) for a in arrays)), rtol=0.05, atol=0.01
+    )
+
+
+PAIRED = ["nt_xent", "negative_cosine", "barlow_twins", "vicreg", "mse", "kl_distill"]
+
+
+@pytest.mark.parametrize("name", PAIRED + ["info_nce_shared"])
+def test_order_of_the_batch_does_not_matter(name):
+    loss, _, arrays = CASES[name]
+    order = np.random.default_rng(1).permutation(N)
+    shuffled = [array[order] if len(array) == N else array[::-1] for array in arrays]
+    np.testing.assert_allclose(loss(*shuffled), loss(*arrays), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "negative_cosine", "barlow_twins", "vicreg", "mse"])
+def test_views_may_be_swapped(name):
+    loss, _, (a, b) = CASES[name]
+    np.testing.assert_allclose(loss(b, a), loss(a, b), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "negative_cosine"])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_row_lengths_do_not_matter(name, scale):
+    loss, _, (a, b) = CASES[name]
+    lengths = scale * np.random.default_rng(2).uniform(0.5, 2, (N, 1))
+    np.testing.assert_allclose(loss(a * lengths, b), loss(a, b), rtol=1e-5)
+
+
+def test_shift_and_scale_of_a_dimension_do_not_matter_to_barlow_twins():
+    loss, _, (a, b) = CASES["barlow_twins"]
+    np.testing.assert_allclose(loss(30 * a + 5, b), loss(a, b), rtol=1e-3)
+
+
+def test_shared_negatives_equal_the_same_ones_for_each_row():
+    shared = draw(K, D, seed=8, normalised=True)
+    own = np.broadcast_to(shared, (N, K, D))
+    one, other = (losses.info_nce(Q, KEY, n, temperature=0.2) for n in (shared, own))
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+# Hand-worked values on 4 x 3: the rows of two views are e1, e2, e3, -e1.
+HAND = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)
+
+
+def test_hand_worked_values():
+    e, z = math.e, HAND
+    # Rows of e1 and -e1 meet 1 positive (cos 1), 4 others at cos 0, 2 at -1; rows of e2, e3 meet 6 at 0.
+    expected = (math.log(e + 4 + 2 / e) + math.log(e + 6)) / 2 - 1
+    np.testing.assert_allclose(losses.nt_xent(z, 2 * z, temperature=1.0), expected, rtol=1e-6)
+    # One orthogonal negative for rows 1, 2 and 4; for row 3 it is the row itself.
+    expected = (3 * math.log(1 + 1 / e) + math.log(2)) / 4
+    np.testing.assert_allclose(losses.info_nce(z, z, z[2:3], temperature=1.0), expected, rtol=1e-6)
+    assert losses.negative_cosine(z, np.roll(z, 3, axis=0)) == pytest.approx(1 / 4)
+    assert losses.negative_cosine(z, 3 * z) == pytest.approx(-1)
+    # Columns (1,0,0,-1), (0,1,0,0), (0,0,1,0): biased variances 1/2, 3/16, 3/16; C_23 = (-1/16) / (3/16).
+    expected = 0.3 * 2 / 9
+    np.testing.assert_allclose(losses.barlow_twins(z, z, off_diagonal_weight=0.3), expected, rtol=1e-3)
+    # Unbiased: variances 2/3, 1/4, 1/4 and Cov_23 = -1/12.
+    hinge = (1 - math.sqrt(2 / 3 + 1e-4) + 2 * (1 - math.sqrt(1 / 4 + 1e-4))) / 3
+    expected = 5 * 1 + 7 * hinge + 11 * 2 * (2 / 144) / 3
+    value = losses.vicreg(z, z + 1, invariance=5.0, variance=7.0, covariance=11.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    # softmax of (log 2, 0, 0) is (1/2, 1/4, 1/4).
+    logits = np.log(np.array([[2, 1, 1]] * 4))
+    labels = np.array([0, 0, 1, 2])
+    np.testing.assert_allclose(losses.cross_entropy(logits, labels), 1.5 * math.log(2), rtol=1e-6)
+    weighted = losses.cross_entropy(logits, labels, weights=np.array([1.0, 2.0, 4.0]))
+    np.testing.assert_allclose(weighted, (2 * 1 + 6 * 2) / 8 * math.log(2), rtol=1e-6)
+    expected = 0.25 * (2 * 0.5**2 * 1 + 2 * 0.75**2 * 2) / 4 * math.log(2)
+    np.testing.assert_allclose(losses.focal(logits, labels, gamma=2.0, alpha=0.25), expected, rtol=1e-6)
+    # KL((1/2, 1/4, 1/4) || uniform) = log 3 - 3/2 log 2; logits twice as large at T = 2 say the same.
+    expected = 4 * (math.log(3) - 1.5 * math.log(2))
+    np.testing.assert_allclose(
+        losses.kl_distill(0 * logits, 2 * logits, temperature=2.0), expected, rtol=1e-5
+    )
+    assert losses.mse(z, z + 2) == 4
+
+
+def test_bounds_are_reached():
+    same = np.ones((N, D))
+    # All rows alike: log of the 2N - 1 rows; a queue of K rows alike: log of K + 1.
+    np.testing.assert_allclose(losses.nt_xent(same, same, temperature=0.1), math.log(2 * N - 1), rtol=1e-5)
+    rows = unit(same)
+    np.testing.assert_allclose(
+        losses.info_nce(rows, rows, rows[:K], temperature=0.07), math.log(K + 1), rtol=1e-5
+    )
+    assert losses.kl_distill(A, A + 3, temperature=0.5) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "negative_cosine", "barlow_twins", "vicreg"])
+def test_zero_and_constant_rows_keep_a_finite_gradient(name):
+    loss, _, (a, b) = CASES[name]
+    function = jax.jit(jax.value_and_grad(loss))
+    for first in (np.where(np.arange(N)[:, None] == 3, 0, a), np.zeros_like(a), np.ones_like(a)):
+        value, gradient = function(jnp.asarray(first, jnp.float32), jnp.asarray(b, jnp.float32))
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_extreme_logits_stay_finite():
+    logits, labels = jnp.array([[300.0, -300.0], [300.0, -300.0]]), jnp.array([0, 1])
+    for loss in (
+        losses.cross_entropy,
+        lambda x, y: losses.focal(x, y, gamma=0.0, alpha=1.0),
+        lambda x, y: losses.focal(x, y, gamma=0.5, alpha=1.0),
+        lambda x, y: losses.kl_distill(x, -x, temperature=1.0),
+        lambda x, y: losses.nt_xent(x, -x, temperature=0.001),
+    ):
+        value, gradient = jax.jit(jax.value_and_grad(loss))(logits, labels)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+    assert losses.cross_entropy(logits, labels) == pytest.approx(300)
+
+
+def test_focal_without_focus_is_cross_entropy():
+    value = losses.focal(LOGITS, LABELS, gamma=0.0, alpha=1.0)
+    np.testing.assert_allclose(value, losses.cross_entropy(LOGITS, LABELS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, C])
+def test_a_label_that_is_no_class_cannot_pass_unseen(label):
+    labels = np.where(np.arange(N) == 5, label, LABELS)
+    assert np.isnan(losses.cross_entropy(LOGITS, labels))
+    assert np.isnan(losses.focal(LOGITS, labels, gamma=2.0, alpha=0.25))
+
+
+class TestSinkhorn:
+    def test_equals_the_reference(self):
+        plan = losses.sinkhorn(0.2 * A, epsilon=0.05, iterations=3)
+        np.testing.assert_allclose(plan, reference_sinkhorn(0.2 * A, 0.05, 3), rtol=1e-4, atol=1e-7)
+
+    def test_rows_sum_to_one_and_columns_even_out(self):
+        plan = losses.sinkhorn(0.1 * A, epsilon=0.05, iterations=200)
+        np.testing.assert_allclose(plan.sum(axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(plan.sum(axis=0), N / D, rtol=1e-3)
+        np.testing.assert_allclose(losses.sinkhorn(A, epsilon=0.05, iterations=0).sum(axis=1), 1, rtol=1e-5)
+
+    def test_scores_beyond_the_range_of_exp(self):
+        # exp(50 / .05) is far beyond float32, and prototype 2 gets exp(-2000): it must still get its share.
+        scores = np.zeros((6, 3), np.float32) + np.array([50.0, 0.0, -50.0])
+        plan = losses.sinkhorn(scores, epsilon=0.05, iterations=3)
+        np.testing.assert_allclose(plan, np.full((6, 3), 1 / 3), rtol=1e-5)
+
+    def test_a_constant_added_to_all_scores_changes_nothing(self):
+        plan, moved = (losses.sinkhorn(0.2 * A + c, epsilon=0.05, iterations=3) for c in (0, 2))
+        np.testing.assert_allclose(moved, plan, rtol=1e-3, atol=1e-6)
+
+
+class TestClassBalancedWeights:
+    COUNTS = np.array([4522, 12875, 1, 239])
+
+    @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.9999])
+    def test_equals_the_formula(self, beta):
+        expected = (1 - beta) / (1 - beta ** self.COUNTS.astype(np.float64))
+        expected *= len(expected) / expected.sum()
+        weights = losses.class_balanced_weights(self.COUNTS, beta=beta)
+        np.testing.assert_allclose(weights, expected, rtol=1e-5)
+        assert weights.dtype == jnp.float32
+
+    def test_beta_towards_one_is_inverse_frequency(self):
+        expected = 1 / self.COUNTS
+        weights = losses.class_balanced_weights(self.COUNTS, beta=1 - 1e-12)
+        np.testing.assert_allclose(weights, 4 * expected / expected.sum(), rtol=1e-4)
+
+    def test_a_class_without_examples_has_no_say(self):
+        with_gap = losses.class_balanced_weights(np.array([10, 0, 30]), beta=0.9)
+        without = losses.class_balanced_weights(np.array([10, 30]), beta=0.9)
+        np.testing.assert_allclose(with_gap, [without[0], 0, without[1]], rtol=1e-6)
+
+    @pytest.mark.parametrize("beta", [-0.1, 1.0, math.nan])
+    def test_beta_out_of_range(self, beta):
+        with pytest.raises(ValueError, match="beta"):
+            losses.class_balanced_weights(self.COUNTS, beta=beta)
+
+
+@pytest.mark.parametrize("name", PAIRED + ["info_nce_shared"])
+def test_shapes_that_differ_are_named(name):
+    loss, _, (first, *rest) = CASES[name]
+    with pytest.raises(ValueError, match=rf"\({N}, {D}\).*\(1, {D}\)|\(1, {D}\).*\({N}, {D}\)"):
+        loss(first[:1], *rest)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="temperature is 0"):
+        losses.nt_xent(A, B, temperature=0)
+    with pytest.raises(ValueError, match="epsilon is -1"):
+        losses.sinkhorn(A, epsilon=-1.0, iterations=3)
+    with pytest.raises(ValueError, match="negatives"):
+        losses.info_nce(Q, KEY, np.ones((K, D + 1)), temperature=1.0)
+    with pytest.raises(ValueError, match="2 rows"):
+        losses.vicreg(A[:1], B[:1], invariance=1.0, variance=1.0, covariance=1.0)
+
+
+def test_temperature_may_be_learned():
+    gradient = jax.grad(lambda t: losses.nt_xent(A, B, temperature=t))(0.2)
+    h = 1e-5
+    numeric = (reference_nt_xent(A, B, 0.2 + h) - reference_nt_xent(A, B, 0.2 - h)) / (2 * h)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-3)
+
+
+def test_equal_pytorch():
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    a, b, logits = (torch.tensor(x) for x in (A, B, LOGITS))
+    labels = torch.tensor(LABELS, dtype=torch.long)
+    rows = functional.normalize(torch.cat([a, b]))
+    similarity = (rows @ rows.T / 0.2).fill_diagonal_(-torch.inf)
+    pairs = {
+        functional.cross_entropy(similarity, torch.arange(2 * N).roll(N)): losses.nt_xent(
+            A, B, temperature=0.2
+        ),
+        functional.cross_entropy(logits, labels): losses.cross_entropy(LOGITS, LABELS),
+        functional.cross_entropy(logits, labels, weight=torch.tensor(CLASS_WEIGHTS)): losses.cross_entropy(
+            LOGITS, LABELS, weights=CLASS_WEIGHTS
+        ),
+        -functional.cosine_similarity(a, b).mean(): losses.negative_cosine(A, B),
+        functional.mse_loss(a, b): losses.mse(A, B),
+        9
+        * functional.kl_div(
+            functional.log_softmax(a / 3, 1), functional.softmax(b / 3, 1), reduction="batchmean"
+        ): losses.kl_distill(A, B, temperature=3.0),
+    }
+    for theirs, ours in pairs.items():
+        np.testing.assert_allclose(ours, theirs.item(), rtol=2e-5)

@@ -1,0 +1,100 @@
+"""Splits that keep groups (lesions, patients) whole, follow the classes, and do not depend on the order of
+rows.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+
+def join_groups(groups: Sequence[str], digests: Sequence[Hashable]) -> list[str]:
+    """Merges groups that share an image: rows with equal digests end in one group, named after its smallest
+    member.
+    """
+    parent = {group: group for group in groups}
+
+    def root(group: str) -> str:
+        while parent[group] != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
+
+    first: dict[Hashable, str] = {}
+    for group, digest in zip(groups, digests, strict=True):
+        one, other = root(first.setdefault(digest, group)), root(group)
+        parent[max(one, other)] = min(one, other)
+    return [root(group) for group in groups]
+
+
+def split_by_group(
+    groups: Sequence[str],
+    labels: Sequence[Hashable],
+    seed: int,
+    fractions: Mapping[str, float],
+) -> dict[str, Int[np.ndarray, "_"]]:
+    """Row indices of each split: whole groups only, each class divided by `fractions` of its images.
+
+    Within a class the groups are taken by size, equal sizes in an order drawn from the seed, and each goes to
+    the split that lags most behind its share so far. So large groups spread over the splits as small ones do,
+    and the shares are right within one group. A class of at least as many groups as splits is present in
+    every split.
+
+    Args:
+      groups: group of each row. A group with several labels counts as its most frequent one.
+      labels: class of each row.
+      seed: another seed, another assignment; the same seed gives the same one for any order of the rows.
+      fractions: share of each split; they sum to 1.
+
+    Raises:
+      ValueError: the fractions are not positive or do not sum to 1, or the lengths differ.
+    """
+    if len(groups) != len(labels):
+        raise ValueError(f"{len(groups)} groups but {len(labels)} labels")
+    if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
+        raise ValueError(f"the fractions of the splits must be positive and sum to 1, not {dict(fractions)}")
+    sizes = Counter(groups)
+    split_of: dict[str, str] = {}
+    for members in groups_by_class(groups, labels).values():
+        members.sort(key=lambda group: (-sizes[group], draw(seed, group)))
+        split_of.update(assign(members, sizes, fractions))
+    names = np.array([split_of[group] for group in groups])
+    return {split: np.flatnonzero(names == split) for split in fractions}
+
+
+def groups_by_class(groups: Sequence[str], labels: Sequence[Hashable]) -> dict[Hashable, list[str]]:
+    votes: dict[str, Counter] = defaultdict(Counter)
+    for group, label in zip(groups, labels, strict=True):
+        votes[group][label] += 1
+    by_class: dict[Hashable, list[str]] = defaultdict(list)
+    for group, counts in votes.items():
+        # Ties go by name, not by row order.
+        by_class[min(counts, key=lambda label: (-counts[label], str(label)))].append(group)
+    return by_class
+
+
+def draw(seed: int, group: str) -> bytes:
+    """A number that looks random but depends on seed and group only: the same on every machine and version.
+    """
+    return hashlib.sha256(f"{seed}:{group}".encode()).digest()
+
+
+def assign(
+    members: Sequence[str], sizes: Mapping[str, int], fractions: Mapping[str, float]
+) -> dict[str, str]:
+    taken = dict.fromkeys(fractions, 0)
+    inside: dict[str, list[str]] = {split: [] for split in fractions}
+    total = 0
+    for group in members:
+        total += sizes[group]
+        split = max(fractions, key=lambda name: fractions[name] * total - taken[name])
+        taken[split] += sizes[group]
+        inside[split].append(group)
+    for split in inside:
+        richest = max(inside, key=lambda name: len(inside[name]))
+        # A rare class must not be missing where it can be had.
+        if not inside[split] and len(members) >= len(fractions):
+            inside[split].append(inside[richest].pop())
+    return {group: split for split, contents in inside.items() for group in contents}

@@ -1,0 +1,88 @@
+"""`prepare`: one call that writes a data set to disk, whole or not at all.
+
+A prepared data set lies in `data_dir/<name>/<config>/<version>` as array_record files, with
+`prepare_report.json` (counts per split and class, SHA-256 of the inputs). It is written to a temporary folder
+beside it and renamed at the end, so a failed call leaves nothing that could be taken for a data set.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+DATASETS = ("derm_phantom", "isic2019")
+
+
+def prepare(
+    name: str,
+    *,
+    data_dir: str | Path,
+    manual_dir: str | Path | None = None,
+    download: bool = False,
+) -> tfds.core.DatasetBuilder:
+    """Writes the data set `name` under `data_dir`, unless it is there already, and returns its builder.
+
+    Args:
+      name: data set and config, such as 'isic2019/64'; without a config, the data set's default one.
+      data_dir: folder that receives the data set (never a hidden default in the home folder).
+      manual_dir: folder that holds the official archives, for data sets that are made from archives.
+      download: fetch the archives from their official addresses instead; nothing is fetched unasked.
+
+    Raises:
+      ValueError: an unknown data set or config, or input that is not as published; the message names it.
+      FileNotFoundError: an archive, table or image is missing; the message says which and where to get it.
+    """
+    builder = make_builder(name, data_dir, download)
+    if builder.is_prepared():
+        return builder
+    import tensorflow_datasets as tfds
+
+    settings = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    root = Path(data_dir) / builder.name
+    try:
+        builder.download_and_prepare(download_dir=Path(data_dir) / "downloads", download_config=settings)
+    except BaseException:
+        remove_if_no_dataset(root)
+        raise
+    finally:
+        remove_empty_folders(Path(data_dir) / "downloads")
+    return builder
+
+
+def make_builder(name: str, data_dir: str | Path, download: bool) -> tfds.core.DatasetBuilder:
+    """The builder of `name`, with an error that lists what there is when there is no such data set or
+    config.
+    """
+    dataset, _, config = name.partition("/")
+    if dataset not in DATASETS:
+        raise ValueError(f"unknown data set {dataset!r}: the known ones are {', '.join(DATASETS)}")
+    builder_class = importlib.import_module(f"tfds_builders.{dataset}").Builder
+    if config and config not in builder_class.builder_configs:
+        known = ", ".join(f"{dataset}/{known}" for known in builder_class.builder_configs)
+        raise ValueError(f"{dataset} has no config {config!r}: the known ones are {known}")
+    options = {"download": True} if download and builder_class.CAN_DOWNLOAD else {}
+    return builder_class(data_dir=data_dir, config=config or None, **options)
+
+
+def remove_if_no_dataset(root: Path) -> None:
+    """Deletes the folder of a data set in which not one config was ever prepared (TFDS leaves `.config`
+    there).
+    """
+    if root.is_dir() and not any(root.glob("*/*/dataset_info.json")):
+        shutil.rmtree(root)
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Deletes `folder` and what is below it as far as it holds no file: TFDS makes it before it needs it."""
+    if not folder.is_dir():
+        return
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+    if not any(folder.iterdir()):
+        folder.rmdir()
