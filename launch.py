@@ -4,11 +4,12 @@ python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
 """
 
 import importlib
+import logging
 import os
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 config_flags.DEFINE_config_file("config", None, "Experiment file, with a variant after a colon.", lock_config=True)
@@ -21,6 +22,8 @@ flags.DEFINE_bool("deterministic", False, "Bit-identical reruns on GPUs too, at 
 flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 flags.mark_flags_as_required(["config", "workdir"])
 
+log = logging.getLogger("aiseeme_jax")
+
 JOBS = {"curriculum": "aiseeme_jax.curriculum", "evaluate": "aiseeme_jax.evaluate.protocols"}
 # What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
 PREEMPTED = 143
@@ -29,9 +32,7 @@ PREEMPTED = 143
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"arguments that are no flags: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(None)
+    _speak()
     _start_devices()
     from aiseeme_jax.train import Preempted
 
@@ -41,8 +42,17 @@ def main(argv: list[str]) -> None:
     try:
         importlib.import_module(JOBS[config.job]).run(config, Path(flags.FLAGS.workdir))
     except Preempted as stop:
-        logging.info("%s", stop)
+        log.info("%s", stop)
         sys.exit(PREEMPTED)
+
+
+def _speak() -> None:
+    """This program's own messages, plain; of the libraries', warnings only."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _start_devices() -> None:
@@ -54,7 +64,7 @@ def _start_devices() -> None:
         # CPU processes talk through gloo; on accelerators the setting is without effect.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
-    logging.info("jax %s on %d x %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
+    log.info("jax %s on %d x %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
 
 
 def _run() -> None:

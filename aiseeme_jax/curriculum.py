@@ -5,11 +5,11 @@ files end. The hand-over from stage to stage is a file with a hash in it, so a s
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -17,6 +17,8 @@ from aiseeme_jax import augment, checkpoint, data, experiment, models, optim, pr
 from aiseeme_jax.evaluate import protocols
 from aiseeme_jax.models import torch_format
 from aiseeme_jax.pictures import save_views
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,7 @@ def run_stage(
         rngs=nnx.Rngs(seed),
     )
     title = f"{arm.name} {position}: {stage.task}" if arm.name == "curriculum" else arm.name
-    logging.info("%s: %d steps of %d images", title, total_steps, stage.batch_size)
+    log.info("%s: %d steps of %d images", title, total_steps, stage.batch_size)
     save_views(directory, task, data.first_images(split, 6), seed)
     result = train.fit(
         task,

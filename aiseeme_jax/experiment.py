@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from absl import logging
 from ml_collections import ConfigDict
 
 from aiseeme_jax import checkpoint
+
+log = logging.getLogger(__name__)
 
 # Parts of a config that may change under an existing workdir.
 FREE = ("runtime",)
@@ -25,7 +27,7 @@ def begin(config: ConfigDict, workdir: Path) -> bool:
         _compare(json.loads(path.read_text()), resolved, workdir)
     checkpoint.write_json(path, {**resolved, "fingerprint": fingerprint(resolved)})
     if (workdir / checkpoint.DONE).exists():
-        logging.info("%s is complete: nothing to do. The report is %s", workdir, workdir / "report.html")
+        log.info("%s is complete: nothing to do. The report is %s", workdir, workdir / "report.html")
         return True
     return False
 
@@ -33,7 +35,7 @@ def begin(config: ConfigDict, workdir: Path) -> bool:
 def finish(workdir: Path) -> None:
     """Marks the run as complete."""
     checkpoint.write_json(workdir / checkpoint.DONE, {"complete": True})
-    logging.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
+    log.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
 
 
 def fingerprint(resolved: dict[str, Any]) -> str:

@@ -168,7 +168,7 @@ CASES = {
     "mse": (losses.mse, reference_mse, (A, B)),
     # An assignment is no scalar: its inner product with fixed numbers stands for it.
     "sinkhorn": (
-        lambda s: jnp.sum(losses.sinkhorn(s, epsilon=0.05, iterations=3) * B),
+        lambda s: jnp.sum(losses.sinkhorn(s, epsilon=0.05, iterations=3) * jnp.asarray(B)),
         lambda s: np.sum(reference_sinkhorn(s, 0.05, 3) * B),
         (0.2 * A,),
     ),

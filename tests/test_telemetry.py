@@ -158,7 +158,7 @@ class TestDisplay:
             for step in range(1, 101):
                 run.log(step, {"loss": 100.0 - step, "learning_rate": 0.03})
                 clock.now += 0.5
-        lines = stream.getvalue().splitlines()
+            lines = stream.getvalue().splitlines()  # complete before the end: what follows may take a while
         assert len(lines) == 11  # the first, one every 5 s, the last
         assert lines[0] == "rotation    1 %    1/100  loss 99.0000  lr 0.03"
         assert lines[-1] == "rotation  100 %  100/100  loss 0.0000  lr 0.03  64 images/s"

@@ -70,15 +70,14 @@ def make_builder(name: str, data_dir: str | Path, download: bool) -> tfds.core.D
 
 
 def remove_if_no_dataset(root: Path) -> None:
-    """Deletes the folder of a data set in which not one config was ever prepared (TFDS leaves `.config`
-    there).
-    """
-    if root.is_dir() and not any(root.glob("*/*/dataset_info.json")):
+    """Deletes the folder of a data set that holds no config, finished or being written by another process."""
+    remove_empty_folders(root)
+    if root.is_dir() and not [path for path in root.iterdir() if path.name != ".config"]:
         shutil.rmtree(root)
 
 
 def remove_empty_folders(folder: Path) -> None:
-    """Deletes `folder` and what is below it as far as it holds no file: TFDS makes it before it needs it."""
+    """Deletes `folder` and the folders below it as far as they hold no file: TFDS makes some in advance."""
     if not folder.is_dir():
         return
     for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):

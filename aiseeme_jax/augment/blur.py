@@ -11,9 +11,7 @@ from aiseeme_jax.augment.geometry import separable
 
 
 def blur_weights(length: int, sigma: Float[Array, ""] | float) -> Float[Array, "length length"]:
-    """Matrix of a Gaussian of `sigma` pixels, the border reflected (d c b a | a b c d | d c b a); 0 gives the
-    identity.
-    """
+    """Matrix of a Gaussian of `sigma` pixels, its border reflected (c b a | a b c | c b a); 0 is the identity."""
     index = jnp.arange(length, dtype=jnp.float32)
     # Below a fiftieth of a pixel every neighbour's weight is 0 in float32.
     sigma = jnp.maximum(sigma, 0.02)

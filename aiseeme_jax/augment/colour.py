@@ -1,16 +1,16 @@
 """Colour operations on one image with values in [0, 1]; the result is clipped to [0, 1].
 
 Definitions follow torchvision, with which the recipes of the field were published: brightness, contrast and
-  saturation blend
-the image with black, with its mean luminance and with its luminance; hue turns in HSV. On one channel
-saturation, hue and grey change nothing. dm-pix gives hue and solarise; its contrast and saturation are
-defined otherwise (per-channel mean, HSV).
+saturation blend the image with black, with its mean luminance, with its luminance; hue turns in HSV. On one
+channel saturation, hue and grey change nothing.
+
+dm-pix gives hue and solarise. Its contrast and saturation are other operations (mean of each channel, HSV).
 """
 
 import dm_pix
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 # ITU-R BT.601 luma, the weights of the published recipes.
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -63,39 +63,35 @@ def solarise(image: Image, threshold: Scalar = 0.5) -> Image:
     return dm_pix.solarize(image, threshold)
 
 
-OPERATIONS = (brightness, contrast, saturation, hue)
+# Places in the tuple of strengths.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def random_jitter(key: PRNGKeyArray, image: Image, strengths: tuple[float, float, float, float]) -> Image:
     """Brightness, contrast, saturation and hue in random order, each by a random amount.
 
     Args:
-      strengths: of the four operations, in that order. The first three draw a factor from [max(0, 1 - s), 1 +
-        s], hue draws a turn from [-s, s], uniformly. An operation of strength 0 is left out and costs
-        nothing.
+      strengths: of the four operations, in that order. The first three draw a factor from
+        [max(0, 1 - s), 1 + s], hue draws a turn from [-s, s], uniformly. An operation of strength 0 is left out.
     """
-    channels = image.shape[-1]
-    active = [
-        i
-        for i, s in enumerate(strengths)
-        if s > 0 and (channels == 3 or OPERATIONS[i] in (brightness, contrast))
-    ]
+    possible = range(4) if image.shape[-1] == 3 else (BRIGHTNESS, CONTRAST)
+    active = [operation for operation in possible if strengths[operation] > 0]
+    if not active:
+        return image
     amount_key, order_key = jax.random.split(key)
-    unit = jax.random.uniform(amount_key, (4,), minval=-1.0, maxval=1.0)
-    order = jax.random.permutation(order_key, len(active))
-    for turn in range(len(active)):
-        # A switch under vmap computes every branch anyway; here the compiler fuses them into one pass.
-        candidates = [OPERATIONS[i](image, _amount(i, unit[i], strengths[i])) for i in active]
-        chosen = candidates[-1]
-        for rank in range(len(active) - 1):
-            chosen = jnp.where(order[turn] == rank, candidates[rank], chosen)
-        image = chosen
+    low = jnp.asarray([-s if i == HUE else max(0.0, 1 - s) for i, s in enumerate(strengths)])
+    high = jnp.asarray([s if i == HUE else 1 + s for i, s in enumerate(strengths)])
+    amounts = jax.random.uniform(amount_key, (4,), minval=low, maxval=high)
+    for operation in jax.random.permutation(order_key, jnp.asarray(active)):
+        jittered = _chosen_blend(operation, image, amounts[operation])
+        if HUE in active:
+            jittered = jnp.where(operation == HUE, hue(image, amounts[HUE]), jittered)
+        image = jittered
     return image
 
 
-def _amount(operation: int, unit: Scalar, strength: float) -> Scalar:
-    """Amount of an operation from a number in [-1, 1]."""
-    if OPERATIONS[operation] is hue:
-        return unit * strength
-    low = max(0.0, 1 - strength)
-    return low + (unit + 1) / 2 * (1 + strength - low)
+def _chosen_blend(operation: Int[Array, ""], image: Image, factor: Scalar) -> Image:
+    """Brightness, contrast or saturation. Choosing what to blend with takes half the time of choosing a result."""
+    pixel = luminance(image)
+    other = jnp.where(operation == CONTRAST, jnp.mean(pixel), pixel)
+    return _blend(image, jnp.where(operation == BRIGHTNESS, 0.0, other), factor)

@@ -1,12 +1,11 @@
-"""Geometric operations on one image: crop and resize, flips, right angles, rotation; and rotation of a whole
-batch.
+"""Geometric operations on one image: crop and resize, flips, right angles, rotation.
 
-Coordinates are continuous and measured in pixels from the top left corner of the image, so pixel i covers [i,
-i + 1] and its centre lies at i + 0.5. Angles turn counter-clockwise, as in `numpy.rot90`. Nothing here draws
-a random number but `random_box`.
+Coordinates are continuous and measured in pixels from the top left corner of the image: pixel i covers i to
+i + 1 and its centre lies at i + 0.5. Angles turn counter-clockwise, as in `numpy.rot90`. Only `random_box`
+draws random numbers.
 
-A crop is two matrix products, rows and columns. Flips only reverse the direction in which the crop is read,
-so they are free.
+A crop is two matrix products, for rows and for columns. A flip only reverses the direction in which the crop
+is read, so it is free.
 """
 
 import math
@@ -146,9 +145,7 @@ def rotate(
 
 
 def rotation_margin(degrees: float) -> float:
-    """How much larger than the view a square must be to fill the view after a rotation of at most
-    `degrees`.
-    """
+    """How much larger than a view a square must be to fill it after a rotation of at most `degrees`."""
     angle = math.radians(min(abs(degrees), 45.0))
     return math.cos(angle) + math.sin(angle)
 

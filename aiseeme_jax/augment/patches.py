@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, Shaped
+from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 
 def patches(
@@ -35,22 +35,19 @@ def patches(
     if size < 1 or jitter < 0 or size + jitter > cell:
         raise ValueError(
             f"a patch of {size} px moved by up to {jitter} px does not fit a cell of {cell} px "
-            f"({grid} x {grid} cells of a {height} x {width} image): need size >= 1, jitter >= 0, size + jitter <= cell"
+            f"({grid} x {grid} cells of a {height} x {width} image): need size >= 1, jitter >= 0 and "
+            "size + jitter <= cell"
         )
-    # Cells are centred, so the pixels a division leaves over are shared by both borders.
-    corner = jnp.array([(height - grid * cell) // 2, (width - grid * cell) // 2])
-    cells = (
-        jnp.stack(jnp.meshgrid(jnp.arange(grid), jnp.arange(grid), indexing="ij"), axis=-1).reshape(-1, 2)
-        * cell
-    )
+    # What the divisions leave over, of the image and of each cell, is shared by both sides.
+    corner = jnp.array([height - grid * cell, width - grid * cell]) // 2 + (cell - size - jitter) // 2
+    cells = corner + cell * jnp.argwhere(jnp.ones((grid, grid), bool), size=grid * grid)
+
+    def cut_one(image: Shaped[Array, "h w c"], start: Int[Array, "2"]) -> Shaped[Array, "size size c"]:
+        return jax.lax.dynamic_slice(image, (start[0], start[1], 0), (size, size, channels))
 
     def cut(image_key: PRNGKeyArray, image: Shaped[Array, "h w c"]) -> Shaped[Array, "n size size c"]:
-        starts = corner + cells + jax.random.randint(image_key, cells.shape, 0, jitter + 1)
-        # The gap that a larger cell leaves on both sides of a patch and its jitter is shared as well.
-        starts = starts + (cell - size - jitter) // 2
-        return jax.vmap(lambda s: jax.lax.dynamic_slice(image, (s[0], s[1], 0), (size, size, channels)))(
-            starts
-        )
+        starts = cells + jax.random.randint(image_key, cells.shape, 0, jitter + 1)
+        return jax.vmap(cut_one, (None, 0))(image, starts)
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
     result = jax.vmap(cut)(keys, images)
@@ -58,10 +55,9 @@ def patches(
 
 
 def _standardise(patch: Shaped[Array, "... h w c"]) -> Shaped[Array, "... h w c"]:
-    """Each channel of each patch on its own. The floor, one grey level of 255, keeps an even patch from
-    becoming noise.
-    """
+    """Mean 0, deviation 1, each channel of each patch on its own."""
     patch = patch.astype(jnp.float32)
     centred = patch - jnp.mean(patch, axis=(-3, -2), keepdims=True)
     deviation = jnp.sqrt(jnp.mean(centred**2, axis=(-3, -2), keepdims=True))
+    # The floor, one grey level of 255, keeps an even patch from becoming noise.
     return centred / jnp.maximum(deviation, 1 / 255)

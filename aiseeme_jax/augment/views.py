@@ -1,9 +1,8 @@
 """Views: from uint8 images to what a backbone sees, jitted, on the accelerator.
 
 `Views` says what may happen to an image, `random_view` draws one view of each. Image i of a batch depends on
-the key and on i,
-nothing else: not on the rest of the batch and not on how the batch lies on devices. Operations of probability
-  0 are not traced.
+the key and on i alone: neither on the rest of the batch nor on how the batch lies on devices. Operations of
+probability 0 are not traced.
 """
 
 import dataclasses
@@ -105,8 +104,7 @@ def random_view(key: PRNGKeyArray, images: UInt8[Array, "b h w c"], views: Views
 
 @partial(jax.jit, static_argnames="views")
 def central_view(images: UInt8[Array, "b h w c"], views: Views) -> Float[Array, "b s s c"]:
-    """The view for evaluation, the same each time: the whole image resized to the size of the views,
-    normalised.
+    """The view for evaluation: the whole image resized to the size of the views, normalised.
 
     Raises: as `random_view`.
     """

@@ -46,11 +46,9 @@ class Classifier(Task):
         # Small weights: the first steps then do not tear at the backbone's features.
         init = nnx.initializers.normal(0.01)
         self.head = nnx.Linear(backbone.features, len(self.class_weights), kernel_init=init, rngs=rngs)
-        # The best epoch so far is part of the state, so that a resumed run remembers it.
-        self.best = nnx.List(Bank(jnp.copy(leaf.get_value())) for leaf in self._weights())
-        self.best_score = Bank(jnp.array(-jnp.inf, jnp.float32))
         self.best_score = Bank(jnp.float32(-jnp.inf))
-        self.best = Bank(self._copy())
+        # A variable per array: one that held a tree would not survive the split into plain arrays.
+        self.best = nnx.List(Bank(value) for value in self._copy())
 
     def remember(self, score: float) -> None:
         """Keeps the weights and running statistics of now, if `score` is above all before."""
@@ -58,42 +56,26 @@ class Classifier(Task):
         if np.float32(score) > float(before):
             # Placed as it was: a state that lies elsewhere would make the train step compile anew.
             self.best_score.set_value(jax.device_put(np.float32(score), before.sharding))
-            self.best.set_value(self._copy())
+            for kept, value in zip(self.best, self._copy(), strict=True):
+                kept.set_value(value)
 
     def recall(self) -> float | None:
         """Puts the best weights back and gives their score; None, changing nothing, if there are none."""
         score = float(self.best_score.get_value())
         if not np.isfinite(score):
             return None
-        for name, values in self.best.get_value().items():
-            part = getattr(self, name)
-            state = nnx.state(part)
-            nnx.replace_by_pure_dict(state, jax.tree.map(jnp.copy, values))
-            nnx.update(part, state)
+        for variable, kept in zip(self._variables(), self.best, strict=True):
+            variable.set_value(jnp.copy(kept.get_value()))
         return score
 
-    def _copy(self) -> dict[str, Any]:
-        # A copy: the train step donates its buffers, and a buffer can be donated once.
-        parts = {name: nnx.to_pure_dict(nnx.state(getattr(self, name))) for name in ("backbone", "head")}
-        return jax.tree.map(jnp.copy, parts)
-
-    def remember(self, score: float) -> None:
-        """Keeps the present weights and statistics if `score` is the best so far (the earliest of equals)."""
-        if score > float(self.best_score.get_value()):
-            self.best_score.set_value(jnp.asarray(score, jnp.float32))
-            for kept, leaf in zip(self.best, self._weights(), strict=True):
-                kept.set_value(jnp.copy(leaf.get_value()))
-
-    def recall(self) -> float:
-        """Puts the best weights back and returns their score."""
-        for kept, leaf in zip(self.best, self._weights(), strict=True):
-            leaf.set_value(jnp.copy(kept.get_value()))
-        return float(self.best_score.get_value())
-
-    def _weights(self) -> list[nnx.Variable]:
+    def _variables(self) -> list[nnx.Variable]:
         """Parameters and running statistics of backbone and head, in a fixed order."""
         state = nnx.state((self.backbone, self.head))
-        return jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+        return jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+    def _copy(self) -> list[Array]:
+        # A copy: the train step donates its buffers, and a buffer can be donated once.
+        return [jnp.copy(variable.get_value()) for variable in self._variables()]
 
     def logits(
         self, images: Float[Array, "b h w c"], *, train: bool

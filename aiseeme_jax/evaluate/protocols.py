@@ -5,13 +5,13 @@ any metric can be computed later without a model.
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -20,6 +20,8 @@ from aiseeme_jax.evaluate import features, finetune, metrics, results
 from aiseeme_jax.evaluate.fractions import nested_fraction
 from aiseeme_jax.evaluate.knn import knn_probe
 from aiseeme_jax.evaluate.linear import linear_probe
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 
@@ -97,7 +99,7 @@ def _evaluate(arm: Arm, run: Run) -> None:
     record = {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
     checkpoint.write_json(run.directory / checkpoint.DONE, record)
     title = f"{arm.name}: {run.target.protocol} on {run.fraction:.4g} of the labels, seed {run.seed}"
-    logging.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
+    log.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
 
 
 def _chosen_rows(arm: Arm, run: Run):

@@ -27,8 +27,7 @@ def make_backbone(
     channels: int = 3,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
-    """A backbone with fresh weights: `backbone(images, train=...)` gives its endpoints, `backbone.features`
-    is D.
+    """A backbone with fresh weights: `backbone(images, train=...)` gives its endpoints.
 
     Raises:
       ValueError: an unknown name, stem or width; the message names the known ones.

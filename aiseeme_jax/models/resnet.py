@@ -1,5 +1,4 @@
-"""Residual networks with named endpoints (He et al. 2016, "Deep residual learning"), in the arithmetic of
-torchvision.
+"""Residual networks (He et al. 2016) with named endpoints, in the arithmetic of torchvision.
 
 "v1.5": the 3x3 convolution of a bottleneck carries the stride. Padding is explicit, so weights move to and
 from PyTorch without a shift by half a pixel. Parameters and statistics are float32; convolutions compute in

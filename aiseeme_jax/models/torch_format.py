@@ -1,8 +1,8 @@
 """ResNet weights under torchvision's names, and files of them: the way in from PyTorch and the way out to it.
 
-A tensor dictionary maps names like `layer1.0.conv1.weight` to arrays in PyTorch's layout (convolutions [out,
-in, h, w]). Taking weights out and putting them back gives the same bits. Reading `.pt` and `.pth` needs
-PyTorch, which this project does not install.
+A tensor dictionary maps names like `layer1.0.conv1.weight` to arrays in PyTorch's layout (a
+convolution is [out, in, h, w]). Taking weights out and putting them back gives the same bits. Reading `.pt`
+and `.pth` needs PyTorch, which this project does not install.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,10 +23,9 @@ CONTAINERS = ("state_dict", "model_state_dict", "model")
 
 
 def to_torchvision(backbone: ResNet) -> Tensors:
-    """Weights and running statistics, float32, without `fc.*`; includes `num_batches_tracked` (0) as PyTorch
-    writes it.
-    """
+    """Weights and running statistics in float32, without `fc.*`."""
     tensors = {name: _outwards(variable) for name, variable in _variables(backbone)}
+    # PyTorch counts batches beside each norm and wants to find the count.
     for name in [n for n in tensors if n.endswith(".running_var")]:
         tensors[name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
     return tensors
@@ -56,9 +55,8 @@ def from_torchvision(backbone: ResNet, tensors: Mapping[str, np.ndarray]) -> Non
     if missing or unexpected or misshaped:
         listed = (("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped))
         problems = [f"{len(names)} {kind} ({_first(names)})" for kind, names in listed if names]
-        raise ValueError(
-            f"these weights do not fit {_describe(backbone)}: {'; '.join(problems)}.{_hint(backbone, given, expected)}"
-        )
+        hint = _hint(backbone, given, expected)
+        raise ValueError(f"these weights do not fit {_describe(backbone)}: {'; '.join(problems)}.{hint}")
     for name, variable in variables.items():
         variable.set_value(jnp.asarray(_inwards(given[name], variable), jnp.float32))
 
@@ -66,8 +64,8 @@ def from_torchvision(backbone: ResNet, tensors: Mapping[str, np.ndarray]) -> Non
 def read_weights(path: str | Path) -> Tensors:
     """Tensors of a `.safetensors`, `.pt` or `.pth` file, with the prefixes of common trainers taken off.
 
-    Where some names carry such a prefix, only those are kept: the rest (a momentum encoder, a queue, a head)
-      is not the backbone.
+    Where some names carry such a prefix, only those are kept: the rest (a momentum encoder, a queue, a head) is
+    not the backbone.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -159,7 +157,8 @@ def _inwards(tensor: np.ndarray, variable: nnx.Variable) -> np.ndarray:
 
 
 def _describe(backbone: ResNet) -> str:
-    return f"{backbone.architecture} (width {backbone.width:g}, stem {backbone.stem!r}, {backbone.channels} channels)"
+    size = f"width {backbone.width:g}, stem {backbone.stem!r}, {backbone.channels} channels"
+    return f"{backbone.architecture} ({size})"
 
 
 def _hint(backbone: ResNet, given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> str:

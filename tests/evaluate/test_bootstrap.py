@@ -93,7 +93,7 @@ def test_clusters_widen_the_interval():
 
 
 def test_covers_the_truth_about_as_often_as_it_says():
-    """Accuracy .8 in lesions of three equal photographs: 95 % of the intervals hold it, and without clusters far fewer."""
+    """Accuracy .8, three equal photographs per lesion: 95 % of intervals hold it; without clusters far fewer."""
     rng = np.random.default_rng(0)
     covered = np.zeros(2)
     repeats = 200
@@ -153,7 +153,12 @@ def test_no_interval_where_most_resamples_are_undefined():
 def test_bad_input_is_named(groups, samples, message):
     with pytest.raises(ValueError, match=message):
         metrics.bootstrap_ci(
-            metrics.accuracy, np.array([0, 1, 0]), np.array([0.1, 0.2, 0.3]), groups=groups, samples=samples, seed=0
+            metrics.accuracy,
+            np.array([0, 1, 0]),
+            np.array([0.1, 0.2, 0.3]),
+            groups=groups,
+            samples=samples,
+            seed=0,
         )
 
 
@@ -183,7 +188,9 @@ def test_summary_leaves_out_what_is_undefined():
 
 def test_summary_of_two_classes_reports_the_positive_ones_precision():
     labels, probs, groups = clustered_case(classes=2)
-    rows = metrics.summary(labels, probs, groups=groups, samples=20, seed=0, class_names=["benign", "malignant"])
+    rows = metrics.summary(
+        labels, probs, groups=groups, samples=20, seed=0, class_names=["benign", "malignant"]
+    )
     by_name = {row["metric"]: row["value"] for row in rows}
     assert by_name["average_precision"] == by_name["average_precision/malignant"]
     with pytest.raises(ValueError, match="3 class names"):

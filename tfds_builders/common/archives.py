@@ -89,8 +89,7 @@ def folder_names(path: Path) -> list[str]:
 
 
 def index_by_stem(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Image name -> member, of the members with one of the suffixes; macOS's resource forks are not images.
-    """
+    """Image name -> member, of the members with one of the suffixes; macOS's resource forks are not images."""
     members: dict[str, str] = {}
     for name in names:
         pure = PurePosixPath(name.replace("\\", "/"))
@@ -98,7 +97,7 @@ def index_by_stem(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -
             continue
         if pure.stem in members:
             raise ValueError(
-                f"{path} holds {pure.stem} twice, as {members[pure.stem]} and {name}: remove one of them"
+                f"{path} holds {pure.stem} twice, as {members[pure.stem]} and {name}: remove one"
             )
         members[pure.stem] = name
     return members

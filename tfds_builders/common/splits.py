@@ -76,8 +76,7 @@ def groups_by_class(groups: Sequence[str], labels: Sequence[Hashable]) -> dict[H
 
 
 def draw(seed: int, group: str) -> bytes:
-    """A number that looks random but depends on seed and group only: the same on every machine and version.
-    """
+    """Looks random but depends on seed and group only: the same on every machine and version."""
     return hashlib.sha256(f"{seed}:{group}".encode()).digest()
 
 

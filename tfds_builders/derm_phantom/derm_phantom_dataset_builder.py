@@ -1,7 +1,7 @@
-"""TFDS builder of derm_phantom: drawn, not photographed; for demos and tests, not for medical claims (see README.md).
+"""TFDS builder of derm_phantom: drawn, not photographed; for demos and tests, not for medical claims.
 
 Everything is a pure function of the config (size, number of lesions, seed). Lesions, not photographs, are
-split into train, validation and test (70/10/20 %), stratified by class.
+split into train, validation and test (70/10/20 %), stratified by class. See README.md.
 """
 
 import dataclasses

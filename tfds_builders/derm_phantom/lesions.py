@@ -1,4 +1,4 @@
-"""Lesions: what each class looks like, as maps of melanin, blood, white and blue-grey over lesion coordinates.
+"""Lesions: what each class looks like, as maps of melanin, blood, white and blue-grey over coordinates.
 
 A lesion is fixed by its class and its seed. Coordinates are in lesion radii with the centre at 0; `y` points
 down. The ranges of melanin and blood overlap between the classes on purpose: what tells them apart is shape,

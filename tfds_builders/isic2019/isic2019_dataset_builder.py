@@ -82,9 +82,10 @@ class Builder(ReportingBuilder):
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     CAN_DOWNLOAD = True
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"Put these files of {official.HOMEPAGE} into manual_dir: {official.IMAGES}.zip (or the folder it unpacks to), "
-        f"{official.GROUND_TRUTH}, {official.METADATA}; for the configs with masks also one of "
-        f"{', '.join(f'{name}.zip' for name in official.MASKS)}."
+        f"Put these files of {official.HOMEPAGE} into manual_dir: {official.IMAGES}.zip (or the folder it "
+        f"unpacks to), {official.GROUND_TRUTH}, {official.METADATA}; for the configs with masks also one of "
+        f"{', '.join(f'{name}.zip' for name in official.MASKS)}. Images and tables can be fetched with "
+        "`python -m tfds_builders prepare --download` (9.8 GB)."
     )
 
     def __init__(self, *, download: bool = False, **kwargs: Any):
@@ -174,7 +175,7 @@ class Builder(ReportingBuilder):
             names = ", ".join(f"{name}.zip" if name == official.IMAGES else name for name in missing)
             raise FileNotFoundError(
                 f"isic2019/{self.builder_config.name}: {names} not found in {folder}. "
-                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS} Images and tables can also be fetched with download=True."
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
         return inputs
 
@@ -193,8 +194,8 @@ def check_listed(rows: Sequence[official.Row], archive: Archive) -> None:
     if missing:
         shown = ", ".join(missing[:UNLISTED_SHOWN]) + (" …" if len(missing) > UNLISTED_SHOWN else "")
         raise FileNotFoundError(
-            f"{len(missing)} of {len(rows)} images of {official.GROUND_TRUTH} are not in {archive.path}: {shown}. "
-            "Complete the archive, or take their rows out of the tables."
+            f"{len(missing)} of {len(rows)} images of {official.GROUND_TRUTH} are not in {archive.path}: "
+            f"{shown}. Complete the archive, or take their rows out of the tables."
         )
 
 

@@ -59,7 +59,7 @@ def read_rows(ground_truth: Path, metadata: Path) -> tuple[list[Row], dict]:
             continue
         if image_id not in details:
             raise ValueError(
-                f"{image_id} is in {ground_truth} but has no row in {metadata}: use both tables of one release"
+                f"{image_id} is in {ground_truth} but not in {metadata}: use both tables of one release"
             )
         rows.append(make_row(image_id, label, details[image_id], metadata))
         without_lesion += not details[image_id]["lesion_id"]

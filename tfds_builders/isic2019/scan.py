@@ -80,7 +80,7 @@ class Scanner:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 results = tqdm(
-                    pool.map(self._scan_one, names), total=len(names), desc="reading images", unit="image"
+                    pool.map(self._scan_one, names), total=len(names), desc="reading images", mininterval=1
                 )
                 return [
                     Scanned(
@@ -116,8 +116,8 @@ class Scanner:
         ratio = (mask.shape[0] * shape[1]) / (mask.shape[1] * shape[0])
         if abs(ratio - 1) > ASPECT_TOLERANCE:
             raise ValueError(
-                f"{archive.path}: {member} is {mask.shape[1]}x{mask.shape[0]} but its image is {shape[1]}x{shape[0]}: "
-                "the mask belongs to another image; take it out"
+                f"{archive.path}: {member} is {mask.shape[1]}x{mask.shape[0]} but its image is "
+                f"{shape[1]}x{shape[0]}: the mask belongs to another image; take it out"
             )
         inside = images.binary(mask).astype(np.uint8) * 255
         resized = cv2.resize(inside, target[::-1], interpolation=cv2.INTER_AREA)

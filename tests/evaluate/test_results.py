@@ -1,0 +1,106 @@
+"""What lies on disk comes back as it was, and damage is named."""
+
+import numpy as np
+import pytest
+
+from aiseeme_jax import checkpoint
+from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.evaluate.results import Predictions, Row, Run
+
+ROWS = [
+    Row("curriculum", "linear", 0.1, 0, "balanced_accuracy", 0.712345, 0.688, 0.735),
+    Row("single:simclr", "knn", 1.0, 2, "auroc/MEL, in situ", 0.5, float("nan"), float("nan")),
+]
+
+
+def make_predictions(rows=12):
+    rng = np.random.default_rng(0)
+    return Predictions(
+        labels=np.arange(rows, dtype=np.int32) % 2,
+        probs=rng.dirichlet([1, 1], rows).astype(np.float32),
+        ids=[f"ISIC_{i}" for i in range(rows)],
+        groups=[f"läsion {i // 2}" for i in range(rows)],
+        class_names=["MEL", "NV"],
+    )
+
+
+def test_rows_come_back(tmp_path):
+    results.write_rows(tmp_path, ROWS)
+    found = results.read_rows(tmp_path)
+    assert found[0] == ROWS[0]
+    assert found[1].metric == "auroc/MEL, in situ" and np.isnan(found[1].low)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace("metric", "metrics", 1), "line 1: expected the columns arm,target"),
+        (lambda text: text.replace("0.688", "o.688"), "results.csv, line 2: could not convert .*'o.688'"),
+        (lambda text: text + "curriculum,linear,0.1\n", "line 4: expected 8 columns, found 3"),
+        (lambda text: text.replace(",0.1,0,", ",0.1,zero,"), "line 2: invalid literal"),
+        (lambda text: "", "line 1: expected the columns"),
+    ],
+)
+def test_damaged_results_name_file_and_line(tmp_path, damage, message):
+    results.write_rows(tmp_path, ROWS)
+    path = tmp_path / "results.csv"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ValueError, match=message) as error:
+        results.read_rows(tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_predictions_come_back(tmp_path):
+    saved = make_predictions()
+    results.save_predictions(tmp_path / "deep" / "folder", saved)
+    found = results.load_predictions(tmp_path / "deep" / "folder")
+    for name in ("labels", "probs", "ids", "groups", "class_names"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(saved, name))
+    assert [p.name for p in (tmp_path / "deep" / "folder").iterdir()] == ["predictions.npz"]
+
+
+def test_damaged_predictions_are_named(tmp_path):
+    results.save_predictions(tmp_path, make_predictions())
+    path = tmp_path / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=f"{path} is damaged.*run again"):
+        results.load_predictions(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        results.load_predictions(tmp_path / "nowhere")
+
+
+def test_predictions_must_fit_together():
+    with pytest.raises(ValueError, match="11 labels, 12 ids"):
+        Predictions(**{**vars(make_predictions()), "labels": np.zeros(11, np.int32)})
+
+
+def test_any_metric_can_be_computed_anew(tmp_path):
+    results.save_predictions(tmp_path, make_predictions())
+    stored = results.load_predictions(tmp_path)
+    run = Run("curriculum", "knn", 1.0, 0, tmp_path)
+    rows = results.rows_of(run, stored, samples=50, seed=0)
+    assert rows[0].metric == "balanced_accuracy"
+    assert rows[0].value == metrics.balanced_accuracy(stored.labels, stored.probs)
+    assert rows == results.rows_of(run, make_predictions(), samples=50, seed=0)
+
+
+def test_runs_are_found_in_the_order_of_the_arms(tmp_path):
+    places = [
+        ("single:simclr", "knn", 1.0, 0),
+        ("scratch", "knn", 1.0, 0),
+        ("curriculum", "knn", 0.1, 1),
+        ("curriculum", "knn", 0.1, 0),
+        ("curriculum", "knn", 1.0, 0),
+        ("curriculum", "finetune", 1.0, 0),
+    ]
+    for place in places:
+        results.save_predictions(checkpoint.target_directory(tmp_path, *place), make_predictions())
+    (tmp_path / "targets" / "curriculum" / "linear" / "fraction-1-seed-0").mkdir(parents=True)
+    found = [
+        (r.arm, r.target, r.fraction, r.seed)
+        for r in results.find_runs(tmp_path, ["curriculum", "scratch", "single:simclr"])
+    ]
+    assert found == [places[5], places[4], places[3], places[2], places[1], places[0]]
+    assert [r.arm for r in results.find_runs(tmp_path)][-2:] == ["scratch", "single-simclr"]
+    assert results.find_runs(tmp_path / "empty") == []
