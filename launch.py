@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 config_flags.DEFINE_config_file("config", None, "Experiment file, with a variant after a colon.", lock_config=True)
@@ -23,6 +24,10 @@ flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input."
 flags.mark_flags_as_required(["config", "workdir"])
 
 log = logging.getLogger("aiseeme_jax")
+
+# tensorflow, where it is imported, talks before anyone can ask it not to.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 JOBS = {"curriculum": "aiseeme_jax.curriculum", "evaluate": "aiseeme_jax.evaluate.protocols"}
 # What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
@@ -48,6 +53,7 @@ def main(argv: list[str]) -> None:
 
 def _speak() -> None:
     """This program's own messages, plain; of the libraries', warnings only."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)

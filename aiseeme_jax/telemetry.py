@@ -29,8 +29,10 @@ METRICS = "metrics.jsonl"
 BAR_SECONDS = 0.1  # a terminal need not be redrawn more often,
 LINE_SECONDS = 5.0  # nor a log file filled
 HEALTH_ROWS = 512
-COLLAPSED_STD = 0.02  # the mean cosine between two images' features is then above .9996
+COLLAPSED_STD = 0.05  # the mean cosine between two images' features is then above .9975
 COLLAPSED_RANK = 1.5
+
+Mark = tuple[int, float]  # a step, and the seconds on the clock when it was logged
 
 
 class Telemetry:
@@ -46,13 +48,10 @@ class Telemetry:
         start_step: int = 0,
         writers: bool = True,
     ):
-        """
-        Args:
-            directory: for metrics.jsonl and the event files; made if absent.
-            total_steps: of the whole stage, of which `start_step` were complete before this process began.
-            batch_size: images per step over all devices and processes.
-            title: shown in front of the progress.
-            writers: also write TensorBoard events.
+        """Writes into `directory`, which is made if absent; `writers` says whether also TensorBoard events.
+
+        Of the `total_steps` of the stage, `start_step` were complete before this process began. `batch_size`
+        counts the images of a step over all devices and processes. `title` stands before the progress.
         """
         self._step = start_step
         self._throughput = _Throughput(start_step, total_steps, batch_size)
@@ -115,7 +114,7 @@ class _Throughput:
 
     def __init__(self, start_step: int, total_steps: int, batch_size: int):
         self._start_step, self._total_steps, self._batch_size = start_step, total_steps, batch_size
-        self._first = self._last = None  # (step, seconds on the clock)
+        self._first = self._last = None
 
     @property
     def mean(self) -> float | None:
@@ -133,9 +132,7 @@ class _Throughput:
         left = max(self._total_steps - step, 0) * self._batch_size / self.mean
         return {"images_per_second": speed, "seconds_left": left}
 
-    def _images_per_second(
-        self, begin: tuple[int, float] | None, end: tuple[int, float] | None
-    ) -> float | None:
+    def _images_per_second(self, begin: Mark | None, end: Mark | None) -> float | None:
         if begin is None or end[1] <= begin[1]:
             return None
         return (end[0] - begin[0]) * self._batch_size / (end[1] - begin[1])
@@ -208,8 +205,7 @@ class _Display:
 def progress_line(title: str, step: int, total_steps: int, metrics: Mapping[str, float], *, bar: bool) -> str:
     """Title, bar, percent, steps, and of the metrics loss, learning_rate, images_per_second, seconds_left."""
     done = min(step / total_steps, 1.0) if total_steps else 1.0
-    width = 20
-    parts = [title] + ([f"[{'#' * int(done * width):-<{width}}]"] if bar else [])
+    parts = [title] + ([f"[{'#' * int(done * 20):-<20}]"] if bar else [])
     parts += [f"{int(100 * done):3d} %", f"{step:{len(str(total_steps))}d}/{total_steps}"]
     known = {"loss": "loss {:.4f}", "learning_rate": "lr {:.3g}", "images_per_second": "{:,.0f} images/s"}
     parts += [pattern.format(metrics[name]) for name, pattern in known.items() if name in metrics]
@@ -220,12 +216,11 @@ def progress_line(title: str, step: int, total_steps: int, metrics: Mapping[str,
 
 def duration(seconds: float) -> str:
     """Seconds in words, in the two largest units: '45 s', '1 min 20 s', '2 h 5 min', '3 d 4 h'."""
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     left = round(seconds)
-    for (name, size), (smaller_name, smaller) in zip(units[:-1], units[1:], strict=True):
+    for size, name, smaller, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if left >= size:
-            count, rest = divmod(left, size)
-            return f"{count} {name}" + (f" {rest // smaller} {smaller_name}" if rest // smaller else "")
+            rest = left % size // smaller
+            return f"{left // size} {name}" + (f" {rest} {below}" if rest else "")
     return f"{left} s"
 
 
@@ -234,9 +229,9 @@ def feature_health(features: Float[Array, "batch dim"]) -> dict[str, Float[Array
     """Two measures of collapse, over the first 512 rows. Rows that are not finite make them NaN.
 
     feature_std: standard deviation over the batch of the L2-normalised features, mean over dimensions, times
-    sqrt(dim): 1 for an isotropic cloud, 0 where all images look alike (Chen & He, arXiv 2011.10566, sec.
-    4.1). effective_rank: exp(entropy) of the singular values, scaled to sum to 1, of the centred features,
-    from 1 to min(batch - 1, dim); 0 where nothing varies (Roy & Vetterli, EUSIPCO 2007, eq. 3).
+        sqrt(dim): 1 for an isotropic cloud, 0 where all images look alike (Chen & He, arXiv 2011.10566, 4.1).
+    effective_rank: exp(entropy) of the singular values, scaled to sum to 1, of the centred features, from 1
+        to min(batch - 1, dim); 0 where nothing varies (Roy & Vetterli, EUSIPCO 2007, section 2).
     """
     rows = features[:HEALTH_ROWS].astype(jnp.float32)
     length = jnp.linalg.norm(rows, axis=1, keepdims=True)
@@ -257,12 +252,10 @@ def collapse_warning(health: Mapping[str, float]) -> str | None:
     std, rank = float(health["feature_std"]), float(health["effective_rank"])
     if not (math.isfinite(std) and math.isfinite(rank)):
         return "the features are not finite"
-    measured = f"feature_std {std:.2g}, effective_rank {rank:.2g}"
-    if std < COLLAPSED_STD:
-        return f"the features collapse, all images get nearly the same one ({measured})"
-    if rank < COLLAPSED_RANK:
-        return f"the features collapse, they vary along a single direction ({measured})"
-    return None
+    if std >= COLLAPSED_STD and rank >= COLLAPSED_RANK:
+        return None
+    how = "all images get nearly the same" if std < COLLAPSED_STD else "they vary along a single direction"
+    return f"the features collapse, {how} (feature_std {std:.2g}, effective_rank {rank:.2g})"
 
 
 def write_scalars(directory: Path, step: int, scalars: Mapping[str, float]) -> None:

@@ -263,6 +263,10 @@ class TestEvents:
                 run.log(start + 2, {"loss": 2.0})
         assert self.scalars(tmp_path, "loss") == [(1, 1.0), (2, 2.0), (3, 1.0), (4, 2.0)]
 
+    def test_figures_of_no_stage(self, tmp_path):
+        telemetry.write_scalars(tmp_path, 7, {"auroc": 0.75})
+        assert self.scalars(tmp_path, "auroc") == [(7, 0.75)]
+
     def test_an_error_in_the_run_loses_no_events(self, tmp_path):
         with pytest.raises(ZeroDivisionError), make(tmp_path, writers=True) as run:
             run.log(1, {"loss": 2.0})

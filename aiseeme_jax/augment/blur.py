@@ -11,7 +11,7 @@ from aiseeme_jax.augment.geometry import separable
 
 
 def blur_weights(length: int, sigma: Float[Array, ""] | float) -> Float[Array, "length length"]:
-    """Matrix of a Gaussian of `sigma` pixels, its border reflected (c b a | a b c | c b a); 0 is the identity."""
+    """Matrix of a Gaussian of `sigma` pixels, the border reflected (c b a | a b c | c b a); 0: identity."""
     index = jnp.arange(length, dtype=jnp.float32)
     # Below a fiftieth of a pixel every neighbour's weight is 0 in float32.
     sigma = jnp.maximum(sigma, 0.02)

@@ -157,18 +157,16 @@ def _place(key: PRNGKeyArray, image: Float[Array, "h w c"], views: Views) -> Flo
     rows = jax.random.bernoulli(row_key, views.flip_vertical)
     columns = jax.random.bernoulli(column_key, views.flip_horizontal)
     box = geometry.flipped(box, rows, columns)
+    turns = jax.random.randint(turn_key, (), 0, 4 if views.right_angles else 1)
     if views.rotation > 0:
         # The corners that turn into the view come from the image where it has them, from its reflection
         # elsewhere.
         side = math.ceil(views.size * geometry.rotation_margin(views.rotation)) + 1
         canvas = geometry.crop_resize(image, geometry.enlarged(box, side / views.size), side)
         degrees = jax.random.uniform(angle_key, minval=-views.rotation, maxval=views.rotation)
-        view = geometry.rotate(canvas, degrees, views.size)
-    else:
-        view = geometry.crop_resize(image, box, views.size)
-    if views.right_angles:
-        view = geometry.quarter_turn(view, jax.random.randint(turn_key, (), 0, 4))
-    return view
+        return geometry.rotate(canvas, degrees + 90.0 * turns, views.size)
+    view = geometry.crop_resize(image, box, views.size)
+    return geometry.quarter_turn(view, turns) if views.right_angles else view
 
 
 def _random_blur(key: PRNGKeyArray, view: Float[Array, "s s c"], views: Views) -> Float[Array, "s s c"]:

@@ -180,4 +180,6 @@ def _row(cells: list[str], path: Path, line: int) -> Row:
         values = [float(cell) if cell else float("nan") for cell in measured]
         return Row(arm, target, float(fraction), int(seed), metric, *values)
     except ValueError as error:
-        raise ValueError(f"{path}, line {line}: {error}; delete the file to have it computed anew") from error
+        raise ValueError(
+            f"{path}, line {line}: {error}; without the file the report computes it from the predictions"
+        ) from error

@@ -64,8 +64,8 @@ def from_torchvision(backbone: ResNet, tensors: Mapping[str, np.ndarray]) -> Non
 def read_weights(path: str | Path) -> Tensors:
     """Tensors of a `.safetensors`, `.pt` or `.pth` file, with the prefixes of common trainers taken off.
 
-    Where some names carry such a prefix, only those are kept: the rest (a momentum encoder, a queue, a head) is
-    not the backbone.
+    Where some names carry such a prefix, only those are kept: the rest (a momentum encoder, a queue, a head)
+    is not the backbone.
 
     Raises:
       FileNotFoundError: there is no such file.

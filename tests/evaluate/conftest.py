@@ -1,4 +1,4 @@
-"""A backbone small enough to compile in a moment, with what evaluation relies on: endpoints and running statistics."""
+"""A backbone that compiles in a moment, with what evaluation relies on: endpoints, running statistics."""
 
 import jax.numpy as jnp
 import pytest

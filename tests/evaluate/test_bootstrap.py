@@ -93,7 +93,7 @@ def test_clusters_widen_the_interval():
 
 
 def test_covers_the_truth_about_as_often_as_it_says():
-    """Accuracy .8, three equal photographs per lesion: 95 % of intervals hold it; without clusters far fewer."""
+    """Accuracy .8, three equal photographs per lesion: 95 % of intervals hold it; else far fewer."""
     rng = np.random.default_rng(0)
     covered = np.zeros(2)
     repeats = 200

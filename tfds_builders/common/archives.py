@@ -39,16 +39,6 @@ class Archive:
                 f"{self.path}: {member} cannot be read ({error}): download the archive again"
             ) from error
 
-    def close(self) -> None:
-        if self._zip is not None:
-            self._zip.close()
-
-    def __enter__(self) -> "Archive":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.close()
-
 
 def find_archive(directory: Path, stem: str) -> Path | None:
     """`directory/stem.zip` or, where there is no such file, the unpacked folder `directory/stem`; None
@@ -96,8 +86,6 @@ def index_by_stem(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -
         if pure.suffix.lower() not in suffixes or pure.name.startswith("._"):
             continue
         if pure.stem in members:
-            raise ValueError(
-                f"{path} holds {pure.stem} twice, as {members[pure.stem]} and {name}: remove one"
-            )
+            raise ValueError(f"{path} holds {pure.stem} twice, as {members[pure.stem]}, {name}: drop one")
         members[pure.stem] = name
     return members

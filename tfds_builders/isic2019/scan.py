@@ -56,9 +56,6 @@ class Spool:
         self._file.seek(place[0])
         return self._file.read(place[1])
 
-    def close(self) -> None:
-        self._file.close()
-
 
 @dataclass(frozen=True)
 class Scanner:

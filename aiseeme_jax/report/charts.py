@@ -1,0 +1,143 @@
+"""Line charts as inline SVG. Colours come from the page's style, so that they follow light and dark."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from aiseeme_jax.report.contents import Contents, Stage
+from aiseeme_jax.report.tables import over_seeds
+
+WIDTH, HEIGHT = 340, 200
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34
+TONES = 8
+POINTS = 200
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line; `ranges` are (low, high) of each point, drawn as whiskers."""
+
+    tone: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    ranges: Sequence[tuple[float, float]] = ()
+
+
+def tone(arm: str, arms: Sequence[str]) -> str:
+    """The style class of an arm: curriculum in the accent, scratch in grey, others each in a colour."""
+    if arm in ("curriculum", "scratch"):
+        return f"tone-{arm}"
+    others = [name for name in arms if name not in ("curriculum", "scratch")]
+    return f"tone-{others.index(arm) % TONES}"
+
+
+def loss_curves(contents: Contents) -> list[tuple[Stage, Markup]]:
+    """The loss of each stage over its steps."""
+    found = []
+    for stage in contents.stages:
+        points = [(r["step"], r["loss"]) for r in stage.metrics if r.get("loss") is not None]
+        if len(points) > 1:
+            xs, ys = _thinned(points)
+            line = Line(tone(stage.arm, contents.arms), xs, ys)
+            found.append((stage, _chart([line], label=f"Loss of {stage.title} over steps", x_label="step")))
+    return found
+
+
+def fraction_curves(contents: Contents) -> list[tuple[str, Markup]]:
+    """Balanced accuracy over the share of labels, for each target that was measured with several."""
+    found = []
+    for target in contents.targets:
+        fractions = sorted({row.fraction for row in contents.rows if row.target == target})
+        if len(fractions) < 2:
+            continue
+        lines = []
+        for place, arm in enumerate(contents.arms):
+            cells = [(f, over_seeds(contents, arm, target, f, "balanced_accuracy")) for f in fractions]
+            cells = [(f, cell) for f, cell in cells if cell]
+            # Side by side, so that the whiskers of one share do not lie on each other.
+            nudge = 1.03 ** (place - (len(contents.arms) - 1) / 2)
+            xs = [math.log10(f * nudge) for f, _ in cells]
+            ranges = [(c.low, c.high) for _, c in cells]
+            lines.append(Line(tone(arm, contents.arms), xs, [c.value for _, c in cells], ranges))
+        ticks = [(math.log10(f), f"{100 * f:g} %") for f in fractions]
+        chart = _chart(
+            lines,
+            label=f"Balanced accuracy of {target} over share of labels",
+            x_label="labels",
+            x_ticks=ticks,
+        )
+        found.append((target, chart))
+    return found
+
+
+def _thinned(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """At most POINTS points, each the mean of its neighbours."""
+    parts = np.array_split(np.array(points, float), min(POINTS, len(points)))
+    return [part[:, 0].mean() for part in parts], [part[:, 1].mean() for part in parts]
+
+
+def _chart(
+    lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Sequence[tuple[float, str]] | None = None
+) -> Markup:
+    ends = [end for line in lines for pair in line.ranges for end in pair if math.isfinite(end)]
+    ys = [y for line in lines for y in line.ys] + ends
+    xs = [x for line in lines for x in line.xs]
+    y_ticks = _ticks(min(ys), max(ys))
+    if x_ticks is None:
+        x_ticks = [t for t in _ticks(min(xs), max(xs)) if t[0] <= max(xs)]
+    x_scale = _scale([*xs, *(t for t, _ in x_ticks)], LEFT, WIDTH - RIGHT)
+    y_scale = _scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
+    parts = [_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
+    parts += [_line(line, x_scale, y_scale) for line in lines]
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    )
+
+
+def _axes(x_scale, y_scale, x_ticks, y_ticks, x_label: str) -> str:
+    parts = []
+    for value, text in y_ticks:
+        y = y_scale(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y}" dy="0.35em" text-anchor="end">{text}</text>')
+    for value, text in x_ticks:
+        parts.append(
+            f'<text x="{x_scale(value)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{text}</text>'
+        )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
+    return "".join(parts)
+
+
+def _line(line: Line, x_scale, y_scale) -> str:
+    places = [(x_scale(x), y_scale(y)) for x, y in zip(line.xs, line.ys, strict=True)]
+    joined = " ".join(f"{x},{y}" for x, y in places)
+    parts = [f'<polyline points="{joined}"/>']
+    for (x, y), (low, high) in zip(places, line.ranges, strict=False):
+        parts.append(f'<circle cx="{x}" cy="{y}" r="2.6"/>')
+        if math.isfinite(low) and math.isfinite(high):
+            parts.append(
+                f'<line class="whisker" x1="{x}" x2="{x}" y1="{y_scale(low)}" y2="{y_scale(high)}"/>'
+            )
+    return f'<g class="{line.tone}">{"".join(parts)}</g>'
+
+
+def _scale(values: Sequence[float], start: float, end: float):
+    low, high = min(values), max(values)
+    span = high - low or 1.0
+    return lambda value: round(start + (end - start) * (value - low) / span, 1)
+
+
+def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Three to six round values that span `low` to `high`, with their texts."""
+    span = high - low or max(abs(high), 1.0)
+    raw = span / 5
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw)
+    count = math.ceil(high / step - 1e-9) - math.floor(low / step + 1e-9)
+    values = [round((math.floor(low / step + 1e-9) + i) * step, 10) for i in range(count + 1)]
+    decimals = max(len(f"{value:.6g}".partition(".")[2]) for value in values)
+    return [(value, f"{value:,.{decimals}f}") for value in values]

@@ -1,0 +1,73 @@
+"""The report in one paragraph: facts that were measured, no opinion."""
+
+from aiseeme_jax.evaluate import results
+from aiseeme_jax.report.contents import Contents
+from aiseeme_jax.report.tables import Cell, Table, over_seeds, target_name
+
+
+def sentences(contents: Contents, differences: Table | None) -> list[str]:
+    """What was compared, then for each target the best arm and what the curriculum gained."""
+    if not contents.rows:
+        return ["Nothing has been measured yet."]
+    found = [_compared(contents)]
+    gains = _curriculum_gains(contents, differences)
+    for target in contents.targets:
+        best = _best(contents, target)
+        if best:
+            arm, cell = best
+            sentence = f"{target_name(target)}: best is {arm} with a balanced accuracy of {_figure(cell)}"
+            if target in gains:
+                sentence += f"; the curriculum minus scratch is {_gain(gains[target])}"
+            found.append(sentence + ".")
+    return found
+
+
+def facts(contents: Contents) -> list[str]:
+    """The line under the title: data set, model, test set."""
+    lines = [contents.data]
+    if contents.config:
+        model = contents.config["model"]
+        width = "" if model["width"] == 1 else f" × {model['width']:g}"
+        lines.append(f"{model['name']}{width}, {model['dtype']}")
+    if contents.runs:
+        test = results.load_predictions(contents.runs[0].directory)
+        groups = len(set(test.groups))
+        grouped = "" if groups == len(test.labels) else f" of {groups:,} lesions or patients"
+        lines.append(f"{len(test.labels):,} test images{grouped}, {len(test.class_names)} classes")
+    return lines
+
+
+def _compared(contents: Contents) -> str:
+    measured = {row.arm for row in contents.rows}
+    arms = [arm for arm in contents.arms if arm in measured]
+    tasks = " → ".join(stage["task"] for stage in contents.config.get("stages", ()))
+    if "curriculum" not in arms or not tasks:
+        return f"Measured: {', '.join(arms)}."
+    others = f" beside {', '.join(arms[1:])}" if arms[1:] else ""
+    return f"A backbone trained by the curriculum {tasks} was measured{others}."
+
+
+def _best(contents: Contents, target: str) -> tuple[str, Cell] | None:
+    fraction = contents.fraction_of(target)
+    cells = [(arm, over_seeds(contents, arm, target, fraction, "balanced_accuracy")) for arm in contents.arms]
+    return max((pair for pair in cells if pair[1]), key=lambda pair: pair[1].value, default=None)
+
+
+def _curriculum_gains(contents: Contents, differences: Table | None) -> dict[str, Cell]:
+    rows = dict(differences.sections[0].rows) if differences else {}
+    cells = rows.get("curriculum", [])
+    return (
+        {target: cell for target, cell in zip(differences.columns, cells, strict=True) if cell}
+        if cells
+        else {}
+    )
+
+
+def _gain(cell: Cell) -> str:
+    includes = ", an interval that includes 0" if cell.low <= 0 <= cell.high else ""
+    return f"{_figure(cell)}{includes}"
+
+
+def _figure(cell: Cell) -> str:
+    """Value and interval, not to be torn apart at the end of a line: no-break spaces, a word joiner."""
+    return f"{cell.text} {cell.interval}".replace(" ", "\u00a0").replace("–", "–\u2060")

@@ -1,0 +1,226 @@
+"""The tables of the report: numbers with their intervals, the best of each column marked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.report.contents import Contents
+from aiseeme_jax.telemetry import duration
+
+NAMES = {
+    "balanced_accuracy": "Balanced accuracy",
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "macro_f1": "F1",
+    "macro_specificity": "Specificity",
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity",
+}
+TARGETS = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning"}
+PER_CLASS = ("sensitivity", "auroc", "average_precision")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value with its interval, `signed` for a difference; its place on the section's scale, in percent."""
+
+    value: float
+    low: float
+    high: float
+    signed: bool = False
+    best: bool = False
+    left: float = 0.0
+    width: float = 0.0
+    dot: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return _number(self.value, self.signed)
+
+    @property
+    def interval(self) -> str:
+        if not (np.isfinite(self.low) and np.isfinite(self.high)):
+            return ""
+        to = " to " if self.signed else "–"
+        return f"[{_number(self.low, self.signed)}{to}{_number(self.high, self.signed)}]"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows (arm, cells) under one heading, on one scale; `zero` is where 0 lies on it, if that is shown."""
+
+    title: str
+    rows: list[tuple[str, list[Cell | None]]]
+    zero: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sections over the same columns: target or class -> heading."""
+
+    columns: dict[str, str]
+    sections: list[Section]
+
+
+def headline(contents: Contents, names: Sequence[str]) -> Table | None:
+    """Arms by targets for each metric, on the largest share of the labels."""
+    columns = [(target, contents.fraction_of(target)) for target in contents.targets]
+    columns = [(target, fraction) for target, fraction in columns if fraction is not None]
+    sections = []
+    for name in names:
+        rows = [
+            (arm, [over_seeds(contents, arm, target, fraction, name) for target, fraction in columns])
+            for arm in contents.arms
+        ]
+        sections.append(_section(NAMES[name], rows))
+    return _table(_headings(contents, [target for target, _ in columns]), sections)
+
+
+def per_class(contents: Contents, target: str) -> Table | None:
+    """Arms by classes for the metrics that exist per class."""
+    fraction = contents.fraction_of(target)
+    names = dict.fromkeys(row.metric.partition("/")[2] for row in contents.rows if "/" in row.metric)
+    sections = []
+    for metric in PER_CLASS:
+        rows = [
+            (arm, [over_seeds(contents, arm, target, fraction, f"{metric}/{name}") for name in names])
+            for arm in contents.arms
+        ]
+        sections.append(_section(NAMES[metric], rows))
+    return _table({name: name for name in names}, sections)
+
+
+def differences(contents: Contents) -> Table | None:
+    """Balanced accuracy of each arm minus that of `scratch`, paired on the same test images."""
+    targets = [target for target in contents.targets if contents.runs_of("scratch", target)]
+    rows = [
+        (arm, [_difference(contents, arm, target) for target in targets])
+        for arm in contents.arms
+        if arm != "scratch"
+    ]
+    return _table(_headings(contents, targets), [_section("Balanced accuracy", rows, signed=True)])
+
+
+def confusions(contents: Contents) -> list[dict[str, Any]]:
+    """For each target, the last first, each arm's confusion in percent of the true class, over all seeds."""
+    found = []
+    for target in reversed(contents.targets):
+        matrices = []
+        for arm in contents.arms:
+            loaded = [results.load_predictions(run.directory) for run in contents.runs_of(arm, target)]
+            if loaded:
+                counts = sum(metrics.confusion(p.labels, p.probs) for p in loaded)
+                totals = sum(np.bincount(p.labels, minlength=len(p.class_names)) for p in loaded)
+                percent = np.round(100 * counts / np.maximum(totals, 1)[:, None]).astype(int)
+                names = list(loaded[0].class_names)
+                matrices.append(
+                    {"arm": arm, "names": names, "rows": list(zip(names, percent.tolist(), strict=True))}
+                )
+        if matrices:
+            found.append({"target": target, "matrices": matrices})
+    return found
+
+
+def stage_rows(contents: Contents) -> list[dict[str, str]]:
+    """Length, speed, last loss and health of each stage."""
+    rows = []
+    for stage in contents.stages:
+        last = {k: v for record in stage.metrics for k, v in record.items() if v is not None}
+        record = {**last, "steps": last.get("step"), "final_loss": last.get("loss"), **(stage.done or {})}
+        rows.append(
+            {
+                "arm": stage.arm,
+                "task": stage.task,
+                "steps": _plain(record.get("steps"), ",.0f"),
+                "time": duration(record["seconds"]) if "seconds" in record else "–",
+                "speed": _plain(record.get("images_per_second"), ",.0f"),
+                "loss": _plain(record.get("final_loss"), ".3f"),
+                "std": _plain(record.get("feature_std"), ".2f"),
+                "rank": _plain(record.get("effective_rank"), ".1f"),
+                "skipped": _plain(record.get("skipped_steps"), ".0f"),
+                "state": "" if stage.done else "not finished",
+            }
+        )
+    return rows
+
+
+def over_seeds(contents: Contents, arm: str, target: str, fraction: float | None, metric: str) -> Cell | None:
+    """Mean over the seeds of the value and of the ends of its interval."""
+    key = (arm, target, fraction, metric)
+    rows = [row for row in contents.rows if (row.arm, row.target, row.fraction, row.metric) == key]
+    if not rows:
+        return None
+    value, low, high = np.mean([(row.value, row.low, row.high) for row in rows], axis=0)
+    return Cell(value, low, high)
+
+
+def target_name(target: str) -> str:
+    """A target's name in words."""
+    return TARGETS.get(target, target)
+
+
+def _difference(contents: Contents, arm: str, target: str) -> Cell | None:
+    pair = [
+        [results.load_predictions(run.directory) for run in contents.runs_of(name, target)]
+        for name in (arm, "scratch")
+    ]
+    if not all(pair):
+        return None
+    first = pair[0][0]
+    if any(not np.array_equal(p.ids, first.ids) for runs in pair for p in runs):
+        return None
+    value, low, high = metrics.difference_ci(
+        metrics.balanced_accuracy,
+        first.labels,
+        *([p.probs for p in runs] for runs in pair),
+        groups=first.groups,
+        samples=contents.statistics["samples"],
+        seed=contents.statistics["seed"],
+    )
+    return Cell(value, low, high, signed=True)
+
+
+def _section(title: str, rows: list[tuple[str, list[Cell | None]]], signed: bool = False) -> Section:
+    """Places the cells on one scale and marks the best of each column."""
+    rows = [(arm, cells) for arm, cells in rows if any(cells)]
+    cells = [cell for _, row in rows for cell in row if cell]
+    ends = [x for cell in cells for x in (cell.value, cell.low, cell.high) if np.isfinite(x)] + [0.0] * signed
+    if not cells:
+        return Section(title, [])
+    floor, span = min(ends), max(max(ends) - min(ends), 1e-6)
+    place = lambda x: round(100 * (x - floor) / span, 1) if np.isfinite(x) else 0.0  # noqa: E731
+    columns = zip(*(row for _, row in rows), strict=True)
+    tops = [max((cell.value for cell in column if cell), default=None) for column in columns]
+
+    def placed(cell: Cell | None, top: float | None) -> Cell | None:
+        if cell is None:
+            return None
+        best = len(rows) > 1 and cell.text == _number(top, cell.signed)
+        left, right = place(cell.low), place(cell.high)
+        return replace(cell, best=best, left=left, width=round(right - left, 1), dot=place(cell.value))
+
+    placed_rows = [(arm, [placed(c, t) for c, t in zip(row, tops, strict=True)]) for arm, row in rows]
+    return Section(title, placed_rows, zero=place(0.0) if signed else None)
+
+
+def _headings(contents: Contents, targets: Sequence[str]) -> dict[str, str]:
+    fractions = {target: contents.fraction_of(target) for target in targets}
+    share = {target: "" if f == 1 else f" ({100 * f:g} % of labels)" for target, f in fractions.items()}
+    return {target: target_name(target) + share[target] for target in targets}
+
+
+def _table(columns: dict[str, str], sections: list[Section]) -> Table | None:
+    sections = [section for section in sections if section.rows]
+    return Table(columns, sections) if sections else None
+
+
+def _number(value: float, signed: bool) -> str:
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+def _plain(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

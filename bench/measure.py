@@ -1,0 +1,82 @@
+"""How the benchmarks measure: variants take turns, so that a busy moment of the machine strikes all of them alike."""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+
+
+def images_per_second(
+    variants: dict[str, Callable[[int], None]], *, images_per_step: int, steps: int, rounds: int
+) -> dict[str, float]:
+    """Median speed of each variant over `rounds` turns of `steps` steps; the first, uncounted turn compiles.
+
+    A variant is called with a number of steps and returns when the device has done them.
+    """
+    for run in variants.values():
+        run(2)
+    speeds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            run(steps)
+            speeds[name].append(images_per_step * steps / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in speeds.items()}
+
+
+@contextlib.contextmanager
+def count_compilations() -> Iterator[list[str]]:
+    """The names of what jax compiles inside the block, from its compile log."""
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("Compiling "):
+                names.append(record.getMessage().split()[1])
+
+    names: list[str] = []
+    logger, collector = logging.getLogger("jax"), Collector()
+    logger.addHandler(collector)
+    propagated, logger.propagate = logger.propagate, False
+    try:
+        with jax.log_compiles():
+            yield names
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = propagated
+
+
+def peak_memory() -> str:
+    """Peak memory of the device, or of the process where the device is the CPU."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return f"{stats['peak_bytes_in_use'] / 2**30:.2f} GiB on the device"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB resident"
+
+
+def versions(*packages: str) -> str:
+    """Hardware and versions in one line, to stand above a table."""
+    found = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return f"{device}, {os.cpu_count()} CPU cores ({processor()}), Python {platform.python_version()}, {found}"
+
+
+def processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table, the first row its head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

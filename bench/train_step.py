@@ -1,0 +1,147 @@
+"""Where the time of a training step goes: network, augmentation, data.
+
+    python -m bench.train_step                                          a narrow ResNet-18 at 64 px, for CPUs
+    python -m bench.train_step --model=resnet50 --width=1 --size=224 --batch=256 --dtype=bfloat16 --data=isic2019/224
+
+`--data=NAME --data_dir=DIR` reads a prepared data set; without it the synthetic one is prepared in a temporary folder.
+"""
+
+import argparse
+import tempfile
+
+import jax
+from flax import nnx
+from ml_collections import FrozenConfigDict
+
+from aiseeme_jax import augment, data, models, pretext, train
+from aiseeme_jax.pretext.base import Output, Task
+from bench import measure
+from configs import base
+
+
+class Ready(Task):
+    """A task that gets its views ready made: the step without augmentation."""
+
+    def __init__(self, task: Task):
+        super().__init__(task.backbone, task.spec)
+        self.task = task
+
+    def views(self, key, batch):
+        return batch["views"]
+
+    def loss(self, views, *, train: bool = True) -> Output:
+        return self.task.loss(views, train=train)
+
+    def after_update(self, progress) -> None:
+        self.task.after_update(progress)
+
+
+class Runner:
+    """A task with its program and state, to run a number of steps on any batches."""
+
+    def __init__(self, task: Task, stage: FrozenConfigDict, steps_per_epoch: int):
+        total = 1_000_000
+        self.program, self.state = train.make_state(
+            task, stage, total_steps=total, steps_per_epoch=steps_per_epoch, teacher=None, patience=10
+        )
+        self.key = jax.random.key(0)
+
+    def __call__(self, batches, steps: int) -> None:
+        for _ in range(steps):
+            self.state, metrics, _ = train.train_step(self.program, self.state, next(batches), self.key)
+        jax.block_until_ready((self.state, metrics))
+
+
+def forever(batch):
+    while True:
+        yield batch
+
+
+def open_data(name: str, data_dir: str) -> data.Split:
+    if name:
+        return data.open_split(name, "train", data_dir)
+    import tfds_builders
+
+    folder = tempfile.mkdtemp(prefix="bench-")
+    tfds_builders.prepare("derm_phantom/64", data_dir=folder)
+    return data.open_split("derm_phantom/64", "train", folder)
+
+
+def make_task(options: argparse.Namespace, split: data.Split) -> tuple[Task, FrozenConfigDict]:
+    stage = base.stage(options.task, size=options.size, preset="dermoscopy", batch_size=options.batch)
+    frozen = FrozenConfigDict(stage)
+    backbone = models.make_backbone(
+        options.model, width=options.width, stem=options.stem, dtype=options.dtype, rngs=nnx.Rngs(0)
+    )
+    setting = pretext.Setting(len(split), options.batch, options.dtype)
+    spec = augment.Views(**frozen.views)
+    return pretext.make_task(options.task, backbone, spec, setting, stage.fields, rngs=nnx.Rngs(0)), frozen
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="simclr")
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--stem", default="standard")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--data", default="", help="prepared data set, such as isic2019/224")
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=10, help="steps in a turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    split = open_data(options.data, options.data_dir)
+    sources = {
+        residence: data.Batches(
+            split, batch_size=options.batch, seed=0, residence=residence, workers=options.workers
+        )
+        for residence in ("stream", "device")
+    }
+    per_epoch = sources["stream"].steps_per_epoch
+    batch = next(sources["stream"](0))
+    task, stage = make_task(options, split)
+    views = jax.jit(lambda key, batch: task.views(key, batch))(jax.random.key(0), batch)
+    whole = Runner(task, stage, per_epoch)
+    bare = Runner(Ready(make_task(options, split)[0]), stage, per_epoch)
+    fixed, ready = forever(batch), forever({**batch, "views": views})
+    streams = {residence: source(0) for residence, source in sources.items()}
+    variants = {
+        "step, views ready": lambda n: bare(ready, n),
+        "step with augmentation": lambda n: whole(fixed, n),
+        "whole loop, residence=stream": lambda n: whole(streams["stream"], n),
+        "whole loop, residence=device": lambda n: whole(streams["device"], n),
+    }
+    for run in variants.values():
+        run(2)
+    with measure.count_compilations() as compiled:
+        speeds = measure.images_per_second(
+            variants, images_per_step=options.batch, steps=options.steps, rounds=options.rounds
+        )
+    if compiled:
+        raise SystemExit(f"compiled again after the first step: {', '.join(compiled)}")
+    report(options, split, speeds)
+
+
+def report(options: argparse.Namespace, split: data.Split, speeds: dict[str, float]) -> None:
+    bare, step = speeds["step, views ready"], speeds["step with augmentation"]
+    print(measure.versions("jax", "flax", "grain"))
+    print(
+        f"{options.task}, {options.model} x {options.width:g}, {options.stem} stem, {options.size} px, "
+        f"batch {options.batch}, {options.dtype}; data {split.name}, {split.read([0]).shape[1:]}\n"
+    )
+    rows = [("", "images/s", "of the step with augmentation")]
+    rows += [(name, f"{speed:.0f}", f"{speed / step:.1%}") for name, speed in speeds.items()]
+    print(measure.table(rows))
+    print(f"\naugmentation takes {1 - step / bare:.1%} of the step; no compilation after the first step")
+    print(f"peak memory: {measure.peak_memory()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""The report says what lies in the workdir, whole or half, and nothing leaves the page."""
+
+import base64
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+from aiseeme_jax import checkpoint, report
+from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.report import tables
+from aiseeme_jax.report.contents import read_contents
+
+TASKS = ("rotation", "moco_v2", "simclr")
+ARMS = ("curriculum", "scratch", "single:rotation", "single:moco_v2", "single:simclr")
+TARGETS = {"knn": ((1.0,), (0,)), "linear": ((0.1, 1.0), (0, 1)), "finetune": ((0.1, 1.0), (0, 1))}
+PNG = b"\x89PNG not really a picture"
+STATISTICS = {"samples": 50, "seed": 0}
+CONFIG = {
+    "title": "A <b>bold</b> & wild study",
+    "data": {"name": "derm_phantom/demo", "synthetic": True},
+    "model": {"name": "resnet18", "width": 0.25, "stem": "small", "dtype": "float32"},
+    "stages": [{"task": task} for task in TASKS],
+    "targets": [{"protocol": t, "fractions": list(f), "seeds": list(s)} for t, (f, s) in TARGETS.items()],
+    "baselines": ["scratch", "single"],
+    "statistics": STATISTICS,
+    "fingerprint": "0" * 64,
+}
+
+
+def write_stage(workdir, arm, position, task, done=True):
+    directory = checkpoint.stage_directory(workdir, arm, position, task)
+    directory.mkdir(parents=True)
+    lines = [json.dumps({"step": s, "loss": 2.0 / s, "effective_rank": 12.5}) for s in range(10, 500, 10)]
+    lines += [json.dumps({"step": 490, "warning": "the features collapse"}), '{"step": 500, "lo']
+    (directory / "metrics.jsonl").write_text("\n".join(lines))
+    (directory / "views.png").write_bytes(PNG)
+    if done:
+        record = {
+            "task": task,
+            "steps": 500,
+            "seconds": 80.0,
+            "images_per_second": 1234.5,
+            "final_loss": 0.004,
+        }
+        checkpoint.write_json(directory / "done.json", record)
+    return directory
+
+
+def make_predictions(arm, target, fraction, seed, names=("MEL", "NV <i>", "BCC")):
+    rng = np.random.default_rng(1)
+    member = np.repeat(np.arange(40), 2)
+    labels = (np.arange(40) % 3)[member].astype(np.int32)
+    rng = np.random.default_rng([ARMS.index(arm), list(TARGETS).index(target), int(100 * fraction), seed])
+    strength = {"curriculum": 2.0, "scratch": 0.5}.get(arm, 1.0)
+    logits = rng.normal(size=(len(labels), 3)) + strength * np.eye(3)[labels]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    ids, groups = [f"i{i}" for i in range(80)], [f"lesion-{g}" for g in member]
+    return results.Predictions(labels, probs.astype(np.float32), ids, groups, names)
+
+
+def write_targets(workdir, arms=ARMS, targets=TARGETS):
+    rows = []
+    for arm in arms:
+        for target in targets:
+            fractions, seeds = TARGETS[target]
+            for fraction, seed in ((f, s) for f in fractions for s in seeds):
+                directory = checkpoint.target_directory(workdir, arm, target, fraction, seed)
+                predictions = make_predictions(arm, target, fraction, seed)
+                results.save_predictions(directory, predictions)
+                run = results.Run(arm, target, fraction, seed, directory)
+                rows += results.rows_of(run, predictions, **STATISTICS)
+    results.write_rows(workdir, rows)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    checkpoint.write_json(workdir / "config.json", CONFIG)
+    for position, task in enumerate(TASKS):
+        write_stage(workdir, "curriculum", position, task)
+    for task in TASKS[1:]:
+        write_stage(workdir, f"single:{task}", 0, task)
+    write_targets(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def page(workdir):
+    return report.write_report(workdir).read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """Collects text and attributes, and fails on tags that do not close in order."""
+
+    VOID = ("meta", "img", "line", "circle", "polyline", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.attributes, self.rows, self.text, self.bold = [], [], [], "", []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in self.VOID:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop()[0] == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_data(self, data):
+        tags = [tag for tag, _ in self.open]
+        if "style" not in tags and "pre" not in tags:
+            self.text += data
+            if self.open and "best" in self.open[-1][1].get("class", ""):
+                self.bold.append(data)
+
+
+def words(text):
+    return " ".join(Page(text).text.replace("\u2060", "").split())
+
+
+def test_the_page_is_whole_and_reads_nothing_from_the_network(page):
+    parsed = Page(page)
+    for tag, name, value in parsed.attributes:
+        if name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert value.startswith("data:"), (tag, name, value)
+    assert not re.search(r"<script|<link|<iframe|@import|url\(|https?://", page)
+
+
+def test_text_is_escaped(page):
+    assert "A &lt;b&gt;bold&lt;/b&gt; &amp; wild study" in page and "<b>bold</b>" not in page
+    assert "NV &lt;i&gt;" in page and "NV <i>" not in page
+
+
+def test_headline_gives_the_mean_over_seeds_with_interval(workdir, page):
+    rows = [
+        row
+        for row in results.read_rows(workdir)
+        if (row.arm, row.target, row.fraction, row.metric) == ("curriculum", "linear", 1.0, "auroc")
+    ]
+    assert len(rows) == 2
+    value, low, high = np.mean([(row.value, row.low, row.high) for row in rows], axis=0)
+    assert f"{value:.3f} [{low:.3f}–{high:.3f}]" in words(page)
+
+
+def test_the_best_of_each_column_is_bold(workdir, page):
+    section = tables.headline(read_contents(workdir), ["balanced_accuracy"]).sections[0]
+    assert [arm for arm, _ in section.rows] == list(ARMS), "curriculum first, then as configured"
+    for column in range(len(TARGETS)):
+        cells = [cells[column] for _, cells in section.rows]
+        top = max(cell.value for cell in cells)
+        assert [cell.best for cell in cells] == [cell.text == f"{top:.3f}" for cell in cells]
+        assert f"{top:.3f}" in Page(page).bold
+
+
+def test_differences_are_paired_over_stored_predictions(workdir, page):
+    pair = [
+        [make_predictions(arm, "finetune", 1.0, seed).probs for seed in (0, 1)]
+        for arm in ("curriculum", "scratch")
+    ]
+    stored = make_predictions("curriculum", "finetune", 1.0, 0)
+    value, low, high = metrics.difference_ci(
+        metrics.balanced_accuracy, stored.labels, *pair, groups=stored.groups, **STATISTICS
+    )
+    expected = f"{value:+.3f} [{low:+.3f} to {high:+.3f}]".replace("-", "−")
+    text = words(page)
+    assert text.count(expected) == 2, "in the summary and in its table"
+    assert f"the curriculum minus scratch is {expected}" in text
+
+
+def test_every_part_is_there(page):
+    text = words(page)
+    for part in (
+        "synthetic",
+        "80 test images of 40 lesions or patients, 3 classes",
+        "rotation → moco_v2 → simclr",
+    ):
+        assert part in text
+    for part in (
+        "Fewer labels",
+        "Confusion",
+        "Pretraining",
+        "Loss",
+        "What each task sees",
+        "1 min 20 s",
+        "1,234",
+    ):
+        assert part in text
+    assert "This run is not complete" not in text
+    assert page.count(base64.b64encode(PNG).decode()) == 5
+    labels = [value for tag, name, value in Page(page).attributes if (tag, name) == ("svg", "aria-label")]
+    assert len([x for x in labels if x.startswith("Loss of")]) == 5
+    assert len([x for x in labels if x.startswith("Balanced accuracy of")]) == 2, (
+        "knn has one share of the labels"
+    )
+    assert '"fingerprint"' in page or "&#34;fingerprint&#34;" in page
+
+
+def test_confusion_sums_the_seeds(workdir):
+    found = tables.confusions(read_contents(workdir))
+    assert [entry["target"] for entry in found] == ["finetune", "linear", "knn"]
+    counts = sum(
+        metrics.confusion(p.labels, p.probs)
+        for p in (make_predictions("scratch", "linear", 1.0, s) for s in (0, 1))
+    )
+    matrix = found[1]["matrices"][1]
+    assert matrix["arm"] == "scratch"
+    expected = np.round(100 * counts / counts.sum(axis=1, keepdims=True)).astype(int)
+    np.testing.assert_array_equal([row for _, row in matrix["rows"]], expected)
+
+
+def test_a_half_finished_run_says_what_is_missing(tmp_path):
+    checkpoint.write_json(tmp_path / "config.json", CONFIG)
+    write_stage(tmp_path, "curriculum", 0, "rotation")
+    write_stage(tmp_path, "curriculum", 1, "moco_v2", done=False)
+    write_targets(tmp_path, arms=["curriculum", "scratch"], targets=["knn"])
+    text = words(report.write_report(tmp_path).read_text())
+    assert "This run is not complete." in text
+    assert "Stage moco_v2 is not finished (at step 490)." in text
+    assert "Stage simclr is not finished (not begun)." in text
+    assert "No results of knn on all labels for single:rotation, single:moco_v2, single:simclr." in text
+    assert "No results of finetune on 10 % of the labels for any arm." in text
+    assert "stage rotation" not in text.lower()
+
+
+def test_a_run_without_results_or_without_anything(tmp_path):
+    assert "nothing was started in this folder" in words(report.write_report(tmp_path).read_text())
+    checkpoint.write_json(tmp_path / "config.json", CONFIG)
+    text = words(report.write_report(tmp_path).read_text())
+    assert "Nothing has been measured yet." in text and "Stage rotation is not finished (not begun)." in text
+    with pytest.raises(FileNotFoundError, match="no workdir at .*nowhere"):
+        report.write_report(tmp_path / "nowhere")
+
+
+def test_without_results_csv_the_predictions_serve(tmp_path):
+    checkpoint.write_json(tmp_path / "config.json", CONFIG)
+    write_targets(tmp_path)
+    with_table = report.write_report(tmp_path).read_text()
+    (tmp_path / "results.csv").unlink()
+    assert words(report.write_report(tmp_path).read_text()) == words(with_table)
+
+
+def damage_results(workdir):
+    path = workdir / "results.csv"
+    lines = path.read_text().splitlines()
+    lines[4] = lines[4].replace(",0.", ",zero point ", 1)
+    path.write_text("\n".join(lines))
+    return r"results\.csv, line 5: "
+
+
+def damage_metrics(workdir):
+    path = next(workdir.glob("stages/00-*/metrics.jsonl"))
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2][:7]
+    path.write_text("\n".join(lines))
+    return r"00-rotation/metrics\.jsonl, line 3 is damaged"
+
+
+def damage_record(workdir):
+    path = next(workdir.glob("stages/00-*/done.json"))
+    path.write_text("{")
+    return r"00-rotation/done\.json is damaged"
+
+
+@pytest.mark.parametrize("damage", [damage_results, damage_metrics, damage_record])
+def test_damage_is_named_and_the_old_page_stays(tmp_path, damage):
+    checkpoint.write_json(tmp_path / "config.json", CONFIG)
+    write_stage(tmp_path, "curriculum", 0, "rotation")
+    write_targets(tmp_path, arms=["curriculum"], targets=["knn"])
+    before = report.write_report(tmp_path).read_text()
+    message = damage(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        report.write_report(tmp_path)
+    assert (tmp_path / "report.html").read_text() == before
+
+
+def test_an_interval_around_zero_is_said_to_include_it(tmp_path):
+    checkpoint.write_json(tmp_path / "config.json", {**CONFIG, "baselines": ["scratch"]})
+    same = make_predictions("scratch", "knn", 1.0, 0)
+    rows = []
+    for arm in ("curriculum", "scratch"):
+        directory = checkpoint.target_directory(tmp_path, arm, "knn", 1.0, 0)
+        results.save_predictions(directory, same)
+        rows += results.rows_of(results.Run(arm, "knn", 1.0, 0, directory), same, **STATISTICS)
+    results.write_rows(tmp_path, rows)
+    text = words(report.write_report(tmp_path).read_text())
+    assert "minus scratch is +0.000 [+0.000 to +0.000], an interval that includes 0" in text

@@ -1,0 +1,94 @@
+"""Archives, images and tables: what is found, what is refused."""
+
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from official_format import jpeg
+
+from tfds_builders.common import images
+from tfds_builders.common.archives import Archive
+from tfds_builders.common.tables import read_table
+
+
+def test_only_images_are_members(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in (
+            "a/one.jpg",
+            "a/TWO.JPG",
+            "a/one_superpixels.png",
+            "a/licence.txt",
+            "__MACOSX/a/._one.jpg",
+        ):
+            archive.writestr(name, b"x")
+    assert Archive(path, (".jpg",)).members == {"one": "a/one.jpg", "TWO": "a/TWO.JPG"}
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "a/../../x.jpg", "/x.jpg", "a\\..\\..\\x.jpg", "C:\\x.jpg"])
+def test_members_that_climb_out_are_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(ValueError, match="points out of the archive"):
+        Archive(tmp_path / "a.zip", (".jpg",))
+
+
+def test_links_are_refused(tmp_path):
+    link = zipfile.ZipInfo("a/x.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ValueError, match="is a link"):
+        Archive(tmp_path / "a.zip", (".jpg",))
+
+
+def with_thumbnail(data: bytes) -> bytes:
+    """The JPEG with another whole JPEG inside an application segment, as cameras write it."""
+    inner = jpeg(1, 8, 8)
+    return data[:2] + b"\xff\xe1" + (len(inner) + 2).to_bytes(2, "big") + inner + data[2:]
+
+
+@pytest.mark.parametrize("tail", [b"", b"\x00\x00", b"trailing"])
+def test_whole_jpeg(tail):
+    assert images.is_whole(jpeg(0) + tail)
+    assert images.is_whole(with_thumbnail(jpeg(0)) + tail)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.99])
+def test_cut_files_are_noticed(keep):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for data in (jpeg(0), with_thumbnail(jpeg(0)), cv2.imencode(".png", noise)[1].tobytes()):
+        assert not images.is_whole(data[: int(len(data) * keep)])
+
+
+def test_png_round_trip_is_lossless_in_colour_and_grey():
+    colour = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    assert (images.decode_colour(images.encode_png(colour), "x") == colour).all()
+    assert (images.decode_mask(images.encode_png(colour[..., 0]), "x") == colour[..., 0]).all()
+
+
+def test_shrinking_averages_over_areas():
+    stripes = np.tile(np.array([0, 200], np.uint8), (64, 32))
+    assert (images.square(stripes, 32) == 100).all()
+
+
+def test_table_with_byte_order_mark_and_windows_line_ends(tmp_path):
+    (tmp_path / "t.csv").write_bytes("\ufeffimage,a\r\nx, 1 \r\n".encode())
+    assert read_table(tmp_path / "t.csv", "image", ["a"]) == {"x": {"a": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,a\n", "no rows"),
+        ("", "no column image, a"),
+        ("image,a\nx,1\nx,2\n", "line 3: image x occurs twice"),
+        ("image,a\nx\n", "line 2: the row has fewer values"),
+        ("image,a\n,1\n", "line 2: the column image is blank"),
+    ],
+)
+def test_wrong_tables(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "t.csv", "image", ["a"])

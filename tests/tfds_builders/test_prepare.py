@@ -1,0 +1,105 @@
+"""`prepare`, the command line and `tfds build`: whole or nothing, once, and readable without tensorflow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tfds_builders import prepare
+from tfds_builders.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+READ_WITHOUT_TENSORFLOW = """
+import sys
+import numpy as np
+import tensorflow_datasets as tfds
+builder = tfds.builder_from_directory(sys.argv[1])
+assert builder.info.features["label"].names[0] == "MEL-like"
+example = builder.as_data_source("train")[0]
+assert example["image"].dtype == np.uint8 and example["image"].shape == (32, 32, 3)
+assert "tensorflow" not in sys.modules
+"""
+
+
+def python(*arguments, cwd=ROOT):
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+
+
+def test_importing_the_package_is_light():
+    light = python("-c", "import sys, tfds_builders; assert 'tensorflow_datasets' not in sys.modules")
+    assert light.returncode == 0, light.stderr
+
+
+def test_prepared_data_is_read_without_tensorflow(tmp_path):
+    builder = prepare("derm_phantom/tiny", data_dir=tmp_path)
+    result = python("-c", READ_WITHOUT_TENSORFLOW, builder.data_dir)
+    assert result.returncode == 0, result.stderr
+
+
+def test_second_call_does_nothing(tmp_path):
+    files = sorted(Path(prepare("derm_phantom/tiny", data_dir=tmp_path).data_dir).iterdir())
+    times = [file.stat().st_mtime_ns for file in files]
+    again = prepare("derm_phantom/tiny", data_dir=tmp_path)
+    assert [file.stat().st_mtime_ns for file in sorted(Path(again.data_dir).iterdir())] == times
+    assert any(".array_record" in file.name for file in files)
+
+
+def test_a_failure_half_way_leaves_what_was_there_and_nothing_more(tmp_path, monkeypatch):
+    prepare("derm_phantom/tiny", data_dir=tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    from tfds_builders.derm_phantom import derm_phantom_dataset_builder as module
+
+    drawn = []
+
+    def fail_later(*arguments):
+        drawn.append(arguments)
+        if len(drawn) > 20:
+            raise OSError("disk on fire")
+        return original(*arguments)
+
+    original = module.photograph
+    monkeypatch.setattr(module, "photograph", fail_later)
+    with pytest.raises(OSError, match="disk on fire"):
+        prepare("derm_phantom/demo", data_dir=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("isic2020/64", "unknown data set 'isic2020'.*isic2019"),
+        ("isic2019/65", "no config '65'.*isic2019/64"),
+    ],
+)
+def test_unknown_names(tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(name, data_dir=tmp_path)
+
+
+def test_command_line(tmp_path, capsys):
+    assert main(["prepare", "derm_phantom/tiny", "--data_dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "train:" in shown and "NV-like" in shown and f"ready: {tmp_path}" in shown
+    assert (
+        main(["prepare", "isic2019/64", "--data_dir", str(tmp_path), "--manual_dir", str(tmp_path / "no")])
+        == 1
+    )
+    assert "error:" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["prepare", "derm_phantom/tiny"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["derm_phantom", "isic2019"])
+def test_tfds_build(tmp_path, official, name):
+    config = {"derm_phantom": "tiny", "isic2019": "64"}[name]
+    command = Path(sys.executable).parent / "tfds"
+    result = subprocess.run(
+        [command, "build", f"tfds_builders/{name}", "--config", config, "--data_dir", tmp_path / "data",
+         "--manual_dir", official.write()],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "data" / name / config / "1.0.0" / "prepare_report.json").is_file()
