@@ -34,9 +34,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "natural": Preset(),
         # Dermoscopy has no up. Blue-white veil, red and brown are criteria of diagnosis, so colours stay near
-        # what they are. A crop of 8 % of the image mostly shows skin, or a piece of lesion without border.
-        # The caps are this project's choice, not published values; mean and deviation are those of HAM10000,
-        # the larger part of ISIC 2019.
+        # what they are. Skin is bright: much brighter, it is white, and the lesion is gone. A crop of 8 % of
+        # the image mostly shows skin, or a piece of lesion without border. The caps are this project's
+        # choice, not published values; mean and deviation are those of HAM10000, a large part of ISIC 2019.
         "dermoscopy": Preset(
             overrides={
                 "flip_horizontal": 0.5,
@@ -46,7 +46,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "mean": (0.765, 0.547, 0.572),
                 "std": (0.139, 0.151, 0.168),
             },
-            at_most={"hue": 0.05, "saturation": 0.4, "solarise_probability": 0.0},
+            at_most={
+                "brightness": 0.4,
+                "contrast": 0.4,
+                "saturation": 0.4,
+                "hue": 0.05,
+                "solarise_probability": 0.0,
+            },
             smallest_crop=0.25,
         ),
     }

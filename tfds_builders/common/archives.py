@@ -79,13 +79,13 @@ def folder_names(path: Path) -> list[str]:
 
 
 def index_by_stem(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Image name -> member, of the members with one of the suffixes; macOS's resource forks are not images."""
+    """Image name -> member, of members with one of the suffixes; resource forks of macOS are left out."""
     members: dict[str, str] = {}
     for name in names:
         pure = PurePosixPath(name.replace("\\", "/"))
         if pure.suffix.lower() not in suffixes or pure.name.startswith("._"):
             continue
         if pure.stem in members:
-            raise ValueError(f"{path} holds {pure.stem} twice, as {members[pure.stem]}, {name}: drop one")
+            raise ValueError(f"{path} holds {pure.stem} twice ({members[pure.stem]}, {name}): drop one")
         members[pure.stem] = name
     return members

@@ -1,0 +1,216 @@
+"""Whole views: keys, sharding, types, probabilities."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image
+
+from aiseeme_jax import augment
+
+EVERYTHING = augment.Views(
+    size=16,
+    flip_vertical=0.5,
+    right_angles=True,
+    rotation=20.0,
+    jitter_probability=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    grey_probability=0.2,
+    blur_probability=0.5,
+    blur_sigma=(5.0, 20.0),
+    solarise_probability=0.2,
+)
+PLAIN = augment.Views(
+    size=24,
+    crop_scale=(1.0, 1.0),
+    crop_ratio=(1.0, 1.0),
+    flip_horizontal=0.0,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+)
+
+
+def random_images(batch=8, height=24, width=24, channels=3):
+    generator = np.random.default_rng(0)
+    return jnp.asarray(generator.integers(0, 256, (batch, height, width, channels)), jnp.uint8)
+
+
+def with_fields(views, **fields):
+    return dataclasses.replace(views, **fields)
+
+
+def test_views_are_a_function_of_the_key():
+    images, key = random_images(), jax.random.key(0)
+    first = augment.random_view(key, images, EVERYTHING)
+    assert first.shape == (8, 16, 16, 3) and first.dtype == jnp.float32
+    np.testing.assert_array_equal(first, augment.random_view(key, images, EVERYTHING))
+    other = augment.random_view(jax.random.key(1), images, EVERYTHING)
+    assert all(np.abs(np.asarray(a - b)).max() > 0.01 for a, b in zip(first, other, strict=True))
+
+
+def test_view_of_an_image_does_not_depend_on_the_others():
+    images, key = random_images(), jax.random.key(0)
+    view = augment.random_view(key, images, EVERYTHING)
+    np.testing.assert_allclose(augment.random_view(key, images[:3], EVERYTHING), view[:3], atol=1e-5)
+    replaced = images.at[4:].set(0)
+    np.testing.assert_array_equal(augment.random_view(key, replaced, EVERYTHING)[:4], view[:4])
+
+
+def test_images_of_a_batch_get_views_of_their_own():
+    same = jnp.broadcast_to(random_images(1), (8, 24, 24, 3))
+    views = np.asarray(augment.random_view(jax.random.key(0), same, EVERYTHING))
+    assert len(np.unique(views.reshape(8, -1), axis=0)) == 8
+
+
+def test_views_are_the_same_on_one_device_and_on_eight():
+    assert jax.device_count() == 8
+    images, key = random_images(16), jax.random.key(0)
+    expected = augment.random_view(key, images, EVERYTHING)
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    spread = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
+    views = augment.random_view(key, spread, EVERYTHING)
+    assert views.sharding.spec[0] == "data"
+    np.testing.assert_allclose(views, expected, atol=1e-5)
+
+
+def test_view_that_may_change_nothing_is_the_image():
+    images = random_images()
+    view = augment.random_view(jax.random.key(0), images, PLAIN)
+    np.testing.assert_allclose(view, np.asarray(images) / 255, atol=1e-5)
+
+
+def test_flips_and_right_angles_give_the_eight_positions():
+    image = np.asarray(random_images(1, 24, 24))[0]
+    positions = [np.rot90(side, k) for side in (image, image[:, ::-1]) for k in range(4)]
+    spec = with_fields(PLAIN, flip_horizontal=0.5, flip_vertical=0.5, right_angles=True)
+    views = augment.random_view(jax.random.key(0), jnp.asarray(np.stack([image] * 64)), spec)
+    found = set()
+    for view in np.asarray(views):
+        errors = [np.abs(view - position / 255).max() for position in positions]
+        assert min(errors) < 1e-5
+        found.add(int(np.argmin(errors)))
+    assert found == set(range(8))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"flip_horizontal": 0.3},
+        {"flip_vertical": 0.3},
+        {"grey_probability": 0.3},
+        {"solarise_probability": 0.3},
+        {"blur_probability": 0.3, "blur_sigma": (9.0, 9.0)},
+        {"jitter_probability": 0.3, "brightness": 0.4},
+    ],
+)
+def test_probabilities_are_per_image(fields):
+    image = random_images(1)
+    views = augment.random_view(
+        jax.random.key(0), jnp.broadcast_to(image, (600, 24, 24, 3)), with_fields(PLAIN, **fields)
+    )
+    changed = np.abs(np.asarray(views) - np.asarray(image) / 255).max(axis=(1, 2, 3)) > 1e-4
+    assert abs(changed.mean() - 0.3) < 0.075  # four standard deviations
+
+
+def test_operations_of_probability_zero_are_not_traced():
+    def count(operation, **fields):
+        views = with_fields(PLAIN, **fields)
+        program = jax.make_jaxpr(lambda k, x: augment.random_view(k, x, views))(
+            jax.random.key(0), random_images(1)
+        )
+        return str(program).count(f" {operation}[")
+
+    strengths = {"brightness": 0.4, "hue": 0.1, "blur_sigma": (1.0, 2.0)}
+    assert count("dot_general", **strengths) == 2
+    assert count("dot_general", blur_probability=0.5) == 4
+    assert count("scan", **strengths) == 0
+    assert count("scan", jitter_probability=0.5, **strengths) == 1
+    assert count("gather", rotation=5.0) == count("gather") + 4
+
+
+def test_rotation_takes_its_corners_from_the_image_where_it_has_them():
+    """A square in the middle turns about its centre and keeps its area."""
+    images = jnp.full((16, 64, 64, 3), 200, jnp.uint8).at[:, :2].set(0).at[:, -2:].set(0)
+    images = images.at[:, 24:40, 24:40].set(100)
+    spec = with_fields(PLAIN, size=32, rotation=45.0)
+    views = np.asarray(augment.random_view(jax.random.key(0), images, spec)) * 255
+    np.testing.assert_allclose(views[:, 15:17, 15:17], 100, atol=0.5)
+    middle = views[:, 8:24, 8:24, 0]
+    np.testing.assert_allclose((middle < 150).mean(axis=(1, 2)), 0.25, atol=0.04)
+
+
+def test_blur_shrinks_with_the_view():
+    """Sigma is given for 224 pixels."""
+    spec = with_fields(PLAIN, size=56, blur_probability=1.0, blur_sigma=(8.0, 8.0))
+    images = jnp.zeros((1, 56, 56, 3), jnp.uint8).at[:, 28, 28].set(255)
+    spot = np.asarray(augment.random_view(jax.random.key(0), images, spec))[0, :, :, 0]
+    rows = spot.sum(axis=1)
+    deviation = np.sqrt((rows * (np.arange(56) - 28) ** 2).sum() / rows.sum())
+    assert deviation == pytest.approx(2.0, abs=0.02)
+
+
+def test_central_view_is_the_whole_image_resized_and_normalised():
+    images = random_images(2, 40, 60)
+    views = augment.Views(size=20)
+    result = np.asarray(augment.central_view(images, views))
+    for image, view in zip(np.asarray(images), result, strict=True):
+        planes = [Image.fromarray(image[..., c].astype(np.float32)) for c in range(3)]
+        resized = [np.asarray(p.resize((20, 20), Image.Resampling.BILINEAR)) for p in planes]
+        expected = (np.stack(resized, axis=-1) / 255 - np.array(views.mean)) / np.array(views.std)
+        np.testing.assert_allclose(view, expected, atol=1e-4)
+
+
+def test_display_undoes_the_normalisation():
+    images = random_images(2, 16, 16)
+    views = augment.Views(size=16)
+    shown = augment.to_display(augment.central_view(images, views), views)
+    np.testing.assert_allclose(shown, np.asarray(images) / 255, atol=1e-5)
+
+
+def test_one_channel_images():
+    images = random_images(channels=1)
+    view = augment.random_view(jax.random.key(0), images, EVERYTHING)
+    assert view.shape == (8, 16, 16, 1) and bool(jnp.isfinite(view).all())
+    shown = augment.to_display(augment.central_view(images, with_fields(EVERYTHING, size=24)), EVERYTHING)
+    np.testing.assert_allclose(shown, np.asarray(images) / 255, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: augment.random_view(jax.random.key(0), x, EVERYTHING),
+        lambda x: augment.central_view(x, EVERYTHING),
+    ],
+)
+def test_wrong_images_are_refused(view):
+    with pytest.raises(TypeError, match="uint8 images, not float32"):
+        view(random_images().astype(jnp.float32))
+    with pytest.raises(ValueError, match=r"\(8, 24, 24, 4\)"):
+        view(random_images(channels=4))
+    with pytest.raises(ValueError, match=r"\(24, 24, 3\)"):
+        view(random_images()[0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 0}, "views.size"),
+        ({"blur_probability": 1.5}, "views.blur_probability"),
+        ({"flip_vertical": -0.1}, "views.flip_vertical"),
+        ({"hue": 0.6}, "views.hue"),
+        ({"contrast": -1.0}, "views.contrast"),
+        ({"crop_scale": (0.5, 0.2)}, "views.crop_scale"),
+        ({"crop_scale": (0.5, 1.2)}, "views.crop_scale"),
+        ({"crop_ratio": (0.0, 1.0)}, "views.crop_ratio"),
+        ({"std": (0.0, 1.0, 1.0)}, "views.std"),
+    ],
+)
+def test_impossible_fields_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        augment.Views(**fields)
