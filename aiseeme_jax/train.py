@@ -88,8 +88,12 @@ def make_state(task: Task, stage: Any, *, total_steps: int, steps_per_epoch: int
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(zero, params, rest, program.optimizer().init(params), nnx.as_pure(teacher_state), zero, zero, zero - 1)
     # Modules share buffers with their clones and with the caller; a donated step needs its own.
-    everywhere = NamedSharding(data.data_mesh(), PartitionSpec())
-    return program, jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=everywhere)(state)
+    return program, jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=_everywhere())(state)
+
+
+def _everywhere() -> NamedSharding:
+    """Whole on each device: how the state lies, before and after every step."""
+    return NamedSharding(data.data_mesh(), PartitionSpec())
 
 
 def split(task: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
@@ -157,7 +161,8 @@ def train_step(
         skipped=state.skipped + (1 - fine.astype(jnp.int32)),
         halted=halted,
     )
-    return state, metrics, features
+    # Left to itself the compiler may leave a queue lying in shards, and compile anew for the next step.
+    return jax.lax.with_sharding_constraint(state, _everywhere()), metrics, features
 
 
 def _after_update(program: Program, params: nnx.State, rest: nnx.State, step: Int[Array, ""]):

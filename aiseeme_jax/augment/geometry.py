@@ -39,10 +39,11 @@ def random_box(
 
     Where no attempt fits, the largest box of an allowed ratio stands in.
     """
-    area_key, ratio_key, position_key = jax.random.split(key, 3)
-    area = height * width * jax.random.uniform(area_key, (ATTEMPTS,), minval=scale[0], maxval=scale[1])
+    *attempts, place = jax.random.uniform(key, (ATTEMPTS + 1, 2))
+    share, shape = jnp.stack(attempts, axis=1)
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = jnp.exp(jax.random.uniform(ratio_key, (ATTEMPTS,), minval=low, maxval=high))
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+    aspect = jnp.exp(low + (high - low) * shape)
     heights, widths = jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)
     # The tolerance lets the whole image through when rounding makes it a hair too large.
     fits = (heights <= height * (1 + 1e-5)) & (widths <= width * (1 + 1e-5))
@@ -51,7 +52,6 @@ def random_box(
     largest_width = min(float(width), height * largest)
     box_height = jnp.where(fits[first], jnp.minimum(heights[first], height), largest_width / largest)
     box_width = jnp.where(fits[first], jnp.minimum(widths[first], width), largest_width)
-    place = jax.random.uniform(position_key, (2,))
     return Box(place[0] * (height - box_height), place[1] * (width - box_width), box_height, box_width)
 
 

@@ -132,51 +132,42 @@ def _check(images: Array) -> None:
 
 def _view(key: PRNGKeyArray, image: UInt8[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
     """Crop, flips and turns, then colour, in the order of the published recipes."""
-    place_key, jitter_key, grey_key, blur_key, solarise_key = jax.random.split(key, 5)
+    place_key, jitter_key, chance_key = jax.random.split(key, 3)
+    # Drawn together: each call of a generator takes its time to compile.
+    jitter, grey, blurred, sharpness, solarised = jax.random.uniform(chance_key, (5,))
     view = _place(place_key, image.astype(jnp.float32), views) / 255
     strengths = (views.brightness, views.contrast, views.saturation, views.hue)
     if views.jitter_probability > 0 and max(strengths) > 0:
-        chance_key, jitter_key = jax.random.split(jitter_key)
-        chance = jax.random.bernoulli(chance_key, views.jitter_probability)
-        view = jnp.where(chance, colour.random_jitter(jitter_key, view, strengths), view)
+        jittered = colour.random_jitter(jitter_key, view, strengths)
+        view = jnp.where(jitter < views.jitter_probability, jittered, view)
     if views.grey_probability > 0:
-        view = jnp.where(jax.random.bernoulli(grey_key, views.grey_probability), colour.grey(view), view)
+        view = jnp.where(grey < views.grey_probability, colour.grey(view), view)
     if views.blur_probability > 0:
-        view = _random_blur(blur_key, view, views)
+        low, high = (s * views.size / REFERENCE_SIZE for s in views.blur_sigma)
+        sigma = low + (high - low) * sharpness
+        # Sigma 0 is the identity matrix: the products run for every image of the batch in any case.
+        view = blur.gaussian_blur(view, jnp.where(blurred < views.blur_probability, sigma, 0.0))
     if views.solarise_probability > 0:
-        chance = jax.random.bernoulli(solarise_key, views.solarise_probability)
-        view = jnp.where(chance, colour.solarise(view), view)
+        view = jnp.where(solarised < views.solarise_probability, colour.solarise(view), view)
     return _normalise(view, views)
 
 
 def _place(key: PRNGKeyArray, image: Float[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
     """Which part of the image, and which way up."""
-    box_key, row_key, column_key, turn_key, angle_key = jax.random.split(key, 5)
+    box_key, turn_key = jax.random.split(key)
+    rows, columns, quarter, angle = jax.random.uniform(turn_key, (4,))
     height, width, _ = image.shape
     box = geometry.random_box(box_key, height, width, views.crop_scale, views.crop_ratio)
-    rows = jax.random.bernoulli(row_key, views.flip_vertical)
-    columns = jax.random.bernoulli(column_key, views.flip_horizontal)
-    box = geometry.flipped(box, rows, columns)
-    turns = jax.random.randint(turn_key, (), 0, 4 if views.right_angles else 1)
+    box = geometry.flipped(box, rows < views.flip_vertical, columns < views.flip_horizontal)
+    turns = jnp.floor(4 * quarter).astype(jnp.int32) if views.right_angles else 0
     if views.rotation > 0:
         # The corners that turn into the view come from the image where it has them, from its reflection
-        # elsewhere.
+        # elsewhere. A right angle costs nothing here: it is part of the angle.
         side = math.ceil(views.size * geometry.rotation_margin(views.rotation)) + 1
         canvas = geometry.crop_resize(image, geometry.enlarged(box, side / views.size), side)
-        degrees = jax.random.uniform(angle_key, minval=-views.rotation, maxval=views.rotation)
-        return geometry.rotate(canvas, degrees + 90.0 * turns, views.size)
+        return geometry.rotate(canvas, (2 * angle - 1) * views.rotation + 90.0 * turns, views.size)
     view = geometry.crop_resize(image, box, views.size)
     return geometry.quarter_turn(view, turns) if views.right_angles else view
-
-
-def _random_blur(key: PRNGKeyArray, view: Float[Array, "s s c"], views: Views) -> Float[Array, "s s c"]:
-    chance_key, sigma_key = jax.random.split(key)
-    low, high = (s * views.size / REFERENCE_SIZE for s in views.blur_sigma)
-    sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
-    # Sigma 0 is the identity matrix: the products run for every image of the batch in any case.
-    return blur.gaussian_blur(
-        view, jnp.where(jax.random.bernoulli(chance_key, views.blur_probability), sigma, 0.0)
-    )
 
 
 def _statistics(views: Views, channels: int) -> tuple[Float[Array, "c"], Float[Array, "c"]]:

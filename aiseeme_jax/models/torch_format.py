@@ -114,7 +114,9 @@ def write_safetensors(
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(
-            {n: np.ascontiguousarray(t) for n, t in tensors.items()}, partial, metadata=dict(metadata or {})
+            {n: np.ascontiguousarray(t) for n, t in tensors.items()},
+            partial,
+            metadata=dict(metadata) if metadata else None,
         )
         partial.replace(path)
     finally:

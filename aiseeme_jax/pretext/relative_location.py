@@ -57,7 +57,8 @@ class RelativeLocation(Task):
     def views(self, key: PRNGKeyArray, batch):
         view_key, patch_key, dropout_key = jax.random.split(key, 3)
         images = augment.random_view(view_key, batch["image"], self.spec)
-        jitter = self.spec.size // GRID - self.patch
+        # Half of the room moves the patches, the other half keeps them apart.
+        jitter = (self.spec.size // GRID - self.patch) // 2
         patches = augment.patches(patch_key, images, grid=GRID, size=self.patch, jitter=jitter, normalise=True)
         return {"patches": patches, "dropout": dropout_key}
 

@@ -1,0 +1,46 @@
+"""Heads against NumPy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from aiseeme_jax import models
+
+
+def batch(count=16, length=12):
+    return np.random.default_rng(0).standard_normal((count, length)).astype(np.float32)
+
+
+def standardised(x):
+    return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("final_norm", [False, True])
+@pytest.mark.parametrize("hidden", [(), (20,), (20, 9)])
+def test_head_is_linear_norm_relu(hidden, norm, final_norm):
+    head = models.MLP(12, hidden, 5, norm=norm, final_norm=final_norm, rngs=nnx.Rngs(0))
+    x = expected = batch()
+    for i, layer in enumerate(head.layers):
+        normed = norm if i < len(hidden) else final_norm
+        assert (layer.bias is None) == normed
+        expected = expected @ np.asarray(layer.kernel[...])
+        expected = standardised(expected) if normed else expected + np.asarray(layer.bias[...])
+        expected = np.maximum(expected, 0) if i < len(hidden) else expected
+    out = head(jnp.asarray(x), train=True)
+    assert out.shape == (16, 5)
+    np.testing.assert_allclose(out, expected, atol=1e-4)
+
+
+def test_evaluation_uses_running_averages():
+    head = models.MLP(12, (20,), 5, norm=True, rngs=nnx.Rngs(0))
+    x = jnp.asarray(batch())
+    one = head(x[:1], train=False)
+    np.testing.assert_allclose(head(x, train=False)[:1], one, atol=1e-5)
+
+
+def test_half_precision_gives_float32():
+    head = models.MLP(12, (20,), 5, norm=True, dtype="bfloat16", rngs=nnx.Rngs(0))
+    assert head(jnp.asarray(batch()), train=True).dtype == jnp.float32
+    assert head.layers[0].kernel.dtype == jnp.float32

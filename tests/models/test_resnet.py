@@ -1,0 +1,146 @@
+"""Backbones: shapes, types, modes, initial weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from aiseeme_jax import models
+
+
+def narrow(name="resnet18", **fields):
+    fields = {"width": 0.125, "stem": "small", **fields}
+    return models.make_backbone(name, rngs=nnx.Rngs(0), **fields)
+
+
+def random_images(batch=4, size=16, channels=3, seed=0):
+    generator = np.random.default_rng(seed)
+    return jnp.asarray(generator.standard_normal((batch, size, size, channels)), jnp.float32)
+
+
+def parameters(backbone):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(backbone, nnx.Param)))
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "count"),
+    # Parameters of torchvision's networks without their classifiers.
+    [("resnet18", 512, 11_176_512), ("resnet34", 512, 21_284_672), ("resnet50", 2048, 23_508_032)],
+)
+def test_full_networks_have_the_published_size(name, features, count):
+    backbone = nnx.eval_shape(lambda: models.make_backbone(name, rngs=nnx.Rngs(0)))
+    assert backbone.features == features and parameters(backbone) == count
+
+
+@pytest.mark.parametrize(("stem", "sides"), [("standard", (16, 16, 8, 4, 2)), ("small", (64, 64, 32, 16, 8))])
+@pytest.mark.parametrize(("name", "expansion"), [("resnet18", 1), ("resnet50", 4)])
+def test_endpoints(name, expansion, stem, sides):
+    backbone = narrow(name, stem=stem)
+    ends = nnx.eval_shape(lambda m: m(jnp.zeros((2, 64, 64, 3)), train=False), backbone)
+    channels = [8] + [expansion * c for c in (8, 16, 32, 64)]
+    for end, side, count in zip(
+        ("stem", "stage1", "stage2", "stage3", "stage4"), sides, channels, strict=True
+    ):
+        assert ends[end].shape == (2, side, side, count)
+    assert ends["pooled"].shape == (2, backbone.features) and backbone.features == 64 * expansion
+
+
+def test_width_is_rounded_to_multiples_of_eight():
+    backbone = nnx.eval_shape(lambda: models.make_backbone("resnet18", width=0.3, rngs=nnx.Rngs(0)))
+    assert backbone.stem_convolution.kernel.shape == (7, 7, 3, 16)  # 19.2
+    assert backbone.features == 152  # 153.6
+
+
+def test_half_precision_keeps_weights_statistics_and_features_in_float32():
+    backbone, exact = narrow(dtype="bfloat16"), narrow()
+    ends = backbone(random_images(), train=True)
+    assert ends["stage4"].dtype == jnp.bfloat16 and ends["pooled"].dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(backbone))} == {jnp.dtype("float32")}
+    expected = exact(random_images(), train=True)["pooled"]
+    np.testing.assert_allclose(ends["pooled"], expected, atol=0.05 * float(jnp.abs(expected).max()))
+
+
+def test_running_averages_are_not_rounded_in_half_precision():
+    backbone = narrow(dtype="bfloat16")
+    norm = backbone.stem_norm
+    norm.mean[...] = jnp.full(8, 100.3)
+    x = jnp.full((1, 1, 1, 8), 100.0, jnp.bfloat16)
+    np.testing.assert_allclose(norm(x, train=False).astype(jnp.float32), -0.3, rtol=0.01)
+
+
+def test_train_moves_the_averages_and_evaluation_uses_them():
+    backbone, images = narrow(), random_images()
+    before = jax.tree.map(jnp.copy, nnx.state(backbone, nnx.BatchStat))
+    first = backbone(images, train=False)["pooled"]
+    unmoved = nnx.state(backbone, nnx.BatchStat)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), before, unmoved)))
+    backbone(images, train=True)
+    moved = nnx.state(backbone, nnx.BatchStat)
+    assert not any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), before, moved)))
+    assert np.abs(np.asarray(backbone(images, train=False)["pooled"] - first)).max() > 1e-3
+
+
+def test_train_is_the_argument_and_not_the_mode_of_the_module():
+    backbone, images = narrow(), random_images()
+    expected = backbone(images, train=False)["pooled"]
+    backbone.train()
+    np.testing.assert_array_equal(backbone(images, train=False)["pooled"], expected)
+    backbone.eval()
+    assert np.abs(np.asarray(backbone(images, train=True)["pooled"] - expected)).max() > 1e-3
+
+
+def test_running_averages_are_those_of_the_batch():
+    backbone, images = narrow(), random_images()
+    backbone(images, train=True)
+    maps = np.asarray(backbone.stem_convolution(images))
+    np.testing.assert_allclose(backbone.stem_norm.mean[...], 0.1 * maps.mean(axis=(0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(backbone.stem_norm.var[...], 0.9 + 0.1 * maps.var(axis=(0, 1, 2)), rtol=1e-4)
+
+
+def test_blocks_start_as_the_identity():
+    backbone = narrow()
+    ends = backbone(random_images(), train=True)
+    np.testing.assert_allclose(ends["stage1"], ends["stem"], atol=1e-6)
+
+
+def test_convolutions_start_with_the_variance_of_he():
+    kernel = np.asarray(narrow(width=0.25).stages[3][1].convolutions[1].kernel[...])
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.02)
+
+
+def test_weights_are_a_function_of_the_seed():
+    one, same, other = (
+        models.make_backbone("resnet18", width=0.125, rngs=nnx.Rngs(seed)).stem_convolution.kernel[...]
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_grey_images_have_a_backbone_of_their_own():
+    backbone = narrow(channels=1)
+    assert backbone.channels == 1
+    assert backbone(random_images(channels=1), train=False)["pooled"].shape == (4, 64)
+    with pytest.raises(ValueError, match=r"\[B, H, W, 1\], not \(4, 16, 16, 3\)"):
+        backbone(random_images(), train=False)
+
+
+def test_config_makes_the_backbone_again():
+    backbone = narrow("resnet50", dtype="bfloat16", channels=1)
+    again = models.make_backbone(**backbone.config, rngs=nnx.Rngs(0))
+    assert again.config == backbone.config
+    assert nnx.graphdef(again) == nnx.graphdef(backbone)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "resnet19"}, "'resnet19': known are resnet18, resnet34, resnet50"),
+        ({"stem": "big"}, "'big': known are standard, small"),
+        ({"width": 0.0}, "positive factor, not 0"),
+    ],
+)
+def test_unknown_options_are_named_with_the_known(fields, message):
+    with pytest.raises(ValueError, match=message):
+        narrow(**fields)

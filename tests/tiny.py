@@ -1,0 +1,154 @@
+"""What the tests of training share: small data, a backbone that compiles in a moment, tasks and stages around it."""
+
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import FrozenConfigDict
+
+from aiseeme_jax import augment, data, models, pretext, telemetry, train
+from aiseeme_jax.models import resnet
+from configs import base
+
+SIZE = 16
+# Crops and flips alone: colour and blur are long to compile and not what is tested here.
+PLAIN = {"flip_horizontal": 0.5, "jitter_probability": 0.0, "blur_probability": 0.0, "grey_probability": 0.0}
+# No randomness at all: a view is the image.
+STILL = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip_horizontal": 0.0}
+STILL |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Programs that run for a few steps are not worth optimising. A test module opts in by importing this."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def no_events(monkeypatch):
+    """No TensorBoard files: tensorflow takes seconds to import."""
+    monkeypatch.setattr(telemetry, "_event_writer", lambda directory: None)
+
+
+def images(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
+    """Smooth random blobs on noise, uint8 [count, size, size, 3], no two alike."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 200, (count, 4, 4, 3)).repeat(size // 4, axis=1).repeat(size // 4, axis=2)
+    return (coarse + random.integers(0, 56, (count, size, size, 3))).astype(np.uint8)
+
+
+def split(count: int = 24, *, seed: int = 0) -> data.Split:
+    """Three classes told by brightness, two photographs of each lesion."""
+    labels = np.arange(count) // 2 % 3
+    pixels = images(count, seed=seed) // 2 + (60 * labels[:, None, None, None]).astype(np.uint8)
+    groups = [f"{seed}-{i // 2}" for i in range(count)]
+    return data.from_arrays(pixels, labels, groups, ("dark", "grey", "bright"), name="tiny:train")
+
+
+def architecture():
+    """Within it, 'tiny' is a ResNet of one block."""
+    return mock.patch.dict(resnet.ARCHITECTURES, tiny=(False, (1, 0, 0, 0)))
+
+
+def backbone(seed: int = 0) -> models.ResNet:
+    with architecture():
+        return models.ResNet("tiny", width=0.125, stem="small", rngs=nnx.Rngs(seed))
+
+
+class Linear(nnx.Module):
+    """A backbone without batch statistics: pooled features are a linear map of the pixels."""
+
+    channels = 3
+
+    def __init__(self, size: int = SIZE, features: int = 6, seed: int = 0):
+        self.features = features
+        self.map = nnx.Linear(size * size * 3, features, use_bias=False, rngs=nnx.Rngs(seed))
+
+    def __call__(self, x, *, train):
+        return {"pooled": self.map(x.reshape(x.shape[0], -1))}
+
+
+def stage(task: str, *, steps: int = 6, batch: int = 8, **changes):
+    """A frozen stage config."""
+    changes = {"views": PLAIN, "duration": base.duration(steps=steps), "batch_size": batch, **changes}
+    return FrozenConfigDict(base.stage(task, size=SIZE, **changes))
+
+
+def task(config, body: nnx.Module | None = None, *, images: int = 24, seed: int = 0) -> pretext.Task:
+    return pretext.make_task(
+        config.task,
+        body if body is not None else backbone(seed),
+        augment.Views(**config.views),
+        pretext.Setting(images, config.batch_size),
+        config.fields,
+        rngs=nnx.Rngs(seed),
+    )
+
+
+def batch(count: int = 8, *, start: int = 0) -> dict[str, jax.Array]:
+    """Images `start`, `start` + 1, … of `images(24)`."""
+    rows = np.arange(start, start + count)
+    return {"image": jnp.asarray(images(24)[rows]), "index": jnp.asarray(rows, jnp.int32)}
+
+
+def on_devices(tree, count: int):
+    """The tree with its leading axis spread over the first `count` devices."""
+    mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def fit(task_, config, directory, *, batches=None, **options) -> train.Result:
+    """`train.fit` on the 24 images of `split()`, saving every second step."""
+    settings = {
+        "total_steps": config.duration.steps,
+        "steps_per_epoch": 24 // config.batch_size,
+        "seed": 0,
+        "directory": directory,
+        "title": "test",
+        "pace": train.Pace(log_every=1, checkpoint_every=2),
+    }
+    batches = batches or data.Batches(split(), batch_size=config.batch_size, seed=0)
+    return train.fit(task_, batches, stage=config, **{**settings, **options})
+
+
+def arrays(tree) -> dict[str, np.ndarray]:
+    """Every array of a module or a tree by name."""
+    if isinstance(tree, dict) and all(isinstance(leaf, np.ndarray) for leaf in tree.values()):
+        return tree
+    tree = nnx.as_pure(nnx.state(tree)) if isinstance(tree, nnx.Module) else tree
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+
+def assert_same(one, other) -> None:
+    """Equal to the last bit."""
+    one, other = arrays(one), arrays(other)
+    assert one.keys() == other.keys()
+    different = [name for name in one if one[name].tobytes() != other[name].tobytes()]
+    assert not different, f"{len(different)} of {len(one)} arrays differ: {different[:5]}"
+
+
+def assert_different(one, other) -> None:
+    one, other = arrays(one), arrays(other)
+    assert any(one[name].tobytes() != other[name].tobytes() for name in one)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length one."""
+    rows = np.asarray(rows, np.float64)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the rows, in double precision."""
+    logits = np.asarray(logits, np.float64)
+    top = logits.max(axis=-1, keepdims=True)
+    log_sum = np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]
+    return float(np.mean(log_sum - logits[np.arange(len(labels)), labels]))
