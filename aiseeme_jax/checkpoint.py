@@ -168,6 +168,35 @@ def load_backbone(path: str | Path) -> tuple[nnx.Module, dict[str, Any]]:
     return backbone, info
 
 
+def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Module:
+    """The backbone a training starts from.
+
+    Args:
+      model: arguments of `models.make_backbone`.
+      init: 'scratch', a workdir or stage of this program, or a file of torchvision-named weights.
+      seed: of random weights.
+
+    Raises FileNotFoundError if there is nothing at `init`, ValueError if it does not fit the model.
+    """
+    backbone = models.make_backbone(**model, rngs=nnx.Rngs(seed))
+    if init == "scratch":
+        return backbone
+    try:
+        file = find_backbone(Path(init))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"init: {error}") from None
+    torch_format.from_torchvision(backbone, torch_format.read_weights(file))
+    return backbone
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here: what the first one wrote before it, the others see after it."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
 def find_backbone(path: Path) -> Path:
     """The backbone file meant by a workdir, a stage's folder or a file."""
     if path.is_file():

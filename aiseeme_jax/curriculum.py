@@ -15,7 +15,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, checkpoint, data, experiment, models, optim, pretext, report, train
 from aiseeme_jax.evaluate import protocols
-from aiseeme_jax.models import torch_format
 from aiseeme_jax.pictures import save_views
 
 log = logging.getLogger(__name__)
@@ -113,21 +112,8 @@ def train_arm(config: ConfigDict, workdir: Path, arm: Arm, source: Source) -> nn
             run_stage(config, directory, stage, position, arm, before, source())
         before = directory
     if before is None:
-        return initial_backbone(config, arm.init)
+        return checkpoint.starting_backbone(config.model, arm.init, config.seed)
     return checkpoint.load_backbone(before)[0]
-
-
-def initial_backbone(config: ConfigDict, init: str) -> nnx.Module:
-    """The backbone that training starts from: random, of an earlier run, or of a file of torchvision-named weights."""
-    backbone = models.make_backbone(**config.model, rngs=nnx.Rngs(config.seed))
-    if init == "scratch":
-        return backbone
-    try:
-        file = checkpoint.find_backbone(Path(init))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"init: {error}") from None
-    torch_format.from_torchvision(backbone, torch_format.read_weights(file))
-    return backbone
 
 
 def run_stage(
@@ -139,7 +125,10 @@ def run_stage(
     per_epoch = data.steps_per_epoch(len(split), stage.batch_size)
     steps = optim.steps_of(stage.duration, steps_per_epoch=per_epoch, batch_size=stage.batch_size)
     total_steps = round(steps * arm.stretch)
-    backbone = checkpoint.load_backbone(before)[0] if before else initial_backbone(config, arm.init)
+    if before:
+        backbone = checkpoint.load_backbone(before)[0]
+    else:
+        backbone = checkpoint.starting_backbone(config.model, arm.init, config.seed)
     start_hash = checkpoint.backbone_hash(backbone)
     teacher = None
     if stage.distill.kind != "none" and before:
@@ -182,3 +171,4 @@ def hand_over(directory: Path, backbone: nnx.Module, record: dict[str, Any]) -> 
     """Leaves a stage's backbone, then the record that says it is whole; in this order."""
     checkpoint.save_backbone(directory, backbone, {"task": record["task"]})
     checkpoint.write_json(directory / checkpoint.DONE, {"backbone_hash": checkpoint.backbone_hash(backbone), **record})
+    checkpoint.barrier(f"hand over {directory.name}")

@@ -18,7 +18,7 @@ SIZE = 16
 # Crops and flips alone: colour and blur are long to compile and not what is tested here.
 PLAIN = {"flip_horizontal": 0.5, "jitter_probability": 0.0, "blur_probability": 0.0, "grey_probability": 0.0}
 # No randomness at all: a view is the image.
-STILL = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip_horizontal": 0.0}
+STILL = PLAIN | {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip_horizontal": 0.0}
 STILL |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 

@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, optim, telemetry, train
+from aiseeme_jax import augment, checkpoint, data, experiment, optim, telemetry, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
 from aiseeme_jax.evaluate.fractions import nested_fraction
 from aiseeme_jax.evaluate.knn import knn_probe
@@ -24,6 +24,19 @@ from aiseeme_jax.evaluate.linear import linear_probe
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """The job `evaluate`: one arm, `init`, measured on all targets, with results.csv.
+
+    Raises ValueError if the workdir was begun with another config, FileNotFoundError if `init` or the data is not there.
+    """
+    if experiment.begin(config, workdir):
+        return
+    backbone = checkpoint.starting_backbone(config.model, config.init, config.seed)
+    evaluate_arm(config, workdir, "init", backbone)
+    write_results(config, workdir, ["init"])
+    experiment.finish(workdir)
 
 
 @dataclasses.dataclass
@@ -98,6 +111,7 @@ def _evaluate(arm: Arm, run: Run) -> None:
     telemetry.write_scalars(run.directory, 0, {f"test/{row['metric']}": row["value"] for row in found})
     record = {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
     checkpoint.write_json(run.directory / checkpoint.DONE, record)
+    checkpoint.barrier(f"measured {run.directory.name}")
     title = f"{arm.name}: {run.target.protocol} on {run.fraction:.4g} of the labels, seed {run.seed}"
     log.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
 

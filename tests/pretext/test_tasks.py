@@ -59,7 +59,7 @@ def test_output_pairs_each_image_seen_with_its_features(name):
 
 @pytest.mark.parametrize("name, views", [("rotation", 4), ("npid", 1), ("moco_v2", 1), ("simclr", 2)])
 def test_views_of_one_image_lie_side_by_side(name, views):
-    task = tiny.task(tiny.stage(name, views=tiny.PLAIN | tiny.STILL), tiny.Linear())
+    task = tiny.task(tiny.stage(name, views=tiny.STILL), tiny.Linear())
     shades = jnp.arange(8, dtype=jnp.uint8) * 20
     batch = {"image": jnp.broadcast_to(shades[:, None, None, None], (8, 16, 16, 3)), "index": jnp.arange(8)}
     seen = task.seen(task.views(jax.random.key(0), batch))

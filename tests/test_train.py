@@ -1,0 +1,374 @@
+"""The train step and the loop: what they change, what they refuse, what they log."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from tiny import no_events, quick_compilation  # noqa: F401
+
+from aiseeme_jax import augment, checkpoint, data, losses, pretext, train
+from aiseeme_jax.pretext.base import Bank, Output, Task
+
+pytestmark = pytest.mark.usefixtures("no_events")
+
+
+class Toy(Task):
+    """Compiles at once: regression to 1, a bank that counts; `poison` in the batch spoils the loss or the gradient."""
+
+    def __init__(self, body: nnx.Module):
+        super().__init__(body, augment.Views(**{**tiny.STILL, "size": tiny.SIZE, "crop_scale": (0.5, 1.0)}))
+        self.head = nnx.Linear(body.features, 2, rngs=nnx.Rngs(0))
+        self.counted = Bank(jnp.zeros(()))
+        self.progress = Bank(jnp.zeros(()))
+
+    def views(self, key, batch):
+        return {**super().views(key, batch), "poison": batch.get("poison", jnp.zeros(2))}
+
+    def loss(self, views, *, train=True):
+        features = self.backbone(views["image"], train=train)["pooled"]
+        self.counted.set_value(self.counted.get_value() + 1)
+        weight = self.head.bias.get_value().sum()
+        in_loss, in_gradient = views["poison"]
+        # At 0 the square root is finite and its gradient is not.
+        root = jnp.sqrt(jnp.where(in_gradient > 0, 0.0 * weight, 1.0)) - 1
+        loss = losses.mse(self.head(features), jnp.ones((len(features), 2))) + root + jnp.where(in_loss > 0, jnp.nan, 0)
+        return Output(loss, {"shown": views["image"].mean()}, views["image"], features)
+
+    def after_update(self, progress):
+        self.progress.set_value(progress)
+
+
+POISON = {"none": (0.0, 0.0), "loss": (1.0, 0.0), "gradient": (0.0, 1.0)}
+
+
+def batch(poison: str = "none"):
+    sharded = tiny.on_devices(tiny.batch(), 8)
+    return {**sharded, "poison": jnp.array(POISON[poison])}
+
+
+def poisoned(steps, kind: str = "loss"):
+    """Batches of which those of the given steps, counted from 1, are bad."""
+    return lambda start: (batch(kind if step in steps else "none") for step in range(start + 1, 10**6))
+
+
+def toy_stage(steps: int = 6, **changes):
+    return tiny.stage("rotation", steps=steps, **{"optimizer": {"learning_rate": 0.1}, **changes})
+
+
+def start(stage, task=None, *, teacher=None, patience: int = 10):
+    return train.make_state(
+        task or Toy(tiny.Linear()),
+        stage,
+        total_steps=stage.duration.steps,
+        steps_per_epoch=3,
+        teacher=teacher,
+        patience=patience,
+    )
+
+
+def snapshot(state):
+    return {name: tiny.arrays(getattr(state, name)) for name in ("params", "rest", "optimizer")}
+
+
+def step(program, state, poison: str = "none", key: int = 0):
+    return train.train_step(program, state, batch(poison), jax.random.key(key))
+
+
+class TestNonFinite:
+    @pytest.mark.parametrize("poison", ["loss", "gradient"])
+    def test_step_changes_the_counters_alone(self, poison):
+        program, state = start(toy_stage())
+        state, _, _ = step(program, state)
+        before = snapshot(state)
+        state, metrics, _ = step(program, state, poison)
+        assert np.isfinite(metrics["loss"]) == (poison == "gradient") and not np.isfinite(metrics["gradient_norm"])
+        for name, tree in before.items():
+            tiny.assert_same(getattr(state, name), tree)
+        assert (int(state.step), int(state.skipped), int(state.streak), int(state.halted)) == (2, 1, 1, -1)
+        assert float(metrics["skipped_steps"]) == 1
+        state, metrics, _ = step(program, state)
+        tiny.assert_different(state.params, before["params"])
+        assert (int(state.skipped), int(state.streak)) == (1, 0) and np.isfinite(metrics["loss"])
+
+    def test_nothing_is_updated_once_patience_is_over(self):
+        program, state = start(toy_stage(), patience=2)
+        for _ in range(2):
+            state, _, _ = step(program, state, "loss")
+        before = snapshot(state)
+        state, _, _ = step(program, state)
+        for name, tree in before.items():
+            tiny.assert_same(getattr(state, name), tree)
+        assert int(state.halted) == 2
+
+    def test_ten_in_a_row_end_the_run_and_the_last_good_checkpoint_stays(self, tmp_path):
+        stage = toy_stage(40)
+        pace = train.Pace(log_every=3, checkpoint_every=5)
+        with pytest.raises(train.Diverged, match="not finite for 10 steps in a row, the last at step 16; .*clip_norm"):
+            tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=poisoned(range(7, 100)), pace=pace)
+        program, state = start(stage)
+        for _ in range(6):
+            state, _, _ = step(program, state)
+        kept = newest(tmp_path, stage)
+        assert int(kept.step) == 15 and int(kept.halted) == -1
+        for name, tree in snapshot(state).items():
+            tiny.assert_same(getattr(kept, name), tree)
+
+    def test_nine_in_a_row_are_passed_over_and_reported(self, tmp_path):
+        result = tiny.fit(Toy(tiny.Linear()), toy_stage(12), tmp_path, batches=poisoned(range(2, 11)))
+        assert result.record["skipped_steps"] == 9
+        assert float(result.task.counted.get_value()) == 3
+
+
+class TestStep:
+    def test_sgd_moves_against_the_gradient_by_the_learning_rate(self):
+        before, after, gradient, metrics = self.one_step(momentum=0.0, weight_decay=0.0)
+        for name in before:
+            np.testing.assert_allclose(after[name], before[name] - 0.1 * gradient[name], rtol=1e-4, atol=1e-6)
+        norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradient.values()))
+        assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+        assert float(metrics["learning_rate"]) == pytest.approx(0.1)
+
+    def test_gradient_is_clipped(self):
+        before, after, _, metrics = self.one_step(momentum=0.0, weight_decay=0.0, clip_norm=0.01)
+        moved = np.sqrt(sum(np.sum(np.square(after[name] - before[name])) for name in before))
+        assert float(metrics["gradient_norm"]) > 0.1
+        assert moved == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+    def test_weights_decay_and_biases_do_not(self):
+        plain = self.one_step(momentum=0.0, weight_decay=0.0)[1]
+        before, decayed, _, _ = self.one_step(momentum=0.0, weight_decay=0.5)
+        for name, value in decayed.items():
+            decay = 0.0 if "bias" in name else 0.1 * 0.5 * before[name]
+            np.testing.assert_allclose(value, plain[name] - decay, rtol=1e-4, atol=1e-6)
+
+    def one_step(self, **optimizer):
+        program, state = start(toy_stage(optimizer={"learning_rate": 0.1, **optimizer}))
+        before, rest = tiny.arrays(state.params), state.rest
+
+        def loss(params):
+            task = nnx.merge(program.graph, params, rest)
+            views = task.views(jax.random.fold_in(jax.random.key(0), 0), batch())
+            return task.loss(views).loss
+
+        gradient = tiny.arrays(jax.jit(jax.grad(loss))(state.params))
+        state, metrics, _ = step(program, state)
+        return before, tiny.arrays(state.params), gradient, metrics
+
+    def test_every_step_and_seed_sees_other_views_and_the_same_ones_again(self):
+        def shown(seed):
+            program, state = start(toy_stage())
+            found = []
+            for _ in range(3):
+                state, metrics, _ = step(program, state, key=seed)
+                found.append(float(metrics["shown"]))
+            return found
+
+        assert shown(0) == shown(0)
+        assert len(set(shown(0) + shown(1))) == 6
+
+    def test_task_hears_after_each_update_how_far_the_stage_is(self):
+        program, state = start(toy_stage(4))
+        for done in (0.25, 0.5):
+            state, _, _ = step(program, state)
+            assert float(train.task_of(program, state).progress.get_value()) == done
+
+    def test_callers_task_survives_the_donation(self):
+        task = Toy(tiny.Linear())
+        before = tiny.arrays(task)
+        step(*start(toy_stage(), task))
+        tiny.assert_same(task, before)
+
+    def test_equal_stages_share_one_compilation(self):
+        step(*start(toy_stage()))
+        compiled = train.train_step._cache_size()
+        step(*start(toy_stage()))
+        assert train.train_step._cache_size() == compiled
+        step(*start(toy_stage(optimizer={"learning_rate": 0.2})))
+        assert train.train_step._cache_size() == compiled + 1
+
+
+class TestDistillation:
+    def stage(self, kind, **changes):
+        return toy_stage(distill={"kind": kind, "weight": 0.5, "temperature": 2.0}, task_weight=0.25, **changes)
+
+    @pytest.mark.parametrize("kind", ["kl", "mse"])
+    def test_loss_starts_at_nothing_and_grows_as_the_student_leaves_its_teacher(self, kind):
+        teacher = tiny.Linear()
+        program, state = start(self.stage(kind), Toy(tiny.Linear()), teacher=teacher)
+        state, metrics, _ = step(program, state)
+        assert float(metrics["distill_loss"]) == pytest.approx(0, abs=1e-7)
+        assert float(metrics["loss"]) == pytest.approx(0.25 * float(metrics["task_loss"]))
+        state, metrics, _ = step(program, state)
+        assert float(metrics["distill_loss"]) > 1e-6
+        expected = 0.25 * float(metrics["task_loss"]) + 0.5 * float(metrics["distill_loss"])
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+    def test_mse_compares_pooled_features_of_the_same_images(self):
+        student, teacher = tiny.Linear(seed=0), tiny.Linear(seed=1)
+        task = Toy(student)
+        views = task.views(jax.random.fold_in(jax.random.key(0), 0), batch())["image"]
+        expected = np.mean(np.square(student(views, train=True)["pooled"] - teacher(views, train=False)["pooled"]))
+        _, metrics, _ = step(*start(self.stage("mse"), task, teacher=teacher))
+        assert float(metrics["distill_loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+    def test_teacher_never_changes(self, tmp_path):
+        teacher = tiny.backbone(1)
+        before = checkpoint.backbone_hash(teacher)
+        stage = self.stage("mse")
+        program, state = start(stage, Toy(tiny.backbone()), teacher=teacher)
+        inside = tiny.arrays(state.teacher)
+        for _ in range(3):
+            state, _, _ = step(program, state)
+        tiny.assert_same(state.teacher, inside)
+        assert checkpoint.backbone_hash(teacher) == before
+
+    def test_resuming_under_another_teacher_is_refused(self, tmp_path):
+        stage = self.stage("mse")
+        with pytest.raises(Killed):
+            tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=killed_after(3), teacher=tiny.Linear(seed=1))
+        with pytest.raises(ValueError, match="was distilled from another teacher; remove this stage's folder"):
+            tiny.fit(Toy(tiny.Linear()), stage, tmp_path, teacher=tiny.Linear(seed=2))
+        result = tiny.fit(Toy(tiny.Linear()), stage, tmp_path, teacher=tiny.Linear(seed=1))
+        assert result.record["teacher_hash"] == checkpoint.backbone_hash(tiny.Linear(seed=1))
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(last: int, *, how=None, **options):
+    """The batches of `tiny.fit`, which end the run (or call `how`) when the step after `last` asks for its batch."""
+    source = data.Batches(tiny.split(), **{"batch_size": 8, "seed": 0, **options})
+
+    def batches(start):
+        for step, item in enumerate(source(start), start=start + 1):
+            if step == last + 1:
+                if how is None:
+                    raise Killed
+                how()
+            yield item
+
+    return batches
+
+
+def newest(directory, stage, task=None):
+    """The state in the newest checkpoint."""
+    with checkpoint.Store(directory) as store:
+        return store.restore(start(stage, task)[1], data.data_mesh())[0]
+
+
+class TestResume:
+    @pytest.mark.parametrize("name", ["npid", "moco_v2"])
+    def test_run_stopped_at_a_random_step_ends_in_the_same_bits_without_compiling_anew(self, name, tmp_path):
+        stage = tiny.stage(name, steps=8, optimizer={"name": "adamw", "learning_rate": 1e-3})
+        whole = tiny.fit(tiny.task(stage), stage, tmp_path / "whole")
+        compiled = train.train_step._cache_size()
+        last = int(np.random.default_rng(len(name)).integers(2, 8))
+        with pytest.raises(Killed):
+            tiny.fit(tiny.task(stage), stage, tmp_path / "killed", batches=killed_after(last))
+        resumed = tiny.fit(tiny.task(stage), stage, tmp_path / "killed")
+        assert train.train_step._cache_size() == compiled
+        tiny.assert_same(resumed.task, whole.task)
+        states = [newest(tmp_path / run, stage, tiny.task(stage)) for run in ("killed", "whole")]
+        assert [int(state.step) for state in states] == [8, 8]
+        for part in ("params", "rest", "optimizer"):
+            tiny.assert_same(getattr(states[0], part), getattr(states[1], part))
+
+    def test_sigterm_saves_at_once_and_the_run_goes_on(self, tmp_path):
+        stage = toy_stage(8)
+        pace = train.Pace(log_every=100, checkpoint_every=100)
+        before = signal.getsignal(signal.SIGTERM)
+        ask = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        batches = killed_after(4, how=ask)
+        with pytest.raises(train.Preempted, match="stopped and saved at step 5 of 8; the same command goes on"):
+            tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "asked", batches=batches, pace=pace)
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert int(newest(tmp_path / "asked", stage).step) == 5
+        resumed = tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "asked", pace=pace)
+        tiny.assert_same(resumed.task, tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "whole", pace=pace).task)
+
+    def test_log_of_a_resumed_run_has_each_step_once(self, tmp_path):
+        stage = toy_stage(8)
+        with pytest.raises(Killed):
+            tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=killed_after(5))
+        tiny.fit(Toy(tiny.Linear()), stage, tmp_path)
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
+
+    def test_finished_run_is_not_trained_again(self, tmp_path):
+        stage = toy_stage(4)
+        first = tiny.fit(Toy(tiny.Linear()), stage, tmp_path)
+        again = tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=killed_after(0))
+        tiny.assert_same(again.task, first.task)
+        assert again.record == first.record
+
+    def test_seconds_add_up_over_restarts(self, tmp_path, monkeypatch):
+        clock = iter(range(0, 10**6, 100))
+        monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
+        pace = train.Pace(log_every=100, checkpoint_every=2)
+        with pytest.raises(Killed):
+            tiny.fit(Toy(tiny.Linear()), toy_stage(4), tmp_path, batches=killed_after(2), pace=pace)
+        assert tiny.fit(Toy(tiny.Linear()), toy_stage(4), tmp_path, pace=pace).record["seconds"] >= 200
+
+
+class TestLoop:
+    def test_epochs_end_with_a_look_at_the_task_which_may_write_to_it(self, tmp_path):
+        def at_epoch(task):
+            seen.append(float(task.counted.get_value()))
+            task.counted.set_value(jnp.float32(100.0))
+
+        seen = []
+        result = tiny.fit(Toy(tiny.Linear()), toy_stage(7), tmp_path, at_epoch=at_epoch)
+        assert seen == [3, 103]
+        assert float(result.task.counted.get_value()) == 101
+
+    def test_record_says_what_a_reader_wants_to_know(self, tmp_path):
+        record = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path).record
+        assert record["steps"] == 6 and record["skipped_steps"] == 0 and record["teacher_hash"] == ""
+        assert record["images_per_second"] > 0 and record["seconds"] >= 0 and np.isfinite(record["final_loss"])
+
+    def test_log_holds_loss_rate_norm_and_feature_health(self, tmp_path):
+        stage = toy_stage(schedule={"name": "cosine"})
+        tiny.fit(Toy(tiny.Linear()), stage, tmp_path)
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        wanted = {"loss", "task_loss", "learning_rate", "gradient_norm", "feature_std", "effective_rank", "skipped_steps"}
+        assert wanted <= lines[0].keys()
+        rates = [line["learning_rate"] for line in lines if "loss" in line]
+        np.testing.assert_allclose(rates, [0.05 * (1 + np.cos(np.pi * k / 6)) for k in range(6)], rtol=1e-5)
+
+    def test_collapsed_features_are_warned_about(self, tmp_path):
+        body = tiny.Linear()
+        body.map.kernel.set_value(jnp.ones_like(body.map.kernel.get_value()))
+        tiny.fit(Toy(body), toy_stage(2, optimizer={"learning_rate": 0.0}), tmp_path)
+        assert "collapse" in (tmp_path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pretext.TASKS)
+def test_no_step_after_the_first_compiles(name):
+    stage = tiny.stage(name, preset="dermoscopy", views={})
+    program, state = start(stage, tiny.task(stage))
+    batches = data.Batches(tiny.split(), batch_size=8, seed=0)(0)
+    state, _, _ = train.train_step(program, state, next(batches), jax.random.key(0))
+    compiled = train.train_step._cache_size()
+    for _ in range(4):
+        state, _, _ = train.train_step(program, state, next(batches), jax.random.key(0))
+    assert train.train_step._cache_size() == compiled
+
+
+@pytest.mark.slow
+def test_weights_do_not_depend_on_workers_or_residence(tmp_path):
+    stage = tiny.stage("npid", steps=8, optimizer={"name": "adamw", "learning_rate": 1e-3})
+    whole = tiny.fit(tiny.task(stage), stage, tmp_path / "whole")
+    ways = {"workers": {"workers": 2}, "device": {"residence": "device"}}
+    for name, way in ways.items():
+        with pytest.raises(Killed):
+            tiny.fit(tiny.task(stage), stage, tmp_path / name, batches=killed_after(5, **way))
+        resumed = tiny.fit(tiny.task(stage), stage, tmp_path / name)
+        tiny.assert_same(resumed.task, whole.task)
