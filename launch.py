@@ -15,7 +15,9 @@ from ml_collections import config_flags
 
 config_flags.DEFINE_config_file("config", None, "Experiment file, with a variant after a colon.", lock_config=True)
 flags.DEFINE_string("workdir", None, "Folder for everything of this run.")
-flags.DEFINE_bool("distributed", False, "One of several processes. Without the next three, the cluster is asked for them.")
+flags.DEFINE_bool(
+    "distributed", False, "One of several processes. Without the next three, the cluster is asked for them."
+)
 flags.DEFINE_string("coordinator", None, "host:port of the first process.")
 flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")

@@ -1,8 +1,8 @@
 """What lies on disk, and how it gets there whole.
 
-The only module that knows the layout of a workdir. A file a later run relies on is written beside its place and renamed into
-it, so a kill at any moment leaves the old file or the new one. A training checkpoint holds what is not a function of the
-step, and nothing that is.
+The only module that knows the layout of a workdir. A file a later run relies on is written beside its place and
+renamed into it, so a kill at any moment leaves the old file or the new one. A training checkpoint holds what is not a
+function of the step, and nothing that is.
 """
 
 import hashlib
@@ -106,7 +106,9 @@ class Store:
         args = self._ocp.args
         # On the CPU the writer would read the very buffers that the next step reuses.
         snapshot = jax.tree.map(jnp.copy, state)
-        self._manager.save(step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record))))
+        self._manager.save(
+            step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record)))
+        )
 
     def wait(self) -> None:
         """Returns when everything asked for is on disk."""
@@ -127,7 +129,9 @@ class Store:
 
 
 def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any]) -> None:
-    """Writes `backbone.safetensors` with torchvision names; `info` (its model config, above all) travels in the header."""
+    """Writes `backbone.safetensors` with torchvision names; `info` (its model config, above all) travels in the
+    header.
+    """
     if jax.process_index():
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -159,7 +163,9 @@ def load_backbone(path: str | Path) -> tuple[nnx.Module, dict[str, Any]]:
     file = find_backbone(Path(path))
     header = torch_format.read_metadata(file)
     if "aiseeme" not in header:
-        raise ValueError(f"{file} was not written by aiseeme_jax, so it does not name its model; use it as `init` of a config")
+        raise ValueError(
+            f"{file} was not written by aiseeme_jax, so it does not name its model; use it as `init` of a config"
+        )
     info = json.loads(header["aiseeme"])
     backbone = models.make_backbone(**info["model"], rngs=nnx.Rngs(0))
     torch_format.from_torchvision(backbone, torch_format.read_weights(file))

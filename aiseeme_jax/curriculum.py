@@ -1,7 +1,8 @@
 """A curriculum: stages in sequence, then every arm through the same targets.
 
-What is done is told by the `done.json` each stage and target leaves; a restarted run passes over those and goes on where the
-files end. The hand-over from stage to stage is a file with a hash in it, so a stage cannot start from half a backbone.
+What is done is told by the `done.json` each stage and target leaves; a restarted run passes over those and goes on
+where the files end. The hand-over from stage to stage is a file with a hash in it, so a stage cannot start from half
+a backbone.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, experiment, models, optim, pretext, report, train
+from aiseeme_jax import augment, checkpoint, data, experiment, optim, pretext, report, train
 from aiseeme_jax.evaluate import protocols
 from aiseeme_jax.pictures import save_views
 
@@ -117,7 +118,13 @@ def train_arm(config: ConfigDict, workdir: Path, arm: Arm, source: Source) -> nn
 
 
 def run_stage(
-    config: ConfigDict, directory: Path, stage: ConfigDict, position: int, arm: Arm, before: Path | None, split: data.Split
+    config: ConfigDict,
+    directory: Path,
+    stage: ConfigDict,
+    position: int,
+    arm: Arm,
+    before: Path | None,
+    split: data.Split,
 ) -> None:
     """Trains one stage to its end and leaves its backbone and `done.json`."""
     frozen = FrozenConfigDict(stage)

@@ -1,8 +1,9 @@
 """From a prepared data set to batches on the devices.
 
-Order is a pure function of (seed, epoch, step): nothing about the position in the data needs saving, any step can be reached
-at once, and the number of workers, the residence and the number of devices do not change what comes next. An epoch is
-`len(split) // batch_size` full batches of a fresh permutation; the remainder is left out, another one each epoch.
+Order is a pure function of (seed, epoch, step): nothing about the position in the data needs saving, any step can be
+reached at once, and the number of workers, the residence and the number of devices do not change what comes next. An
+epoch is `len(split) // batch_size` full batches of a fresh permutation; the remainder is left out, another one each
+epoch.
 """
 
 import collections
@@ -182,7 +183,9 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     if images < batch_size:
         raise ValueError(f"a batch of {batch_size} is larger than the split of {images} images; lower `batch_size`")
     if batch_size % jax.device_count():
-        raise ValueError(f"a batch of {batch_size} does not divide over {jax.device_count()} devices; change `batch_size`")
+        raise ValueError(
+            f"a batch of {batch_size} does not divide over {jax.device_count()} devices; change `batch_size`"
+        )
     return images // batch_size
 
 
@@ -193,7 +196,8 @@ def order(images: int, *, batch_size: int, seed: int) -> grain.MapDataset:
 
 
 class Batches:
-    """Endless training batches on the devices: `image` uint8, `index` int32 and, where known, `label` int32, all [B, ...].
+    """Endless training batches on the devices: `image` uint8, `index` int32 and, where known, `label` int32, all [B,
+    ...].
 
     Calling it with a step gives the iterator that starts there.
 
@@ -219,7 +223,9 @@ class Batches:
         place = self._gather if self.residence == "device" else self._place
         if self.residence == "stream":
             source = source.map(_Load(self.split, jax.process_index(), jax.process_count()))
-        stream = source.slice(slice(start_step, None)).to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+        stream = source.slice(slice(start_step, None)).to_iter_dataset(
+            grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+        )
         if self.workers and self.residence == "stream":
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
         return _ahead(iter(stream), place)

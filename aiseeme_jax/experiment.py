@@ -54,7 +54,12 @@ def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
         more = [f"    and {len(changed) - 8} more"] if len(changed) > 8 else []
         raise ValueError(
             "\n".join(
-                [f"{workdir} was begun with another config:", *lines, *more, "Use another --workdir, or the old config."]
+                [
+                    f"{workdir} was begun with another config:",
+                    *lines,
+                    *more,
+                    "Use another --workdir, or the old config.",
+                ]
             )
         )
 

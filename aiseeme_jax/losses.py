@@ -42,9 +42,7 @@ def mse(prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> F
     return jnp.mean(jnp.square(_wide(prediction) - _wide(target)))
 
 
-def nt_xent(
-    z1: Float[Array, "batch dim"], z2: Float[Array, "batch dim"], *, temperature: float
-) -> Float[Array, ""]:
+def nt_xent(z1: Float[Array, "batch dim"], z2: Float[Array, "batch dim"], *, temperature: float) -> Float[Array, ""]:
     """Normalised-temperature cross-entropy of SimCLR; rows are L2-normalised here.
 
     With z the 2N rows of both views and j(i) the other view of row i,
@@ -92,9 +90,7 @@ def info_nce(
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
 
 
-def negative_cosine(
-    prediction: Float[Array, "batch dim"], target: Float[Array, "batch dim"]
-) -> Float[Array, ""]:
+def negative_cosine(prediction: Float[Array, "batch dim"], target: Float[Array, "batch dim"]) -> Float[Array, ""]:
     """-mean_i cos(prediction_i, target_i), in [-1, 1]; rows are L2-normalised here.
 
     Source: Chen & He, CVPR 2021 (arXiv 2011.10566), eq. 1. The squared distance of BYOL (eq. 2) is 2 + 2 ·
@@ -248,9 +244,7 @@ def _off_diagonal_energy(matrix: Float[Array, "dim dim"]) -> Float[Array, ""]:
     return jnp.sum(jnp.square(jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)))
 
 
-def _at_label(
-    log_probabilities: Float[Array, "batch classes"], labels: Int[Array, " batch"]
-) -> Float[Array, " batch"]:
+def _at_label(log_probabilities: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
     """Each row's value at its label, NaN where the label is no class (-1 would be the last one)."""
     labels = jnp.asarray(labels)
     classes = log_probabilities.shape[1]

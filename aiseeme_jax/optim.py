@@ -40,9 +40,7 @@ def steps_of(duration: Any, *, steps_per_epoch: int, batch_size: int) -> int:
     return max(scale[unit](), 1 if value > 0 else 0)
 
 
-def make_schedule(
-    config: Any, peak: float, total_steps: int, steps_per_epoch: int, batch_size: int
-) -> optax.Schedule:
+def make_schedule(config: Any, peak: float, total_steps: int, steps_per_epoch: int, batch_size: int) -> optax.Schedule:
     """Linear warm-up to `peak`, then the schedule that `config.name` says, over `total_steps` updates.
 
     The warm-up of W steps starts at peak / (W + 1), since a first update at rate 0 would be wasted, and
@@ -103,8 +101,7 @@ def _step(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Sche
         step = round(milestone * total_steps)
         if step < warmup:
             raise ValueError(
-                f"schedule.milestones: {milestone} of {total_steps} steps lies within "
-                f"the warm-up of {warmup} steps"
+                f"schedule.milestones: {milestone} of {total_steps} steps lies within the warm-up of {warmup} steps"
             )
         # In a very short stage several milestones can fall on one step: all of them count.
         scales[step - warmup] = scales.get(step - warmup, 1.0) * config.factor

@@ -1,8 +1,8 @@
 """One state, one step, one loop for every task.
 
-The step sees the global batch: jit over arrays sharded along `data` makes losses, batch statistics and gradients those of one
-large device, on any number of devices. The loop never waits for the device except to log, to save and at the end of an epoch
-that asks for it.
+The step sees the global batch: jit over arrays sharded along `data` makes losses, batch statistics and gradients
+those of one large device, on any number of devices. The loop never waits for the device except to log, to save and at
+the end of an epoch that asks for it.
 """
 
 import contextlib
@@ -38,7 +38,8 @@ class Diverged(ValueError):
 class TrainState:
     """Everything that training changes, and the teacher it must not.
 
-    `streak` counts the non-finite steps in a row, `skipped` all of them; `halted` is the step at which the run gave up, or -1.
+    `streak` counts the non-finite steps in a row, `skipped` all of them; `halted` is the step at which the run gave
+    up, or -1.
     """
 
     step: Int[Array, ""]
@@ -80,13 +81,17 @@ class Program:
         return optim.make_optimizer(self.stage.optimizer, self.schedule())
 
 
-def make_state(task: Task, stage: Any, *, total_steps: int, steps_per_epoch: int, teacher: nnx.Module | None, patience: int):
+def make_state(
+    task: Task, stage: Any, *, total_steps: int, steps_per_epoch: int, teacher: nnx.Module | None, patience: int
+):
     """The program of a stage and its state before the first step, replicated over all devices."""
     graph, params, rest = split(task)
     teacher_graph, teacher_state = nnx.split(teacher) if teacher is not None else (None, None)
     program = Program(graph, teacher_graph, stage, total_steps, steps_per_epoch, patience)
     zero = jnp.zeros((), jnp.int32)
-    state = TrainState(zero, params, rest, program.optimizer().init(params), nnx.as_pure(teacher_state), zero, zero, zero - 1)
+    state = TrainState(
+        zero, params, rest, program.optimizer().init(params), nnx.as_pure(teacher_state), zero, zero, zero - 1
+    )
     # Modules share buffers with their clones and with the caller; a donated step needs its own.
     return program, jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=_everywhere())(state)
 
@@ -220,8 +225,8 @@ def fit(
       patience: non-finite steps in a row that end the run.
       at_epoch: called with the task after each epoch; may write to the task's own variables.
 
-    Raises Preempted after SIGTERM (saved), Diverged after too many non-finite steps, ValueError if the checkpoint belongs to
-    another teacher.
+    Raises Preempted after SIGTERM (saved), Diverged after too many non-finite steps, ValueError if the checkpoint
+    belongs to another teacher.
     """
     program, state = make_state(
         task, stage, total_steps=total_steps, steps_per_epoch=steps_per_epoch, teacher=teacher, patience=patience
@@ -234,7 +239,9 @@ def fit(
         fresh = {"seconds": 0.0, "teacher_hash": teacher_hash}
         state, record = store.restore(state, data.data_mesh()) or (state, fresh)
         if record["teacher_hash"] != teacher_hash:
-            raise ValueError(f"{directory}: the checkpoint was distilled from another teacher; remove this stage's folder")
+            raise ValueError(
+                f"{directory}: the checkpoint was distilled from another teacher; remove this stage's folder"
+            )
         start = int(state.step)
         telemetry = stack.enter_context(
             Telemetry(directory, total_steps=total_steps, batch_size=stage.batch_size, title=title, start_step=start)

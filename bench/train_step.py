@@ -99,9 +99,7 @@ def main() -> None:
     options = parse()
     split = open_data(options.data, options.data_dir)
     sources = {
-        residence: data.Batches(
-            split, batch_size=options.batch, seed=0, residence=residence, workers=options.workers
-        )
+        residence: data.Batches(split, batch_size=options.batch, seed=0, residence=residence, workers=options.workers)
         for residence in ("stream", "device")
     }
     per_epoch = sources["stream"].steps_per_epoch

@@ -3,8 +3,8 @@
     python -m bench.vs_torch
     python -m bench.vs_torch --model=resnet50 --width=1 --size=224 --batch=256 --dtype=bfloat16
 
-PyTorch is not a requirement of this project: install it beside, or the benchmark says so. It runs in the faster of its two
-memory formats; `--compile` adds torch.compile.
+PyTorch is not a requirement of this project: install it beside, or the benchmark says so. It runs in the faster of
+its two memory formats; `--compile` adds torch.compile.
 """
 
 import argparse
@@ -143,7 +143,9 @@ def main() -> None:
     )
     best = max(speeds[name] for name in formats)
     print(measure.versions("jax", "flax", "torch"))
-    print(f"SimCLR step, {options.model} x {options.width:g}, {options.size} px, batch {options.batch}, {options.dtype}\n")
+    print(
+        f"SimCLR step, {options.model} x {options.width:g}, {options.size} px, batch {options.batch}, {options.dtype}\n"
+    )
     rows = [("", "images/s", "of the faster PyTorch")]
     rows += [(name, f"{speed:.0f}", f"{speed / best:.2f}") for name, speed in speeds.items()]
     print(measure.table(rows))

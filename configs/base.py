@@ -74,7 +74,8 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
       task: name in `pretext.TASKS`.
       size: side of the views in pixels.
       preset: view preset of the modality.
-      **changes: fields of the stage or of the task, or dicts for the nested ones. AttributeError names an unknown field.
+      **changes: fields of the stage or of the task, or dicts for the nested ones. AttributeError names an unknown
+      field.
     """
     kind = pretext.task_class(task)
     config = training()
@@ -165,7 +166,10 @@ def get_config() -> ConfigDict:
     config.imagenet = ""  # file of weights for the `imagenet` baseline
     config.stages = ()  # of stage(...)
     config.targets = ()  # of target(...)
-    config.baselines = ("scratch", "single")  # other arms: scratch, imagenet, single (each stage's task alone), single:TASK
+    config.baselines = (
+        "scratch",
+        "single",
+    )  # other arms: scratch, imagenet, single (each stage's task alone), single:TASK
     config.single_budget = "stage"  # a single task trains for as long as its stage | total: as the whole curriculum
     config.patience = 10  # non-finite steps in a row that end a stage
 

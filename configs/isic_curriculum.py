@@ -1,12 +1,13 @@
 """The curriculum on ISIC 2019: five pretext tasks in sequence on unlabelled dermoscopy, then the eight diagnoses.
 
-    python launch.py --config=configs/isic_curriculum.py --workdir=runs/isic           ResNet-50, 224 px, bf16, one large GPU
-    python launch.py --config=configs/isic_curriculum.py:small --workdir=runs/small    ResNet-18 x 0.25, 64 px, two CPU cores
-    python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo      synthetic images, minutes, no download
+    python launch.py --config=configs/isic_curriculum.py --workdir=runs/isic           ResNet-50, 224 px, bf16, one
+    large GPU python launch.py --config=configs/isic_curriculum.py:small --workdir=runs/small    ResNet-18 x 0.25, 64
+    px, two CPU cores python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo      synthetic
+    images, minutes, no download
 
-The papers do not publish their order, lengths or learning rates: those here are ours. Order: geometric tasks first, whose
-features peak early in the network, then instance discrimination from the weakest to the strongest. Optimizers and augmentation
-are OpenSelfSup's, learning rates scaled linearly with the batch.
+The papers do not publish their order, lengths or learning rates: those here are ours. Order: geometric tasks first,
+whose features peak early in the network, then instance discrimination from the weakest to the strongest. Optimizers
+and augmentation are OpenSelfSup's, learning rates scaled linearly with the batch.
 """
 
 from configs import base
@@ -82,7 +83,9 @@ def small():
 
 
 def demo():
-    """Synthetic dermoscopy, three stages, a few minutes on two CPU cores: shows that everything works, proves nothing."""
+    """Synthetic dermoscopy, three stages, a few minutes on two CPU cores: shows that everything works, proves
+    nothing.
+    """
     config = base.get_config()
     config.title = "Demo on synthetic dermoscopy"
     config.data.update({"name": "derm_phantom/demo", "synthetic": True})

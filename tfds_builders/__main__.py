@@ -12,19 +12,11 @@ from tfds_builders.preparing import DATASETS, prepare
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tfds_builders", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser(
-        "prepare", help="write a data set to --data_dir; nothing to do if it is there"
-    )
-    command.add_argument(
-        "name", help=f"data set and config, such as isic2019/64; data sets: {', '.join(DATASETS)}"
-    )
-    command.add_argument(
-        "--data_dir", required=True, type=Path, help="folder that receives the prepared data set"
-    )
+    command = commands.add_parser("prepare", help="write a data set to --data_dir; nothing to do if it is there")
+    command.add_argument("name", help=f"data set and config, such as isic2019/64; data sets: {', '.join(DATASETS)}")
+    command.add_argument("--data_dir", required=True, type=Path, help="folder that receives the prepared data set")
     command.add_argument("--manual_dir", type=Path, help="folder that holds the official archives")
-    command.add_argument(
-        "--download", action="store_true", help="fetch the archives from the official addresses"
-    )
+    command.add_argument("--download", action="store_true", help="fetch the archives from the official addresses")
     return parser.parse_args(arguments)
 
 

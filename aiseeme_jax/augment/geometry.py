@@ -68,9 +68,7 @@ def flipped(box: Box, rows: Bool[Array, ""], columns: Bool[Array, ""]) -> Box:
 def enlarged(box: Box, factor: float) -> Box:
     """The box stretched about its centre."""
     margin = (factor - 1) / 2
-    return Box(
-        box.top - margin * box.height, box.left - margin * box.width, factor * box.height, factor * box.width
-    )
+    return Box(box.top - margin * box.height, box.left - margin * box.width, factor * box.height, factor * box.width)
 
 
 def resample_weights(
@@ -156,9 +154,7 @@ def _reflect(position: Float[Array, "..."], length: int) -> Float[Array, "..."]:
     return jnp.minimum(folded, 2.0 * length - folded)
 
 
-def _bilinear(
-    image: Float[Array, "h w c"], y: Float[Array, "s t"], x: Float[Array, "s t"]
-) -> Float[Array, "s t c"]:
+def _bilinear(image: Float[Array, "h w c"], y: Float[Array, "s t"], x: Float[Array, "s t"]) -> Float[Array, "s t c"]:
     """Interpolates at positions given as (fractional) indices inside the image."""
     top, left = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
     bottom = jnp.minimum(top + 1, image.shape[0] - 1)

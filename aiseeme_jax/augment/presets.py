@@ -86,6 +86,4 @@ def make_views(
     low, high = fields["crop_scale"]
     fields["crop_scale"] = (max(low, min(modality.smallest_crop, high)), high)
     fields |= {**modality.overrides, "size": size, **fixed}
-    return Views(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    )
+    return Views(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

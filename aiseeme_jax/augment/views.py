@@ -80,13 +80,9 @@ class Views:
         ):
             value = getattr(self, name)
             if len(value) != 2 or not low < value[0] <= value[1] <= high:
-                raise ValueError(
-                    f"views.{name} must be (low, high) with {low} < low <= high <= {high}, not {value}"
-                )
+                raise ValueError(f"views.{name} must be (low, high) with {low} < low <= high <= {high}, not {value}")
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ValueError(
-                f"views.mean and views.std must match and std be positive: {self.mean}, {self.std}"
-            )
+            raise ValueError(f"views.mean and views.std must match and std be positive: {self.mean}, {self.std}")
 
 
 @partial(jax.jit, static_argnames="views")

@@ -64,9 +64,7 @@ def difference_ci(
       first, second: probabilities of one run per entry, all of the same rows.
     """
     drawn = [
-        np.mean(
-            [resampled(metric, labels, p, groups=groups, samples=samples, seed=seed) for p in runs], axis=0
-        )
+        np.mean([resampled(metric, labels, p, groups=groups, samples=samples, seed=seed) for p in runs], axis=0)
         for runs in (first, second)
     ]
     value = np.mean([metric(labels, p) for p in first]) - np.mean([metric(labels, p) for p in second])
@@ -95,9 +93,7 @@ def resampled(
     return np.concatenate([score(weights) for weights in blocks])
 
 
-def resample_weights(
-    groups: Sequence | None, rows: int, samples: int, seed: int
-) -> Iterator[Float[np.ndarray, "s n"]]:
+def resample_weights(groups: Sequence | None, rows: int, samples: int, seed: int) -> Iterator[Float[np.ndarray, "s n"]]:
     """How often each row occurs in each resample, in blocks: one weight for all rows of a group."""
     if samples < 1:
         raise ValueError(f"bootstrap samples must be at least 1, got {samples}")
@@ -143,7 +139,5 @@ def _group_of_row(groups: Sequence | None, rows: int) -> Int[np.ndarray, "n"]:
         raise ValueError(f"need one group per row, got groups {groups.shape} for {rows} rows")
     if groups.dtype.kind in "US" and (groups == groups.dtype.type()).any():
         row = int(np.flatnonzero(groups == groups.dtype.type())[0])
-        raise ValueError(
-            f"row {row} has an empty group: give an image without a lesion or patient its own name"
-        )
+        raise ValueError(f"row {row} has an empty group: give an image without a lesion or patient its own name")
     return np.unique(groups, return_inverse=True)[1].reshape(-1)

@@ -38,9 +38,7 @@ class Classifier(Task):
         "hue": 0.02,
     }
 
-    def __init__(
-        self, backbone: nnx.Module, spec: augment.Views, *, class_weights: Sequence[float], rngs: nnx.Rngs
-    ):
+    def __init__(self, backbone: nnx.Module, spec: augment.Views, *, class_weights: Sequence[float], rngs: nnx.Rngs):
         super().__init__(backbone, spec)
         self.class_weights = tuple(float(w) for w in class_weights)
         # Small weights: the first steps then do not tear at the backbone's features.
@@ -110,9 +108,7 @@ def class_weights(labels: ArrayLike, classes: int, kind: str) -> tuple[float, ..
     if kind not in ("balanced", "none"):
         raise ValueError(f"unknown class_weight '{kind}': known are balanced, none")
     if not len(labels) or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"fine-tuning needs every label between 0 and {classes - 1}; unlabelled rows cannot be used"
-        )
+        raise ValueError(f"fine-tuning needs every label between 0 and {classes - 1}; unlabelled rows cannot be used")
     if kind == "none":
         return (1.0,) * classes
     counts = np.bincount(labels, minlength=classes)

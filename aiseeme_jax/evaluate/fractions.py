@@ -31,9 +31,7 @@ def nested_fraction(labels: ArrayLike, groups: Sequence, fraction: float, seed: 
     if labels.ndim != 1 or len(labels) != len(groups) or not len(labels):
         raise ValueError(f"need one group per label, got labels {labels.shape} and {len(groups)} groups")
     if labels.min() < 0:
-        raise ValueError(
-            f"row {int(labels.argmin())} has no label ({labels.min()}): fractions are of labelled rows"
-        )
+        raise ValueError(f"row {int(labels.argmin())} has no label ({labels.min()}): fractions are of labelled rows")
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     member = member.reshape(-1)
     order = np.random.default_rng(seed).permutation(len(names))

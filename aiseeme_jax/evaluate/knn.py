@@ -71,9 +71,7 @@ def knn_probabilities(
     if not 1 <= k <= len(train):
         raise ValueError(f"k must lie between 1 and the {len(train)} training rows, got {k}")
     if labels.shape != (len(train),) or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"need {len(train)} training labels from 0 to {classes - 1}, got shape {labels.shape}"
-        )
+        raise ValueError(f"need {len(train)} training labels from 0 to {classes - 1}, got shape {labels.shape}")
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     train = _unit(jnp.asarray(train))

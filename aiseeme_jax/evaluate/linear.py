@@ -93,9 +93,7 @@ def _fit(
     return model, bool(model.n_iter_.max() < max_iter)
 
 
-def _probabilities(
-    model: LogisticRegression, x: Float[np.ndarray, "n d"], classes: int
-) -> Float[np.ndarray, "n c"]:
+def _probabilities(model: LogisticRegression, x: Float[np.ndarray, "n d"], classes: int) -> Float[np.ndarray, "n c"]:
     probs = np.zeros((len(x), classes))
     probs[:, model.classes_] = model.predict_proba(x)
     return probs

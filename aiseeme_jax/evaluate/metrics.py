@@ -60,9 +60,7 @@ def _scalar(metric: Callable, labels: ArrayLike, probs: ArrayLike) -> float:
     labels, probs = weighted.checked(labels, probs)
     value = float(metric.weighted(labels, probs, np.ones((1, len(labels))))[0])
     if not np.isfinite(value):
-        raise ValueError(
-            f"{metric.__name__} is undefined: the labels hold only class {np.unique(labels).tolist()}"
-        )
+        raise ValueError(f"{metric.__name__} is undefined: the labels hold only class {np.unique(labels).tolist()}")
     return value
 
 
@@ -186,9 +184,7 @@ def summary(
     return rows
 
 
-def _all_metrics(
-    labels: weighted.Labels, probs: weighted.Probs, weights: weighted.Weights
-) -> Float[np.ndarray, "s m"]:
+def _all_metrics(labels: weighted.Labels, probs: weighted.Probs, weights: weighted.Weights) -> Float[np.ndarray, "s m"]:
     """Columns in the order of METRICS, then PER_CLASS; each per-class quantity is computed once."""
     per_class = {name: function(labels, probs, weights) for name, function in PER_CLASS.items()}
     macro = {

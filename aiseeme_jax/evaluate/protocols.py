@@ -29,7 +29,8 @@ SPLITS = ("train", "validation", "test")
 def run(config: ConfigDict, workdir: Path) -> None:
     """The job `evaluate`: one arm, `init`, measured on all targets, with results.csv.
 
-    Raises ValueError if the workdir was begun with another config, FileNotFoundError if `init` or the data is not there.
+    Raises ValueError if the workdir was begun with another config, FileNotFoundError if `init` or the data is not
+    there.
     """
     if experiment.begin(config, workdir):
         return
@@ -168,15 +169,11 @@ def _finetune(arm: Arm, run: Run):
     classes = len(split.class_names)
     weights = finetune.class_weights(split.labels, classes, target.class_weight)
     views = augment.Views(**stage.views)
-    classifier = finetune.Classifier(
-        nnx.clone(arm.backbone), views, class_weights=weights, rngs=nnx.Rngs(run.seed)
-    )
+    classifier = finetune.Classifier(nnx.clone(arm.backbone), views, class_weights=weights, rngs=nnx.Rngs(run.seed))
 
     def remember_best(classifier: finetune.Classifier) -> None:
         validation = arm.splits["validation"]
-        probs = finetune.predict(
-            classifier, validation, views=views, batch_size=config.runtime.evaluation_batch
-        )
+        probs = finetune.predict(classifier, validation, views=views, batch_size=config.runtime.evaluation_batch)
         classifier.remember(metrics.balanced_accuracy(validation.labels, probs))
 
     per_epoch = data.steps_per_epoch(len(split), batch_size)
@@ -200,9 +197,7 @@ def _finetune(arm: Arm, run: Run):
         at_epoch=remember_best,
     )
     score = result.task.recall()
-    probs = finetune.predict(
-        result.task, arm.splits["test"], views=views, batch_size=config.runtime.evaluation_batch
-    )
+    probs = finetune.predict(result.task, arm.splits["test"], views=views, batch_size=config.runtime.evaluation_batch)
     return probs, {"validation_score": score, "images": len(split), **result.record}
 
 

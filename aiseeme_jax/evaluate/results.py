@@ -59,10 +59,7 @@ class Predictions:
 
     def __post_init__(self):
         rows, classes = self.probs.shape
-        if (
-            not len(self.labels) == len(self.ids) == len(self.groups) == rows
-            or len(self.class_names) != classes
-        ):
+        if not len(self.labels) == len(self.ids) == len(self.groups) == rows or len(self.class_names) != classes:
             raise ValueError(
                 f"predictions do not fit together: {len(self.labels)} labels, {len(self.ids)} ids, "
                 f"{len(self.groups)} groups and {len(self.class_names)} class names for probs {rows, classes}"
@@ -89,9 +86,7 @@ def save_predictions(directory: Path, predictions: Predictions) -> None:
         buffer,
         labels=np.asarray(predictions.labels, np.int32),
         probs=np.asarray(predictions.probs, np.float32),
-        **{
-            name: np.asarray(getattr(predictions, name), np.str_) for name in ("ids", "groups", "class_names")
-        },
+        **{name: np.asarray(getattr(predictions, name), np.str_) for name in ("ids", "groups", "class_names")},
     )
     directory.mkdir(parents=True, exist_ok=True)
     beside = directory / f".{PREDICTIONS}.{os.getpid()}"
@@ -108,9 +103,7 @@ def load_predictions(directory: Path) -> Predictions:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): delete its folder and run again to predict anew"
-        ) from error
+        raise ValueError(f"{path} is damaged ({error}): delete its folder and run again to predict anew") from error
 
 
 def rows_of(run: Run, predictions: Predictions, *, samples: int, seed: int) -> list[Row]:
@@ -164,9 +157,7 @@ def read_rows(workdir: Path) -> list[Row]:
         reader = csv.reader(file)
         header = next(reader, [])
         if tuple(header) != COLUMNS:
-            raise ValueError(
-                f"{path}, line 1: expected the columns {','.join(COLUMNS)}, found '{','.join(header)}'"
-            )
+            raise ValueError(f"{path}, line 1: expected the columns {','.join(COLUMNS)}, found '{','.join(header)}'")
         for cells in reader:
             rows.append(_row(cells, path, reader.line_num))
     return rows

@@ -37,17 +37,13 @@ def checked(labels: ArrayLike, probs: ArrayLike) -> tuple[Labels, Probs]:
         row = int(np.argwhere(~np.isfinite(probs))[0, 0])
         raise ValueError(f"probs[{row}] is not finite: {probs[row]}")
     if probs.min() < -_TOLERANCE or probs.max() > 1 + _TOLERANCE:
-        raise ValueError(
-            f"probs reach from {probs.min():.4g} to {probs.max():.4g}, outside [0, 1]: pass no logits"
-        )
+        raise ValueError(f"probs reach from {probs.min():.4g} to {probs.max():.4g}, outside [0, 1]: pass no logits")
     if probs.ndim == 1:
         probs = np.stack([1 - probs, probs], axis=1)
     if probs.shape[1] < 2:
         raise ValueError("probs [N, 1] has one class: pass [N] for the probability of class 1 of two")
     if labels.min() < 0 or labels.max() >= probs.shape[1]:
-        raise ValueError(
-            f"labels reach from {labels.min()} to {labels.max()}, but probs has {probs.shape[1]} classes"
-        )
+        raise ValueError(f"labels reach from {labels.min()} to {labels.max()}, but probs has {probs.shape[1]} classes")
     return labels.astype(np.int64), probs
 
 

@@ -45,16 +45,13 @@ class MLP(nnx.Module):
                 use_bias=not normed[i],
                 dtype=jnp.dtype(dtype),
                 param_dtype=jnp.float32,
-                kernel_init=nnx.initializers.he_normal()
-                if i < len(hidden)
-                else nnx.initializers.lecun_normal(),
+                kernel_init=nnx.initializers.he_normal() if i < len(hidden) else nnx.initializers.lecun_normal(),
                 rngs=rngs,
             )
             for i in range(len(normed))
         )
         self.norms = nnx.List(
-            Norm(width, rngs=rngs) if has_norm else None
-            for width, has_norm in zip(widths[1:], normed, strict=True)
+            Norm(width, rngs=rngs) if has_norm else None for width, has_norm in zip(widths[1:], normed, strict=True)
         )
 
     def __call__(self, x: Float[Array, "b d"], *, train: bool) -> Float[Array, "b k"]:

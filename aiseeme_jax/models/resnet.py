@@ -63,9 +63,7 @@ class Block(nnx.Module):
     The last norm starts at zero, so that the block starts as the identity (Goyal et al. 2017, section 5.1).
     """
 
-    def __init__(
-        self, channels: int, filters: int, stride: int, *, bottleneck: bool, dtype: Any, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, filters: int, stride: int, *, bottleneck: bool, dtype: Any, rngs: nnx.Rngs):
         self.features = filters * EXPANSION if bottleneck else filters
         if bottleneck:
             plan = [(channels, filters, 1, 1), (filters, filters, 3, stride), (filters, self.features, 1, 1)]
@@ -130,9 +128,7 @@ class ResNet(nnx.Module):
             blocks = []
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
-                block = Block(
-                    features, filters[stage], stride, bottleneck=bottleneck, dtype=self.dtype, rngs=rngs
-                )
+                block = Block(features, filters[stage], stride, bottleneck=bottleneck, dtype=self.dtype, rngs=rngs)
                 features = block.features
                 blocks.append(block)
             stages.append(nnx.List(blocks))

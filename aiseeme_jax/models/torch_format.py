@@ -166,9 +166,7 @@ def _describe(backbone: ResNet) -> str:
 def _hint(backbone: ResNet, given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> str:
     """What the first convolution tells about the network the weights come from."""
     if "conv1.weight" not in given:
-        return (
-            " There is no conv1.weight at all: these are not weights of a ResNet under torchvision's names."
-        )
+        return " There is no conv1.weight at all: these are not weights of a ResNet under torchvision's names."
     theirs, ours = given["conv1.weight"].shape, expected["conv1.weight"]
     if theirs == ours or len(theirs) != 4:
         return " The first convolution fits: is it another ResNet (model.name)?" if theirs == ours else ""

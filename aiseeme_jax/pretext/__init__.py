@@ -49,6 +49,7 @@ def make_task(
 ) -> Task:
     """A task that takes over `backbone` as it is and starts its own heads and state anew.
 
-    Raises ValueError for an unknown name, or for sizes (queue, bank, patches) that do not fit the data set or the batch.
+    Raises ValueError for an unknown name, or for sizes (queue, bank, patches) that do not fit the data set or the
+    batch.
     """
     return task_class(name)(backbone, spec, setting, rngs=rngs, **fields)

@@ -1,8 +1,8 @@
 """What a pretext task is.
 
-A task is an `nnx.Module` that owns its backbone, its heads and every piece of state it needs (memory bank, queue, moving
-average), each an `nnx.Variable`. One state tree holds everything, so one checkpoint saves it and one jitted step trains it.
-A task never sees a device, a step counter, an optimizer or a file.
+A task is an `nnx.Module` that owns its backbone, its heads and every piece of state it needs (memory bank, queue,
+moving average), each an `nnx.Variable`. One state tree holds everything, so one checkpoint saves it and one jitted
+step trains it. A task never sees a device, a step counter, an optimizer or a file.
 """
 
 import dataclasses
@@ -50,7 +50,8 @@ class Output:
       loss: scalar, a mean over the global batch.
       metrics: scalars to log.
       images: [M, h, w, C] what the backbone saw, image-major: M = batch x views, the views of one image side by side.
-      features: [M, D] the pooled features the backbone gave for `images`. Distillation compares these with the teacher's.
+      features: [M, D] the pooled features the backbone gave for `images`. Distillation compares these with the
+        teacher's.
     """
 
     loss: Float[Array, ""]
@@ -60,7 +61,8 @@ class Output:
 
 
 class Task(nnx.Module):
-    """Base of every pretext task. A subclass writes `views` and `loss`, and `after_update` if something moves with training.
+    """Base of every pretext task. A subclass writes `views` and `loss`, and `after_update` if something moves with
+    training.
 
     Class attributes:
       RECIPE: strengths of the published augmentation, fields of `augment.Views`.
@@ -99,7 +101,7 @@ def two_views(
 
 
 def interleave(*views: Float[Array, "b h w c"]) -> Float[Array, "m h w c"]:
-    """Stacks views image-major. Each image's views stay on its device, where a concatenation would move half of them."""
+    """Stacks views image-major, so that an image's views stay on its device; a concatenation would move half of them."""
     stacked = jnp.stack(views, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])
 

@@ -1,8 +1,9 @@
 """MoCo v2 (Chen et al., 2020): a query matches the key of its other view against a queue of earlier keys.
 
-Keys come from a moving average of the network, so that the queue stays consistent. Batch normalisation would let a query
-recognise its key by the statistics they share; the paper shuffles keys over GPUs. Here the batch is global, so the shuffle
-is over virtual groups: keys are permuted, normalised in groups, and put back, the same on any number of devices.
+Keys come from a moving average of the network, so that the queue stays consistent. Batch normalisation would let a
+query recognise its key by the statistics they share; the paper shuffles keys over GPUs. Here the batch is global, so
+the shuffle is over virtual groups: keys are permuted, normalised in groups, and put back, the same on any number of
+devices.
 """
 
 import jax
@@ -32,10 +33,11 @@ class MoCoV2(Task):
 
     Args:
       temperature: of the softmax over similarities.
-      queue: keys kept; 0 takes the largest multiple of the batch within a quarter of the images and the published 65,536,
-        at least one batch. A multiple of the batch, at most the number of images.
+      queue: keys kept; 0 takes the largest multiple of the batch within a quarter of the images and the published
+        65,536, at least one batch. A multiple of the batch, at most the number of images.
       momentum: of the moving average that gives the keys.
-      groups: virtual groups the keys are shuffled over for batch normalisation (8 GPUs in the paper); must divide the batch.
+      groups: virtual groups the keys are shuffled over for batch normalisation (8 GPUs in the paper); must divide the
+        batch.
       hidden: width of the projection's hidden layer; 0 takes the backbone's features.
       dimensions: of the projection.
 
@@ -74,7 +76,9 @@ class MoCoV2(Task):
         self.target = Average(self.encoder)
         size = queue_size(queue, setting)
         if setting.batch % groups:
-            raise ValueError(f"moco_v2: a batch of {setting.batch} does not divide into {groups} groups; change `groups`")
+            raise ValueError(
+                f"moco_v2: a batch of {setting.batch} does not divide into {groups} groups; change `groups`"
+            )
         self.queue = Bank(normalise(jax.random.normal(rngs.params(), (size, dimensions))))
         self.position = Bank(jnp.zeros((), jnp.int32))
         self.temperature, self.momentum, self.groups = temperature, momentum, groups

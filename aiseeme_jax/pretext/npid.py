@@ -19,8 +19,8 @@ class NPID(Task):
 
     Args:
       temperature: of the softmax over similarities.
-      negatives: bank entries an image is told apart from; 0 takes all others, at most the published 65,536. Fewer than all
-        are drawn anew each step, the same for the whole batch.
+      negatives: bank entries an image is told apart from; 0 takes all others, at most the published 65,536. Fewer
+        than all are drawn anew each step, the same for the whole batch.
       momentum: share of the old entry kept when an image is seen again.
       dimensions: of the embedding.
 

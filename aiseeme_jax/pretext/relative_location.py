@@ -1,7 +1,7 @@
 """Relative location (Doersch et al., ICCV 2015): where does a patch lie, seen from the centre patch of a 3 x 3 grid?
 
-Shortcuts are closed the way the paper does it: gaps and jitter between patches against continuing edges, patches normalised
-one by one and often grey against chromatic aberration.
+Shortcuts are closed the way the paper does it: gaps and jitter between patches against continuing edges, patches
+normalised one by one and often grey against chromatic aberration.
 """
 
 import jax

@@ -92,9 +92,7 @@ def _chart(
     y_scale = _scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
     parts = [_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
     parts += [_line(line, x_scale, y_scale) for line in lines]
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')
 
 
 def _axes(x_scale, y_scale, x_ticks, y_ticks, x_label: str) -> str:
@@ -104,9 +102,7 @@ def _axes(x_scale, y_scale, x_ticks, y_ticks, x_label: str) -> str:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y}" dy="0.35em" text-anchor="end">{text}</text>')
     for value, text in x_ticks:
-        parts.append(
-            f'<text x="{x_scale(value)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{text}</text>'
-        )
+        parts.append(f'<text x="{x_scale(value)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{text}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
     return "".join(parts)
@@ -119,9 +115,7 @@ def _line(line: Line, x_scale, y_scale) -> str:
     for (x, y), (low, high) in zip(places, line.ranges, strict=False):
         parts.append(f'<circle cx="{x}" cy="{y}" r="2.6"/>')
         if math.isfinite(low) and math.isfinite(high):
-            parts.append(
-                f'<line class="whisker" x1="{x}" x2="{x}" y1="{y_scale(low)}" y2="{y_scale(high)}"/>'
-            )
+            parts.append(f'<line class="whisker" x1="{x}" x2="{x}" y1="{y_scale(low)}" y2="{y_scale(high)}"/>')
     return f'<g class="{line.tone}">{"".join(parts)}</g>'
 
 

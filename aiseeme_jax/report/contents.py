@@ -86,9 +86,7 @@ def read_contents(workdir: Path) -> Contents:
     config = _read_json(workdir / "config.json") or {}
     rows = _rows(workdir, config)
     arms = list(dict.fromkeys([*_planned_arms(config), *(row.arm for row in rows)]))
-    targets = list(
-        dict.fromkeys([*(t["protocol"] for t in config.get("targets", ())), *(r.target for r in rows)])
-    )
+    targets = list(dict.fromkeys([*(t["protocol"] for t in config.get("targets", ())), *(r.target for r in rows)]))
     stages = list(_stages(workdir, config, arms))
     return Contents(
         config=config,
@@ -167,9 +165,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _missing(
-    config: dict[str, Any], arms: list[str], rows: list[results.Row], stages: list[Stage]
-) -> list[str]:
+def _missing(config: dict[str, Any], arms: list[str], rows: list[results.Row], stages: list[Stage]) -> list[str]:
     if not config:
         return ["There is no config.json: nothing was started in this folder."]
     missing = []

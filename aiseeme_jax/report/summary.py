@@ -56,11 +56,7 @@ def _best(contents: Contents, target: str) -> tuple[str, Cell] | None:
 def _curriculum_gains(contents: Contents, differences: Table | None) -> dict[str, Cell]:
     rows = dict(differences.sections[0].rows) if differences else {}
     cells = rows.get("curriculum", [])
-    return (
-        {target: cell for target, cell in zip(differences.columns, cells, strict=True) if cell}
-        if cells
-        else {}
-    )
+    return {target: cell for target, cell in zip(differences.columns, cells, strict=True) if cell} if cells else {}
 
 
 def _gain(cell: Cell) -> str:

@@ -97,9 +97,7 @@ def differences(contents: Contents) -> Table | None:
     """Balanced accuracy of each arm minus that of `scratch`, paired on the same test images."""
     targets = [target for target in contents.targets if contents.runs_of("scratch", target)]
     rows = [
-        (arm, [_difference(contents, arm, target) for target in targets])
-        for arm in contents.arms
-        if arm != "scratch"
+        (arm, [_difference(contents, arm, target) for target in targets]) for arm in contents.arms if arm != "scratch"
     ]
     return _table(_headings(contents, targets), [_section("Balanced accuracy", rows, signed=True)])
 
@@ -116,9 +114,7 @@ def confusions(contents: Contents) -> list[dict[str, Any]]:
                 totals = sum(np.bincount(p.labels, minlength=len(p.class_names)) for p in loaded)
                 percent = np.round(100 * counts / np.maximum(totals, 1)[:, None]).astype(int)
                 names = list(loaded[0].class_names)
-                matrices.append(
-                    {"arm": arm, "names": names, "rows": list(zip(names, percent.tolist(), strict=True))}
-                )
+                matrices.append({"arm": arm, "names": names, "rows": list(zip(names, percent.tolist(), strict=True))})
         if matrices:
             found.append({"target": target, "matrices": matrices})
     return found
@@ -164,8 +160,7 @@ def target_name(target: str) -> str:
 
 def _difference(contents: Contents, arm: str, target: str) -> Cell | None:
     pair = [
-        [results.load_predictions(run.directory) for run in contents.runs_of(name, target)]
-        for name in (arm, "scratch")
+        [results.load_predictions(run.directory) for run in contents.runs_of(name, target)] for name in (arm, "scratch")
     ]
     if not all(pair):
         return None

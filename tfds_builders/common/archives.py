@@ -35,9 +35,7 @@ class Archive:
         try:
             return self._zip.read(member)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise ValueError(
-                f"{self.path}: {member} cannot be read ({error}): download the archive again"
-            ) from error
+            raise ValueError(f"{self.path}: {member} cannot be read ({error}): download the archive again") from error
 
 
 def find_archive(directory: Path, stem: str) -> Path | None:
@@ -64,9 +62,7 @@ def safe_names(path: Path, archive: zipfile.ZipFile) -> list[str]:
         name = item.filename.replace("\\", "/")
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
-            raise ValueError(
-                f"{path}: the member {item.filename!r} points out of the archive: not an official archive"
-            )
+            raise ValueError(f"{path}: the member {item.filename!r} points out of the archive: not an official archive")
         if stat.S_ISLNK(item.external_attr >> 16):
             raise ValueError(f"{path}: the member {item.filename!r} is a link: not an official archive")
         if not item.is_dir():

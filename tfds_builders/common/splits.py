@@ -80,9 +80,7 @@ def draw(seed: int, group: str) -> bytes:
     return hashlib.sha256(f"{seed}:{group}".encode()).digest()
 
 
-def assign(
-    members: Sequence[str], sizes: Mapping[str, int], fractions: Mapping[str, float]
-) -> dict[str, str]:
+def assign(members: Sequence[str], sizes: Mapping[str, int], fractions: Mapping[str, float]) -> dict[str, str]:
     taken = dict.fromkeys(fractions, 0)
     inside: dict[str, list[str]] = {split: [] for split in fractions}
     total = 0

@@ -56,9 +56,7 @@ class Builder(ReportingBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = [
         Config(name="64", size=64, lesions=2240, description="synthetic, about 3,000 images of 64x64 pixels"),
-        Config(
-            name="demo", size=32, lesions=900, description="synthetic, about 1,200 images of 32x32 pixels"
-        ),
+        Config(name="demo", size=32, lesions=900, description="synthetic, about 1,200 images of 32x32 pixels"),
         Config(
             name="tiny",
             size=32,
@@ -95,9 +93,7 @@ class Builder(ReportingBuilder):
             "seed": self.builder_config.seed,
             "inputs": {},
         }
-        return {
-            split: self._generate_examples([photos[i] for i in chosen]) for split, chosen in splits.items()
-        }
+        return {split: self._generate_examples([photos[i] for i in chosen]) for split, chosen in splits.items()}
 
     def _generate_examples(self, photos: Sequence[Photo]) -> Iterator[tuple[str, dict]]:
         config = self.builder_config
@@ -124,7 +120,5 @@ def plan(lesions: int, seed: int) -> list[Photo]:
     numbers = random.choice(list(PHOTOGRAPHS), lesions, p=list(PHOTOGRAPHS.values()))
     names = list(CLASSES)
     return [
-        Photo(names[classes[lesion]], lesion, number)
-        for lesion in range(lesions)
-        for number in range(numbers[lesion])
+        Photo(names[classes[lesion]], lesion, number) for lesion in range(lesions) for number in range(numbers[lesion])
     ]

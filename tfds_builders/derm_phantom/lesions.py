@@ -74,9 +74,7 @@ class Maps:
     radius: Field
 
 
-def draw_lesion(
-    label: str, seed: tuple[int, ...], x: Float[np.ndarray, "h w"], y: Float[np.ndarray, "h w"]
-) -> Maps:
+def draw_lesion(label: str, seed: tuple[int, ...], x: Float[np.ndarray, "h w"], y: Float[np.ndarray, "h w"]) -> Maps:
     """The lesion of class `label` and seed `seed` at lesion coordinates `x`, `y`."""
     random = np.random.default_rng(seed)
     manner = MANNERS[label]
@@ -142,9 +140,7 @@ def paint_melanoma(random: np.random.Generator, maps: Maps, x: Field, y: Field, 
     for turn in (side, side + random.uniform(1.2, 3.0)):
         away = random.uniform(0.35, 0.65)
         distance = np.hypot(x - away * math.cos(turn), y - away * math.sin(turn)) + 0.15 * warp / 0.16
-        maps.melanin += (
-            plainness * random.uniform(0.4, 1.0) * step(random.uniform(0.2, 0.35) - distance, 0.08)
-        )
+        maps.melanin += plainness * random.uniform(0.4, 1.0) * step(random.uniform(0.2, 0.35) - distance, 0.08)
     veil = np.hypot(x + 0.4 * math.cos(side), y + 0.4 * math.sin(side)) + 0.3 * noise(random, x, y, scale=0.5)
     maps.blue += plainness * random.uniform(0.25, 0.7) * step(random.uniform(0.25, 0.45) - veil, 0.1)
     dots = (1 - step(first - 0.10 - 0.16 * value, 0.06)) * step(maps.radius - 0.65, 0.1)
@@ -163,18 +159,14 @@ def paint_basal(random: np.random.Generator, maps: Maps, x: Field, y: Field, pla
         for _ in range(3):
             joint = random.integers(1, len(trunk) - 1)
             turn = heading + random.choice([-1, 1]) * random.uniform(0.6, 1.2)
-            branch = wander(
-                random, tuple(trunk[joint].tolist()), turn, random.uniform(0.3, 0.7), bend=1.0, pieces=4
-            )
+            branch = wander(random, tuple(trunk[joint].tolist()), turn, random.uniform(0.3, 0.7), bend=1.0, pieces=4)
             vessels = np.maximum(vessels, 0.8 * line(x, y, branch, 0.02, 0.02))
     maps.blood += plainness * 1.3 * vessels
     for _ in range(random.integers(1, 5)):
         centre, turn = random.uniform(-0.7, 0.7, 2).tolist(), random.uniform(0, math.pi)
         along = (x - centre[0]) * math.cos(turn) + (y - centre[1]) * math.sin(turn)
         across = (y - centre[1]) * math.cos(turn) - (x - centre[0]) * math.sin(turn)
-        nest = step(
-            1 - np.hypot(along / random.uniform(0.14, 0.28), across / random.uniform(0.09, 0.16)), 0.2
-        )
+        nest = step(1 - np.hypot(along / random.uniform(0.14, 0.28), across / random.uniform(0.09, 0.16)), 0.2)
         maps.blue += plainness * random.uniform(0.5, 0.8) * nest
         maps.melanin += plainness * 0.5 * nest
     maps.white += 0.3 * plainness * step(noise(random, x, y, scale=0.8) - 0.6, 0.3)

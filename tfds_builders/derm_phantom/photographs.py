@@ -91,9 +91,7 @@ def add_objects(random: np.random.Generator, image: Image, x: Field, y: Field) -
     if random.random() < 0.45:
         image = add_hairs(random, image, x, y)
     if random.random() < 0.08:
-        path = wander(
-            random, tuple(random.choice([-1, 1], 2) * random.uniform(0.6, 0.95, 2)), 0.0, 0.8, bend=2.0
-        )
+        path = wander(random, tuple(random.choice([-1, 1], 2) * random.uniform(0.6, 0.95, 2)), 0.0, 0.8, bend=2.0)
         share = 0.6 * line(x, y, path, 0.05, 0.03)[..., None]
         image = image * (1 - share) + share * INKS[random.integers(len(INKS))]
     if random.random() < 0.2:
@@ -106,9 +104,7 @@ def add_hairs(random: np.random.Generator, image: Image, x: Field, y: Field) -> 
     colour = np.float32(random.uniform(0.05, 0.35)) * np.array([1.0, 0.8, 0.65], np.float32)
     for _ in range(random.integers(1, 7)):
         start = tuple(random.uniform(-1.1, 0.9, 2).tolist())
-        path = wander(
-            random, start, growth + random.normal(0, 0.25), random.uniform(0.5, 1.6), bend=0.6, pieces=5
-        )
+        path = wander(random, start, growth + random.normal(0, 0.25), random.uniform(0.5, 1.6), bend=0.6, pieces=5)
         share = 0.75 * line(x, y, path, random.uniform(0.005, 0.016), 0.012)[..., None]
         image = image * (1 - share) + share * colour
     return image
@@ -140,9 +136,7 @@ def illuminate(random: np.random.Generator, image: Image, x: Field, y: Field, li
         for _ in range(random.integers(1, 4)):
             away, turn = random.uniform(0.3, 0.9), light + random.normal(0, 0.7)
             spot = np.hypot(x - away * math.cos(turn), (y - away * math.sin(turn)) * random.uniform(0.6, 1.6))
-            share = (random.uniform(0.3, 0.8) * (1 - step(spot - random.uniform(0.02, 0.09), 0.03)))[
-                ..., None
-            ]
+            share = (random.uniform(0.3, 0.8) * (1 - step(spot - random.uniform(0.02, 0.09), 0.03)))[..., None]
             image = image * (1 - share) + share
     return image
 

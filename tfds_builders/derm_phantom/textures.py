@@ -67,18 +67,14 @@ def plane_noise(
     return total * (1.5 / math.sqrt(power))
 
 
-def cells(
-    random: np.random.Generator, x: Field, y: Field, scale: float, jitter: float
-) -> tuple[Field, Field, Field]:
+def cells(random: np.random.Generator, x: Field, y: Field, scale: float, jitter: float) -> tuple[Field, Field, Field]:
     """Cells around jittered grid points, `scale` coordinate units apart (Worley's cellular field).
 
     Returns the distance to the nearest point, the distance to the second nearest less the former (small along
     cell borders), both in units of `scale`, and a number in [0, 1) that is constant in each cell.
     """
     size = 32
-    along_row, down_column = np.float32(
-        0.5 + jitter * (random.random((2, size * size), dtype=np.float32) - 0.5)
-    )
+    along_row, down_column = np.float32(0.5 + jitter * (random.random((2, size * size), dtype=np.float32) - 0.5))
     values = random.random(size * size, dtype=np.float32)
     x, y = x / scale, y / scale
     row = np.floor(y)

@@ -55,14 +55,9 @@ def make_configs() -> list[Config]:
         "224": (224, False, "224x224, JPEG of quality 95"),
         "full": (None, False, "as published, byte for byte"),
     }
-    plain = [
-        Config(name=name, size=size, lossless=png, description=text)
-        for name, (size, png, text) in sizes.items()
-    ]
+    plain = [Config(name=name, size=size, lossless=png, description=text) for name, (size, png, text) in sizes.items()]
     masked = [
-        dataclasses.replace(
-            config, name=f"{config.name}_mask", masks=True, description=f"{config.description}; masks"
-        )
+        dataclasses.replace(config, name=f"{config.name}_mask", masks=True, description=f"{config.description}; masks")
         for config in plain
     ]
     return plain + masked
@@ -105,9 +100,7 @@ class Builder(ReportingBuilder):
             "site": tfds.features.Text(doc="anatom_site_general, or unknown"),
         }
         if self.builder_config.masks:
-            features["mask"] = tfds.features.Image(
-                shape=(size, size, 1), encoding_format="png", doc="0 or 255"
-            )
+            features["mask"] = tfds.features.Image(shape=(size, size, 1), encoding_format="png", doc="0 or 255")
             features["has_mask"] = tfds.features.Scalar(np.bool_, doc="False: the mask is all zero")
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
@@ -184,9 +177,7 @@ def manual_folder(dl_manager: Any) -> Path:
     try:
         return Path(dl_manager.manual_dir)
     except AssertionError as error:
-        raise FileNotFoundError(
-            f"{error} Images and tables can also be fetched with download=True."
-        ) from error
+        raise FileNotFoundError(f"{error} Images and tables can also be fetched with download=True.") from error
 
 
 def check_listed(rows: Sequence[official.Row], archive: Archive) -> None:
@@ -214,9 +205,7 @@ def folder_digests(path: Path) -> dict[str, str]:
     return {name: file_fingerprint(path / member)["sha256"] for name, member in archive.members.items()}
 
 
-def describe_contents(
-    rows: Sequence[official.Row], scanned: Sequence[Scanned], archive: Archive
-) -> dict[str, Any]:
+def describe_contents(rows: Sequence[official.Row], scanned: Sequence[Scanned], archive: Archive) -> dict[str, Any]:
     """What the report says of the images: identical ones, those without a row, how many have a mask."""
     same: Mapping[bytes, list[str]] = defaultdict(list)
     for row, found in zip(rows, scanned, strict=True):

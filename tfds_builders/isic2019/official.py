@@ -58,15 +58,11 @@ def read_rows(ground_truth: Path, metadata: Path) -> tuple[list[Row], dict]:
             left_out.append({"image": image_id, "reason": "labelled UNK, which is not a training class"})
             continue
         if image_id not in details:
-            raise ValueError(
-                f"{image_id} is in {ground_truth} but not in {metadata}: use both tables of one release"
-            )
+            raise ValueError(f"{image_id} is in {ground_truth} but not in {metadata}: use both tables of one release")
         rows.append(make_row(image_id, label, details[image_id], metadata))
         without_lesion += not details[image_id]["lesion_id"]
     if not rows:
-        raise ValueError(
-            f"{ground_truth} has no row of the classes {', '.join(CLASSES)}: use the table as published"
-        )
+        raise ValueError(f"{ground_truth} has no row of the classes {', '.join(CLASSES)}: use the table as published")
     return rows, {"left_out": left_out, "images_without_lesion_id": without_lesion}
 
 
@@ -78,9 +74,7 @@ def one_hot_label(values: Mapping[str, str], image_id: str, path: Path) -> str:
     chosen = [name for name, number in numbers.items() if number == 1]
     if len(chosen) != 1 or any(number not in (0, 1) for number in numbers.values()):
         shown = ", ".join(f"{name}={value}" for name, value in values.items())
-        raise ValueError(
-            f"{path}: the label of {image_id} is not one-hot ({shown}): exactly one column must be 1"
-        )
+        raise ValueError(f"{path}: the label of {image_id} is not one-hot ({shown}): exactly one column must be 1")
     return chosen[0]
 
 
@@ -90,9 +84,7 @@ def make_row(image_id: str, label: str, details: Mapping[str, str], path: Path) 
     except ValueError:
         age = math.inf
     if math.isinf(age):
-        raise ValueError(
-            f"{path}: the age of {image_id} is {details['age_approx']!r}: a number or blank is wanted"
-        )
+        raise ValueError(f"{path}: the age of {image_id} is {details['age_approx']!r}: a number or blank is wanted")
     return Row(
         image_id=image_id,
         label=label,

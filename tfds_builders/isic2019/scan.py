@@ -76,13 +76,9 @@ class Scanner:
         """Every image in order, on all cores; ValueError names the first that cannot be decoded."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
-                results = tqdm(
-                    pool.map(self._scan_one, names), total=len(names), desc="reading images", mininterval=1
-                )
+                results = tqdm(pool.map(self._scan_one, names), total=len(names), desc="reading images", mininterval=1)
                 return [
-                    Scanned(
-                        file_sha256, digest, image and spool.add(image), mask and spool.add(mask), has_mask
-                    )
+                    Scanned(file_sha256, digest, image and spool.add(image), mask and spool.add(mask), has_mask)
                     for file_sha256, digest, image, mask, has_mask in results
                 ]
             except BaseException:
