@@ -164,7 +164,7 @@ def prepared_directory(name: str, data_dir: str | Path) -> Path:
             f"the data set '{name}' is not prepared under '{data_dir}'. Prepare it with\n"
             f"    python -m tfds_builders prepare {name} --data_dir {data_dir} --manual_dir FOLDER\n"
             f"where FOLDER holds the archives that tfds_builders/{name.split('/')[0]}/README.md lists, "
-            "or name the folder where it lies with --config.data.data_dir=…"
+            "or name the folder where it lies with --config.runtime.data_dir=…"
         )
     return max(versions, key=lambda p: tuple(int(n) for n in p.name.split(".")))
 

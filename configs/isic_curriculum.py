@@ -75,9 +75,9 @@ def small():
     config = base.get_config()
     config.data.name = "isic2019/64"
     config.model.update({"name": "resnet18", "width": 0.25, "dtype": "float32"})
-    epochs = {"relative_location": 5, "rotation": 4, "npid": 8, "moco_v2": 8, "simclr": 12}
+    epochs = {"relative_location": 5, "rotation": 4, "npid": 8, "moco_v2": 8, "simclr": 10}
     config.stages = _narrow_stages(size=64, epochs=epochs, batch=128)
-    config.targets = _narrow_targets(size=64, fractions=(0.1, 1.0), finetune_epochs=8)
+    config.targets = _narrow_targets(size=64, fractions=(0.1, 1.0), finetune_epochs=6)
     config.runtime.update({"residence": "device", "log_every": 20, "checkpoint_every": 200})
     return config
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from aiseeme_jax.models.convolution import convolve, max_pool
+
 # Name: (bottleneck blocks?, blocks of each stage).
 ARCHITECTURES = {
     "resnet18": (False, (2, 2, 2, 2)),
@@ -38,6 +40,7 @@ def _convolution(channels: int, filters: int, size: int, stride: int, dtype: Any
         use_bias=False,
         dtype=dtype,
         param_dtype=jnp.float32,
+        conv_general_dilated=convolve,
         kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
         rngs=rngs,
     )
@@ -162,7 +165,7 @@ class ResNet(nnx.Module):
         x = self.stem_convolution(x.astype(self.dtype))
         x = jax.nn.relu(self.stem_norm(x, train=train))
         if self.stem == "standard":
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         endpoints = {"stem": x}
         for number, blocks in enumerate(self.stages, start=1):
             for block in blocks:

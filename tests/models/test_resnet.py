@@ -39,9 +39,7 @@ def test_endpoints(name, expansion, stem, sides):
     backbone = narrow(name, stem=stem)
     ends = nnx.eval_shape(lambda m: m(jnp.zeros((2, 64, 64, 3)), train=False), backbone)
     channels = [8] + [expansion * c for c in (8, 16, 32, 64)]
-    for end, side, count in zip(
-        ("stem", "stage1", "stage2", "stage3", "stage4"), sides, channels, strict=True
-    ):
+    for end, side, count in zip(("stem", "stage1", "stage2", "stage3", "stage4"), sides, channels, strict=True):
         assert ends[end].shape == (2, side, side, count)
     assert ends["pooled"].shape == (2, backbone.features) and backbone.features == 64 * expansion
 

@@ -108,9 +108,7 @@ def test_weights_of_something_else_are_recognised():
     assert "not weights of a ResNet" in refused(make(), {"encoder.weight": np.zeros(3)})
 
 
-@pytest.mark.parametrize(
-    "prefix", ["module.", "backbone.", "encoder_q.", "module.encoder_q.", "module.backbone."]
-)
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "encoder_q.", "module.encoder_q.", "module.backbone."])
 def test_prefixes_of_trainers_are_taken_off(prefix, tmp_path):
     backbone, other = shaken(), make(seed=1)
     tensors = {prefix + name: tensor for name, tensor in torch_format.to_torchvision(backbone).items()}

@@ -23,9 +23,7 @@ class Block(nn.Module):
             setattr(self, f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
         self.downsample = None
         if stride != 1 or channels != self.out:
-            self.downsample = nn.Sequential(
-                convolution(channels, self.out, 1, stride), nn.BatchNorm2d(self.out)
-            )
+            self.downsample = nn.Sequential(convolution(channels, self.out, 1, stride), nn.BatchNorm2d(self.out))
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)

@@ -1,0 +1,58 @@
+"""The benchmarks run and report; what they measure is not tested."""
+
+import importlib.util
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import REPOSITORY
+
+from bench import measure
+
+
+def run(module: str, *options: str) -> str:
+    command = [sys.executable, "-m", module, "--width=0.125", "--size=32", "--batch=8", "--steps=1", "--rounds=1", *options]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_train_step_prints_its_table_and_compiles_once():
+    printed = run("bench.train_step")
+    for row in ("step, views ready", "step with augmentation", "residence=stream", "residence=device", "peak memory"):
+        assert row in printed
+    assert "no compilation after the first step" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+def test_vs_torch_prints_its_table():
+    assert "of the faster PyTorch" in run("bench.vs_torch")
+
+
+def test_compilations_are_counted():
+    function = jax.jit(lambda x: x * 3 + 1)
+    with measure.count_compilations() as first:
+        function(jnp.ones(3)).block_until_ready()
+    with measure.count_compilations() as second:
+        function(jnp.ones(3)).block_until_ready()
+    assert first and not second
+
+
+def test_every_variant_takes_its_turn():
+    calls = []
+    variants = {name: (lambda steps, name=name: calls.append((name, steps))) for name in ("a", "b")}
+    speeds = measure.images_per_second(variants, images_per_step=4, steps=3, rounds=2)
+    assert calls == [("a", 2), ("b", 2), ("a", 3), ("b", 3), ("a", 3), ("b", 3)]
+    assert speeds.keys() == {"a", "b"}
+
+
+def test_table_is_markdown():
+    assert measure.table([("", "x"), ("long name", "1")]).splitlines() == [
+        "|           | x |",
+        "|-----------|---|",
+        "| long name | 1 |",
+    ]

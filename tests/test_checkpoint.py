@@ -1,0 +1,197 @@
+"""What lies on disk: whole or not at all, named by its hash, found again."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+import aiseeme_jax
+from aiseeme_jax import checkpoint, curriculum, data, models
+from aiseeme_jax.models import torch_format
+from configs import base
+
+
+def narrow(seed: int = 0, dtype: str = "float32"):
+    """A backbone of the table, with running statistics that are not those it was born with."""
+    made = models.make_backbone("resnet18", width=0.125, stem="small", dtype=dtype, rngs=nnx.Rngs(seed))
+    random = np.random.default_rng(seed)
+    noise = lambda x: x + random.random(x.shape).astype(np.float32)  # noqa: E731
+    nnx.update(made, jax.tree.map(noise, nnx.state(made, nnx.BatchStat)))
+    return made
+
+
+class TestText:
+    def test_failed_write_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "folder" / "done.json"
+        checkpoint.write_text(path, "old")
+
+        def full(_):
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            checkpoint.write_text(path, "new")
+        assert path.read_text() == "old"
+        monkeypatch.undo()
+        checkpoint.write_text(path, "new")
+        assert path.read_text() == "new"
+
+    def test_only_the_first_process_writes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        checkpoint.write_text(tmp_path / "a.json", "text")
+        checkpoint.save_backbone(tmp_path, narrow(), {})
+        assert not list(tmp_path.iterdir())
+
+
+class TestHash:
+    def test_depends_on_names_shapes_types_and_bytes(self):
+        tree = {"a": np.arange(4, dtype=np.float32), "b": np.zeros(2)}
+        others = [
+            {"c": tree["a"], "b": tree["b"]},
+            {**tree, "a": tree["a"].reshape(2, 2)},
+            {**tree, "a": tree["a"].view(np.int32)},
+            {**tree, "a": np.nextafter(tree["a"], 9)},
+        ]
+        hashes = [checkpoint.tree_hash(t) for t in (tree, *others)]
+        assert len(set(hashes)) == 5 and all(len(h) == 64 for h in hashes)
+        assert checkpoint.tree_hash({"b": tree["b"], "a": tree["a"]}) == hashes[0]
+
+    def test_of_a_backbone_covers_running_statistics_too(self):
+        one = narrow()
+        before = checkpoint.backbone_hash(one)
+        assert checkpoint.backbone_hash(narrow()) == before
+        one.stem_norm.mean.set_value(one.stem_norm.mean.get_value() + 1)
+        assert checkpoint.backbone_hash(one) != before
+
+    def test_does_not_depend_on_the_devices_the_weights_lie_on(self):
+        leaf = jnp.arange(16.0)
+        spread = tiny.on_devices(leaf, 8)
+        assert checkpoint.tree_hash({"a": leaf}) == checkpoint.tree_hash({"a": spread})
+
+
+class TestBackbone:
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_comes_back_bit_by_bit(self, tmp_path, dtype):
+        saved = narrow(dtype=dtype)
+        checkpoint.save_backbone(tmp_path, saved, {"task": "simclr"})
+        loaded, info = aiseeme_jax.load_backbone(tmp_path)
+        tiny.assert_same(loaded, saved)
+        assert info["task"] == "simclr" and info["model"] == saved.config
+        assert info["backbone_hash"] == checkpoint.backbone_hash(saved) == checkpoint.backbone_hash(loaded)
+        assert [path.name for path in tmp_path.iterdir()] == ["backbone.safetensors"]
+
+    def test_is_found_in_a_workdir_a_stage_and_a_file(self, tmp_path):
+        for position, task in enumerate(("rotation", "simclr", "npid")):
+            stage = checkpoint.stage_directory(tmp_path, "curriculum", position, task)
+            curriculum.hand_over(stage, narrow(position), {"task": task})
+        (tmp_path / "stages" / "02-npid" / checkpoint.DONE).unlink()  # as if killed just before
+        for path, seed in (
+            (tmp_path, 1),
+            (str(tmp_path), 1),
+            (tmp_path / "stages" / "00-rotation", 0),
+            (tmp_path / "stages" / "01-simclr" / "backbone.safetensors", 1),
+        ):
+            tiny.assert_same(aiseeme_jax.load_backbone(path)[0], narrow(seed))
+
+    def test_export_is_an_init_of_the_same_bits(self, tmp_path):
+        exported = narrow()
+        aiseeme_jax.export_backbone(exported, tmp_path / "weights.safetensors")
+        config = base.get_config()
+        config.model.update({"name": "resnet18", "width": 0.125, "stem": "small", "dtype": "float32"})
+        tiny.assert_same(curriculum.initial_backbone(config, str(tmp_path / "weights.safetensors")), exported)
+        tiny.assert_same(aiseeme_jax.load_backbone(tmp_path / "weights.safetensors")[0], exported)
+        assert checkpoint.backbone_hash(curriculum.initial_backbone(config, "scratch")) != checkpoint.backbone_hash(exported)
+
+    def test_damaged_file_is_an_error(self, tmp_path):
+        checkpoint.save_backbone(tmp_path, narrow(), {})
+        path = tmp_path / checkpoint.BACKBONE
+        whole = path.read_bytes()
+        for cut in (len(whole) // 2, 4):
+            path.write_bytes(whole[:cut])
+            with pytest.raises(ValueError, match="backbone.safetensors is not a whole safetensors file"):
+                aiseeme_jax.load_backbone(tmp_path)
+        flipped = bytearray(whole)
+        flipped[-10] ^= 1
+        path.write_bytes(bytes(flipped))
+        with pytest.raises(ValueError, match="backbone.safetensors is damaged: its weights do not have the hash"):
+            aiseeme_jax.load_backbone(tmp_path)
+
+    def test_foreign_file_is_an_error_that_says_what_it_is_good_for(self, tmp_path):
+        path = tmp_path / "foreign.safetensors"
+        torch_format.write_safetensors(path, torch_format.to_torchvision(narrow()))
+        with pytest.raises(ValueError, match="was not written by aiseeme_jax, .* use it as `init`"):
+            aiseeme_jax.load_backbone(path)
+
+    def test_nothing_there_is_an_error(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no file or folder at '.*absent'"):
+            aiseeme_jax.load_backbone(tmp_path / "absent")
+        with pytest.raises(FileNotFoundError, match="holds no finished stage: run the curriculum first"):
+            aiseeme_jax.load_backbone(tmp_path)
+
+
+class TestStore:
+    state = {"weights": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int32(7), "none": None}
+
+    def on_devices(self, offset: int = 0):
+        return jax.tree.map(lambda x: jnp.asarray(x + offset), self.state)
+
+    def test_newest_checkpoint_comes_back_on_every_device(self, tmp_path):
+        with checkpoint.Store(tmp_path) as store:
+            for step in range(4):
+                store.save(step, self.on_devices(step), {"seconds": step / 2, "text": "x"})
+        with checkpoint.Store(tmp_path) as store:
+            state, record = store.restore(self.on_devices(), data.data_mesh())
+        tiny.assert_same(state, self.on_devices(3))
+        assert record == {"seconds": 1.5, "text": "x"}
+        assert state["weights"].sharding.is_fully_replicated and len(state["weights"].sharding.device_set) == 8
+
+    def test_only_the_last_few_are_kept(self, tmp_path):
+        with checkpoint.Store(tmp_path, keep=2) as store:
+            for step in range(5):
+                store.save(step, self.on_devices(step), {})
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+    def test_state_may_be_overwritten_while_it_is_being_written(self, tmp_path):
+        overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
+        big = jnp.arange(2.0**20)
+        with checkpoint.Store(tmp_path) as store:
+            store.save(1, {"big": big}, {})
+            big = overwrite(big)
+            store.wait()
+            state, _ = store.restore({"big": big}, data.data_mesh())
+        np.testing.assert_array_equal(state["big"], np.arange(2.0**20))
+
+    def test_what_a_kill_left_half_written_is_cleared_away(self, tmp_path):
+        with checkpoint.Store(tmp_path) as store:
+            store.save(1, self.on_devices(), {})
+        half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+        half.mkdir()
+        (half / "part").write_text("half")
+        with checkpoint.Store(tmp_path) as store:
+            state, _ = store.restore(self.on_devices(), data.data_mesh())
+            tiny.assert_same(state, self.on_devices())
+            store.save(2, self.on_devices(2), {})
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+    def test_empty_folder_has_nothing_to_restore(self, tmp_path):
+        with checkpoint.Store(tmp_path) as store:
+            assert store.restore(self.on_devices(), data.data_mesh()) is None
+
+
+def test_folders_of_arms_and_targets(tmp_path):
+    assert checkpoint.stage_directory(tmp_path, "curriculum", 1, "npid") == tmp_path / "stages" / "01-npid"
+    arm = tmp_path / "arms" / "single-npid"
+    assert checkpoint.stage_directory(tmp_path, "single:npid", 0, "npid") == arm / "stages" / "00-npid"
+    expected = tmp_path / "targets" / "single-npid" / "knn" / "fraction-0.1-seed-3"
+    assert checkpoint.target_directory(tmp_path, "single:npid", "knn", 0.1, 3) == expected
+
+
+def test_done_is_the_record_or_none(tmp_path):
+    assert checkpoint.read_done(tmp_path) is None
+    checkpoint.write_json(tmp_path / checkpoint.DONE, {"steps": 3})
+    assert checkpoint.read_done(tmp_path) == {"steps": 3} == json.loads((tmp_path / "done.json").read_text())

@@ -1,0 +1,92 @@
+"""What the documents promise."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from conftest import REPOSITORY
+from tiny import no_events, quick_compilation  # noqa: F401
+
+import aiseeme_jax
+from aiseeme_jax import checkpoint, models, pretext
+
+README = (REPOSITORY / "README.md").read_text()
+ADDING = (REPOSITORY / "docs" / "adding_a_task.md").read_text()
+
+
+def code_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_example_task_trains_from_its_two_places(tmp_path, monkeypatch, no_events):  # noqa: F811
+    names: dict = {}
+    exec(code_blocks(ADDING)[0], names)
+    monkeypatch.setitem(pretext.TASKS, "mirror", names["Mirror"])
+    config = tiny.stage("mirror", steps=3, share=0.3, views={"jitter_probability": 0.0})
+    assert config.fields.share == 0.3 and config.views.flip_horizontal == 0.0
+    result = tiny.fit(tiny.task(config), config, tmp_path)
+    assert result.record["steps"] == 3 and np.isfinite(result.record["final_loss"])
+
+
+def test_the_notebook_lines_work(tmp_path, monkeypatch):
+    backbone = models.make_backbone("resnet18", width=0.125, rngs=nnx.Rngs(0))
+    checkpoint.save_backbone(tmp_path / "runs/demo/stages/00-rotation", backbone, {"task": "rotation"})
+    checkpoint.write_json(tmp_path / "runs/demo/stages/00-rotation/done.json", {"task": "rotation"})
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"images": np.zeros((2, 32, 32, 3), np.float32)}
+    exec(code_blocks(README)[0], names)
+    assert set(names["maps"]) == {"stem", "stage1", "stage2", "stage3", "stage4", "pooled"}
+    again, info = aiseeme_jax.load_backbone("backbone.safetensors")
+    assert checkpoint.backbone_hash(again) == info["backbone_hash"] == names["info"]["backbone_hash"]
+
+
+def test_every_make_target_and_file_named_in_the_readme_exists():
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"make ([a-z-]+)", README)) <= set(targets)
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    missing = [link for link in links if not (REPOSITORY / link).exists()]
+    assert links and not missing
+
+
+def test_requirements_are_pinned_and_cuda_adds_only_jax():
+    lines = [line for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    (version,) = [line.split("==")[1] for line in lines if line.startswith("jax==")]
+    assert (REPOSITORY / "requirements-cuda.txt").read_text().split("\n")[:2] == [
+        "-r requirements.txt",
+        f"jax[cuda13]=={version}",
+    ]
+
+
+def test_the_core_imports_without_tensorflow_clu_or_tfds():
+    """Training on a machine that has only jax and its friends must stay possible."""
+    program = (
+        "import sys\n"
+        "for name in ('tensorflow', 'clu', 'tensorflow_datasets', 'grain.python'): sys.modules[name] = None\n"
+        "import aiseeme_jax.train, aiseeme_jax.pretext, aiseeme_jax.checkpoint, aiseeme_jax.evaluate.metrics\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_end_to_end(tmp_path):
+    """The commands of `make demo`, then once more: the second time there is nothing to do."""
+    run = [sys.executable, "launch.py", "--config=configs/isic_curriculum.py:demo", f"--workdir={tmp_path / 'demo'}"]
+    run.append(f"--config.runtime.data_dir={tmp_path / 'data'}")
+    prepare = [sys.executable, "-m", "tfds_builders", "prepare", "derm_phantom/demo", "--data_dir", tmp_path / "data"]
+    subprocess.run(prepare, cwd=REPOSITORY, check=True)
+    first = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert f"done: results in {tmp_path / 'demo' / 'results.csv'}" in first.stderr
+    assert "synthetic" in (tmp_path / "demo" / "report.html").read_text()
+    second = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True)
+    assert second.returncode == 0 and "is complete: nothing to do" in second.stderr
+    backbone, info = aiseeme_jax.load_backbone(tmp_path / "demo")
+    assert info["task"] == "simclr"
+    assert backbone(jax.numpy.zeros((1, 32, 32, 3)), train=False)["pooled"].shape == (1, backbone.features)
