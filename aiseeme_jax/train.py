@@ -5,6 +5,7 @@ those of one large device, on any number of devices. The loop never waits for th
 the end of an epoch that asks for it.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -24,6 +25,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from aiseeme_jax import checkpoint, data, distill, optim
 from aiseeme_jax.pretext.base import Task
 from aiseeme_jax.telemetry import Telemetry, collapse_warning, feature_health
+
+# Steps the host may be ahead of the device: enough to keep it busy, few enough to stop when asked to.
+QUEUED_STEPS = 2
 
 
 class Preempted(Exception):
@@ -248,8 +252,12 @@ def fit(
         )
         clock = Clock(record["seconds"])
         stream = batches(start)
+        queued: collections.deque = collections.deque()
         for step in range(start + 1, total_steps + 1):
             state, metrics, features = train_step(program, state, next(stream), key)
+            queued.append(metrics["loss"])
+            if len(queued) > QUEUED_STEPS:
+                queued.popleft().block_until_ready()
             last = step == total_steps
             if step % pace.log_every == 0 or step == start + 1 or last:
                 _log(telemetry, step, metrics, features)
@@ -266,7 +274,7 @@ def fit(
                     "skipped_steps": int(state.skipped),
                 }
                 store.save(step, state, record)
-            if stopping and not last:
+            if stopping:
                 store.wait()
                 raise Preempted(f"{title}: stopped and saved at step {step} of {total_steps}; the same command goes on")
         store.wait()
