@@ -211,7 +211,7 @@ class Batches:
 
     def __init__(self, split: Split, *, batch_size: int, seed: int, residence: str = "stream", workers: int = 0):
         if residence not in ("stream", "device"):
-            raise ValueError(f"unknown data.residence '{residence}': known are stream, device")
+            raise ValueError(f"unknown runtime.residence '{residence}': known are stream, device")
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.steps_per_epoch = steps_per_epoch(len(split), batch_size)
         self.residence, self.workers = residence, workers

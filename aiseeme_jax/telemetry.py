@@ -55,6 +55,7 @@ class Telemetry:
         """
         self._step = start_step
         self._throughput = _Throughput(start_step, total_steps, batch_size)
+        self._warned: set[str] = set()
         self._journal = self._display = self._events = None
         if jax.process_index() != 0:
             return
@@ -86,8 +87,11 @@ class Telemetry:
             finite = {name: np.nan_to_num(np.asarray(batch, np.float32)) for name, batch in images.items()}
             self._events.write_images(step, {name: np.clip(batch, 0, 1) for name, batch in finite.items()})
 
-    def warn(self, text: str) -> None:
-        """Shows and records a warning, at the step of the last log call."""
+    def warn(self, text: str, *, topic: str = "") -> None:
+        """Shows and records a warning, at the step of the last log call; of one `topic`, the first only."""
+        if topic in self._warned:
+            return
+        self._warned |= {topic} - {""}
         if self._journal:
             self._journal.write({"step": self._step, "warning": text})
             self._display.print(f"warning: {text}")

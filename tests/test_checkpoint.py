@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
+from tiny import tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import checkpoint, curriculum, data, models
 from aiseeme_jax.models import torch_format
-from configs import base
+
+
+MODEL = {"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32", "channels": 3}
+
+pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
 
 
 def narrow(seed: int = 0, dtype: str = "float32"):
     """A backbone of the table, with running statistics that are not those it was born with."""
-    made = models.make_backbone("resnet18", width=0.125, stem="small", dtype=dtype, rngs=nnx.Rngs(seed))
+    made = models.make_backbone(**{**MODEL, "dtype": dtype}, rngs=nnx.Rngs(seed))
     random = np.random.default_rng(seed)
     noise = lambda x: x + random.random(x.shape).astype(np.float32)  # noqa: E731
     nnx.update(made, jax.tree.map(noise, nnx.state(made, nnx.BatchStat)))
@@ -101,11 +106,18 @@ class TestBackbone:
     def test_export_is_an_init_of_the_same_bits(self, tmp_path):
         exported = narrow()
         aiseeme_jax.export_backbone(exported, tmp_path / "weights.safetensors")
-        config = base.get_config()
-        config.model.update({"name": "resnet18", "width": 0.125, "stem": "small", "dtype": "float32"})
-        tiny.assert_same(curriculum.initial_backbone(config, str(tmp_path / "weights.safetensors")), exported)
+        tiny.assert_same(checkpoint.starting_backbone(MODEL, str(tmp_path / "weights.safetensors"), 5), exported)
         tiny.assert_same(aiseeme_jax.load_backbone(tmp_path / "weights.safetensors")[0], exported)
-        assert checkpoint.backbone_hash(curriculum.initial_backbone(config, "scratch")) != checkpoint.backbone_hash(exported)
+
+    def test_scratch_is_decided_by_the_seed(self):
+        tiny.assert_same(checkpoint.starting_backbone(MODEL, "scratch", 5), checkpoint.starting_backbone(MODEL, "scratch", 5))
+        tiny.assert_different(
+            checkpoint.starting_backbone(MODEL, "scratch", 5), checkpoint.starting_backbone(MODEL, "scratch", 6)
+        )
+
+    def test_init_that_is_not_there_is_an_error(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="init: no file or folder at '.*absent.pth'"):
+            checkpoint.starting_backbone(MODEL, str(tmp_path / "absent.pth"), 0)
 
     def test_damaged_file_is_an_error(self, tmp_path):
         checkpoint.save_backbone(tmp_path, narrow(), {})

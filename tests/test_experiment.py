@@ -6,17 +6,20 @@ import logging
 import pytest
 
 from aiseeme_jax import experiment
-from configs import isic_curriculum
+from configs import base
 
 
 def config():
-    return isic_curriculum.get_config("demo")
+    made = base.get_config()
+    made.stages = tuple(base.stage(task, duration=base.duration(epochs=4)) for task in ("rotation", "moco_v2", "simclr"))
+    made.targets = (base.target("knn"),)
+    return made
 
 
 def test_new_workdir_gets_the_resolved_config_and_its_fingerprint(tmp_path):
     assert experiment.begin(config(), tmp_path / "run") is False
     written = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert written["stages"][0]["task"] == "rotation" and written["model"]["width"] == 0.25
+    assert written["stages"][0]["task"] == "rotation" and written["model"]["width"] == 1.0
     assert written["fingerprint"] == experiment.fingerprint(written) and len(written["fingerprint"]) == 64
 
 

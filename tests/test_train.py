@@ -12,7 +12,7 @@ import tiny
 from flax import nnx
 from tiny import no_events, quick_compilation  # noqa: F401
 
-from aiseeme_jax import augment, checkpoint, data, losses, pretext, train
+from aiseeme_jax import augment, checkpoint, data, losses, pretext, stopping, train
 from aiseeme_jax.pretext.base import Bank, Output, Task
 
 pytestmark = pytest.mark.usefixtures("no_events")
@@ -311,7 +311,7 @@ class TestResume:
 
     def test_seconds_add_up_over_restarts(self, tmp_path, monkeypatch):
         clock = iter(range(0, 10**6, 100))
-        monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(stopping.time, "monotonic", lambda: next(clock))
         pace = train.Pace(log_every=100, checkpoint_every=2)
         with pytest.raises(Killed):
             tiny.fit(Toy(tiny.Linear()), toy_stage(4), tmp_path, batches=killed_after(2), pace=pace)

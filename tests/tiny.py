@@ -1,5 +1,6 @@
 """What the tests of training share: small data, a backbone that compiles in a moment, tasks and stages around it."""
 
+from functools import partial
 from unittest import mock
 
 import jax
@@ -15,6 +16,8 @@ from aiseeme_jax.models import resnet
 from configs import base
 
 SIZE = 16
+# Not a bottleneck; blocks of each stage.
+TINY = (False, (1, 0, 0, 0))
 # Crops and flips alone: colour and blur are long to compile and not what is tested here.
 PLAIN = {"flip_horizontal": 0.5, "jitter_probability": 0.0, "blur_probability": 0.0, "grey_probability": 0.0}
 # No randomness at all: a view is the image.
@@ -37,6 +40,13 @@ def no_events(monkeypatch):
     monkeypatch.setattr(telemetry, "_event_writer", lambda directory: None)
 
 
+@pytest.fixture
+def tiny_in_the_table(monkeypatch):
+    """'tiny', a ResNet of one block, is a name of `models.BACKBONES`."""
+    monkeypatch.setitem(resnet.ARCHITECTURES, "tiny", TINY)
+    monkeypatch.setattr(models, "BACKBONES", {**models.BACKBONES, "tiny": partial(models.ResNet, "tiny")})
+
+
 def images(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
     """Smooth random blobs on noise, uint8 [count, size, size, 3], no two alike."""
     random = np.random.default_rng(seed)
@@ -52,13 +62,8 @@ def split(count: int = 24, *, seed: int = 0) -> data.Split:
     return data.from_arrays(pixels, labels, groups, ("dark", "grey", "bright"), name="tiny:train")
 
 
-def architecture():
-    """Within it, 'tiny' is a ResNet of one block."""
-    return mock.patch.dict(resnet.ARCHITECTURES, tiny=(False, (1, 0, 0, 0)))
-
-
 def backbone(seed: int = 0) -> models.ResNet:
-    with architecture():
+    with mock.patch.dict(resnet.ARCHITECTURES, tiny=TINY):
         return models.ResNet("tiny", width=0.125, stem="small", rngs=nnx.Rngs(seed))
 
 

@@ -101,7 +101,7 @@ def two_views(
 
 
 def interleave(*views: Float[Array, "b h w c"]) -> Float[Array, "m h w c"]:
-    """Stacks views image-major, so that an image's views stay on its device; a concatenation would move half of them."""
+    """Stacks views image-major: an image's views stay on its device, where a concatenation would move half of them."""
     stacked = jnp.stack(views, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])
 
