@@ -29,13 +29,13 @@ class Arm:
       name: 'curriculum', 'scratch', 'imagenet' or 'single:<task>'.
       init: as `config.init`.
       stages: (position in the curriculum, config) of each stage it trains.
-      stretch: how many times longer than configured its stages last.
+      whole: each of its stages lasts as many images as the whole curriculum.
     """
 
     name: str
     init: str
     stages: tuple[tuple[int, ConfigDict], ...] = ()
-    stretch: float = 1.0
+    whole: bool = False
 
 
 def arms(config: ConfigDict) -> tuple[Arm, ...]:
@@ -65,8 +65,8 @@ def _single_arms(config: ConfigDict, task: str) -> Iterator[Arm]:
         raise ValueError(f"unknown single_budget '{config.single_budget}': known are stage, total")
     for name in [task] if task else tasks:
         position = [stage.task for stage in config.stages].index(name)
-        stretch = float(len(config.stages)) if config.single_budget == "total" else 1.0
-        yield Arm(f"single:{name}", config.init, ((position, config.stages[position]),), stretch)
+        whole = config.single_budget == "total" and len(config.stages) > 1
+        yield Arm(f"single:{name}", config.init, ((position, config.stages[position]),), whole)
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -106,7 +106,7 @@ def train_arm(config: ConfigDict, workdir: Path, arm: Arm, source: Source) -> nn
     for place, (position, stage) in enumerate(arm.stages):
         directory = checkpoint.stage_directory(workdir, arm.name, place, stage.task)
         shared = checkpoint.stage_directory(workdir, "curriculum", 0, stage.task)
-        if position == 0 and arm.stretch == 1.0 and checkpoint.read_done(shared):
+        if position == 0 and not arm.whole and checkpoint.read_done(shared):
             # A single task that opens the curriculum is the curriculum's first stage: same start, same seed.
             directory = shared
         if not checkpoint.read_done(directory):
@@ -129,9 +129,9 @@ def run_stage(
     """Trains one stage to its end and leaves its backbone and `done.json`."""
     frozen = FrozenConfigDict(stage)
     seed = stage.seed if stage.seed is not None else config.seed + position
-    per_epoch = data.steps_per_epoch(len(split), stage.batch_size)
-    steps = optim.steps_of(stage.duration, steps_per_epoch=per_epoch, batch_size=stage.batch_size)
-    total_steps = round(steps * arm.stretch)
+    total_steps = steps_of_stage(stage, len(split))
+    if arm.whole:
+        total_steps = round(sum(steps_of_stage(s, len(split)) * s.batch_size for s in config.stages) / stage.batch_size)
     if before:
         backbone = checkpoint.load_backbone(before)[0]
     else:
@@ -162,7 +162,7 @@ def run_stage(
         ),
         stage=frozen,
         total_steps=total_steps,
-        steps_per_epoch=per_epoch,
+        steps_per_epoch=data.steps_per_epoch(len(split), stage.batch_size),
         seed=seed,
         directory=directory,
         title=title,
@@ -172,6 +172,12 @@ def run_stage(
     )
     record = {"task": stage.task, "start_hash": start_hash, **result.record}
     hand_over(directory, result.task.backbone, record)
+
+
+def steps_of_stage(stage: ConfigDict, images: int) -> int:
+    """Steps of a stage as configured, on a split of so many images."""
+    per_epoch = data.steps_per_epoch(images, stage.batch_size)
+    return optim.steps_of(stage.duration, steps_per_epoch=per_epoch, batch_size=stage.batch_size)
 
 
 def hand_over(directory: Path, backbone: nnx.Module, record: dict[str, Any]) -> None:

@@ -160,11 +160,13 @@ def prepared_directory(name: str, data_dir: str | Path) -> Path:
     """The newest version's folder of a prepared data set, or FileNotFoundError that says how to prepare it."""
     versions = [p.parent for p in Path(data_dir).expanduser().glob(f"{name}/*/dataset_info.json")]
     if not versions:
+        builder = name.split("/")[0]
+        archives = "" if builder.endswith("phantom") else " --manual_dir FOLDER"
+        where = f"where FOLDER holds the archives that tfds_builders/{builder}/README.md lists, " if archives else ""
         raise FileNotFoundError(
             f"the data set '{name}' is not prepared under '{data_dir}'. Prepare it with\n"
-            f"    python -m tfds_builders prepare {name} --data_dir {data_dir} --manual_dir FOLDER\n"
-            f"where FOLDER holds the archives that tfds_builders/{name.split('/')[0]}/README.md lists, "
-            "or name the folder where it lies with --config.runtime.data_dir=…"
+            f"    python -m tfds_builders prepare {name} --data_dir {data_dir}{archives}\n"
+            f"{where}or name the folder where it lies with --config.runtime.data_dir=…"
         )
     return max(versions, key=lambda p: tuple(int(n) for n in p.name.split(".")))
 

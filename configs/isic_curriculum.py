@@ -45,7 +45,7 @@ def full():
             schedule=step,
             **common,
         ),
-        stage("npid", batch_size=256, optimizer={**sgd, "learning_rate": 0.03}, **common),
+        stage("npid", batch_size=256, optimizer={**sgd, "learning_rate": 0.03}, schedule={"name": "step"}, **common),
         stage("moco_v2", batch_size=256, optimizer={**sgd, "learning_rate": 0.03}, **common),
         stage(
             "simclr",

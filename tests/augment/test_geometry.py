@@ -35,9 +35,7 @@ def pillow_crop(image, box, size):
 )
 def test_crop_is_pillows_bilinear_resize(box, size):
     image = random_image()
-    np.testing.assert_allclose(
-        geometry.crop_resize(image, box, size), pillow_crop(image, box, size), atol=1e-5
-    )
+    np.testing.assert_allclose(geometry.crop_resize(image, box, size), pillow_crop(image, box, size), atol=1e-5)
 
 
 def test_crop_of_the_whole_image_at_its_own_size_changes_nothing():

@@ -48,9 +48,7 @@ def test_normalised_patches_have_no_colour_cast():
 
 
 def test_an_even_patch_stays_finite():
-    patches = augment.patches(
-        jax.random.key(0), jnp.full((1, 24, 24, 3), 7.0), size=6, jitter=2, normalise=True
-    )
+    patches = augment.patches(jax.random.key(0), jnp.full((1, 24, 24, 3), 7.0), size=6, jitter=2, normalise=True)
     np.testing.assert_array_equal(patches, np.zeros((1, 9, 6, 6, 3)))
 
 

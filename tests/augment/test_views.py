@@ -121,9 +121,7 @@ def test_probabilities_are_per_image(fields):
 def test_operations_of_probability_zero_are_not_traced():
     def count(operation, **fields):
         views = with_fields(PLAIN, **fields)
-        program = jax.make_jaxpr(lambda k, x: augment.random_view(k, x, views))(
-            jax.random.key(0), random_images(1)
-        )
+        program = jax.make_jaxpr(lambda k, x: augment.random_view(k, x, views))(jax.random.key(0), random_images(1))
         return str(program).count(f" {operation}[")
 
     strengths = {"brightness": 0.4, "hue": 0.1, "blur_sigma": (1.0, 2.0)}

@@ -1,0 +1,159 @@
+"""Every experiment file: complete, locked, type-safe, with no field that nothing reads."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from aiseeme_jax import augment, models, optim, pretext
+from aiseeme_jax.evaluate import protocols
+from configs import base, isic_curriculum
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+VARIANTS = ("full", "small", "demo")
+
+
+def nodes(config, path=()):
+    """Every node of a config with its path, those inside tuples included."""
+    yield path, config
+    if isinstance(config, ConfigDict):
+        for key in config:
+            yield from nodes(config[key], (*path, key))
+    elif isinstance(config, tuple):
+        for i, child in enumerate(config):
+            yield from nodes(child, (*path, str(i)))
+
+
+def everything():
+    """A config with a stage of every task and every protocol."""
+    config = base.get_config()
+    config.stages = tuple(base.stage(task) for task in pretext.TASKS)
+    config.targets = tuple(base.target(protocol) for protocol in protocols.PROTOCOLS)
+    return config
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+class TestVariants:
+    def test_is_locked_throughout(self, variant):
+        for path, node in nodes(isic_curriculum.get_config(variant)):
+            assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
+
+    def test_is_plain_json_from_end_to_end(self, variant):
+        config = isic_curriculum.get_config(variant)
+        assert json.loads(config.to_json_best_effort()) == json.loads(json.dumps(config.to_dict(), default=vars_of))
+
+    def test_every_length_schedule_optimizer_and_view_can_be_made(self, variant):
+        config = isic_curriculum.get_config(variant)
+        trained = [*config.stages, *(t for t in config.targets if t.protocol == "finetune")]
+        assert len(trained) > len(config.stages) > 1
+        for training in trained:
+            frozen = FrozenConfigDict(training)
+            sizes = {"steps_per_epoch": 100, "batch_size": frozen.batch_size}
+            steps = optim.steps_of(frozen.duration, **sizes)
+            peak = frozen.optimizer.learning_rate
+            schedule = optim.make_schedule(frozen.schedule, peak, steps, *sizes.values())
+            optim.make_optimizer(frozen.optimizer, schedule)
+        for part in (*config.stages, *config.targets):
+            views = augment.Views(**FrozenConfigDict(part).views)
+            assert views.size == config.stages[0].views.size and len(views.mean) == config.model.channels
+
+    def test_two_of_a_kind_share_nothing(self, variant):
+        one, other = isic_curriculum.get_config(variant), isic_curriculum.get_config(variant)
+        one.stages[0].optimizer.learning_rate = 123.0
+        assert other.stages[0].optimizer.learning_rate != 123.0
+        assert one.stages[1].optimizer.learning_rate != 123.0
+
+
+def vars_of(value):
+    return value.to_dict()
+
+
+def test_curriculum_of_the_full_run_has_all_five_tasks():
+    for variant in ("full", "small"):
+        assert {s.task for s in isic_curriculum.get_config(variant).stages} == set(pretext.TASKS)
+
+
+def test_examples_in_the_docstring_are_commands_of_their_own():
+    commands = [line for line in isic_curriculum.__doc__.splitlines() if "launch.py" in line]
+    assert len(commands) == len(VARIANTS)
+    for line, variant in zip(commands, VARIANTS, strict=True):
+        name = "isic_curriculum.py" + ("" if variant == "full" else f":{variant}")
+        assert re.match(rf"    python launch.py --config=configs/{name} --workdir=\S+", line)
+
+
+def test_unknown_variant_names_the_known_ones():
+    with pytest.raises(ValueError, match="unknown variant 'smal' of isic_curriculum: known are full, small, demo"):
+        isic_curriculum.get_config("smal")
+
+
+class TestBase:
+    def test_every_field_is_read_somewhere(self):
+        sources = [*(REPOSITORY / "aiseeme_jax").rglob("*.py"), *(REPOSITORY / "aiseeme_jax").rglob("*.jinja")]
+        code = "\n".join(path.read_text() for path in [*sources, REPOSITORY / "launch.py"])
+        keywords = {"model", "views", "fields"}  # handed over whole: see the next two tests
+        fields = {path[-1] for path, _ in nodes(everything()) if path and not keywords & set(path[:-1])}
+        names = {name for name in fields if not name.isdigit()}
+        assert {"learning_rate", "patience", "epochs", "temperature", "samples", "workers"} <= names
+        dead = [name for name in sorted(names) if not re.search(rf"\.{name}\b|\"{name}\"", code)]
+        assert not dead, f"nothing reads {dead}"
+
+    def test_fields_of_a_task_are_its_constructors_defaults(self):
+        for stage in everything().stages:
+            assert stage.fields.to_dict() == pretext.task_fields(stage.task)
+
+    def test_fields_of_model_and_views_are_what_their_makers_take(self):
+        taken = inspect.signature(models.make_backbone).parameters.keys() - {"rngs"}
+        assert set(everything().model) == taken
+        for part in (*everything().stages, *everything().targets):
+            assert set(part.views) == set(augment.Views.__dataclass_fields__)
+
+    def test_views_are_the_tasks_recipe_bent_by_the_modality(self):
+        for name, kind in pretext.TASKS.items():
+            expected = augment.make_views("dermoscopy", size=32, recipe=kind.RECIPE, fixed=kind.FIXED)
+            assert augment.Views(**FrozenConfigDict(base.stage(name, size=32, preset="dermoscopy")).views) == expected
+
+    def test_changes_reach_fields_of_stage_task_and_nested_nodes(self):
+        stage = base.stage(
+            "simclr", temperature=0.5, batch_size=64, optimizer={"name": "lars"}, duration=base.duration(steps=3)
+        )
+        assert (stage.fields.temperature, stage.batch_size, stage.optimizer.name) == (0.5, 64, "lars")
+        assert stage.duration.to_dict() == {"epochs": None, "steps": 3, "examples": None}
+        assert stage.optimizer.momentum == base.optimizer().momentum
+        target = base.target("knn", neighbours=(3,))
+        assert target.neighbours == (3,)
+
+    @pytest.mark.parametrize("where", ["stage", "target", "nested", "run"])
+    def test_unknown_field_is_an_error_that_names_it(self, where):
+        with pytest.raises((AttributeError, KeyError), match="nonsense"):
+            {
+                "stage": lambda: base.stage("simclr", nonsense=1),
+                "target": lambda: base.target("knn", nonsense=1),
+                "nested": lambda: base.stage("simclr", optimizer={"nonsense": 1}),
+                "run": lambda: base.get_config().update({"nonsense": 1}),
+            }[where]()
+
+    @pytest.mark.parametrize("where", ["stage", "task", "nested", "run"])
+    def test_wrong_type_is_an_error(self, where):
+        with pytest.raises(TypeError):
+            {
+                "stage": lambda: base.stage("simclr", batch_size="many"),
+                "task": lambda: base.stage("simclr", temperature="hot"),
+                "nested": lambda: base.stage("simclr", optimizer={"learning_rate": "high"}),
+                "run": lambda: base.get_config().update({"seed": "abc"}),
+            }[where]()
+
+    def test_unknown_names_name_the_known_ones(self):
+        with pytest.raises(ValueError, match="unknown pretext task 'jigsaw': known are"):
+            base.stage("jigsaw")
+        with pytest.raises(ValueError, match="unknown protocol 'svm': known are knn, linear, finetune"):
+            base.target("svm")
+        with pytest.raises(ValueError, match="unknown view preset 'x-ray': known are dermoscopy, natural"):
+            base.stage("simclr", preset="x-ray")
+
+    @pytest.mark.parametrize("length", [{}, {"epochs": 2.0, "steps": 3}])
+    def test_length_needs_exactly_one_unit(self, length):
+        with pytest.raises(ValueError, match="a duration needs exactly one of epochs, steps, examples"):
+            optim.steps_of(base.duration(**length), steps_per_epoch=5, batch_size=4)

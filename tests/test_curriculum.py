@@ -1,0 +1,308 @@
+"""Arms and stages end to end on arrays in memory: what is handed over, what is left behind, what a kill costs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tiny
+from tiny import no_events, quick_compilation, tiny_in_the_table  # noqa: F401
+
+import aiseeme_jax
+from aiseeme_jax import checkpoint, curriculum, data, train
+from aiseeme_jax.evaluate import protocols, results
+from configs import base
+
+pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
+
+
+@pytest.fixture
+def splits(monkeypatch):
+    """Names of the splits opened, in the place of prepared data sets."""
+    opened = []
+
+    def open_split(name, split, data_dir):
+        opened.append(split)
+        return tiny.split(24, seed={"train": 0, "validation": 1, "test": 2}[split])
+
+    monkeypatch.setattr(data, "open_split", open_split)
+    return opened
+
+
+def config(stages=None, **changes):
+    made = base.get_config()
+    made.model.update({"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32"})
+    made.stages = stages or (stage("rotation", 4), stage("npid", 5, distill={"kind": "mse", "weight": 0.5}))
+    made.targets = (base.target("knn", size=tiny.SIZE, neighbours=(3, 5), fractions=(0.5, 1.0), seeds=(0, 1)),)
+    made.statistics.samples = 20
+    made.runtime.update({"log_every": 2, "checkpoint_every": 2, "evaluation_batch": 24})
+    made.update(changes)
+    return made
+
+
+def stage(task, steps, **changes):
+    changes = {"optimizer": {"name": "adamw", "learning_rate": 1e-3}, "batch_size": 8, **changes}
+    return base.stage(task, size=tiny.SIZE, views=tiny.PLAIN, duration=base.duration(steps=steps), **changes)
+
+
+def record(workdir, name, arm=""):
+    return json.loads((workdir / arm / "stages" / name / "done.json").read_text())
+
+
+def hashes(workdir):
+    """Start and end of every stage of every arm, by folder."""
+    done = {str(path.parent.relative_to(workdir)): json.loads(path.read_text()) for path in workdir.glob("**/stages/*/done.json")}
+    return {name: (found["start_hash"], found["backbone_hash"]) for name, found in done.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The workdir of a run that nothing disturbed; made by the first test that wants it."""
+    return tmp_path_factory.mktemp("whole") / "run"
+
+
+@pytest.fixture
+def finished(whole, splits):
+    if not whole.exists():
+        curriculum.run(config(), whole)
+    return whole
+
+
+class TestArms:
+    def names(self, **changes):
+        return [arm.name for arm in curriculum.arms(config(**changes))]
+
+    def test_single_stands_for_each_task_of_the_curriculum_once(self):
+        assert self.names() == ["curriculum", "scratch", "single:rotation", "single:npid"]
+        assert self.names(baselines=()) == ["curriculum"]
+        assert self.names(baselines=("single:npid",)) == ["curriculum", "single:npid"]
+        stages = (stage("npid", 4), stage("rotation", 2), stage("npid", 4))
+        assert self.names(stages=stages, baselines=("single",)) == ["curriculum", "single:npid", "single:rotation"]
+
+    def test_each_has_its_start_and_its_stages(self):
+        arms = {arm.name: arm for arm in curriculum.arms(config(init="somewhere"))}
+        assert [position for position, _ in arms["curriculum"].stages] == [0, 1]
+        assert [position for position, _ in arms["single:npid"].stages] == [1]
+        assert arms["curriculum"].init == arms["single:npid"].init == "somewhere"
+        assert (arms["scratch"].init, arms["scratch"].stages) == ("scratch", ())
+
+    def test_imagenet_is_a_start_from_a_file(self):
+        arm = curriculum.arms(config(baselines=("imagenet",), imagenet="r50.pth"))[1]
+        assert (arm.name, arm.init, arm.stages) == ("imagenet", "r50.pth", ())
+        with pytest.raises(ValueError, match="baseline 'imagenet' needs --config.imagenet=FILE"):
+            self.names(baselines=("imagenet",))
+
+    def test_unknown_names_are_errors(self):
+        with pytest.raises(ValueError, match="unknown baseline 'random': known are scratch, imagenet, single"):
+            self.names(baselines=("random",))
+        with pytest.raises(ValueError, match="'single:simclr' has no stage of that task: there are rotation, npid"):
+            self.names(baselines=("single:simclr",))
+        with pytest.raises(ValueError, match="unknown single_budget 'all': known are stage, total"):
+            self.names(single_budget="all")
+
+
+class TestRun:
+    def test_leaves_what_the_design_says(self, finished):
+        top = {path.name for path in finished.iterdir()}
+        assert top == {"config.json", "done.json", "results.csv", "report.html", "stages", "arms", "targets"}
+        assert {path.name for path in (finished / "stages").iterdir()} == {"00-rotation", "01-npid"}
+        assert {path.name for path in (finished / "stages" / "00-rotation").iterdir()} == {
+            "checkpoints",
+            "metrics.jsonl",
+            "views.png",
+            "backbone.safetensors",
+            "done.json",
+        }
+        assert {path.name for path in (finished / "arms").iterdir()} == {"single-npid"}
+        arms = {path.name for path in (finished / "targets").iterdir()}
+        assert arms == {"curriculum", "scratch", "single-rotation", "single-npid"}
+        runs = {path.name for path in (finished / "targets" / "curriculum" / "knn").iterdir()}
+        assert runs == {"fraction-0.5-seed-0", "fraction-0.5-seed-1", "fraction-1-seed-0"}
+
+    def test_record_of_a_stage(self, finished):
+        done = record(finished, "01-npid")
+        assert done["task"] == "npid" and done["steps"] == 5 and len(done["backbone_hash"]) == 64
+        assert done["seconds"] > 0 and done["skipped_steps"] == 0 and np.isfinite(done["final_loss"])
+
+    def test_results_have_every_arm_on_every_target(self, finished):
+        with open(finished / "results.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["arm", "target", "fraction", "seed", "metric", "value", "low", "high"]
+        arms = ["curriculum", "scratch", "single:rotation", "single:npid"]
+        runs = [("0.5", "0"), ("0.5", "1"), ("1.0", "0")]
+        headline = {(r["arm"], r["fraction"], r["seed"]): r for r in rows if r["metric"] == "balanced_accuracy"}
+        assert list(headline) == [(arm, *run) for arm in arms for run in runs]
+        for row in headline.values():
+            assert row["target"] == "knn" and 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
+        assert {"auroc", "accuracy"} <= {row["metric"] for row in rows}
+
+    def test_results_follow_from_the_stored_predictions(self, finished):
+        for run in results.find_runs(finished, ["curriculum", "scratch", "single:rotation", "single:npid"]):
+            again = results.rows_of(run, results.load_predictions(run.directory), samples=20, seed=0)
+            written = [row for row in results.read_rows(finished) if (row.arm, row.fraction, row.seed) == (run.arm, run.fraction, run.seed)]
+            assert [row.metric for row in written] == [row.metric for row in again]
+            np.testing.assert_allclose([r.value for r in written], [r.value for r in again], rtol=1e-5, equal_nan=True)
+
+    def test_each_stage_starts_where_the_last_one_ended(self, finished):
+        first, second, alone = (
+            record(finished, "00-rotation"),
+            record(finished, "01-npid"),
+            record(finished, "00-npid", "arms/single-npid"),
+        )
+        born = checkpoint.backbone_hash(checkpoint.starting_backbone(config().model, "scratch", 0))
+        assert first["start_hash"] == born == alone["start_hash"]
+        assert second["start_hash"] == first["backbone_hash"]
+        assert len({first["backbone_hash"], second["backbone_hash"], alone["backbone_hash"], born}) == 4
+
+    def test_teacher_is_the_stage_before_and_a_first_stage_has_none(self, finished):
+        assert record(finished, "01-npid")["teacher_hash"] == record(finished, "00-rotation")["backbone_hash"]
+        assert record(finished, "00-npid", "arms/single-npid")["teacher_hash"] == ""
+        log = (finished / "stages" / "01-npid" / "metrics.jsonl").read_text()
+        assert "distill_loss" in log and "distill_loss" not in (finished / "stages" / "00-rotation" / "metrics.jsonl").read_text()
+
+    def test_backbone_of_a_workdir_is_that_of_its_last_stage(self, finished):
+        backbone, info = aiseeme_jax.load_backbone(finished)
+        assert checkpoint.backbone_hash(backbone) == record(finished, "01-npid")["backbone_hash"]
+        assert info["task"] == "npid"
+
+    def test_single_arm_of_the_opening_task_is_the_first_stage(self, finished):
+        arm = protocols.Arm(config(), "again", aiseeme_jax.load_backbone(finished / "stages" / "00-rotation")[0], {})
+        arm.splits = {name: data.open_split("", name, "") for name in protocols.SPLITS}
+        run = next(run for run in protocols.runs(config(), finished, "single:rotation") if run.fraction == 1)
+        probs, _ = protocols.PROTOCOLS["knn"](arm, run)
+        np.testing.assert_allclose(results.load_predictions(run.directory).probs, probs, atol=1e-6)
+
+    def test_complete_run_is_left_alone(self, finished, splits, monkeypatch):
+        def never(*_, **__):
+            raise AssertionError("work is done again")
+
+        for module, name in ((train, "fit"), (protocols, "evaluate_arm"), (checkpoint, "save_backbone")):
+            monkeypatch.setattr(module, name, never)
+        before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+        del before[finished / "config.json"]
+        del splits[:]
+        curriculum.run(config(), finished)
+        assert all(path.stat().st_mtime_ns == time for path, time in before.items()) and not splits
+
+    def test_pretraining_sees_training_images_alone(self, splits, tmp_path, monkeypatch):
+        monkeypatch.setattr(curriculum, "run_stage", lambda *_: split_seen.append(_[-1].ids))
+        monkeypatch.setattr(checkpoint, "load_backbone", lambda path: (None, {}))
+        split_seen = []
+        curriculum.train_arm(config(), tmp_path, curriculum.arms(config())[0], curriculum.Source(config()))
+        assert splits == ["train"] and len(split_seen) == 2
+
+    def test_run_may_start_from_an_earlier_one(self, finished, tmp_path):
+        later = config((stage("rotation", 4),), init=str(finished), baselines=(), targets=())
+        curriculum.run(later, tmp_path / "later")
+        assert record(tmp_path / "later", "00-rotation")["start_hash"] == record(finished, "01-npid")["backbone_hash"]
+
+    def test_init_that_is_not_there_is_an_error(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="init: no file or folder at 'absent.safetensors'"):
+            curriculum.run(config(init="absent.safetensors"), tmp_path)
+
+    def test_damaged_hand_over_is_an_error(self, finished, tmp_path):
+        directory = tmp_path / "stages" / "00-rotation"
+        directory.mkdir(parents=True)
+        source = finished / "stages" / "00-rotation"
+        damaged = bytearray((source / checkpoint.BACKBONE).read_bytes())
+        damaged[-10] ^= 1
+        (directory / checkpoint.BACKBONE).write_bytes(damaged)
+        (directory / "done.json").write_text((source / "done.json").read_text())
+        with pytest.raises(ValueError, match="backbone.safetensors is damaged"):
+            curriculum.run(config(), tmp_path)
+
+
+class TestBudget:
+    def lengths(self, tmp_path, monkeypatch, **changes):
+        """Steps each stage would be trained for."""
+        asked = []
+
+        def fit(task, batches, *, total_steps, title, **_):
+            asked.append((title, total_steps))
+            return train.Result(task, {})
+
+        monkeypatch.setattr(train, "fit", fit)
+        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_: None)
+        curriculum.run(config(targets=(), **changes), tmp_path)
+        return asked
+
+    def test_single_task_lasts_as_long_as_its_stage(self, tmp_path, monkeypatch):
+        stages = (stage("rotation", 4), stage("npid", 5))
+        expected = [("curriculum 0: rotation", 4), ("curriculum 1: npid", 5), ("single:npid", 5)]
+        assert self.lengths(tmp_path, monkeypatch, stages=stages) == expected
+
+    def test_or_sees_as_many_images_as_the_whole_curriculum(self, tmp_path, monkeypatch):
+        stages = (stage("rotation", 4), stage("npid", 5, batch_size=16))
+        asked = dict(self.lengths(tmp_path, monkeypatch, stages=stages, single_budget="total"))
+        assert asked["single:rotation"] * 8 == asked["single:npid"] * 16 + 0 == 4 * 8 + 5 * 16
+
+
+class Killed(BaseException):
+    """Passes through everything, as a kill does."""
+
+
+class TestKill:
+    def in_step(self, monkeypatch, which, last):
+        """At the batch after step `last` of the stage number `which`."""
+        real, started = data.Batches.__call__, []
+
+        def call(batches, start=0):
+            started.append(start)
+            for step, batch in enumerate(real(batches, start), start=start + 1):
+                if len(started) - 1 == which and step == last + 1:
+                    raise Killed
+                yield batch
+
+        monkeypatch.setattr(data.Batches, "__call__", call)
+
+    def before(self, monkeypatch, module, name, which=0):
+        """When `module.name` is called for the time number `which`."""
+        real, calls = getattr(module, name), []
+
+        def call(*args, **options):
+            calls.append(1)
+            if len(calls) - 1 == which:
+                raise Killed
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    MOMENTS = {
+        "in the first stage": ("in_step", 0, 3),
+        "before its backbone is written": ("before", checkpoint, "save_backbone"),
+        "before it is called done": ("before", checkpoint, "write_json", 1),
+        "at the start of the second stage": ("in_step", 1, 0),
+        "in the second stage": ("in_step", 1, 3),
+        "while it is measured": ("before", results, "save_predictions", 1),
+        "in a baseline": ("in_step", 2, 2),
+        "before the results are written": ("before", results, "write_rows", 2),
+    }
+
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_costs_nothing_but_time(self, moment, finished, tmp_path, monkeypatch):
+        kind, *where = self.MOMENTS[moment]
+        with monkeypatch.context() as patch:
+            getattr(self, kind)(patch, *where)
+            with pytest.raises(Killed):
+                curriculum.run(config(), tmp_path / "run")
+        assert not (tmp_path / "run" / "done.json").exists()
+        curriculum.run(config(), tmp_path / "run")
+        assert hashes(tmp_path / "run") == hashes(finished)
+        assert (tmp_path / "run" / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
+    finetune = {"duration": base.duration(epochs=2), "batch_size": 8}
+    targets = (
+        base.target("knn", size=tiny.SIZE),
+        base.target("linear", size=tiny.SIZE, strengths=(0.1, 1.0)),
+        base.target("finetune", size=tiny.SIZE, **finetune),
+    )
+    tasks = ("relative_location", "rotation", "npid", "moco_v2", "simclr")
+    stages = tuple(stage(task, 3, distill={"kind": "kl"}) for task in tasks)
+    curriculum.run(config(stages, targets=targets, baselines=("scratch",)), tmp_path)
+    found = {(row.arm, row.target) for row in results.read_rows(tmp_path)}
+    assert found == {(arm, t) for arm in ("curriculum", "scratch") for t in ("knn", "linear", "finetune")}
+    starts, ends = zip(*(hashes(tmp_path)[f"stages/{i:02d}-{task}"] for i, task in enumerate(tasks)), strict=True)
+    assert starts[1:] == ends[:-1]
