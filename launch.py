@@ -22,7 +22,7 @@ flags.DEFINE_string("coordinator", None, "host:port of the first process.")
 flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 flags.DEFINE_bool("deterministic", False, "Bit-identical reruns on GPUs too, at some cost in speed (CPUs always are).")
-flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
+flags.DEFINE_bool("debug", False, "Show where an error in the input came up.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 log = logging.getLogger("aiseeme_jax")
@@ -34,6 +34,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 JOBS = {"curriculum": "aiseeme_jax.curriculum", "evaluate": "aiseeme_jax.evaluate.protocols"}
 # What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
 PREEMPTED = 143
+INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> None:
@@ -79,10 +80,13 @@ def _run() -> None:
     """Errors in what the user gave end in one message and exit code 2; any other keeps its traceback."""
     try:
         app.run(main)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (ValueError, AttributeError, FileNotFoundError) as error:
         if "--debug" in sys.argv:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\n(--debug shows where)", file=sys.stderr)
         sys.exit(2)
 
 

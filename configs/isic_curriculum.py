@@ -1,9 +1,8 @@
 """The curriculum on ISIC 2019: five pretext tasks in sequence on unlabelled dermoscopy, then the eight diagnoses.
 
-    python launch.py --config=configs/isic_curriculum.py --workdir=runs/isic           ResNet-50, 224 px, bf16, one
-    large GPU python launch.py --config=configs/isic_curriculum.py:small --workdir=runs/small    ResNet-18 x 0.25, 64
-    px, two CPU cores python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo      synthetic
-    images, minutes, no download
+    python launch.py --config=configs/isic_curriculum.py --workdir=runs/isic           ResNet-50, 224 px, bf16, one GPU
+    python launch.py --config=configs/isic_curriculum.py:small --workdir=runs/small    ResNet-18 x 0.25, 64 px, two CPUs
+    python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo      synthetic images, no download
 
 The papers do not publish their order, lengths or learning rates: those here are ours. Order: geometric tasks first,
 whose features peak early in the network, then instance discrimination from the weakest to the strongest. Optimizers

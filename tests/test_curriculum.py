@@ -278,7 +278,9 @@ class TestKill:
         "before the results are written": ("before", results, "write_rows", 2),
     }
 
-    @pytest.mark.parametrize("moment", MOMENTS)
+    FAST = ("before it is called done", "in the second stage")
+
+    @pytest.mark.parametrize("moment", [pytest.param(m, marks=() if m in FAST else pytest.mark.slow) for m in MOMENTS])
     def test_costs_nothing_but_time(self, moment, finished, tmp_path, monkeypatch):
         kind, *where = self.MOMENTS[moment]
         with monkeypatch.context() as patch:
