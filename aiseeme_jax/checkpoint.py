@@ -34,8 +34,12 @@ def stage_directory(workdir: Path, arm: str, position: int, task: str) -> Path:
     return stages_directory(workdir, arm) / f"{position:02d}-{task}"
 
 
+def targets_directory(workdir: Path, arm: str) -> Path:
+    return workdir / "targets" / file_name(arm)
+
+
 def target_directory(workdir: Path, arm: str, target: str, fraction: float, seed: int) -> Path:
-    return workdir / "targets" / file_name(arm) / target / f"fraction-{fraction:g}-seed-{seed}"
+    return targets_directory(workdir, arm) / target / f"fraction-{fraction:g}-seed-{seed}"
 
 
 def file_name(arm: str) -> str:

@@ -79,8 +79,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return
     source = Source(config)
     for arm in planned:
-        backbone = train_arm(config, workdir, arm, source)
-        protocols.evaluate_arm(config, workdir, arm.name, backbone)
+        backbone, last_stage = train_arm(config, workdir, arm, source)
+        protocols.evaluate_arm(config, workdir, arm.name, backbone, last_stage)
         protocols.write_results(config, workdir, [a.name for a in planned])
         report.write_report(workdir)
     experiment.finish(workdir)
@@ -100,8 +100,8 @@ class Source:
         return self._split
 
 
-def train_arm(config: ConfigDict, workdir: Path, arm: Arm, source: Source) -> nnx.Module:
-    """Trains the stages of an arm that are not done, and gives its backbone."""
+def train_arm(config: ConfigDict, workdir: Path, arm: Arm, source: Source) -> tuple[nnx.Module, Path | None]:
+    """Trains the stages of an arm that are not done; gives its backbone and the folder of its last stage, if any."""
     before = None
     for place, (position, stage) in enumerate(arm.stages):
         directory = checkpoint.stage_directory(workdir, arm.name, place, stage.task)
@@ -113,8 +113,8 @@ def train_arm(config: ConfigDict, workdir: Path, arm: Arm, source: Source) -> nn
             run_stage(config, directory, stage, position, arm, before, source())
         before = directory
     if before is None:
-        return checkpoint.starting_backbone(config.model, arm.init, config.seed)
-    return checkpoint.load_backbone(before)[0]
+        return checkpoint.starting_backbone(config.model, arm.init, config.seed), None
+    return checkpoint.load_backbone(before)[0], before
 
 
 def run_stage(

@@ -15,7 +15,6 @@ import aiseeme_jax
 from aiseeme_jax import checkpoint, curriculum, data, models
 from aiseeme_jax.models import torch_format
 
-
 MODEL = {"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32", "channels": 3}
 
 pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
@@ -110,10 +109,9 @@ class TestBackbone:
         tiny.assert_same(aiseeme_jax.load_backbone(tmp_path / "weights.safetensors")[0], exported)
 
     def test_scratch_is_decided_by_the_seed(self):
-        tiny.assert_same(checkpoint.starting_backbone(MODEL, "scratch", 5), checkpoint.starting_backbone(MODEL, "scratch", 5))
-        tiny.assert_different(
-            checkpoint.starting_backbone(MODEL, "scratch", 5), checkpoint.starting_backbone(MODEL, "scratch", 6)
-        )
+        one, again, other = (checkpoint.starting_backbone(MODEL, "scratch", seed) for seed in (5, 5, 6))
+        tiny.assert_same(one, again)
+        tiny.assert_different(one, other)
 
     def test_init_that_is_not_there_is_an_error(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="init: no file or folder at '.*absent.pth'"):

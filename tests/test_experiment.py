@@ -11,7 +11,8 @@ from configs import base
 
 def config():
     made = base.get_config()
-    made.stages = tuple(base.stage(task, duration=base.duration(epochs=4)) for task in ("rotation", "moco_v2", "simclr"))
+    tasks = ("rotation", "moco_v2", "simclr")
+    made.stages = tuple(base.stage(task, duration=base.duration(epochs=4)) for task in tasks)
     made.targets = (base.target("knn"),)
     return made
 

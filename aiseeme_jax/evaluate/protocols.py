@@ -84,17 +84,31 @@ def runs(config: ConfigDict, workdir: Path, arm: str) -> Iterator[Run]:
                 yield Run(target, fraction, seed, directory)
 
 
-def evaluate_arm(config: ConfigDict, workdir: Path, name: str, backbone: nnx.Module) -> None:
-    """Measures a backbone on all targets that are not done."""
+def evaluate_arm(
+    config: ConfigDict, workdir: Path, name: str, backbone: nnx.Module, last_stage: Path | None = None
+) -> None:
+    """Measures a backbone on all targets that are not done.
+
+    Args:
+      name: of the arm.
+      last_stage: folder whose TensorBoard time line gets the metrics at its end; None: a time line of their own.
+    """
     open_runs = [run for run in runs(config, workdir, name) if not checkpoint.read_done(run.directory)]
-    if open_runs:
-        splits = {s: data.open_split(config.data.name, s, config.runtime.data_dir) for s in SPLITS}
-        arm = Arm(config, name, backbone, splits)
-        for run in open_runs:
-            _evaluate(arm, run)
+    if not open_runs:
+        return
+    splits = {s: data.open_split(config.data.name, s, config.runtime.data_dir) for s in SPLITS}
+    arm = Arm(config, name, backbone, splits)
+    steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
+    for run in open_runs:
+        found = _evaluate(arm, run)
+        tag = f"{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
+        events = last_stage or checkpoint.targets_directory(workdir, name)
+        telemetry.write_scalars(events, steps, {f"{tag}/{row['metric']}": row["value"] for row in found})
+        checkpoint.barrier(f"measured {run.directory.name}")
 
 
-def _evaluate(arm: Arm, run: Run) -> None:
+def _evaluate(arm: Arm, run: Run) -> list[dict[str, Any]]:
+    """Runs a protocol, leaves its predictions and its record, and gives its metrics."""
     start = time.monotonic()
     test = arm.splits["test"]
     probs, chosen = PROTOCOLS[run.target.protocol](arm, run)
@@ -109,12 +123,11 @@ def _evaluate(arm: Arm, run: Run) -> None:
         seed=statistics.seed,
         class_names=test.class_names,
     )
-    telemetry.write_scalars(run.directory, 0, {f"test/{row['metric']}": row["value"] for row in found})
     record = {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
     checkpoint.write_json(run.directory / checkpoint.DONE, record)
-    checkpoint.barrier(f"measured {run.directory.name}")
     title = f"{arm.name}: {run.target.protocol} on {run.fraction:.4g} of the labels, seed {run.seed}"
     log.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
+    return found
 
 
 def _chosen_rows(arm: Arm, run: Run):

@@ -1,0 +1,84 @@
+"""Starts `launch.py` as a user does, in a process of its own, and looks at what it leaves."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Seconds after which a process that should have ended is taken to hang.
+PATIENCE = 300
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """A folder with derm_phantom/tiny prepared in it."""
+    import tfds_builders
+
+    folder = tmp_path_factory.mktemp("data")
+    tfds_builders.prepare("derm_phantom/tiny", data_dir=folder)
+    return folder
+
+
+def start(workdir: Path, data_dir: Path, *flags: str, devices: int = 1, config: str = "tests/tiny_config.py"):
+    """A running launch.py; its messages go to `<workdir>.log`, of several processes to one log each."""
+    xla = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    places = os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY)])
+    command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]
+    command += [f"--config.runtime.data_dir={data_dir}", *flags]
+    log = next(path for i in range(100) if not (path := workdir.with_name(f"{workdir.name}-{i}.log")).exists())
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla, "PYTHONPATH": places},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    process.log = log
+    return process
+
+
+def finish(process) -> tuple[int, str]:
+    """Exit code and everything it said."""
+    try:
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+    return process.returncode, process.log.read_text()
+
+
+def launch(workdir: Path, data_dir: Path, *flags: str, **options) -> tuple[int, str]:
+    return finish(start(workdir, data_dir, *flags, **options))
+
+
+def wait_for(process, condition: Callable[[], bool], what: str) -> None:
+    """Returns as soon as `condition` holds; fails if the process ends before."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            pytest.fail(f"the run ended before {what}:\n{process.log.read_text()[-3000:]}")
+        time.sleep(0.001)
+
+
+def logged(workdir: Path, stage: str) -> int:
+    """The last step in a stage's log, 0 if there is none."""
+    path = workdir / "stages" / stage / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
+
+
+def record(workdir: Path, stage: str) -> dict:
+    return json.loads((workdir / "stages" / stage / "done.json").read_text())
+
+
+def outcome(workdir: Path) -> dict[str, str]:
+    """What must not depend on kills: hash of every backbone, and the table of results."""
+    found = {stage: record(workdir, stage)["backbone_hash"] for stage in ("00-rotation", "01-moco_v2")}
+    return {**found, "results": (workdir / "results.csv").read_text()}

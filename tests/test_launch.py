@@ -1,0 +1,180 @@
+"""launch.py as a user starts it: killed, stopped, gone on with, and given what it cannot use."""
+
+import os
+import re
+import signal
+
+import pytest
+import running
+import tiny
+from running import phantom  # noqa: F401
+
+from aiseeme_jax import checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def whole(phantom, tmp_path_factory):  # noqa: F811
+    """The workdir of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    code, said = running.launch(workdir, phantom)
+    assert code == 0, said
+    return workdir
+
+
+@pytest.mark.parametrize("stage", ["00-rotation", "01-moco_v2"])
+def test_killed_during_a_save_it_ends_in_the_same_bits(stage, whole, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    # With a checkpoint of every step one is nearly always being written.
+    process = running.start(workdir, phantom, "--config.runtime.checkpoint_every=1")
+    checkpoints = workdir / "stages" / stage / "checkpoints"
+    enough = lambda: running.logged(workdir, stage) >= 5  # noqa: E731
+    running.wait_for(process, lambda: enough() and any(checkpoints.glob("*.orbax-checkpoint-tmp")), "a save")
+    os.kill(process.pid, signal.SIGKILL)
+    assert running.finish(process)[0] == -signal.SIGKILL
+    assert not (workdir / "stages" / stage / "done.json").exists()
+    code, said = running.launch(workdir, phantom)
+    assert code == 0, said
+    assert running.outcome(workdir) == running.outcome(whole)
+    assert not list(workdir.rglob("*.orbax-checkpoint-tmp"))
+
+
+def test_sigterm_saves_at_once_and_the_same_command_goes_on(whole, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    seldom = "--config.runtime.checkpoint_every=1000"
+    process = running.start(workdir, phantom, seldom)
+    running.wait_for(process, lambda: running.logged(workdir, "01-moco_v2") >= 3, "step 3")
+    process.send_signal(signal.SIGTERM)
+    code, said = running.finish(process)
+    assert code == 143, said
+    stopped = re.search(r"stopped and saved at step (\d+) of 60; the same command goes on", said)
+    saved = [path.name for path in (workdir / "stages" / "01-moco_v2" / "checkpoints").iterdir()]
+    assert saved == [stopped[1]]
+    code, said = running.launch(workdir, phantom, seldom)
+    assert code == 0, said
+    assert running.outcome(workdir) == running.outcome(whole)
+
+
+def test_complete_run_says_so(whole, phantom):  # noqa: F811
+    before = running.outcome(whole)
+    code, said = running.launch(whole, phantom)
+    assert code == 0 and re.search(r"is complete: nothing to do\. The report is .*report\.html", said)
+    assert running.outcome(whole) == before
+
+
+def test_other_workers_and_residence_go_on_in_the_same_bits(whole, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    process = running.start(workdir, phantom, "--config.runtime.residence=device")
+    running.wait_for(process, lambda: running.logged(workdir, "00-rotation") >= 5, "step 5")
+    process.kill()
+    running.finish(process)
+    code, said = running.launch(workdir, phantom, "--config.runtime.workers=2")
+    assert code == 0, said
+    assert running.outcome(workdir) == running.outcome(whole)
+
+
+def test_fields_inside_stages_can_be_set_from_the_command_line(phantom, tmp_path):  # noqa: F811
+    flags = (
+        "--config.stages[0].batch_size=16",
+        "--config.stages[0].duration.steps=2",
+        "--config.stages[1].fields.queue=16",
+    )
+    code, said = running.launch(tmp_path / "run", phantom, *flags, "--config.stages[1].duration.steps=2")
+    assert code == 0, said
+    assert "curriculum 0: rotation: 2 steps of 16 images" in said
+    assert running.record(tmp_path / "run", "01-moco_v2")["steps"] == 2
+
+
+def fails(workdir, data_dir, *flags, **options) -> str:
+    """What a run says that must fail on its input: one message, no traceback."""
+    code, said = running.launch(workdir, data_dir, *flags, **options)
+    assert code not in (0, None) and code > 0, said
+    assert "Traceback" not in said, said
+    return said
+
+
+BAD = {
+    "unknown field": ("--config.nonsense=1", "nonsense"),
+    "unknown field of a stage": ("--config.stages[0].nonsense=1", "nonsense"),
+    "wrong type": ("--config.seed=abc", r"seed.*abc|abc.*seed"),
+    "unknown job": ("--config.job=paint", "unknown job 'paint': known are curriculum"),
+    "unknown optimizer": (
+        "--config.stages[0].optimizer.name=adam",
+        "optimizer.name is 'adam'; known: adamw, lars, sgd",
+    ),
+    "unknown schedule": (
+        "--config.stages[0].schedule.name=linear",
+        "schedule.name is 'linear'; known: constant, cosine",
+    ),
+    "unknown distillation": ("--config.stages[1].distill.kind=l1", "distill.kind is 'l1'; known: none, kl, mse"),
+    "unknown backbone": ("--config.model.name=vgg", "unknown backbone 'vgg': known are resnet18, resnet34, resnet50"),
+    "unknown task": ("--config.stages[0].task=jigsaw", "unknown pretext task 'jigsaw': known are"),
+    "unknown protocol": ("--config.targets[0].protocol=svm", "svm"),
+    "unknown baseline": ("--config.baselines=('random',)", "unknown baseline 'random': known are scratch"),
+    "imagenet without weights": (
+        "--config.baselines=('imagenet',)",
+        "baseline 'imagenet' needs --config.imagenet=FILE",
+    ),
+    "unknown residence": ("--config.runtime.residence=disk", "unknown data.residence 'disk': known are stream, device"),
+    "batch larger than the split": (
+        "--config.stages[0].batch_size=128",
+        "a batch of 128 is larger than the split of 85",
+    ),
+    "two lengths": (
+        "--config.stages[0].duration.epochs=2.0",
+        "exactly one of epochs, steps, examples; set here: epochs",
+    ),
+    "no length": ("--config.stages[0].duration.steps=None", "exactly one of epochs, steps, examples; set here: none"),
+    "absent init": ("--config.init=absent.pth", "init: no file or folder at 'absent.pth'"),
+    "queue": ("--config.stages[1].fields.queue=12", "queue of 12 is no multiple of the batch of 8"),
+    "probability": ("--config.stages[0].views.flip_vertical=1.5", "views.flip_vertical is a probability"),
+    "argument that is no flag": ("surplus", "surplus"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message(case, phantom, tmp_path):  # noqa: F811
+    flag, message = BAD[case]
+    workdir = tmp_path / "run"
+    assert re.search(message, fails(workdir, phantom, flag))
+    assert not list(workdir.rglob("done.json")), "found out only after work was done"
+
+
+def test_batch_that_does_not_divide_over_the_devices(phantom, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", phantom, "--config.stages[0].batch_size=9", devices=2)
+    assert "a batch of 9 does not divide over 2 devices; change `batch_size`" in said
+
+
+def test_unknown_variant_and_absent_config_file(phantom, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", phantom, config="configs/isic_curriculum.py:huge")
+    assert "unknown variant 'huge' of isic_curriculum: known are full, small, demo" in said
+    assert "absent.py" in fails(tmp_path / "run", phantom, config="configs/absent.py")
+
+
+def test_data_set_that_is_not_prepared(tmp_path):
+    said = fails(tmp_path / "run", tmp_path / "nowhere")
+    assert f"python -m tfds_builders prepare derm_phantom/tiny --data_dir {tmp_path}/nowhere" in said
+
+
+def test_other_config_under_an_old_workdir(whole, phantom):  # noqa: F811
+    before = running.outcome(whole)
+    said = fails(whole, phantom, "--config.seed=7", "--config.patience=3")
+    assert "was begun with another config" in said and "seed: 0 -> 7" in said and "patience: 10 -> 3" in said
+    assert running.outcome(whole) == before
+
+
+def test_damaged_init(phantom, tmp_path):  # noqa: F811
+    path = tmp_path / "weights.safetensors"
+    checkpoint.export_backbone(tiny.backbone(), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    said = fails(tmp_path / "run", phantom, f"--config.init={path}")
+    assert "weights.safetensors is not a whole safetensors file" in said
+
+
+def test_init_of_another_model(phantom, tmp_path):  # noqa: F811
+    checkpoint.export_backbone(tiny.backbone(), tmp_path / "other.safetensors")
+    said = fails(
+        tmp_path / "run", phantom, f"--config.init={tmp_path / 'other.safetensors'}", "--config.model.name=resnet18"
+    )
+    assert "these weights do not fit resnet18 (width 0.125" in said and "missing" in said

@@ -1,0 +1,31 @@
+"""Two short stages on the smallest embedded data set, for tests that start `launch.py` as a user does."""
+
+from functools import partial
+
+import tiny
+
+from aiseeme_jax import models
+from aiseeme_jax.models import resnet
+from configs import base
+
+# A network of one block compiles several times faster than the smallest of the table.
+resnet.ARCHITECTURES["tiny"] = tiny.TINY
+models.BACKBONES = {**models.BACKBONES, "tiny": partial(models.ResNet, "tiny")}
+
+
+def get_config():
+    config = base.get_config()
+    config.data.name = "derm_phantom/tiny"
+    config.model.update({"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32"})
+    config.stages = (stage("rotation", 30), stage("moco_v2", 60, distill={"kind": "mse"}))
+    config.targets = (base.target("knn", size=tiny.SIZE, neighbours=(3, 5)),)
+    config.baselines = ()
+    config.statistics.samples = 20
+    config.runtime.update({"log_every": 1, "checkpoint_every": 20, "evaluation_batch": 16})
+    return config
+
+
+def stage(task: str, steps: int, **changes):
+    adamw = {"name": "adamw", "learning_rate": 1e-3}
+    length = base.duration(steps=steps)
+    return base.stage(task, size=tiny.SIZE, views=tiny.PLAIN, batch_size=8, duration=length, optimizer=adamw, **changes)
