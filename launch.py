@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags
@@ -23,6 +24,7 @@ flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 flags.DEFINE_bool("deterministic", False, "Bit-identical reruns on GPUs too, at some cost in speed (CPUs always are).")
 flags.DEFINE_bool("debug", False, "Show where an error in the input came up.")
+CLUSTER = ("coordinator", "num_processes", "process_id")
 flags.mark_flags_as_required(["config", "workdir"])
 
 log = logging.getLogger("aiseeme_jax")
@@ -31,24 +33,29 @@ log = logging.getLogger("aiseeme_jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-JOBS = {"curriculum": "aiseeme_jax.curriculum", "evaluate": "aiseeme_jax.evaluate.protocols"}
+JOBS = {"curriculum": "aiseeme_jax.curriculum", "evaluate": "aiseeme_jax.evaluation"}
 # What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
 PREEMPTED = 143
 INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> None:
+    if not flags.FLAGS.distributed and any(flags.FLAGS[name].present for name in CLUSTER):
+        raise app.UsageError(f"--{', --'.join(CLUSTER)} mean something only with --distributed")
     if len(argv) > 1:
         raise app.UsageError(f"arguments that are no flags: {' '.join(argv[1:])}")
     _speak()
     _start_devices()
-    from aiseeme_jax.train import Preempted
+    from aiseeme_jax import experiment
+    from aiseeme_jax.stopping import Preempted
 
     config = flags.FLAGS.config
     if config.job not in JOBS:
         raise ValueError(f"unknown job '{config.job}': known are {', '.join(JOBS)}")
+    workdir = Path(flags.FLAGS.workdir)
     try:
-        importlib.import_module(JOBS[config.job]).run(config, Path(flags.FLAGS.workdir))
+        with experiment.alone(workdir):
+            importlib.import_module(JOBS[config.job]).run(config, workdir)
     except Preempted as stop:
         log.info("%s", stop)
         sys.exit(PREEMPTED)
@@ -72,8 +79,20 @@ def _start_devices() -> None:
     if flags.FLAGS.distributed:
         # CPU processes talk through gloo; on accelerators the setting is without effect.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        # It would swallow SIGTERM; the loop asks all processes itself.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
     log.info("jax %s on %d x %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
+
+
+def _is_input_error(error: Exception) -> bool:
+    """Whether an error judges what the user gave: raised by this program, its config, or on the way to a file."""
+    if isinstance(error, OSError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    own = Path(__file__).resolve().parent
+    raised_in = Path(frames[-1].filename)
+    return "ml_collections" in raised_in.parts or (own in raised_in.parents and ".venv" not in raised_in.parts)
 
 
 def _run() -> None:
@@ -83,8 +102,8 @@ def _run() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (ValueError, AttributeError, FileNotFoundError) as error:
-        if "--debug" in sys.argv:
+    except (ValueError, AttributeError, TypeError, IndexError, ImportError, OSError) as error:
+        if "--debug" in sys.argv or not _is_input_error(error):
             raise
         print(f"error: {error}\n(--debug shows where)", file=sys.stderr)
         sys.exit(2)

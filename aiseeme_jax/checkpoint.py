@@ -8,6 +8,7 @@ function of the step, and nothing that is.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from aiseeme_jax.models import torch_format
 
 BACKBONE = "backbone.safetensors"
 DONE = "done.json"
+CHECKPOINTS = "checkpoints"
 
 
 def stages_directory(workdir: Path, arm: str) -> Path:
@@ -67,7 +69,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_done(directory: Path) -> dict[str, Any] | None:
     """The record a finished stage or target leaves, or None if it is not finished."""
     path = directory / DONE
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path) if path.exists() else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file; ValueError names it if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or delete the folder it lies in") from None
 
 
 def tree_hash(tree: Any) -> str:
@@ -95,7 +105,7 @@ class Store:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True, create=True
         )
-        self._manager = ocp.CheckpointManager((directory / "checkpoints").absolute(), options=options)
+        self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
 
     def __enter__(self) -> "Store":
         return self
@@ -126,10 +136,22 @@ class Store:
         everywhere = NamedSharding(mesh, PartitionSpec())
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template)
         args = self._ocp.args
-        found = self._manager.restore(
-            step, args=args.Composite(state=args.StandardRestore(abstract), record=args.JsonRestore())
-        )
+        try:
+            found = self._manager.restore(
+                step, args=args.Composite(state=args.StandardRestore(abstract), record=args.JsonRestore())
+            )
+        except Exception as error:
+            folder = self._manager.directory / str(step)
+            raise ValueError(
+                f"{folder} cannot be read; delete it to go on from an earlier checkpoint. {error}"
+            ) from error
         return found.state, found.record
+
+
+def drop_checkpoints(directory: Path) -> None:
+    """Deletes the training checkpoints of a finished run."""
+    if jax.process_index() == 0:
+        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
 
 
 def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any]) -> None:
@@ -195,7 +217,10 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
         file = find_backbone(Path(init))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"init: {error}") from None
-    torch_format.from_torchvision(backbone, torch_format.read_weights(file))
+    try:
+        torch_format.from_torchvision(backbone, torch_format.read_weights(file))
+    except ValueError as error:
+        raise ValueError(f"init: {file}: {error}") from None
     return backbone
 
 

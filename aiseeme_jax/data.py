@@ -191,6 +191,12 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return images // batch_size
 
 
+def check_residence(residence: str) -> None:
+    """ValueError for a residence that is not known."""
+    if residence not in ("stream", "device"):
+        raise ValueError(f"unknown runtime.residence '{residence}': known are stream, device")
+
+
 def order(images: int, *, batch_size: int, seed: int) -> grain.MapDataset:
     """Indices int [batch_size] of every step, without end, a fresh permutation each epoch."""
     indices = grain.MapDataset.range(images).seed(seed).shuffle()
@@ -212,8 +218,7 @@ class Batches:
     """
 
     def __init__(self, split: Split, *, batch_size: int, seed: int, residence: str = "stream", workers: int = 0):
-        if residence not in ("stream", "device"):
-            raise ValueError(f"unknown runtime.residence '{residence}': known are stream, device")
+        check_residence(residence)
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.steps_per_epoch = steps_per_epoch(len(split), batch_size)
         self.residence, self.workers = residence, workers

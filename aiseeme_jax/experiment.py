@@ -1,11 +1,15 @@
 """The frame of a run: one workdir, one config, begun once and finished once."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from aiseeme_jax import checkpoint
@@ -14,6 +18,30 @@ log = logging.getLogger(__name__)
 
 # Parts of a config that may change under an existing workdir.
 FREE = ("runtime",)
+CONFIG = "config.json"
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Keeps a second run out of a workdir while this one lasts. ValueError if there is one already."""
+    if jax.process_index():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is at work in {workdir}: wait for it, or use another --workdir") from None
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): take care not to start two runs in it", workdir, error)
+        yield
+
+
+def is_begun(workdir: Path) -> bool:
+    """Whether a config has claimed the workdir."""
+    return (workdir / CONFIG).exists()
 
 
 def begin(config: ConfigDict, workdir: Path) -> bool:
@@ -22,9 +50,9 @@ def begin(config: ConfigDict, workdir: Path) -> bool:
     Returns True if the run is complete already. Raises ValueError that names the fields that differ.
     """
     resolved = json.loads(config.to_json_best_effort())
-    path = workdir / "config.json"
-    if path.exists():
-        _compare(json.loads(path.read_text()), resolved, workdir)
+    path = workdir / CONFIG
+    if is_begun(workdir):
+        _compare(checkpoint.read_json(path), resolved, workdir)
     checkpoint.write_json(path, {**resolved, "fingerprint": fingerprint(resolved)})
     if (workdir / checkpoint.DONE).exists():
         log.info("%s is complete: nothing to do. The report is %s", workdir, workdir / "report.html")

@@ -1,5 +1,6 @@
 """Sample views of a task, as the backbone sees them: the first thing to look at when a loss does not fall."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -12,16 +13,18 @@ from aiseeme_jax.pretext.base import Task
 GAP = 2
 
 
-def save_views(directory: Path, task: Task, images: UInt8[Array, "b h w c"], seed: int) -> None:
-    """Writes `views.png`: a row per image, the image itself first, then what the backbone saw of it."""
-    path = directory / "views.png"
-    if path.exists() or jax.process_index():
-        return
-    directory.mkdir(parents=True, exist_ok=True)
+def save_views(directory: Path, task: Task, images: UInt8[Array, "b h w c"], seed: int) -> np.ndarray:
+    """Writes and gives `views.png`: a row per image, the image itself first, then what the backbone saw of it."""
     sheet = view_sheet(task, images, seed)
-    from matplotlib import image as writer
+    sheet = sheet if sheet.shape[-1] == 3 else np.repeat(sheet, 3, axis=-1)
+    if jax.process_index() == 0:
+        from matplotlib import image as writer
 
-    writer.imsave(path, sheet if sheet.shape[-1] == 3 else np.repeat(sheet, 3, axis=-1))
+        directory.mkdir(parents=True, exist_ok=True)
+        beside = directory / f".views.{os.getpid()}"
+        writer.imsave(beside, sheet, format="png")
+        beside.replace(directory / "views.png")
+    return sheet
 
 
 def view_sheet(task: Task, images: UInt8[Array, "b h w c"], seed: int) -> np.ndarray:

@@ -139,7 +139,7 @@ def train_step(
     halted = jnp.where((state.halted < 0) & (streak >= program.patience), state.step + 1, state.halted)
     metrics |= {
         "gradient_norm": norm,
-        "learning_rate": program.schedule()(state.step),
+        "learning_rate": program.schedule()(state.step - state.skipped),
         "skipped_steps": state.skipped + (1 - fine),
     }
     state = state.replace(

@@ -4,10 +4,13 @@ import signal
 import time
 
 import jax
+import numpy as np
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(Exception):
-    """The run was asked to stop (SIGTERM) and has saved; the same command goes on."""
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved; the same command goes on."""
 
 
 class Clock:
@@ -21,23 +24,33 @@ class Clock:
 
 
 class StopSignal:
-    """Turns SIGTERM into a question the loop asks between steps; all processes agree on the step."""
+    """Turns SIGTERM and Ctrl-C into a question the loop asks between steps; a second Ctrl-C interrupts at once."""
 
     def __enter__(self) -> "StopSignal":
         self._asked = False
-        self._previous = signal.signal(signal.SIGTERM, self._ask) if jax.process_count() == 1 else None
+        self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            # None: a handler that was not set from Python and cannot be put back.
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
-    def _ask(self, *_) -> None:
+    def _ask(self, number: int, frame) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self._asked = True
 
-    def requested(self, step: int) -> bool:
+    def requested(self, *, agree: bool) -> bool:
+        """Whether to stop now.
+
+        Args:
+          agree: ask the other processes, which all have to do so at the same step; without it several processes go on.
+        """
         if jax.process_count() == 1:
             return self._asked
+        if not agree:
+            return False
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        return bool(np.any(multihost_utils.process_allgather(np.array(self._asked))))

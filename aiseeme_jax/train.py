@@ -7,11 +7,12 @@ a few steps ahead.
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -59,6 +60,7 @@ def fit(
     teacher: nnx.Module | None = None,
     patience: int = 10,
     at_epoch: Callable[[Task], None] | None = None,
+    pictures: Mapping[str, np.ndarray] | None = None,
 ) -> Result:
     """Trains `task` to `total_steps`, from its newest checkpoint in `directory` if there is one.
 
@@ -72,6 +74,7 @@ def fit(
       teacher: frozen backbone that `stage.distill` compares with.
       patience: non-finite steps in a row that end the run.
       at_epoch: called with the task after each epoch; may write to the task's own variables.
+      pictures: name -> [H, W, C], 0 to 1, for TensorBoard when the run begins.
 
     Raises Preempted after SIGTERM (saved), Diverged after too many non-finite steps, ValueError if the checkpoint
     belongs to another teacher.
@@ -88,6 +91,8 @@ def fit(
         telemetry = stack.enter_context(
             Telemetry(directory, total_steps=total_steps, batch_size=stage.batch_size, title=title, start_step=start)
         )
+        if pictures and not start:
+            telemetry.images(0, {name: picture[None] for name, picture in pictures.items()})
         clock = Clock(record["seconds"])
         stream = batches(start)
         queued: collections.deque = collections.deque()
@@ -102,20 +107,23 @@ def fit(
                 _check(state, patience)
             if at_epoch and step % steps_per_epoch == 0:
                 state = _epoch(program, state, at_epoch)
-            stopping = stop.requested(step)
+            stopping = stop.requested(agree=step % pace.log_every == 0)
             if step % pace.checkpoint_every == 0 or last or stopping:
                 _check(state, patience)
                 record |= {
                     "seconds": round(clock.seconds(), 1),
-                    "images_per_second": telemetry.images_per_second,
+                    "images_per_second": telemetry.images_per_second or record.get("images_per_second"),
                     "final_loss": float(metrics["loss"]),
                     "skipped_steps": int(state.skipped),
                 }
-                store.save(step, state, record)
+                # The teacher is a file with a hash, not a part of what training changes.
+                store.save(step, state.replace(teacher=None), record)
             if stopping:
                 store.wait()
                 raise Preempted(f"{title}: stopped and saved at step {step} of {total_steps}; the same command goes on")
         store.wait()
+        if stop.requested(agree=True):
+            raise Preempted(f"{title}: stopped after its last step; the same command goes on")
     return Result(task_of(program, state), {"steps": total_steps, **record})
 
 
@@ -125,10 +133,10 @@ def _resume(
     """The newest checkpoint and its record, or the fresh state and an empty one."""
     teacher_hash = checkpoint.backbone_hash(teacher) if teacher is not None else ""
     fresh = {"seconds": 0.0, "teacher_hash": teacher_hash}
-    state, record = store.restore(state, data.data_mesh()) or (state, fresh)
+    found, record = store.restore(state.replace(teacher=None), data.data_mesh()) or (state, fresh)
     if record["teacher_hash"] != teacher_hash:
         raise ValueError(f"{directory}: the checkpoint was distilled from another teacher; remove this stage's folder")
-    return state, record
+    return found.replace(teacher=state.teacher), record
 
 
 def _log(telemetry: Telemetry, step: int, metrics: dict[str, Array], features: Float[Array, "m d"]) -> None:

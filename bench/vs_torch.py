@@ -8,6 +8,10 @@ its two memory formats; `--compile` adds torch.compile.
 """
 
 import argparse
+import os
+
+# Both frameworks share one accelerator.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp

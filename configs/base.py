@@ -39,7 +39,7 @@ def schedule() -> ConfigDict:
     return ConfigDict(
         {
             "name": "cosine",  # cosine | step | constant
-            "warmup": duration(steps=0),  # linear, from 0
+            "warmup": duration(steps=0),  # linear, up to the peak
             "final_scale": 0.0,  # cosine: last learning rate over peak
             "milestones": (0.6, 0.8),  # step: shares of the stage
             "factor": 0.1,  # step: multiplies the learning rate at each milestone

@@ -104,7 +104,7 @@ class TestBatches:
             data.Batches(tiny.split(), batch_size=32, seed=0)
         with pytest.raises(ValueError, match="a batch of 12 does not divide over 8 devices; change `batch_size`"):
             data.Batches(tiny.split(), batch_size=12, seed=0)
-        with pytest.raises(ValueError, match="unknown data.residence 'disk': known are stream, device"):
+        with pytest.raises(ValueError, match="unknown runtime.residence 'disk': known are stream, device"):
             data.Batches(tiny.split(), batch_size=8, seed=0, residence="disk")
         assert data.steps_per_epoch(24, 16) == 1
 

@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, experiment, optim, telemetry, train
+from aiseeme_jax import augment, checkpoint, data, optim, telemetry, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
 from aiseeme_jax.evaluate.fractions import nested_fraction
 from aiseeme_jax.evaluate.knn import knn_probe
@@ -24,20 +24,6 @@ from aiseeme_jax.evaluate.linear import linear_probe
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-
-
-def run(config: ConfigDict, workdir: Path) -> None:
-    """The job `evaluate`: one arm, `init`, measured on all targets, with results.csv.
-
-    Raises ValueError if the workdir was begun with another config, FileNotFoundError if `init` or the data is not
-    there.
-    """
-    if experiment.begin(config, workdir):
-        return
-    backbone = checkpoint.starting_backbone(config.model, config.init, config.seed)
-    evaluate_arm(config, workdir, "init", backbone)
-    write_results(config, workdir, ["init"])
-    experiment.finish(workdir)
 
 
 @dataclasses.dataclass
@@ -99,16 +85,19 @@ def evaluate_arm(
     splits = {s: data.open_split(config.data.name, s, config.runtime.data_dir) for s in SPLITS}
     arm = Arm(config, name, backbone, splits)
     steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
+    events = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
-        found = _evaluate(arm, run)
-        tag = f"{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
-        events = last_stage or checkpoint.targets_directory(workdir, name)
-        telemetry.write_scalars(events, steps, {f"{tag}/{row['metric']}": row["value"] for row in found})
+        record = _evaluate(arm, run)
+        tag = f"{name}/{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
+        telemetry.write_scalars(events, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
+        # The record last: a run without it is done again.
+        checkpoint.write_json(run.directory / checkpoint.DONE, record)
+        checkpoint.drop_checkpoints(run.directory)
         checkpoint.barrier(f"measured {run.directory.name}")
 
 
-def _evaluate(arm: Arm, run: Run) -> list[dict[str, Any]]:
-    """Runs a protocol, leaves its predictions and its record, and gives its metrics."""
+def _evaluate(arm: Arm, run: Run) -> dict[str, Any]:
+    """Runs a protocol, leaves its predictions, and gives its record."""
     start = time.monotonic()
     test = arm.splits["test"]
     probs, chosen = PROTOCOLS[run.target.protocol](arm, run)
@@ -123,11 +112,9 @@ def _evaluate(arm: Arm, run: Run) -> list[dict[str, Any]]:
         seed=statistics.seed,
         class_names=test.class_names,
     )
-    record = {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
-    checkpoint.write_json(run.directory / checkpoint.DONE, record)
     title = f"{arm.name}: {run.target.protocol} on {run.fraction:.4g} of the labels, seed {run.seed}"
     log.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
-    return found
+    return {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
 
 
 def _chosen_rows(arm: Arm, run: Run):
@@ -170,19 +157,27 @@ def _linear(arm: Arm, run: Run):
     return probe.probs["test"], chosen
 
 
+def finetune_batch(asked: int, images: int) -> int:
+    """The batch size, or the largest the devices can share where a small share of the labels holds fewer images."""
+    devices = jax.device_count()
+    if images < devices:
+        raise ValueError(f"a fraction of {images} labelled images is too few for {devices} devices; raise `fractions`")
+    return min(asked, images // devices * devices)
+
+
 def _finetune(arm: Arm, run: Run):
     config, target = arm.config, run.target
     split = arm.splits["train"].subset(_chosen_rows(arm, run))
-    # A small share of the labels may hold fewer images than a batch.
-    devices = jax.device_count()
-    batch_size = min(target.batch_size, max(len(split) // devices, 1) * devices)
+    batch_size = finetune_batch(target.batch_size, len(split))
     stage = FrozenConfigDict(
         {**target.to_dict(), "batch_size": batch_size, "task_weight": 1.0, "distill": {"kind": "none"}}
     )
     classes = len(split.class_names)
     weights = finetune.class_weights(split.labels, classes, target.class_weight)
     views = augment.Views(**stage.views)
-    classifier = finetune.Classifier(nnx.clone(arm.backbone), views, class_weights=weights, rngs=nnx.Rngs(run.seed))
+    # Without pretraining, another seed is another start as well.
+    start = arm.backbone if arm.name != "scratch" else checkpoint.starting_backbone(config.model, "scratch", run.seed)
+    classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=nnx.Rngs(run.seed))
 
     def remember_best(classifier: finetune.Classifier) -> None:
         validation = arm.splits["validation"]

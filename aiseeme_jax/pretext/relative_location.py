@@ -49,9 +49,8 @@ class RelativeLocation(Task):
                 f"(views.size {spec.size} / {GRID}); lower `patch` or raise `views.size`"
             )
         hidden = hidden or 2 * backbone.features
-        self.head = models.MLP(
-            2 * backbone.features, (hidden,), len(NEIGHBOURS), norm=True, dtype=setting.dtype, rngs=rngs
-        )
+        self.hidden = models.MLP(2 * backbone.features, (), hidden, final_norm=True, dtype=setting.dtype, rngs=rngs)
+        self.head = nnx.Linear(hidden, len(NEIGHBOURS), rngs=rngs)
         self.dropout = dropout
 
     def views(self, key: PRNGKeyArray, batch):
@@ -73,10 +72,11 @@ class RelativeLocation(Task):
         centre = jnp.broadcast_to(grid[:, CENTRE : CENTRE + 1], (count, len(NEIGHBOURS), grid.shape[-1]))
         pairs = jnp.concatenate([centre, grid[:, jnp.array(NEIGHBOURS)]], axis=-1)
         pairs = pairs.reshape(count * len(NEIGHBOURS), -1)
+        hidden = jax.nn.relu(self.hidden(pairs, train=train))
         if train and self.dropout > 0:
-            kept = jax.random.bernoulli(views["dropout"], 1 - self.dropout, pairs.shape)
-            pairs = jnp.where(kept, pairs / (1 - self.dropout), 0.0)
-        logits = self.head(pairs, train=train).astype(jnp.float32)
+            kept = jax.random.bernoulli(views["dropout"], 1 - self.dropout, hidden.shape)
+            hidden = jnp.where(kept, hidden / (1 - self.dropout), 0.0)
+        logits = self.head(hidden)
         labels = jnp.tile(jnp.arange(len(NEIGHBOURS)), count)
         loss = losses.cross_entropy(logits, labels)
         return Output(loss, {"accuracy": accuracy(logits, labels)}, images, features)

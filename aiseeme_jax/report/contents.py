@@ -111,6 +111,9 @@ def _rows(workdir: Path, config: dict[str, Any]) -> list[results.Row]:
 
 
 def _planned_arms(config: dict[str, Any]) -> Iterator[str]:
+    if config.get("job") == "evaluate":
+        yield "init"
+        return
     if config:
         yield "curriculum"
     for name in config.get("baselines", ()):

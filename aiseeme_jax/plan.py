@@ -1,0 +1,156 @@
+"""What a config asks for: its arms and the length of their stages, and whether all of it can be done.
+
+Everything that can be known before the first step is judged here, so that a mistake in the last stage costs seconds,
+not the days before it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from flax import nnx
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from aiseeme_jax import augment, checkpoint, data, distill, optim, pretext
+from aiseeme_jax.evaluate import finetune, protocols
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A way to come by a backbone.
+
+    Attributes:
+      name: 'curriculum', 'scratch', 'imagenet' or 'single:<task>'.
+      init: as `config.init`.
+      stages: (position in the curriculum, config) of each stage it trains.
+      whole: each of its stages lasts as many images as the whole curriculum.
+    """
+
+    name: str
+    init: str
+    stages: tuple[tuple[int, ConfigDict], ...] = ()
+    whole: bool = False
+
+
+def arms(config: ConfigDict) -> tuple[Arm, ...]:
+    """The curriculum and its baselines. ValueError for a baseline that is not known or lacks its weights."""
+    stages = tuple(enumerate(config.stages))
+    found = [Arm("curriculum", config.init, stages)]
+    for name in config.baselines:
+        kind, _, task = name.partition(":")
+        if name == "scratch":
+            found.append(Arm("scratch", "scratch"))
+        elif name == "imagenet":
+            if not config.imagenet:
+                raise ValueError("the baseline 'imagenet' needs --config.imagenet=FILE, weights with torchvision names")
+            found.append(Arm("imagenet", config.imagenet))
+        elif kind == "single":
+            found.extend(_single_arms(config, task))
+        else:
+            raise ValueError(f"unknown baseline '{name}': known are scratch, imagenet, single, single:TASK")
+    return tuple({arm.name: arm for arm in found}.values())
+
+
+def _single_arms(config: ConfigDict, task: str) -> Iterator[Arm]:
+    tasks = list(dict.fromkeys(stage.task for stage in config.stages))
+    if task and task not in tasks:
+        raise ValueError(f"the baseline 'single:{task}' has no stage of that task: there are {', '.join(tasks)}")
+    if config.single_budget not in ("stage", "total"):
+        raise ValueError(f"unknown single_budget '{config.single_budget}': known are stage, total")
+    for name in [task] if task else tasks:
+        position = [stage.task for stage in config.stages].index(name)
+        whole = config.single_budget == "total" and len(config.stages) > 1
+        yield Arm(f"single:{name}", config.init, ((position, config.stages[position]),), whole)
+
+
+def steps_of_stage(stage: ConfigDict, images: int) -> int:
+    """Steps of a stage as configured, on a split of so many images."""
+    per_epoch = data.steps_per_epoch(images, stage.batch_size)
+    return optim.steps_of(stage.duration, steps_per_epoch=per_epoch, batch_size=stage.batch_size)
+
+
+def arm_steps(config: ConfigDict, arm: Arm, stage: ConfigDict, images: int) -> int:
+    """Steps of a stage in an arm: its own, or those in which it sees as many images as the whole curriculum."""
+    if not arm.whole:
+        return steps_of_stage(stage, images)
+    return round(sum(steps_of_stage(s, images) * s.batch_size for s in config.stages) / stage.batch_size)
+
+
+def stage_task(config: ConfigDict, stage: ConfigDict, backbone: nnx.Module, images: int, *, seed: int) -> pretext.Task:
+    """The task of a stage around a backbone, its own state fresh."""
+    return pretext.make_task(
+        stage.task,
+        backbone,
+        augment.Views(**FrozenConfigDict(stage).views),
+        pretext.Setting(images, stage.batch_size, config.model.dtype),
+        stage.fields,
+        rngs=nnx.Rngs(seed),
+    )
+
+
+def check(config: ConfigDict, images: int) -> None:
+    """Judges a config against a pretraining split of so many images, without training anything.
+
+    Raises ValueError, or FileNotFoundError for weights that are not there; the message names the part it is about.
+    """
+    for name in ("log_every", "checkpoint_every", "evaluation_batch"):
+        if config.runtime[name] < 1:
+            raise ValueError(f"runtime.{name} is {config.runtime[name]}; it must be at least 1")
+    data.check_residence(config.runtime.residence)
+    for arm in arms(config):
+        if arm.init != "scratch":
+            checkpoint.starting_backbone(config.model, arm.init, config.seed)
+    for position, stage in enumerate(config.stages):
+        _about(f"stages[{position}] ({stage.task})", lambda stage=stage: _check_stage(config, stage, images))
+    seen = set()
+    for position, target in enumerate(config.targets):
+        _about(f"targets[{position}] ({target.protocol})", lambda target=target: _check_target(target, images))
+        if target.protocol in seen:
+            raise ValueError(
+                f"targets[{position}]: a second target '{target.protocol}'; there can be one of each protocol"
+            )
+        seen.add(target.protocol)
+
+
+def _about(part: str, judge: Callable[[], None]) -> None:
+    try:
+        judge()
+    except ValueError as error:
+        raise ValueError(f"{part}: {error}") from error
+
+
+def _check_training(training: ConfigDict, images: int) -> None:
+    """Lengths, optimizer and schedule of a stage or of fine-tuning."""
+    if training.batch_size < 1:
+        raise ValueError(f"batch_size is {training.batch_size}; it must be at least 1")
+    per_epoch = data.steps_per_epoch(images, training.batch_size)
+    steps = optim.steps_of(training.duration, steps_per_epoch=per_epoch, batch_size=training.batch_size)
+    if steps < 1:
+        raise ValueError("duration is 0; a stage lasts at least one step")
+    peak = training.optimizer.learning_rate
+    schedule = optim.make_schedule(training.schedule, peak, steps, per_epoch, training.batch_size)
+    optim.make_optimizer(training.optimizer, schedule)
+
+
+def _check_stage(config: ConfigDict, stage: ConfigDict, images: int) -> None:
+    _check_training(stage, images)
+    distill.make(stage.distill)
+
+    def make() -> pretext.Task:
+        backbone = checkpoint.starting_backbone(config.model, "scratch", config.seed)
+        return stage_task(config, stage, backbone, images, seed=0)
+
+    nnx.eval_shape(make)
+
+
+def _check_target(target: ConfigDict, images: int) -> None:
+    augment.Views(**FrozenConfigDict(target.views))
+    if not target.fractions or not all(0 < fraction <= 1 for fraction in target.fractions):
+        raise ValueError(f"fractions are {tuple(target.fractions)}; each must lie in (0, 1]")
+    if len(set(target.seeds)) != len(target.seeds) or not target.seeds:
+        raise ValueError(f"seeds are {tuple(target.seeds)}; there must be some, each once")
+    if target.protocol in ("linear", "finetune"):
+        finetune.class_weights([0], 1, target.class_weight)
+    if target.protocol == "finetune":
+        for fraction in target.fractions:
+            size = protocols.finetune_batch(target.batch_size, round(images * fraction))
+            _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), max(round(images * fraction), size))

@@ -1,0 +1,85 @@
+"""Several processes, and other numbers of devices, against one process on one machine."""
+
+import socket
+
+import numpy as np
+import pytest
+import running
+from running import phantom  # noqa: F401
+
+from aiseeme_jax import checkpoint
+from aiseeme_jax.evaluate import results
+from aiseeme_jax.models import torch_format
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def one_process(phantom, tmp_path_factory):  # noqa: F811
+    """The workdir of one process with two devices."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    code, said = running.launch(workdir, phantom, devices=2)
+    assert code == 0 and "on 2 x cpu" in said, said
+    return workdir
+
+
+def weights(workdir, stage):
+    return dict(torch_format.read_weights(workdir / "stages" / stage / checkpoint.BACKBONE))
+
+
+def assert_close(one, other, tolerance):
+    """Every stage's weights, relative to the size of each array."""
+    for stage in ("00-rotation", "01-moco_v2"):
+        a, b = weights(one, stage), weights(other, stage)
+        assert a.keys() == b.keys()
+        for name in a:
+            error = np.linalg.norm(a[name] - b[name]) / max(np.linalg.norm(b[name]), 1.0)
+            assert error <= tolerance, f"{stage} {name}: {error:.2g}"
+
+
+def test_two_processes_end_where_one_does(one_process, phantom, tmp_path):  # noqa: F811
+    workdir, coordinator = tmp_path / "run", f"--coordinator=localhost:{free_port()}"
+    flags = ("--distributed", coordinator, "--num_processes=2")
+    processes = [running.start(workdir, phantom, *flags, f"--process_id={i}") for i in range(2)]
+    for process in processes:
+        code, said = running.finish(process)
+        assert code == 0 and "on 2 x cpu" in said, said
+    assert_close(workdir, one_process, 1e-6)
+    found, expected = (
+        results.load_predictions(next(w.glob("targets/curriculum/knn/*"))) for w in (workdir, one_process)
+    )
+    np.testing.assert_allclose(found.probs, expected.probs, atol=1e-5)
+    assert [row.metric for row in results.read_rows(workdir)] == [row.metric for row in results.read_rows(one_process)]
+
+
+def test_killed_processes_go_on(one_process, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    for attempt in range(2):
+        flags = ("--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2")
+        processes = [running.start(workdir, phantom, *flags, f"--process_id={i}") for i in range(2)]
+        if attempt == 0:
+            running.wait_for(processes[0], lambda: running.logged(workdir, "01-moco_v2") >= 25, "step 25")
+            for process in processes:
+                process.kill()
+        codes = [running.finish(process)[0] for process in processes]
+    assert codes == [0, 0]
+    assert_close(workdir, one_process, 1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_run_goes_on_with_another_number_of_devices(devices, one_process, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    process = running.start(workdir, phantom, devices=2)
+    running.wait_for(process, lambda: running.logged(workdir, "00-rotation") >= 21, "a checkpoint")
+    process.kill()
+    running.finish(process)
+    code, said = running.launch(workdir, phantom, devices=devices)
+    assert code == 0 and f"on {devices} x cpu" in said, said
+    # Sums in another order: each step adds a rounding error, and training spreads it.
+    assert_close(workdir, one_process, 1e-2)
