@@ -33,10 +33,24 @@ class CellNumber(nnx.Module):
         return {"pooled": jax.nn.one_hot(x[:, 0, 0, 0].astype(jnp.int32), 9)}
 
 
+class Through(nnx.Module):
+    """In the place of the hidden layer."""
+
+    def __call__(self, pairs, *, train):
+        return pairs
+
+
+class Ones(nnx.Module):
+    """In the place of the hidden layer: the same everywhere."""
+
+    def __call__(self, pairs, *, train):
+        return jnp.ones((len(pairs), 64))
+
+
 class Pair(nnx.Module):
     """In the place of the head: reads the neighbour's one-hot number, and insists on the centre being cell 4."""
 
-    def __call__(self, pairs, *, train):
+    def __call__(self, pairs):
         centre, neighbour = pairs[:, :9], pairs[:, 9:]
         return 50 * jnp.where(centre[:, 4:5] == 1, neighbour[:, jnp.array(NEIGHBOUR_CELLS)], 0)
 
@@ -74,11 +88,29 @@ class TestRelativeLocation:
 
     def test_label_is_the_place_of_the_neighbour(self):
         task = self.make(CellNumber(), dropout=0.0)
-        task.head = Pair()
+        task.hidden, task.head = Through(), Pair()
         numbers = jnp.broadcast_to(jnp.arange(9.0)[None, :, None, None, None], (8, 9, 3, 3, 3))
         output = task.loss({"patches": numbers, "dropout": jax.random.key(0)})
         assert float(output.metrics["accuracy"]) == 1
         assert float(output.loss) < 1e-6
+
+    def test_dropout_falls_on_the_hidden_layer_in_training_alone(self):
+        task = self.make(tiny.Linear(8), dropout=0.5, patch=5)
+        seen = []
+
+        class Recorder(nnx.Module):
+            def __call__(self, hidden):
+                seen.append(np.asarray(hidden))
+                return hidden[:, :8]
+
+        task.head = Recorder()
+        views = task.views(jax.random.key(0), tiny.batch(8))
+        for train in (True, False):
+            task.hidden, task.backbone = Ones(), CellNumber()
+            task.loss(views, train=train)
+        dropped, whole = seen
+        assert set(np.unique(dropped)) == {0.0, 2.0} and 0.4 < (dropped == 0).mean() < 0.6
+        assert (whole == 1).all()
 
     def test_patches_come_from_their_cells_apart_from_one_another(self):
         size = 33  # cells of 11 px, patches of 8
@@ -103,7 +135,8 @@ class TestRelativeLocation:
         views = task.views(jax.random.key(0), tiny.batch())
         features = np.asarray(task.backbone(task.seen(views), train=True)["pooled"]).reshape(8, 9, -1)
         pairs = np.stack([np.concatenate([f[4], f[cell]]) for f in features for cell in NEIGHBOUR_CELLS])
-        logits = nnx.clone(task.head)(jnp.asarray(pairs), train=True)
+        hidden = jax.nn.relu(nnx.clone(task.hidden)(jnp.asarray(pairs), train=True))
+        logits = task.head(hidden)
         expected = tiny.cross_entropy(logits, np.tile(np.arange(8), 8))
         assert float(task.loss(views).loss) == pytest.approx(expected, rel=1e-5)
 
