@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,13 @@ def alone(workdir: Path) -> Iterator[None]:
             raise ValueError(f"another run is at work in {workdir}: wait for it, or use another --workdir") from None
         except OSError as error:
             log.warning("%s cannot be locked (%s): take care not to start two runs in it", workdir, error)
-        yield
+        try:
+            yield
+        finally:
+            # A run that failed before it began leaves nothing behind.
+            if not is_begun(workdir) and set(os.listdir(workdir)) == {LOCK}:
+                (workdir / LOCK).unlink()
+                workdir.rmdir()
 
 
 def is_begun(workdir: Path) -> bool:

@@ -143,6 +143,8 @@ def _check_stage(config: ConfigDict, stage: ConfigDict, images: int) -> None:
 
 
 def _check_target(target: ConfigDict, images: int) -> None:
+    if target.protocol not in protocols.PROTOCOLS:
+        raise ValueError(f"unknown protocol '{target.protocol}': known are {', '.join(protocols.PROTOCOLS)}")
     augment.Views(**FrozenConfigDict(target.views))
     if not target.fractions or not all(0 < fraction <= 1 for fraction in target.fractions):
         raise ValueError(f"fractions are {tuple(target.fractions)}; each must lie in (0, 1]")

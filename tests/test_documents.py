@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from flax import nnx
 from conftest import REPOSITORY
+from flax import nnx
 from tiny import no_events, quick_compilation  # noqa: F401
 
 import aiseeme_jax

@@ -79,3 +79,20 @@ def test_fingerprint_covers_what_decides_the_result():
 def test_flat_names_are_those_of_the_command_line():
     nested = {"a": {"b": 1}, "c": [{"d": [1, 2]}, {"d": []}], "e": None}
     assert experiment.flatten(nested) == {"a.b": 1, "c[0].d": [1, 2], "c[1].d": [], "e": None}
+
+
+class TestAlone:
+    def test_a_second_run_is_kept_out_until_the_first_has_ended(self, tmp_path):
+        with experiment.alone(tmp_path / "run"):
+            with pytest.raises(ValueError, match="another run is at work in .*run: wait for it, or use another"):
+                with experiment.alone(tmp_path / "run"):
+                    pass
+            (tmp_path / "run" / "config.json").write_text("{}")
+        with experiment.alone(tmp_path / "run"):
+            pass
+        assert (tmp_path / "run" / "config.json").exists()
+
+    def test_a_run_that_never_began_leaves_no_folder(self, tmp_path):
+        with pytest.raises(RuntimeError), experiment.alone(tmp_path / "run"):
+            raise RuntimeError
+        assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """The train step and the loop: what they change, what they refuse, what they log."""
 
+import functools
 import json
 import os
 import signal
@@ -57,8 +58,9 @@ def poisoned(steps, kind: str = "loss"):
     return lambda start: (batch(kind if step in steps else "none") for step in range(start + 1, 10**6))
 
 
-def toy_stage(steps: int = 6, **changes):
-    return tiny.stage("rotation", steps=steps, **{"optimizer": {"learning_rate": 0.003}, **changes})
+def toy_stage(**changes):
+    """Of one length for nearly all tests: an equal stage is not compiled anew."""
+    return tiny.stage("rotation", **{"steps": 8, "optimizer": {"learning_rate": 0.003}, **changes})
 
 
 def start(stage, task=None, *, teacher=None, patience: int = 10):
@@ -108,7 +110,7 @@ class TestNonFinite:
         assert int(state.halted) == 2
 
     def test_ten_in_a_row_end_the_run_and_the_last_good_checkpoint_stays(self, tmp_path):
-        stage = toy_stage(40)
+        stage = toy_stage(steps=20)
         pace = train.Pace(log_every=3, checkpoint_every=5)
         with pytest.raises(train.Diverged, match="not finite for 10 steps in a row, the last at step 16; .*clip_norm"):
             tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=poisoned(range(7, 100)), pace=pace)
@@ -121,14 +123,34 @@ class TestNonFinite:
             tiny.assert_same(getattr(kept, name), tree)
 
     def test_nine_in_a_row_are_passed_over_and_reported(self, tmp_path):
-        result = tiny.fit(Toy(tiny.Linear()), toy_stage(12), tmp_path, batches=poisoned(range(2, 11)))
+        result = tiny.fit(Toy(tiny.Linear()), toy_stage(steps=20), tmp_path, batches=poisoned(range(2, 11)))
         assert result.record["skipped_steps"] == 9
-        assert float(result.task.counted.get_value()) == 3
+        assert float(result.task.counted.get_value()) == 11
+
+
+@functools.cache
+def one_step(**optimizer):
+    """Parameters before and after the first step, its gradient and its metrics."""
+    program, state = start(toy_stage(optimizer={"learning_rate": 0.1, "momentum": 0.0, **optimizer}))
+    before, gradient = tiny.arrays(state.params), first_gradient()
+    state, metrics, _ = step(program, state)
+    return before, tiny.arrays(state.params), gradient, metrics
+
+
+@functools.cache
+def first_gradient():
+    program, state = start(toy_stage())
+
+    def loss(params):
+        task = nnx.merge(program.graph, params, state.rest)
+        return task.loss(task.views(jax.random.fold_in(jax.random.key(0), 0), batch())).loss
+
+    return tiny.arrays(jax.jit(jax.grad(loss))(state.params))
 
 
 class TestStep:
     def test_sgd_moves_against_the_gradient_by_the_learning_rate(self):
-        before, after, gradient, metrics = self.one_step(momentum=0.0, weight_decay=0.0)
+        before, after, gradient, metrics = one_step(weight_decay=0.0)
         for name in before:
             np.testing.assert_allclose(after[name], before[name] - 0.1 * gradient[name], rtol=1e-4, atol=1e-6)
         norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradient.values()))
@@ -136,30 +158,17 @@ class TestStep:
         assert float(metrics["learning_rate"]) == pytest.approx(0.1)
 
     def test_gradient_is_clipped(self):
-        before, after, _, metrics = self.one_step(momentum=0.0, weight_decay=0.0, clip_norm=0.01)
+        before, after, _, metrics = one_step(weight_decay=0.0, clip_norm=0.01)
         moved = np.sqrt(sum(np.sum(np.square(after[name] - before[name])) for name in before))
         assert float(metrics["gradient_norm"]) > 0.1
         assert moved == pytest.approx(0.1 * 0.01, rel=1e-3)
 
     def test_weights_decay_and_biases_do_not(self):
-        plain = self.one_step(momentum=0.0, weight_decay=0.0)[1]
-        before, decayed, _, _ = self.one_step(momentum=0.0, weight_decay=0.5)
+        plain = one_step(weight_decay=0.0)[1]
+        before, decayed, _, _ = one_step(weight_decay=0.5)
         for name, value in decayed.items():
             decay = 0.0 if "bias" in name else 0.1 * 0.5 * before[name]
             np.testing.assert_allclose(value, plain[name] - decay, rtol=1e-4, atol=1e-6)
-
-    def one_step(self, **optimizer):
-        program, state = start(toy_stage(optimizer={"learning_rate": 0.1, **optimizer}))
-        before, rest = tiny.arrays(state.params), state.rest
-
-        def loss(params):
-            task = nnx.merge(program.graph, params, rest)
-            views = task.views(jax.random.fold_in(jax.random.key(0), 0), batch())
-            return task.loss(views).loss
-
-        gradient = tiny.arrays(jax.jit(jax.grad(loss))(state.params))
-        state, metrics, _ = step(program, state)
-        return before, tiny.arrays(state.params), gradient, metrics
 
     def test_every_step_and_seed_sees_other_views_and_the_same_ones_again(self):
         def shown(seed):
@@ -174,8 +183,8 @@ class TestStep:
         assert len(set(shown(0) + shown(1))) == 6
 
     def test_task_hears_after_each_update_how_far_the_stage_is(self):
-        program, state = start(toy_stage(4))
-        for done in (0.25, 0.5):
+        program, state = start(toy_stage())
+        for done in (0.125, 0.25):
             state, _, _ = step(program, state)
             assert float(train.task_of(program, state).progress.get_value()) == done
 
@@ -190,7 +199,7 @@ class TestStep:
         compiled = train.train_step._cache_size()
         step(*start(toy_stage()))
         assert train.train_step._cache_size() == compiled
-        step(*start(toy_stage(optimizer={"learning_rate": 0.2})))
+        step(*start(toy_stage(optimizer={"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.25})))
         assert train.train_step._cache_size() == compiled + 1
 
 
@@ -219,10 +228,10 @@ class TestDistillation:
         assert float(metrics["distill_loss"]) == pytest.approx(float(expected), rel=1e-5)
 
     def test_teacher_never_changes(self, tmp_path):
-        teacher = tiny.backbone(1)
+        teacher = tiny.Normed(seed=1)
         before = checkpoint.backbone_hash(teacher)
         stage = self.stage("mse")
-        program, state = start(stage, Toy(tiny.backbone()), teacher=teacher)
+        program, state = start(stage, Toy(tiny.Linear()), teacher=teacher)
         inside = tiny.arrays(state.teacher)
         for _ in range(3):
             state, _, _ = step(program, state)
@@ -265,24 +274,26 @@ def newest(directory, stage, task=None):
 
 
 class TestResume:
-    @pytest.mark.parametrize("name", ["npid", "moco_v2"])
+    @pytest.mark.parametrize("name", ["toy", *(pytest.param(n, marks=pytest.mark.slow) for n in ("npid", "moco_v2"))])
     def test_run_stopped_at_a_random_step_ends_in_the_same_bits_without_compiling_anew(self, name, tmp_path):
-        stage = tiny.stage(name, steps=8, optimizer={"name": "adamw", "learning_rate": 1e-3})
-        whole = tiny.fit(tiny.task(stage), stage, tmp_path / "whole")
+        adamw = {"name": "adamw", "learning_rate": 1e-3}
+        stage = toy_stage() if name == "toy" else tiny.stage(name, steps=8, optimizer=adamw)
+        make = lambda: Toy(tiny.Normed()) if name == "toy" else tiny.task(stage)  # noqa: E731
+        whole = tiny.fit(make(), stage, tmp_path / "whole")
         compiled = train.train_step._cache_size()
         last = int(np.random.default_rng(len(name)).integers(2, 8))
         with pytest.raises(Killed):
-            tiny.fit(tiny.task(stage), stage, tmp_path / "killed", batches=killed_after(last))
-        resumed = tiny.fit(tiny.task(stage), stage, tmp_path / "killed")
+            tiny.fit(make(), stage, tmp_path / "killed", batches=killed_after(last))
+        resumed = tiny.fit(make(), stage, tmp_path / "killed")
         assert train.train_step._cache_size() == compiled
         tiny.assert_same(resumed.task, whole.task)
-        states = [newest(tmp_path / run, stage, tiny.task(stage)) for run in ("killed", "whole")]
+        states = [newest(tmp_path / run, stage, make()) for run in ("killed", "whole")]
         assert [int(state.step) for state in states] == [8, 8]
         for part in ("params", "rest", "optimizer"):
             tiny.assert_same(getattr(states[0], part), getattr(states[1], part))
 
     def test_sigterm_saves_at_once_and_the_run_goes_on(self, tmp_path):
-        stage = toy_stage(8)
+        stage = toy_stage()
         pace = train.Pace(log_every=100, checkpoint_every=100)
         before = signal.getsignal(signal.SIGTERM)
         ask = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
@@ -295,7 +306,7 @@ class TestResume:
         tiny.assert_same(resumed.task, tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "whole", pace=pace).task)
 
     def test_log_of_a_resumed_run_has_each_step_once(self, tmp_path):
-        stage = toy_stage(8)
+        stage = toy_stage()
         with pytest.raises(Killed):
             tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=killed_after(5))
         tiny.fit(Toy(tiny.Linear()), stage, tmp_path)
@@ -303,7 +314,7 @@ class TestResume:
         assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
 
     def test_finished_run_is_not_trained_again(self, tmp_path):
-        stage = toy_stage(4)
+        stage = toy_stage()
         first = tiny.fit(Toy(tiny.Linear()), stage, tmp_path)
         again = tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=killed_after(0))
         tiny.assert_same(again.task, first.task)
@@ -314,8 +325,8 @@ class TestResume:
         monkeypatch.setattr(stopping.time, "monotonic", lambda: next(clock))
         pace = train.Pace(log_every=100, checkpoint_every=2)
         with pytest.raises(Killed):
-            tiny.fit(Toy(tiny.Linear()), toy_stage(4), tmp_path, batches=killed_after(2), pace=pace)
-        assert tiny.fit(Toy(tiny.Linear()), toy_stage(4), tmp_path, pace=pace).record["seconds"] >= 200
+            tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, batches=killed_after(2), pace=pace)
+        assert tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, pace=pace).record["seconds"] >= 200
 
 
 class TestLoop:
@@ -325,28 +336,27 @@ class TestLoop:
             task.counted.set_value(jnp.float32(100.0))
 
         seen = []
-        result = tiny.fit(Toy(tiny.Linear()), toy_stage(7), tmp_path, at_epoch=at_epoch)
+        result = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, at_epoch=at_epoch)
         assert seen == [3, 103]
-        assert float(result.task.counted.get_value()) == 101
+        assert float(result.task.counted.get_value()) == 102
 
     def test_record_says_what_a_reader_wants_to_know(self, tmp_path):
         record = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path).record
-        assert record["steps"] == 6 and record["skipped_steps"] == 0 and record["teacher_hash"] == ""
+        assert record["steps"] == 8 and record["skipped_steps"] == 0 and record["teacher_hash"] == ""
         assert record["images_per_second"] > 0 and record["seconds"] >= 0 and np.isfinite(record["final_loss"])
 
     def test_log_holds_loss_rate_norm_and_feature_health(self, tmp_path):
-        stage = toy_stage(schedule={"name": "cosine"})
-        tiny.fit(Toy(tiny.Linear()), stage, tmp_path)
+        tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path)
         lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         assert {"loss", "task_loss", "learning_rate", "gradient_norm", "skipped_steps"} <= lines[0].keys()
         assert {"feature_std", "effective_rank"} <= lines[0].keys()
         rates = [line["learning_rate"] for line in lines if "loss" in line]
-        np.testing.assert_allclose(rates, [0.0015 * (1 + np.cos(np.pi * k / 6)) for k in range(6)], rtol=1e-5)
+        np.testing.assert_allclose(rates, [0.0015 * (1 + np.cos(np.pi * k / 8)) for k in range(8)], rtol=1e-5)
 
     def test_collapsed_features_are_warned_about(self, tmp_path):
         body = tiny.Linear()
         body.map.kernel.set_value(jnp.ones_like(body.map.kernel.get_value()))
-        tiny.fit(Toy(body), toy_stage(2, optimizer={"learning_rate": 0.0}), tmp_path)
+        tiny.fit(Toy(body), toy_stage(optimizer={"learning_rate": 0.0}), tmp_path)
         assert "collapse" in (tmp_path / "metrics.jsonl").read_text()
 
 

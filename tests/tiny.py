@@ -80,6 +80,17 @@ class Linear(nnx.Module):
         return {"pooled": self.map(x.reshape(x.shape[0], -1))}
 
 
+class Normed(Linear):
+    """The same, normalised by the statistics of the batch in training and by their running averages otherwise."""
+
+    def __init__(self, size: int = SIZE, features: int = 6, seed: int = 0):
+        super().__init__(size, features, seed)
+        self.norm = nnx.BatchNorm(features, use_bias=False, use_scale=False, epsilon=0.0, rngs=nnx.Rngs(0))
+
+    def __call__(self, x, *, train):
+        return {"pooled": self.norm(super().__call__(x, train=train)["pooled"], use_running_average=not train)}
+
+
 def stage(task: str, *, steps: int = 6, batch: int = 8, **changes):
     """A frozen stage config."""
     changes = {"views": PLAIN, "duration": base.duration(steps=steps), "batch_size": batch, **changes}

@@ -11,17 +11,6 @@ from tiny import quick_compilation  # noqa: F401
 from aiseeme_jax import augment, pretext, train
 
 
-class Normed(tiny.Linear):
-    """A linear map whose features are normalised by the statistics of the batch, and nothing else."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nnx.BatchNorm(self.features, use_bias=False, use_scale=False, epsilon=0.0, rngs=nnx.Rngs(0))
-
-    def __call__(self, x, *, train):
-        return {"pooled": self.norm(super().__call__(x, train=train)["pooled"], use_running_average=not train)}
-
-
 def make(name, body=None, *, batch=8, images=24, **fields):
     return tiny.task(tiny.stage(name, batch=batch, **fields), body or tiny.Linear(), images=images)
 
@@ -157,7 +146,7 @@ class TestMoCoV2:
         np.testing.assert_array_equal(jax.grad(loss)(views["key"]), 0)
 
     def test_keys_are_normalised_in_shuffled_groups(self):
-        task = make("moco_v2", Normed(), groups=2)
+        task = make("moco_v2", tiny.Normed(), groups=2)
         views = task.views(jax.random.key(0), tiny.batch())
         raw = np.asarray(task.backbone.map(views["key"].reshape(8, -1)), np.float64)
         expected = np.zeros((8, 128))
@@ -168,7 +157,7 @@ class TestMoCoV2:
         np.testing.assert_allclose(task.queue.get_value()[:8], expected, atol=1e-4)
 
     def test_running_statistics_are_those_of_the_queries(self):
-        task = make("moco_v2", Normed(), groups=2)
+        task = make("moco_v2", tiny.Normed(), groups=2)
         views = task.views(jax.random.key(0), tiny.batch())
         queries = np.asarray(task.backbone.map(views["query"].reshape(8, -1)))
         before = np.asarray(task.backbone.norm.mean.get_value())

@@ -27,7 +27,10 @@ def relative_error(value, reference) -> float:
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
 
 
-@pytest.mark.parametrize("name", pretext.TASKS)
+SLOW = ("relative_location", "rotation", "npid")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in pretext.TASKS])
 def test_gradient_and_state_on_eight_devices_are_those_of_one(name):
     graph, params, rest = train.split(tiny.task(tiny.stage(name, batch=BATCH)))
     params = disturbed(params)
