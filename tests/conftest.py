@@ -3,11 +3,15 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Most of a test's time is compilation, and a program that runs once is not worth optimising.
+jax.config.update("jax_disable_most_optimizations", True)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -59,8 +59,6 @@ def test_temperature_must_suit_the_kind():
 
 
 def test_a_new_kind_is_one_entry(monkeypatch):
-    monkeypatch.setitem(
-        distill.KINDS, "dot", lambda config: lambda student, teacher: (student * teacher).sum()
-    )
+    monkeypatch.setitem(distill.KINDS, "dot", lambda config: lambda student, teacher: (student * teacher).sum())
     compare = distill.make(SimpleNamespace(kind="dot"))
     np.testing.assert_allclose(compare(STUDENT, TEACHER), (STUDENT * TEACHER).sum(), rtol=1e-5)

@@ -3,18 +3,19 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
-from conftest import REPOSITORY
 from flax import nnx
 from tiny import no_events, quick_compilation  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import checkpoint, models, pretext
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
 ADDING = (REPOSITORY / "docs" / "adding_a_task.md").read_text()
 
@@ -47,7 +48,7 @@ def test_the_notebook_lines_work(tmp_path, monkeypatch):
 
 def test_every_make_target_and_file_named_in_the_readme_exists():
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= set(targets)
+    assert set(re.findall(r"(?:`|    )make ([a-z-]+)", README)) <= set(targets)
     links = re.findall(r"\]\(([^)]+)\)", README)
     missing = [link for link in links if not (REPOSITORY / link).exists()]
     assert links and not missing

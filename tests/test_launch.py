@@ -116,7 +116,7 @@ BAD = {
         "--config.baselines=('imagenet',)",
         "baseline 'imagenet' needs --config.imagenet=FILE",
     ),
-    "unknown residence": ("--config.runtime.residence=disk", "unknown runtime.residence 'disk': known are stream, device"),
+    "unknown residence": ("--config.runtime.residence=disk", "unknown runtime.residence 'disk': known are stream"),
     "batch larger than the split": (
         "--config.stages[0].batch_size=128",
         "a batch of 128 is larger than the split of 85",

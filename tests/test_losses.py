@@ -41,9 +41,7 @@ def reference_info_nce(query, key, negatives, temperature):
     for i in range(len(query)):
         own = negatives[i] if negatives.ndim == 3 else negatives
         positive = np.exp(query[i] @ key[i] / temperature)
-        terms.append(
-            -np.log(positive / (positive + sum(np.exp(query[i] @ row / temperature) for row in own)))
-        )
+        terms.append(-np.log(positive / (positive + sum(np.exp(query[i] @ row / temperature) for row in own))))
     return np.mean(terms)
 
 
@@ -226,9 +224,7 @@ def test_bfloat16_is_computed_in_float32(name):
     # The same rounded numbers in float32: no bit may be lost on the way.
     np.testing.assert_array_equal(value, loss(*(array.astype(jnp.float32) for array in narrow)))
     assert value.dtype == jnp.float32
-    np.testing.assert_allclose(
-        value, loss(*(jnp.asarray(a, jnp.float32) for a in arrays)), rtol=0.05, atol=0.01
-    )
+    np.testing.assert_allclose(value, loss(*(jnp.asarray(a, jnp.float32) for a in arrays)), rtol=0.05, atol=0.01)
 
 
 PAIRED = ["nt_xent", "negative_cosine", "barlow_twins", "vicreg", "mse", "kl_distill"]
@@ -300,9 +296,7 @@ def test_hand_worked_values():
     np.testing.assert_allclose(losses.focal(logits, labels, gamma=2.0, alpha=0.25), expected, rtol=1e-6)
     # KL((1/2, 1/4, 1/4) || uniform) = log 3 - 3/2 log 2; logits twice as large at T = 2 say the same.
     expected = 4 * (math.log(3) - 1.5 * math.log(2))
-    np.testing.assert_allclose(
-        losses.kl_distill(0 * logits, 2 * logits, temperature=2.0), expected, rtol=1e-5
-    )
+    np.testing.assert_allclose(losses.kl_distill(0 * logits, 2 * logits, temperature=2.0), expected, rtol=1e-5)
     assert losses.mse(z, z + 2) == 4
 
 
@@ -311,9 +305,7 @@ def test_bounds_are_reached():
     # All rows alike: log of the 2N - 1 rows; a queue of K rows alike: log of K + 1.
     np.testing.assert_allclose(losses.nt_xent(same, same, temperature=0.1), math.log(2 * N - 1), rtol=1e-5)
     rows = unit(same)
-    np.testing.assert_allclose(
-        losses.info_nce(rows, rows, rows[:K], temperature=0.07), math.log(K + 1), rtol=1e-5
-    )
+    np.testing.assert_allclose(losses.info_nce(rows, rows, rows[:K], temperature=0.07), math.log(K + 1), rtol=1e-5)
     assert losses.kl_distill(A, A + 3, temperature=0.5) == pytest.approx(0, abs=1e-6)
 
 
@@ -434,9 +426,7 @@ def test_equal_pytorch():
     rows = functional.normalize(torch.cat([a, b]))
     similarity = (rows @ rows.T / 0.2).fill_diagonal_(-torch.inf)
     pairs = {
-        functional.cross_entropy(similarity, torch.arange(2 * N).roll(N)): losses.nt_xent(
-            A, B, temperature=0.2
-        ),
+        functional.cross_entropy(similarity, torch.arange(2 * N).roll(N)): losses.nt_xent(A, B, temperature=0.2),
         functional.cross_entropy(logits, labels): losses.cross_entropy(LOGITS, LABELS),
         functional.cross_entropy(logits, labels, weight=torch.tensor(CLASS_WEIGHTS)): losses.cross_entropy(
             LOGITS, LABELS, weights=CLASS_WEIGHTS

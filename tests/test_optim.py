@@ -94,9 +94,7 @@ class TestSchedule:
         np.testing.assert_allclose(values, [2 / 6, 10 / 6, 2, 2, 0.2, 0.2, 0.02, 0.02], rtol=1e-5)
 
     def test_milestones_on_the_same_step_all_count(self):
-        np.testing.assert_allclose(
-            rates(schedule_config("step"), [0, 1, 2], total=2), [2, 0.2, 0.02], rtol=1e-5
-        )
+        np.testing.assert_allclose(rates(schedule_config("step"), [0, 1, 2], total=2), [2, 0.2, 0.02], rtol=1e-5)
         config = schedule_config("step", milestones=(0.5, 0.52))
         np.testing.assert_allclose(rates(config, [4, 5], total=10), [2, 0.02], rtol=1e-5)
 

@@ -164,8 +164,7 @@ def test_the_best_of_each_column_is_bold(workdir, page):
 
 def test_differences_are_paired_over_stored_predictions(workdir, page):
     pair = [
-        [make_predictions(arm, "finetune", 1.0, seed).probs for seed in (0, 1)]
-        for arm in ("curriculum", "scratch")
+        [make_predictions(arm, "finetune", 1.0, seed).probs for seed in (0, 1)] for arm in ("curriculum", "scratch")
     ]
     stored = make_predictions("curriculum", "finetune", 1.0, 0)
     value, low, high = metrics.difference_ci(
@@ -199,9 +198,7 @@ def test_every_part_is_there(page):
     assert page.count(base64.b64encode(PNG).decode()) == 5
     labels = [value for tag, name, value in Page(page).attributes if (tag, name) == ("svg", "aria-label")]
     assert len([x for x in labels if x.startswith("Loss of")]) == 5
-    assert len([x for x in labels if x.startswith("Balanced accuracy of")]) == 2, (
-        "knn has one share of the labels"
-    )
+    assert len([x for x in labels if x.startswith("Balanced accuracy of")]) == 2, "knn has one share of the labels"
     assert '"fingerprint"' in page or "&#34;fingerprint&#34;" in page
 
 
@@ -209,8 +206,7 @@ def test_confusion_sums_the_seeds(workdir):
     found = tables.confusions(read_contents(workdir))
     assert [entry["target"] for entry in found] == ["finetune", "linear", "knn"]
     counts = sum(
-        metrics.confusion(p.labels, p.probs)
-        for p in (make_predictions("scratch", "linear", 1.0, s) for s in (0, 1))
+        metrics.confusion(p.labels, p.probs) for p in (make_predictions("scratch", "linear", 1.0, s) for s in (0, 1))
     )
     matrix = found[1]["matrices"][1]
     assert matrix["arm"] == "scratch"

@@ -92,9 +92,7 @@ class TestMetricsFile:
             run.log(0, {"loss": 4.0})
         assert [r["loss"] for r in records(tmp_path)] == [4.0]
 
-    @pytest.mark.parametrize(
-        "torn", [b'{"step": 20, "lo', b"\x00\x00\x00", b"\xff\xfe", b"17", b'{"loss": 1}']
-    )
+    @pytest.mark.parametrize("torn", [b'{"step": 20, "lo', b"\x00\x00\x00", b"\xff\xfe", b"17", b'{"loss": 1}'])
     def test_what_a_kill_tore_is_dropped(self, tmp_path, torn):
         (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 10, "loss": 1.0}\n' + torn)
         with make(tmp_path, start_step=20) as run:
@@ -232,10 +230,7 @@ class TestEvents:
     def scalars(self, directory, name):
         import tensorflow
 
-        return [
-            (e.step, float(tensorflow.make_ndarray(e.tensor_proto)))
-            for e in self.read(directory).Tensors(name)
-        ]
+        return [(e.step, float(tensorflow.make_ndarray(e.tensor_proto))) for e in self.read(directory).Tensors(name)]
 
     @pytest.fixture(autouse=True)
     def needs_clu(self):
@@ -244,9 +239,7 @@ class TestEvents:
 
     def test_scalars_and_images_arrive(self, tmp_path, clock):
         with make(tmp_path, writers=True) as run:
-            run.images(
-                1, {"views": np.array([np.nan, -1.0, 0.5, 2.0]).reshape(1, 2, 2, 1).repeat(3, axis=-1)}
-            )
+            run.images(1, {"views": np.array([np.nan, -1.0, 0.5, 2.0]).reshape(1, 2, 2, 1).repeat(3, axis=-1)})
             for step in (1, 2, 3):
                 run.log(step, {"loss": 1 / step, "feature_std": math.nan})
                 clock.now += 2
@@ -284,9 +277,7 @@ def test_without_tensorflow_the_run_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", no_clu)
     said = []
-    monkeypatch.setattr(
-        telemetry.logging, "log_first_n", lambda level, text, n, *args: said.append((text % args, n))
-    )
+    monkeypatch.setattr(telemetry.logging, "log_first_n", lambda level, text, n, *args: said.append((text % args, n)))
     with make(tmp_path, writers=True) as run:
         run.log(1, {"loss": 1.0})
         run.images(1, {"views": np.zeros((1, 2, 2, 3))})
@@ -353,6 +344,4 @@ class TestFeatureHealth:
 
     def test_only_the_first_rows_are_measured(self):
         features = self.rng.normal(size=(telemetry.HEALTH_ROWS + 100, 4))
-        assert self.health(features) == pytest.approx(
-            self.health(features[: telemetry.HEALTH_ROWS]), rel=1e-5
-        )
+        assert self.health(features) == pytest.approx(self.health(features[: telemetry.HEALTH_ROWS]), rel=1e-5)

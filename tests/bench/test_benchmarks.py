@@ -3,17 +3,29 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import REPOSITORY
 
 from bench import measure
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 def run(module: str, *options: str) -> str:
-    command = [sys.executable, "-m", module, "--width=0.125", "--size=32", "--batch=8", "--steps=1", "--rounds=1", *options]
+    command = [
+        sys.executable,
+        "-m",
+        module,
+        "--width=0.125",
+        "--size=32",
+        "--batch=8",
+        "--steps=1",
+        "--rounds=1",
+        *options,
+    ]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -103,9 +103,7 @@ def test_covers_the_truth_about_as_often_as_it_says():
         probs = np.where(right, 0.1, 0.9)
         clustered = np.repeat(np.arange(100), 3)
         for place, groups in enumerate((clustered, None)):
-            _, low, high = metrics.bootstrap_ci(
-                metrics.accuracy, labels, probs, groups=groups, samples=200, seed=seed
-            )
+            _, low, high = metrics.bootstrap_ci(metrics.accuracy, labels, probs, groups=groups, samples=200, seed=seed)
             covered[place] += low <= 0.8 <= high
     assert 0.88 <= covered[0] / repeats <= 0.99
     assert covered[1] / repeats < 0.85
@@ -179,18 +177,14 @@ def test_summary_gives_what_bootstrap_ci_gives():
 def test_summary_leaves_out_what_is_undefined():
     labels, probs, groups = clustered_case()
     with_absent = np.pad(probs, ((0, 0), (0, 1)))
-    rows = metrics.summary(
-        labels, with_absent, groups=groups, samples=20, seed=0, class_names=["a", "b", "c", "never"]
-    )
+    rows = metrics.summary(labels, with_absent, groups=groups, samples=20, seed=0, class_names=["a", "b", "c", "never"])
     names = {row["metric"] for row in rows}
     assert "auroc/a" in names and "auroc/never" not in names and "auroc" in names
 
 
 def test_summary_of_two_classes_reports_the_positive_ones_precision():
     labels, probs, groups = clustered_case(classes=2)
-    rows = metrics.summary(
-        labels, probs, groups=groups, samples=20, seed=0, class_names=["benign", "malignant"]
-    )
+    rows = metrics.summary(labels, probs, groups=groups, samples=20, seed=0, class_names=["benign", "malignant"])
     by_name = {row["metric"]: row["value"] for row in rows}
     assert by_name["average_precision"] == by_name["average_precision/malignant"]
     with pytest.raises(ValueError, match="3 class names"):

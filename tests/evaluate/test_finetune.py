@@ -27,9 +27,7 @@ def make_classifier(make_tiny_backbone):
 def split():
     """The class is the brightness."""
     noise = np.random.default_rng(0).integers(0, 40, (len(LABELS), 16, 16, 3))
-    return data.from_arrays(
-        (noise + 100 * LABELS[:, None, None, None]).astype(np.uint8), LABELS, class_names="abc"
-    )
+    return data.from_arrays((noise + 100 * LABELS[:, None, None, None]).astype(np.uint8), LABELS, class_names="abc")
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +94,7 @@ def test_predictions_are_in_order_and_change_nothing(make_classifier, split):
     probs = finetune.predict(classifier, split, views=VIEWS, batch_size=8)
     assert probs.shape == (12, 3) and probs.dtype == np.float32
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(
-        probs, finetune.predict(classifier, split, views=VIEWS, batch_size=64), rtol=1e-4
-    )
+    np.testing.assert_allclose(probs, finetune.predict(classifier, split, views=VIEWS, batch_size=64), rtol=1e-4)
     one = finetune.predict(classifier, split.subset(np.array([5])), views=VIEWS, batch_size=8)
     np.testing.assert_allclose(one[0], probs[5], rtol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, weights_of(classifier), before)

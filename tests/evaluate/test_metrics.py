@@ -30,13 +30,9 @@ def one_vs_rest(function, labels, probs):
 def test_decisions_equal_scikit_learn(seed):
     labels, probs = random_case(seed=seed)
     decided = probs.argmax(axis=1)
-    assert metrics.balanced_accuracy(labels, probs) == pytest.approx(
-        sk.balanced_accuracy_score(labels, decided)
-    )
+    assert metrics.balanced_accuracy(labels, probs) == pytest.approx(sk.balanced_accuracy_score(labels, decided))
     assert metrics.accuracy(labels, probs) == pytest.approx(sk.accuracy_score(labels, decided))
-    np.testing.assert_allclose(
-        metrics.sensitivity(labels, probs), sk.recall_score(labels, decided, average=None)
-    )
+    np.testing.assert_allclose(metrics.sensitivity(labels, probs), sk.recall_score(labels, decided, average=None))
     np.testing.assert_allclose(metrics.f1(labels, probs), sk.f1_score(labels, decided, average=None))
     assert metrics.macro_f1(labels, probs) == pytest.approx(sk.f1_score(labels, decided, average="macro"))
     np.testing.assert_array_equal(metrics.confusion(labels, probs), sk.confusion_matrix(labels, decided))

@@ -111,9 +111,7 @@ def test_linear_probe_equals_scikit_learn_at_the_best_strength(weight):
         validation = model.predict_proba(scaler.transform(np.float64(features["validation"])))
         scores[c] = metrics.balanced_accuracy(labels["validation"], validation)
     best = max(strengths, key=scores.get)
-    probe = linear_probe(
-        features, labels, strengths=strengths[::-1], class_weight=weight, max_iter=1000, classes=3
-    )
+    probe = linear_probe(features, labels, strengths=strengths[::-1], class_weight=weight, max_iter=1000, classes=3)
     assert (probe.strength, probe.validation_score) == (best, scores[best])
     expected = models[best].predict_proba(scaler.transform(np.float64(features["test"])))
     np.testing.assert_allclose(probe.probs["test"], expected, rtol=1e-6)
@@ -125,9 +123,7 @@ def test_balanced_weights_help_the_rare_class():
     features["train"], labels["train"] = features["train"][keep], labels["train"][keep]
     recall = {}
     for weight in ("balanced", "none"):
-        probe = linear_probe(
-            features, labels, strengths=(0.01,), class_weight=weight, max_iter=1000, classes=2
-        )
+        probe = linear_probe(features, labels, strengths=(0.01,), class_weight=weight, max_iter=1000, classes=2)
         recall[weight] = metrics.sensitivity(labels["test"], probe.probs["test"])[1]
     assert recall["balanced"] > recall["none"]
 
@@ -144,9 +140,7 @@ def test_a_class_without_training_rows_gets_probability_zero():
 
 def test_what_did_not_converge_is_counted_not_shouted(recwarn):
     features, labels = three_splits(spread=1.5)
-    probe = linear_probe(
-        features, labels, strengths=(1e-3, 1.0), class_weight="balanced", max_iter=1, classes=3
-    )
+    probe = linear_probe(features, labels, strengths=(1e-3, 1.0), class_weight="balanced", max_iter=1, classes=3)
     assert probe.unconverged == 2 and not probe.converged
     assert not [w for w in recwarn if "converge" in str(w.message)]
 

@@ -34,9 +34,7 @@ class Official:
     images: dict[str, bytes] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
 
-    def add(
-        self, image: str, label: str, lesion: str, data: bytes, age: str = "45", sex: str = "male"
-    ) -> None:
+    def add(self, image: str, label: str, lesion: str, data: bytes, age: str = "45", sex: str = "male") -> None:
         self.labels[image] = {name: f"{float(name == label)}" for name in (*CLASSES, "UNK")}
         self.details[image] = dict(age_approx=age, anatom_site_general="", lesion_id=lesion, sex=sex)
         self.images[f"{image}.jpg"] = data

@@ -81,12 +81,7 @@ def test_identical_images_of_two_lesions_stay_together(official, tmp_path, read,
     for image in copies:
         official.add(image, "NV", f"HAM_8{image[-2:]}", jpeg(8000))
     builder = prepare_small(official, tmp_path)
-    homes = {
-        split
-        for split, images in identity(read(builder)).items()
-        for image in images
-        if image.decode() in copies
-    }
+    homes = {split for split, images in identity(read(builder)).items() for image in images if image.decode() in copies}
     assert len(homes) == 1
     assert report(builder)["identical_images"] == [copies]
 
@@ -151,9 +146,7 @@ def drop_column(table, column):
 
 
 def change(image, **values):
-    return lambda official: (official.labels if "age_approx" not in values else official.details)[
-        image
-    ].update(values)
+    return lambda official: (official.labels if "age_approx" not in values else official.details)[image].update(values)
 
 
 def put(name, data):
@@ -197,9 +190,7 @@ def test_damage_is_named_and_nothing_is_left(official, tmp_path, damage):
 def test_missing_file_is_named_with_the_way_to_it(official, tmp_path, missing):
     folder = official.write()
     (folder / missing).unlink()
-    with pytest.raises(
-        FileNotFoundError, match=f"{missing} not found in .*{folder.name}.*challenge.isic-archive.com"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"{missing} not found in .*{folder.name}.*challenge.isic-archive.com"):
         prepare("isic2019/64", data_dir=tmp_path / "data", manual_dir=folder)
 
 

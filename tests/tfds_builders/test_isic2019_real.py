@@ -31,9 +31,7 @@ def test_counts_of_the_full_tables(full_rows):
 def test_split_of_the_full_tables(full_rows):
     rows, _ = full_rows
     lesions, labels = np.array([row.lesion_id for row in rows]), np.array([row.label for row in rows])
-    splits = split_by_group(
-        lesions.tolist(), labels.tolist(), 2019, {"train": 0.7, "validation": 0.1, "test": 0.2}
-    )
+    splits = split_by_group(lesions.tolist(), labels.tolist(), 2019, {"train": 0.7, "validation": 0.1, "test": 0.2})
     assert sum(map(len, splits.values())) == len(rows)
     assert not set(lesions[splits["train"]]) & set(lesions[splits["test"]])
     for split, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):

@@ -82,10 +82,7 @@ def test_command_line(tmp_path, capsys):
     assert main(["prepare", "derm_phantom/tiny", "--data_dir", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "train:" in shown and "NV-like" in shown and f"ready: {tmp_path}" in shown
-    assert (
-        main(["prepare", "isic2019/64", "--data_dir", str(tmp_path), "--manual_dir", str(tmp_path / "no")])
-        == 1
-    )
+    assert main(["prepare", "isic2019/64", "--data_dir", str(tmp_path), "--manual_dir", str(tmp_path / "no")]) == 1
     assert "error:" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["prepare", "derm_phantom/tiny"])
