@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import tiny
-from tiny import no_events, quick_compilation, tiny_in_the_table  # noqa: F401
+from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import checkpoint, curriculum, data, train

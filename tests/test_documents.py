@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from tiny import no_events, quick_compilation  # noqa: F401
+from tiny import no_events  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import checkpoint, models, pretext

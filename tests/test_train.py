@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from tiny import no_events, quick_compilation  # noqa: F401
+from tiny import no_events  # noqa: F401
 
 from aiseeme_jax import augment, checkpoint, data, losses, pretext, stopping, train
 from aiseeme_jax.pretext.base import Bank, Output, Task

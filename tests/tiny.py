@@ -25,15 +25,6 @@ STILL = PLAIN | {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip_horiz
 STILL |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Programs that run for a few steps are not worth optimising. A test module opts in by importing this."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture
 def no_events(monkeypatch):
     """No TensorBoard files: tensorflow takes seconds to import."""

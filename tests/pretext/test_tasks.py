@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from tiny import quick_compilation  # noqa: F401
 
 from aiseeme_jax import augment, pretext, train
 
