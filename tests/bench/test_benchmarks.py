@@ -1,6 +1,7 @@
 """The benchmarks run and report; what they measure is not tested."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from bench import measure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# As a user's shell has it, without the tests' virtual devices.
+ONE_DEVICE = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 
 def run(module: str, *options: str) -> str:
@@ -26,7 +29,7 @@ def run(module: str, *options: str) -> str:
         "--rounds=1",
         *options,
     ]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
