@@ -101,6 +101,7 @@ class TestArms:
             self.names(single_budget="all")
 
 
+@pytest.mark.slow
 class TestRun:
     def test_leaves_what_the_design_says(self, finished):
         top = {path.name for path in finished.iterdir()}
