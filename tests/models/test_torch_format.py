@@ -62,7 +62,10 @@ def test_tensors_are_copies():
 
 def test_classifier_is_ignored():
     tensors = torch_format.to_torchvision(shaken())
-    torch_format.from_torchvision(make(), {**tensors, "fc.weight": np.zeros((8, 64)), "fc.bias": np.zeros(8)})
+    backbone = make()
+    torch_format.from_torchvision(backbone, {**tensors, "fc.weight": np.zeros((8, 64)), "fc.bias": np.zeros(8)})
+    taken = torch_format.to_torchvision(backbone)
+    assert taken.keys() == tensors.keys() and all((taken[name] == tensors[name]).all() for name in tensors)
 
 
 def refused(backbone, tensors):
