@@ -17,6 +17,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--data_dir", required=True, type=Path, help="folder that receives the prepared data set")
     command.add_argument("--manual_dir", type=Path, help="folder that holds the official archives")
     command.add_argument("--download", action="store_true", help="fetch the archives from the official addresses")
+    command.add_argument("--max_damaged", type=float, help="share of the inputs that may be damaged (default 0.001)")
     return parser.parse_args(arguments)
 
 
@@ -27,7 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         builder = prepare(
-            options.name, data_dir=options.data_dir, manual_dir=options.manual_dir, download=options.download
+            options.name,
+            data_dir=options.data_dir,
+            manual_dir=options.manual_dir,
+            download=options.download,
+            max_damaged=options.max_damaged,
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -38,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{split}: {counts['images']} images of {counts['groups']} groups ({classes})")
     if report.get("left_out"):
         print(f"left out: {len(report['left_out'])} rows, listed in prepare_report.json")
+    if report.get("damaged"):
+        print(f"damaged: {len(report['damaged'])} of {report['inputs_read']} inputs, listed in prepare_report.json")
     print(f"ready: {builder.data_dir}")
     return 0
 

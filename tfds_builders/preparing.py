@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -24,6 +24,7 @@ def prepare(
     data_dir: str | Path,
     manual_dir: str | Path | None = None,
     download: bool = False,
+    max_damaged: float | None = None,
 ) -> tfds.core.DatasetBuilder:
     """Writes the data set `name` under `data_dir`, unless it is there already, and returns its builder.
 
@@ -32,12 +33,16 @@ def prepare(
       data_dir: folder that receives the data set (never a hidden default in the home folder).
       manual_dir: folder that holds the official archives, for data sets that are made from archives.
       download: fetch the archives from their official addresses instead; nothing is fetched unasked.
+      max_damaged: share of the inputs that may be damaged; None takes the builders' 0.001. Damaged inputs are left out
+        and listed in the report.
 
     Raises:
-      ValueError: an unknown data set or config, or input that is not as published; the message names it.
+      ValueError: an unknown data set or config, input that is not as published, or too much of it damaged; the message
+        names it.
       FileNotFoundError: an archive, table or image is missing; the message says which and where to get it.
     """
-    builder = make_builder(name, data_dir, download)
+    options = {} if max_damaged is None else {"max_damaged": max_damaged}
+    builder = make_builder(name, data_dir, download, **options)
     if builder.is_prepared():
         return builder
     import tensorflow_datasets as tfds
@@ -54,7 +59,7 @@ def prepare(
     return builder
 
 
-def make_builder(name: str, data_dir: str | Path, download: bool) -> tfds.core.DatasetBuilder:
+def make_builder(name: str, data_dir: str | Path, download: bool, **options: Any) -> tfds.core.DatasetBuilder:
     """The builder of `name`, with an error that lists what there is when there is no such data set or
     config.
     """
@@ -65,7 +70,7 @@ def make_builder(name: str, data_dir: str | Path, download: bool) -> tfds.core.D
     if config and config not in builder_class.builder_configs:
         known = ", ".join(f"{dataset}/{known}" for known in builder_class.builder_configs)
         raise ValueError(f"{dataset} has no config {config!r}: the known ones are {known}")
-    options = {"download": True} if download and builder_class.CAN_DOWNLOAD else {}
+    options |= {"download": True} if download and builder_class.CAN_DOWNLOAD else {}
     return builder_class(data_dir=data_dir, config=config or None, **options)
 
 

@@ -1,9 +1,11 @@
 """Splits by group: whole groups, true shares, stable, every class everywhere; joining of groups."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from tfds_builders.common.splits import join_groups, split_by_group
+from tfds_builders.common.splits import join_groups, split_by_group, split_of
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
@@ -70,3 +72,18 @@ def test_joining_is_transitive():
     groups = ["d", "a", "c", "b", "b", "e"]
     digests = [1, 2, 1, 2, 1, 3]
     assert join_groups(groups, digests) == ["a", "a", "a", "a", "a", "e"]
+
+
+def test_a_group_keeps_its_split_when_others_come_and_go():
+    groups = [f"patient {number}" for number in range(3000)]
+    before = {group: split_of(group, seed=3) for group in groups[::7]}
+    assert before == {group: split_of(group, seed=3) for group in groups if group in before}
+    assert before != {group: split_of(group, seed=4) for group in before}
+
+
+def test_groups_are_drawn_by_the_fractions():
+    fractions = {"train": 0.5, "validation": 0.2, "test": 0.3}
+    drawn = Counter(split_of(f"patient {number}", 0, fractions) for number in range(20_000))
+    for split, fraction in fractions.items():
+        # Five standard deviations of the share of 20,000 independent draws.
+        assert abs(drawn[split] / 20_000 - fraction) < 5 * (fraction * (1 - fraction) / 20_000) ** 0.5

@@ -1,6 +1,7 @@
 """The ISIC 2019 builder on small data in the official format: contents, splits, masks, errors."""
 
 import http.server
+import json
 import math
 import threading
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from official_format import CLASSES, IMAGES, MASKS, jpeg, png_mask
 
 from tfds_builders import prepare
+from tfds_builders.isic2019 import Builder
 from tfds_builders.isic2019 import official as names
 
 
@@ -166,7 +168,7 @@ DAMAGES = {
     "age": (change("ISIC_0000002", age_approx="old"), "age of ISIC_0000002 is 'old'"),
     "no details": (
         lambda o: o.details.pop("ISIC_0000002"),
-        "ISIC_0000002 is in .*GroundTruth.csv but not in",
+        "GroundTruth.csv: ISIC_0000002: not in .*Metadata.csv",
     ),
     "no image": (lambda o: o.images.pop("ISIC_0000002.jpg"), "1 of .* are not in .*: ISIC_0000002"),
     "not an image": (put("ISIC_0000002.jpg", b"hello"), "ISIC_0000002 cannot be decoded"),
@@ -183,7 +185,54 @@ def test_damage_is_named_and_nothing_is_left(official, tmp_path, damage):
     spoil(official)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         prepare_small(official, tmp_path)
-    assert not list((tmp_path / "data").rglob("*"))
+    assert {path.name for path in (tmp_path / "data").rglob("*")} <= {"isic2019_64_damaged.json"}
+
+
+def test_few_damaged_inputs_are_left_out_and_listed(official, tmp_path, read, report):
+    official.images["ISIC_0000002.jpg"] = jpeg(2)[:-40]
+    official.labels["ISIC_0000005"]["NV"] = "nan"
+    folder = official.write()
+    builder = prepare("isic2019/64", data_dir=tmp_path / "data", manual_dir=folder, max_damaged=0.02)
+    found = report(builder)
+    assert found["inputs_read"] == len(official.labels)
+    reasons = {item["path"].split(": ")[-1]: item["reason"] for item in found["damaged"]}
+    assert reasons.keys() == {"ISIC_0000002", "ISIC_0000005"}
+    assert "cut short" in reasons["ISIC_0000002"] and "not one-hot" in reasons["ISIC_0000005"]
+    images = {example["image_id"].decode() for split in read(builder).values() for example in split}
+    assert images == official.labels.keys() - reasons.keys()
+
+
+def test_too_many_damaged_inputs_are_all_listed(official, tmp_path):
+    for number in range(9):
+        official.images[f"ISIC_000000{number}.jpg"] = b""
+    with pytest.raises(
+        ValueError, match=r"9 of \d+ inputs are damaged, more than the 5.0% allowed: .* …\. All are listed"
+    ):
+        prepare("isic2019/64", data_dir=tmp_path / "data", manual_dir=official.write(), max_damaged=0.05)
+    listed = json.loads((tmp_path / "data" / "isic2019_64_damaged.json").read_text())
+    assert len(listed) == 9 and all("is empty" in item["reason"] for item in listed)
+
+
+@pytest.mark.slow
+def test_a_beam_runner_prepares_the_same(official, tmp_path, read, report):
+    import apache_beam as beam
+    import tensorflow_datasets as tfds
+
+    official.images["ISIC_0000002.jpg"] = b""
+    official.masks["ISIC_0000000_segmentation.png"] = png_mask()
+    here = prepare("isic2019/64_mask", data_dir=tmp_path / "a", manual_dir=official.write(), max_damaged=0.1)
+    builder = Builder(data_dir=tmp_path / "b", config="64_mask", max_damaged=0.1)
+    options = beam.options.pipeline_options.PipelineOptions(["--direct_running_mode=in_memory"])
+    settings = tfds.download.DownloadConfig(manual_dir=official.folder, beam_options=options)
+    builder.download_and_prepare(download_dir=tmp_path / "downloads", download_config=settings)
+    assert report(builder) == report(here)
+    for split, examples in read(here).items():
+        other = {example["image_id"]: example for example in read(builder)[split]}
+        assert other.keys() == {example["image_id"] for example in examples}
+        for example in examples:
+            same = other[example["image_id"]]
+            assert (example["image"] == same["image"]).all() and (example["mask"] == same["mask"]).all()
+            assert example["label"] == same["label"]
 
 
 @pytest.mark.parametrize("missing", [f"{IMAGES}.zip", names.GROUND_TRUTH, names.METADATA])

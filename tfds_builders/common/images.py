@@ -2,12 +2,17 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Shaped, UInt8
+
+from tfds_builders.common.damage import DamagedInput
 
 JPEG_START, JPEG_END, PNG_START, PNG_END = b"\xff\xd8", b"\xff\xd9", b"\x89PNG", b"IEND"
 JPEG_SCAN = 0xDA
 # Segments without a length: padding, restart markers, start of image.
 JPEG_BARE = {0x01, 0xFF, *range(0xD0, 0xD9)}
+# No image of a patient has a shorter side; a broken export may.
+SMALLEST = 16
+ADVICE = "replace the file by the official one, or take its row out of the tables"
 
 
 def is_whole(data: bytes) -> bool:
@@ -30,28 +35,71 @@ def is_whole(data: bytes) -> bool:
     return False
 
 
-def decode_colour(data: bytes, name: str) -> UInt8[np.ndarray, "height width 3"]:
-    """Pixels in RGB, as stored (an EXIF orientation is not applied); ValueError names an undecodable file."""
-    return cv2.cvtColor(decode(data, name, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+def read_pixels(
+    data: bytes, name: str, channels: int
+) -> tuple[UInt8[np.ndarray, "height width channels"], tuple[str, ...]]:
+    """Pixels of a JPEG, PNG, TIFF or DICOM file, as stored (an EXIF orientation is not applied).
+
+    Args:
+      data: the file.
+      name: for messages.
+      channels: 3 gives RGB, 1 luminance, whatever the file has.
+
+    Returns the pixels and what had to be converted: 'DICOM', '16 bit' (its range of values stretched to 0 to 255),
+    'alpha' (dropped), 'grey' (copied to three channels), 'colour' (its luminance taken).
+
+    Raises DamagedInput for a file that is empty, cut short, undecodable, not of integers, or smaller than 16 pixels.
+    """
+    if data[128:132] == b"DICM":
+        from tfds_builders.common.dicom import read_image
+
+        image, notes = read_image(data, name), ["DICOM"]
+    else:
+        image, notes = decode(data, name, cv2.IMREAD_UNCHANGED), []
+    if image.dtype == np.uint16:
+        image = stretch(image)
+        notes.append("16 bit")
+    if image.dtype != np.uint8:
+        raise DamagedInput(f"image {name} holds {image.dtype} values: 8 or 16 bit integers are wanted")
+    if min(image.shape[:2]) < SMALLEST:
+        raise DamagedInput(f"image {name} is {image.shape[1]}x{image.shape[0]} pixels: {ADVICE}")
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape[-1] == 4:
+        image = image[..., :3]
+        notes.append("alpha")
+    if image.shape[-1] == 1 and channels == 3:
+        notes.append("grey")
+        return np.repeat(image, 3, axis=-1), tuple(notes)
+    if image.shape[-1] == 3 and channels == 1:
+        # Radiographs are often stored as colour with three equal channels; that is no conversion to speak of.
+        if (image[..., 0] != image[..., 1]).any() or (image[..., 1] != image[..., 2]).any():
+            notes.append("colour")
+        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], tuple(notes)
+    return (image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), tuple(notes)
+
+
+def stretch(image: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Values mapped linearly to 0 to 255: the depth that was used (12 of 16 bits, say) is not written in the file."""
+    low, high = float(image.min()), float(image.max())
+    return np.round((image.astype(np.float64) - low) * (255 / max(high - low, 1.0))).astype(np.uint8)
 
 
 def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
-    """A mask's grey levels; ValueError names an undecodable file."""
+    """A mask's grey levels; DamagedInput names an undecodable file."""
     return decode(data, name, cv2.IMREAD_GRAYSCALE)
 
 
-def decode(data: bytes, name: str, flags: int) -> UInt8[np.ndarray, "..."]:
-    advice = "replace the file by the official one, or take its row out of the tables"
+def decode(data: bytes, name: str, flags: int) -> Shaped[np.ndarray, "..."]:
     if not data:
-        raise ValueError(f"image {name} is empty: {advice}")
+        raise DamagedInput(f"image {name} is empty: {ADVICE}")
     if not is_whole(data):
-        raise ValueError(f"image {name} is cut short (no end mark in its {len(data)} bytes): {advice}")
+        raise DamagedInput(f"image {name} is cut short (no end mark in its {len(data)} bytes): {ADVICE}")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise ValueError(f"image {name} cannot be decoded ({error.err}): {advice}") from error
+        raise DamagedInput(f"image {name} cannot be decoded ({error.err}): {ADVICE}") from error
     if image is None:
-        raise ValueError(f"image {name} cannot be decoded: {advice}")
+        raise DamagedInput(f"image {name} cannot be decoded: {ADVICE}")
     return image
 
 
@@ -60,7 +108,8 @@ def square(image: UInt8[np.ndarray, "height width ..."], size: int) -> UInt8[np.
     not alias.
     """
     shrinks = min(image.shape[:2]) >= size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(size, size, *image.shape[2:])
 
 
 def encode_png(image: UInt8[np.ndarray, "..."]) -> bytes:

@@ -2,6 +2,7 @@
 it.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -11,37 +12,60 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from tfds_builders.common.damage import MAX_SHARE, Damaged, check_share
+
 REPORT = "prepare_report.json"
 
 
 class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A generator-based builder that writes array_record files and, with them, the dict `self.report`.
 
+    A subclass adds to `damaged` what it leaves out, and counts what it was given in `inputs`.
+
+    Args (besides those of TFDS):
+      max_damaged: share of the inputs that may be damaged; with more the preparation fails at its end.
+
     Attributes:
       CAN_DOWNLOAD: whether the builder takes `download=True`.
+      report: what `prepare_report.json` will hold.
+      damaged, inputs: see above.
     """
 
     CAN_DOWNLOAD = False
 
-    def __init__(self, *, file_format: Any = "array_record", **kwargs: Any):
+    def __init__(self, *, max_damaged: float = MAX_SHARE, file_format: Any = "array_record", **kwargs: Any):
         # array_record gives random access, which the training code relies on.
         super().__init__(file_format=file_format, **kwargs)
+        self.max_damaged = max_damaged
         self.report: dict[str, Any] = {}
+        self.damaged: list[Damaged] = []
+        self.inputs = 0
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         super()._download_and_prepare(dl_manager, download_config)
+        check_share(self.damaged, self.inputs, self.max_damaged, self.damage_listing())
         # Here the folder is still the temporary one, so data and report appear together or not at all.
         path = Path(self.data_dir) / REPORT
-        path.write_text(json.dumps({"dataset": self.info.full_name, **self.report}, indent=2) + "\n")
+        damage = {"inputs_read": self.inputs, "damaged": [dataclasses.asdict(item) for item in self.damaged]}
+        path.write_text(json.dumps({"dataset": self.info.full_name, **self.report, **damage}, indent=2) + "\n")
+
+    def damage_listing(self) -> Path:
+        """Where all damaged inputs are listed if the preparation fails of them."""
+        name = "_".join(filter(None, (self.name, self.builder_config and self.builder_config.name)))
+        return Path(self._data_dir_root) / f"{name}_damaged.json"
 
 
 def split_counts(
-    splits: Mapping[str, Sequence[int]], labels: Sequence[str], groups: Sequence[str], classes: Sequence[str]
+    splits: Mapping[str, Sequence[int]],
+    labels: Sequence[str | Sequence[str]],
+    groups: Sequence[str],
+    classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Images, groups and images per class of each split, for the report."""
+    """Images, groups and images per class of each split, for the report; an image has a label, several, or none."""
     counts = {}
     for split, rows in splits.items():
-        by_class = Counter(labels[row] for row in rows)
+        named = ((labels[row],) if isinstance(labels[row], str) else labels[row] for row in rows)
+        by_class = Counter(label for several in named for label in several)
         counts[split] = {
             "images": len(rows),
             "groups": len({groups[row] for row in rows}),

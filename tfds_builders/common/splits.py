@@ -3,11 +3,14 @@ rows.
 """
 
 import hashlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
+
+FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
 def join_groups(groups: Sequence[str], digests: Sequence[Hashable]) -> list[str]:
@@ -27,6 +30,19 @@ def join_groups(groups: Sequence[str], digests: Sequence[Hashable]) -> list[str]
         one, other = root(first.setdefault(digest, group)), root(group)
         parent[max(one, other)] = min(one, other)
     return [root(group) for group in groups]
+
+
+def split_of(group: str, seed: int, fractions: Mapping[str, float] = FRACTIONS) -> str:
+    """The split of a group, from its name and the seed alone.
+
+    So no group changes its split when others are added or taken away, on any machine. Each class is divided by
+    `fractions` in expectation: with n groups the share of a split strays by about sqrt(share (1 - share) / n).
+    """
+    position = int.from_bytes(draw(seed, group)[:8], "big") / 2**64
+    for split, bound in zip(fractions, itertools.accumulate(fractions.values()), strict=True):
+        if position < bound:
+            return split
+    return split
 
 
 def split_by_group(

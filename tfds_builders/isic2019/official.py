@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.tables import read_table
 
 IMAGES = "ISIC_2019_Training_Input"
@@ -40,30 +41,33 @@ class Row:
     site: str
 
 
-def read_rows(ground_truth: Path, metadata: Path) -> tuple[list[Row], dict]:
-    """Rows of the 8 classes in the order of the ground truth, and what the report says of the tables.
+def read_rows(ground_truth: Path, metadata: Path) -> tuple[list[Row], list[Damaged], dict]:
+    """Rows of the 8 classes in the order of the ground truth, those that cannot be used, and what the report says.
 
     A row labelled UNK is no training image: it is left out and listed. Metadata of unlabelled images is not
-    used.
+    used. A row is damaged that is not one-hot, has no metadata, or an age that is no number.
 
-    Raises:
-      ValueError: a column is missing, a row is not one-hot, an image has no metadata, an age is no number.
+    Raises ValueError if a column is missing or no row is left.
     """
     labels = read_table(ground_truth, "image", (*CLASSES, UNKNOWN_CLASS))
     details = read_table(metadata, "image", METADATA_COLUMNS)
-    rows, left_out, without_lesion = [], [], 0
+    rows, damaged, left_out, without_lesion = [], [], [], 0
     for image_id, values in labels.items():
-        label = one_hot_label(values, image_id, ground_truth)
-        if label == UNKNOWN_CLASS:
-            left_out.append({"image": image_id, "reason": "labelled UNK, which is not a training class"})
+        try:
+            label = one_hot_label(values, image_id, ground_truth)
+            if label == UNKNOWN_CLASS:
+                left_out.append({"image": image_id, "reason": "labelled UNK, which is not a training class"})
+                continue
+            if image_id not in details:
+                raise DamagedInput(f"not in {metadata}: use both tables of one release")
+            rows.append(make_row(image_id, label, details[image_id], metadata))
+        except DamagedInput as error:
+            damaged.append(Damaged(f"{ground_truth}: {image_id}", str(error)))
             continue
-        if image_id not in details:
-            raise ValueError(f"{image_id} is in {ground_truth} but not in {metadata}: use both tables of one release")
-        rows.append(make_row(image_id, label, details[image_id], metadata))
         without_lesion += not details[image_id]["lesion_id"]
-    if not rows:
+    if not rows and not damaged:
         raise ValueError(f"{ground_truth} has no row of the classes {', '.join(CLASSES)}: use the table as published")
-    return rows, {"left_out": left_out, "images_without_lesion_id": without_lesion}
+    return rows, damaged, {"left_out": left_out, "images_without_lesion_id": without_lesion}
 
 
 def one_hot_label(values: Mapping[str, str], image_id: str, path: Path) -> str:
@@ -74,7 +78,7 @@ def one_hot_label(values: Mapping[str, str], image_id: str, path: Path) -> str:
     chosen = [name for name, number in numbers.items() if number == 1]
     if len(chosen) != 1 or any(number not in (0, 1) for number in numbers.values()):
         shown = ", ".join(f"{name}={value}" for name, value in values.items())
-        raise ValueError(f"{path}: the label of {image_id} is not one-hot ({shown}): exactly one column must be 1")
+        raise DamagedInput(f"{path}: the label of {image_id} is not one-hot ({shown}): exactly one column must be 1")
     return chosen[0]
 
 
@@ -84,7 +88,7 @@ def make_row(image_id: str, label: str, details: Mapping[str, str], path: Path) 
     except ValueError:
         age = math.inf
     if math.isinf(age):
-        raise ValueError(f"{path}: the age of {image_id} is {details['age_approx']!r}: a number or blank is wanted")
+        raise DamagedInput(f"{path}: the age of {image_id} is {details['age_approx']!r}: a number or blank is wanted")
     return Row(
         image_id=image_id,
         label=label,

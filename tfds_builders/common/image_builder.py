@@ -1,0 +1,267 @@
+"""The builder of a set of images: a data set says what its tables and archives hold, this class does the rest.
+
+Two passes. The first decodes every image, finds the damaged and the identical ones (which must not be parted) and so
+knows the splits; the second writes. On one machine the first pass keeps what the second writes in an unnamed
+temporary file, so each image is decoded once and memory stays flat; on a Beam runner both passes are spread over the
+workers, and each decodes.
+"""
+
+import abc
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from tfds_builders.common.archives import Archive
+from tfds_builders.common.damage import Damaged, check_share
+from tfds_builders.common.records import Record, Table
+from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
+from tfds_builders.common.scan import Scanned, Scanner, Spool, in_threads
+from tfds_builders.common.splits import FRACTIONS, join_groups, split_of
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(eq=False)
+class ImageConfig(tfds.core.BuilderConfig):
+    """Size and encoding of the stored images.
+
+    Attributes:
+      size: side of the square image in pixels; None keeps the official file, byte for byte where any reader would
+        decode it to the same pixels.
+      lossless: PNG instead of JPEG of quality 95.
+      masks: also store masks.
+    """
+
+    size: int | None = None
+    lossless: bool = False
+    masks: bool = False
+
+
+def sizes(config: type[ImageConfig] = ImageConfig, **fields: Any) -> list[ImageConfig]:
+    """The configs every set of images has: 64 for CPUs, 224 for ImageNet-sized models, full."""
+    return [
+        config(name="64", size=64, lossless=True, description="64x64, PNG", **fields),
+        config(name="224", size=224, description="224x224, JPEG of quality 95", **fields),
+        config(name="full", description="as published, byte for byte", **fields),
+    ]
+
+
+class ImageBuilder(ReportingBuilder, skip_registration=True):
+    """Base of the builders of images; a subclass gives `find_table` and `more_features`.
+
+    Class attributes:
+      GROUP: name of the feature that holds the group: 'patient_id', 'lesion_id' or 'group'.
+      CHANNELS: of the stored images.
+      SEED: of the splits of groups that have no official one.
+    """
+
+    GROUP: ClassVar[str] = "patient_id"
+    CHANNELS: ClassVar[int] = 3
+    SEED: ClassVar[int] = 0
+    LICENSE: ClassVar[str] = ""
+    HOMEPAGE: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def find_table(self, folder: Path) -> Table:
+        """The records of the data set whose archives lie in `folder`.
+
+        Raises FileNotFoundError that names all that is missing, ValueError for tables that are not as published.
+        """
+
+    @abc.abstractmethod
+    def more_features(self) -> dict[str, Any]:
+        """Features besides image, mask, image_id and the group."""
+
+    def metadata(self) -> dict[str, Any]:
+        """What readers of the data set need beside its features, such as `label_names`."""
+        return {}
+
+    def split_groups(self, records: Sequence[Record], groups: Sequence[str]) -> list[str]:
+        """Split of each record that has no official one; `groups` are those of the records, identical images joined."""
+        del records
+        return [split_of(group, self.SEED, FRACTIONS) for group in groups]
+
+    def folder(self, dl_manager: Any) -> Path:
+        """Where the archives lie. Raises FileNotFoundError that says what to put there."""
+        try:
+            return Path(dl_manager.manual_dir)
+        except AssertionError as error:
+            raise FileNotFoundError(str(error)) from error
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        encoding = "png" if config.lossless else "jpeg"
+        features = {
+            "image": tfds.features.Image(shape=(config.size, config.size, self.CHANNELS), encoding_format=encoding),
+            "image_id": tfds.features.Text(),
+            self.GROUP: tfds.features.Text(doc="splits keep its images together"),
+            **self.more_features(),
+        }
+        if config.masks:
+            shape = (config.size, config.size, 1)
+            features["mask"] = tfds.features.Image(shape=shape, encoding_format="png", doc="0 or 255")
+            features["has_mask"] = tfds.features.Scalar(np.bool_, doc="False: the mask is all zero")
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label") if "label" in features else None,
+            homepage=self.HOMEPAGE or None,
+            license=self.LICENSE or None,
+            metadata=tfds.core.MetadataDict(group=self.GROUP, **self.metadata()),
+        )
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        self._beam = download_config.beam_runner, download_config.beam_options
+        super()._download_and_prepare(dl_manager, download_config)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        table = self.find_table(self.folder(dl_manager))
+        rows = len(table.records) + len(table.damaged)
+        # Tables that do not belong together are found in seconds, not after the images were read.
+        check_share(table.damaged, rows, self.max_damaged, self.damage_listing())
+        table.check()
+        config = self.builder_config
+        scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks)
+        make = self._with_beam if any(self._beam) else self._here
+        scanned, self._write = make(table.records, scanner)
+        good = [i for i, found in enumerate(scanned) if not found.reason]
+        groups = join_groups([table.records[i].group for i in good], [scanned[i].digest for i in good])
+        splits = self._splits([table.records[i] for i in good], groups)
+        self._fill_report(table, scanned, good, groups, splits)
+        return {split: self._generate_examples([good[row] for row in rows]) for split, rows in splits.items()}
+
+    def _generate_examples(self, positions: Sequence[int]) -> Any:
+        return self._write(positions)
+
+    def _splits(self, records: Sequence[Record], groups: Sequence[str]) -> dict[str, np.ndarray]:
+        drawn = self.split_groups(records, groups)
+        names = np.array([record.split or split for record, split in zip(records, drawn, strict=True)])
+        order = dict.fromkeys((*SPLITS, *names.tolist()))
+        return {split: rows for split in order if len(rows := np.flatnonzero(names == split))}
+
+    def _here(self, records: Sequence[Record], scanner: Scanner):
+        """The first pass in threads, and what writes the given records."""
+        spool = Spool(Path(self.data_dir))
+        scanned: list[Scanned] = [Scanned()] * len(records)
+        places: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
+        stream = (item for unit in scanner.units(records) for item in scanner.stream(records, unit))
+        found = in_threads(lambda item: (item[0], scanner.scan(records[item[0]], item[1])), stream)
+        for position, result in tqdm(found, total=len(records), desc="reading images", mininterval=1):
+            places[position] = spool.add(result.image), spool.add(result.mask)
+            scanned[position] = result.light()
+
+        def generate(positions: Sequence[int]) -> Iterator[tuple[str, dict]]:
+            for i in positions:
+                image, mask = places[i]
+                kept = dataclasses.replace(scanned[i], image=spool.get(image), mask=spool.get(mask))
+                yield records[i].image_id, self._example(records[i], kept)
+
+        return scanned, generate
+
+    def _with_beam(self, records: Sequence[Record], scanner: Scanner):
+        """The same on the workers of a Beam runner; their results come back through files beside the data."""
+        import apache_beam as beam
+
+        runner, options = self._beam
+        listing = Path(self.data_dir) / "scanned"
+        with beam.Pipeline(runner=runner, options=options) as pipeline:
+            lines = pipeline | beam.Create(scanner.units(records)) | beam.Reshuffle()
+            lines = lines | beam.FlatMap(lambda unit: _scan_lines(scanner, records, unit))
+            _ = lines | beam.io.WriteToText(str(listing))
+        scanned = [Scanned()] * len(records)
+        for path in sorted(listing.parent.glob("scanned*")):
+            for line in path.read_text().splitlines():
+                position, found = json.loads(line)
+                found |= {name: tuple(found[name]) for name in ("size", "notes")}
+                scanned[position] = Scanned(**found)
+            path.unlink()
+
+        def generate(positions: Sequence[int]) -> Any:
+            chosen = [records[i] for i in positions]
+            units = beam.Create(scanner.units(chosen)) | beam.Reshuffle()
+            return units | beam.FlatMap(lambda unit: _examples(self._example, scanner, chosen, unit))
+
+        return scanned, generate
+
+    @property
+    def _example(self):
+        return _Example(self.GROUP, self.builder_config.masks)
+
+    def _fill_report(self, table: Table, scanned: Sequence[Scanned], good: Sequence[int], groups, splits) -> None:
+        self.inputs = len(table.records) + len(table.damaged)
+        self.damaged = table.damaged + [
+            Damaged(f"{table.archives[record.image.archive].path}: {record.image.name}", found.reason)
+            for record, found in zip(table.records, scanned, strict=True)
+            if found.reason
+        ]
+        kinds = [table.records[i].kinds for i in good]
+        self.report = {
+            "splits": split_counts(splits, kinds, groups, table.classes),
+            "split_seed": self.SEED,
+            **table.notes,
+            **describe([table.records[i] for i in good], [scanned[i] for i in good]),
+            "inputs": {name: fingerprint(path, table, scanned) for name, path in table.inputs.items()},
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Example:
+    """Makes what is written of a record; a class, since it travels to workers."""
+
+    group: str
+    masks: bool
+
+    def __call__(self, record: Record, found: Scanned) -> dict[str, Any]:
+        mask = {"mask": found.mask, "has_mask": found.has_mask} if self.masks else {}
+        own = {"image_id": record.image_id, self.group: record.group}
+        return {"image": found.image, **own, **mask, **record.features}
+
+
+def _scan_lines(scanner: Scanner, records: Sequence[Record], unit: Sequence[int]) -> Iterator[str]:
+    for position, data in scanner.stream(records, unit):
+        found = dataclasses.asdict(scanner.scan(records[position], data))
+        yield json.dumps([position, {name: value for name, value in found.items() if name not in ("image", "mask")}])
+
+
+def _examples(example: _Example, scanner: Scanner, records: Sequence[Record], unit: Sequence[int]):
+    for position, data in scanner.stream(records, unit):
+        yield records[position].image_id, example(records[position], scanner.scan(records[position], data))
+
+
+def describe(records: Sequence[Record], scanned: Sequence[Scanned]) -> dict[str, Any]:
+    """What the report says of the images: identical ones, their sizes, conversions, how many have a mask."""
+    same: Mapping[str, list[str]] = defaultdict(list)
+    for record, found in zip(records, scanned, strict=True):
+        same[found.digest].append(record.image_id)
+    found_sizes = sorted((found.size for found in scanned), key=lambda size: size[0] * size[1]) or [(0, 0)]
+    return {
+        "identical_images": [names for names in same.values() if len(names) > 1],
+        "smallest_image": list(found_sizes[0]),
+        "largest_image": list(found_sizes[-1]),
+        "converted": dict(Counter(note for found in scanned for note in found.notes)),
+        "images_with_mask": sum(found.has_mask for found in scanned),
+    }
+
+
+def fingerprint(path: Path, table: Table, scanned: Sequence[Scanned]) -> dict[str, Any]:
+    """SHA-256 of an input file; for an unpacked folder of images, of the list of its images' own SHA-256."""
+    if path.is_file():
+        return file_fingerprint(path)
+    keys = {key for key, archive in table.archives.items() if archive.path == path}
+    digests = {
+        record.image.name: found.file_sha256
+        for record, found in zip(table.records, scanned, strict=True)
+        if record.image.archive in keys and not found.reason
+    }
+    return {"listing_sha256": listing_fingerprint(digests or folder_digests(path))}
+
+
+def folder_digests(path: Path) -> dict[str, str]:
+    archive = Archive(path, (".png", ".jpg", ".jpeg"), by_path=True)
+    return {name: file_fingerprint(path / member)["sha256"] for name, member in archive.members.items()}

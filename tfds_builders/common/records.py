@@ -1,0 +1,92 @@
+"""What a builder of images finds in the tables of a data set, before a single image is read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tfds_builders.common.archives import Archive
+from tfds_builders.common.damage import Damaged
+
+SHOWN = 5
+
+
+class Place(NamedTuple):
+    """Where an image lies: a key of `Table.archives`, and its name there."""
+
+    archive: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image.
+
+    Attributes:
+      image_id: unique in the data set, stable over releases.
+      group: what splits must not tear apart: lesion, patient.
+      image: where it lies.
+      features: its other features, as they are stored.
+      kinds: what the report counts it under: its label, its labels, or nothing.
+      split: the official one, or '' for the one its group draws.
+      mask: where its mask lies, if it has one.
+    """
+
+    image_id: str
+    group: str
+    image: Place
+    features: Mapping[str, Any] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
+    split: str = ""
+    mask: Place | None = None
+
+
+@dataclass
+class Table:
+    """All of a data set but its pixels.
+
+    Attributes:
+      records: one per image.
+      archives: by the keys that places use.
+      inputs: the files and folders it was made from, for their fingerprints.
+      classes: everything that `Record.kinds` may name, in the order of the report.
+      notes: what else the report says.
+      damaged: rows that had to be left out.
+    """
+
+    records: list[Record]
+    archives: dict[str, Archive]
+    inputs: dict[str, Path]
+    classes: Sequence[str] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+    damaged: list[Damaged] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raises ValueError for a doubled image id or an empty table, FileNotFoundError for images that are in no
+        archive; a builder whose tables list more than was published takes those out before.
+        """
+        if not self.records:
+            raise ValueError("the tables name no image that can be used: use them as published")
+        seen: set[str] = set()
+        for record in self.records:
+            if record.image_id in seen:
+                raise ValueError(f"the image {record.image_id} is listed twice: keep one of the rows")
+            seen.add(record.image_id)
+        absent = [
+            record.image for record in self.records if record.image.name not in self.archives[record.image.archive]
+        ]
+        if absent:
+            shown = ", ".join(f"{place.name}" for place in absent[:SHOWN]) + (" …" if len(absent) > SHOWN else "")
+            paths = ", ".join(sorted({str(self.archives[place.archive].path) for place in absent}))
+            raise FileNotFoundError(
+                f"{len(absent)} of {len(self.records)} images of the tables are not in {paths}: {shown}. "
+                "Complete the archive, or take their rows out of the tables."
+            )
+
+
+def required(folder: Path, found: Mapping[str, Path | None], advice: str) -> dict[str, Path]:
+    """The inputs by name, or FileNotFoundError that names every one that is missing, and `advice`."""
+    missing = [name for name, path in found.items() if path is None or not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing)} not found in {folder}. {advice}")
+    return {name: path for name, path in found.items() if path is not None}

@@ -1,0 +1,173 @@
+"""From the bytes of an image to what a data set stores of it, in threads here or on the workers of a Beam runner."""
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from tfds_builders.common import images
+from tfds_builders.common.archives import Archive
+from tfds_builders.common.damage import DamagedInput
+from tfds_builders.common.records import Record
+
+JPEG_QUALITY = 95
+# Relative difference of the aspect ratios of an image and its mask that rounding of their sizes can explain.
+ASPECT_TOLERANCE = 0.02
+# Records a worker takes at once.
+UNIT = 64
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scanned:
+    """What was found out about one image.
+
+    Attributes:
+      reason: why it is damaged; empty if it is not, and then the rest is set.
+      file_sha256: of the file.
+      digest: of the pixels: equal for equal photographs, whatever their files' headers say.
+      size: width and height in pixels.
+      notes: conversions, see `images.read_pixels`.
+      image, mask: the bytes that are stored.
+      has_mask: whether the mask is one, not the blank that stands for none.
+    """
+
+    reason: str = ""
+    file_sha256: str = ""
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    notes: tuple[str, ...] = ()
+    image: bytes = b""
+    mask: bytes = b""
+    has_mask: bool = False
+
+    def light(self) -> "Scanned":
+        """Without the bytes."""
+        return dataclasses.replace(self, image=b"", mask=b"")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scanner:
+    """Reads images, and masks if the data set has them, and makes what it stores of them. Pickles.
+
+    Attributes:
+      size: side of the stored square in pixels; None stores the image as it is.
+      channels: 1 or 3.
+      lossless: PNG instead of JPEG.
+      masks: whether masks are stored.
+    """
+
+    archives: Mapping[str, Archive]
+    size: int | None
+    channels: int
+    lossless: bool
+    masks: bool = False
+
+    def units(self, records: Sequence[Record]) -> list[list[int]]:
+        """Positions of records, in portions that one worker reads: a tar file is one, since it reads in one go."""
+        by_archive: dict[str, list[int]] = {}
+        for position, record in enumerate(records):
+            by_archive.setdefault(record.image.archive, []).append(position)
+        units = []
+        for key, positions in by_archive.items():
+            step = len(positions) if self.archives[key].sequential else UNIT
+            units += [positions[start : start + step] for start in range(0, len(positions), step)]
+        return units
+
+    def stream(self, records: Sequence[Record], unit: Sequence[int]) -> Iterator[tuple[int, bytes | DamagedInput]]:
+        """(position, bytes) of the images of a unit."""
+        archive = self.archives[records[unit[0]].image.archive]
+        position = {records[i].image.name: i for i in unit}
+        for name, data in archive.stream(position):
+            yield position[name], data
+
+    def scan(self, record: Record, data: bytes | DamagedInput) -> Scanned:
+        """What is stored of a record; a damaged one gives its reason."""
+        try:
+            if isinstance(data, DamagedInput):
+                raise data
+            name = f"{self.archives[record.image.archive].path}: {record.image.name}"
+            pixels, notes = images.read_pixels(data, name, self.channels)
+            mask, has_mask = self._mask(record, pixels.shape[:2]) if self.masks else (b"", False)
+        except DamagedInput as error:
+            return Scanned(reason=str(error))
+        return Scanned(
+            file_sha256=hashlib.sha256(data).hexdigest(),
+            digest=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
+            size=(pixels.shape[1], pixels.shape[0]),
+            notes=notes,
+            image=self._image(data, pixels, notes),
+            mask=mask,
+            has_mask=has_mask,
+        )
+
+    def _image(self, data: bytes, pixels: UInt8[np.ndarray, "height width channels"], notes: tuple[str, ...]) -> bytes:
+        if self.size is None:
+            # A file that any reader decodes to these pixels stays byte for byte.
+            as_it_is = not notes and data.startswith((images.PNG_START, images.JPEG_START))
+            return data if as_it_is else images.encode_png(pixels)
+        small = images.square(pixels, self.size)
+        return images.encode_png(small) if self.lossless else images.encode_jpeg(small, JPEG_QUALITY)
+
+    def _mask(self, record: Record, shape: tuple[int, int]) -> tuple[bytes, bool]:
+        """PNG of 0 and 255 in the stored image's size; all zero, and False, for an image without a mask."""
+        target = (self.size, self.size) if self.size else shape
+        if record.mask is None:
+            return images.encode_png(np.zeros(target, np.uint8)), False
+        archive, name = self.archives[record.mask.archive], record.mask.name
+        mask = images.decode_mask(archive.read(name), f"{archive.path}: {name}")
+        ratio = (mask.shape[0] * shape[1]) / (mask.shape[1] * shape[0])
+        if abs(ratio - 1) > ASPECT_TOLERANCE:
+            raise DamagedInput(
+                f"{archive.path}: {name} is {mask.shape[1]}x{mask.shape[0]} but its image is "
+                f"{shape[1]}x{shape[0]}: the mask belongs to another image; take it out"
+            )
+        inside = images.binary(mask).astype(np.uint8) * 255
+        resized = cv2.resize(inside, target[::-1], interpolation=cv2.INTER_AREA)
+        return images.encode_png(images.binary(resized).astype(np.uint8) * 255), True
+
+
+class Spool:
+    """An unnamed temporary file of byte strings; it is gone with the process, however that ends."""
+
+    def __init__(self, directory: Path):
+        self._file = tempfile.TemporaryFile(dir=directory)
+        self._end = 0
+
+    def add(self, data: bytes) -> tuple[int, int]:
+        self._file.seek(self._end)
+        self._file.write(data)
+        self._end += len(data)
+        return self._end - len(data), len(data)
+
+    def get(self, place: tuple[int, int]) -> bytes:
+        self._file.seek(place[0])
+        return self._file.read(place[1])
+
+
+def in_threads(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
+    """function(item) of each item, in order, on all cores; only so many items are in memory at once."""
+    workers = os.cpu_count() or 1
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
