@@ -1,16 +1,23 @@
-"""Command line: `python -m tfds_builders prepare isic2019/64 --data_dir data --manual_dir downloads`."""
+"""Command line of the data sets.
+
+python -m tfds_builders prepare isic2019/64 --data_dir data --manual_dir downloads
+python -m tfds_builders check isic2019/64 isic2017/64 --data_dir data --exclude ids.txt
+"""
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
+from tfds_builders.checking import check
 from tfds_builders.preparing import DATASETS, prepare
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tfds_builders", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tfds_builders", description="Prepares and compares data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("prepare", help="write a data set to --data_dir; nothing to do if it is there")
     command.add_argument("name", help=f"data set and config, such as isic2019/64; data sets: {', '.join(DATASETS)}")
@@ -18,35 +25,67 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--manual_dir", type=Path, help="folder that holds the official archives")
     command.add_argument("--download", action="store_true", help="fetch the archives from the official addresses")
     command.add_argument("--max_damaged", type=float, help="share of the inputs that may be damaged (default 0.001)")
+    command = commands.add_parser(
+        "check",
+        help="compare prepared data sets, or the splits of one, by id, group and content; exit status 1: they overlap",
+    )
+    command.add_argument("names", nargs="+", help="data sets and configs, such as isic2019/64 isic2017/64")
+    command.add_argument("--data_dir", required=True, type=Path, help="folder that holds the prepared data sets")
+    command.add_argument("--list", type=Path, help="CSV file that receives every overlap")
+    command.add_argument(
+        "--exclude", type=Path, help="text file that receives the ids of the first data set that overlap"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status, 1 with one message on stderr when the data set cannot be
-    made.
-    """
+    """Runs the command; returns the exit status, 1 with one message on stderr when it cannot be done."""
     options = parse(arguments)
     try:
-        builder = prepare(
-            options.name,
-            data_dir=options.data_dir,
-            manual_dir=options.manual_dir,
-            download=options.download,
-            max_damaged=options.max_damaged,
-        )
+        return {"prepare": run_prepare, "check": run_check}[options.command](options)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def run_prepare(options: argparse.Namespace) -> int:
+    builder = prepare(
+        options.name,
+        data_dir=options.data_dir,
+        manual_dir=options.manual_dir,
+        download=options.download,
+        max_damaged=options.max_damaged,
+    )
     report = json.loads((Path(builder.data_dir) / "prepare_report.json").read_text())
     for split, counts in report["splits"].items():
         classes = ", ".join(f"{name} {number}" for name, number in counts["classes"].items())
-        print(f"{split}: {counts['images']} images of {counts['groups']} groups ({classes})")
+        print(f"{split}: {counts['images']} images of {counts['groups']} groups" + (f" ({classes})" if classes else ""))
     if report.get("left_out"):
         print(f"left out: {len(report['left_out'])} rows, listed in prepare_report.json")
     if report.get("damaged"):
         print(f"damaged: {len(report['damaged'])} of {report['inputs_read']} inputs, listed in prepare_report.json")
     print(f"ready: {builder.data_dir}")
     return 0
+
+
+def run_check(options: argparse.Namespace) -> int:
+    found = check(options.names, options.data_dir)
+    for reason, several in groupby(sorted(found, key=lambda overlap: overlap.reason), lambda overlap: overlap.reason):
+        pairs = list(several)
+        print(f"same {reason}: {len(pairs)} pairs, such as")
+        for pair in pairs[:3]:
+            print(f"    {' '.join(pair.first)}    {' '.join(pair.second)}")
+    print(f"{len(found)} overlaps in {', '.join(options.names)}" if found else "no overlap found")
+    if options.list:
+        with open(options.list, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("reason", "first", "first_id", "second", "second_id"))
+            writer.writerows((pair.reason, *pair.first, *pair.second) for pair in found)
+    if options.exclude:
+        ids = sorted({pair.first[1] for pair in found})
+        options.exclude.write_text("".join(f"{name}\n" for name in ids))
+        print(f"{len(ids)} ids of {options.names[0]} written to {options.exclude}")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
