@@ -8,7 +8,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
@@ -62,9 +62,13 @@ def peak_memory() -> str:
 
 def versions(*packages: str) -> str:
     """Hardware and versions in one line, to stand above a table."""
-    found = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+    found = versions_of(packages)
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return f"{device}, {os.cpu_count()} CPU cores ({processor()}), Python {platform.python_version()}, {found}"
+
+
+def versions_of(packages: Iterable[str]) -> str:
+    return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
 
 def processor() -> str:

@@ -60,6 +60,8 @@ def run_prepare(options: argparse.Namespace) -> int:
     for split, counts in report["splits"].items():
         classes = ", ".join(f"{name} {number}" for name, number in counts["classes"].items())
         print(f"{split}: {counts['images']} images of {counts['groups']} groups" + (f" ({classes})" if classes else ""))
+    for difference in report.get("differs_from_published", []):
+        print(f"not as published: {difference}")
     if report.get("left_out"):
         print(f"left out: {len(report['left_out'])} rows, listed in prepare_report.json")
     if report.get("damaged"):

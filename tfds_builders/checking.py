@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped, UInt8, UInt64
 
 # Bits of 64 in which the hashes of a photograph and its copy may differ, and least correlation of their small pictures.
 # Both were set on the 10,015 images of HAM10000. Of a 64x64 PNG and a 224x224 JPEG of one image no pair is further
-# apart than 4 bits or correlates less than 0.995; 86 pairs of different images lie within both limits, and 85 of them are
+# apart than 4 bits or correlates less than 0.995; 86 pairs of different images lie within both limits, 85 of them
 # photographs of one lesion.
 MAX_DISTANCE = 10
 MIN_CORRELATION = 0.99

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-DATASETS = ("derm_phantom", "isic2019")
+DATASETS = (
+    "derm_phantom",
+    "image_table",
+    "isic2016",
+    "isic2017",
+    "isic2018",
+    "isic2019",
+    "kermany_pneumonia",
+    "lidc_idri",
+)
 
 
 def prepare(
@@ -44,6 +53,8 @@ def prepare(
     options = {} if max_damaged is None else {"max_damaged": max_damaged}
     builder = make_builder(name, data_dir, download, **options)
     if builder.is_prepared():
+        if manual_dir:
+            builder.check_prepared(Path(manual_dir))
         return builder
     import tensorflow_datasets as tfds
 
@@ -67,9 +78,8 @@ def make_builder(name: str, data_dir: str | Path, download: bool, **options: Any
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r}: the known ones are {', '.join(DATASETS)}")
     builder_class = importlib.import_module(f"tfds_builders.{dataset}").Builder
-    if config and config not in builder_class.builder_configs:
-        known = ", ".join(f"{dataset}/{known}" for known in builder_class.builder_configs)
-        raise ValueError(f"{dataset} has no config {config!r}: the known ones are {known}")
+    if config:
+        builder_class.check_config(config)
     options |= {"download": True} if download and builder_class.CAN_DOWNLOAD else {}
     return builder_class(data_dir=data_dir, config=config or None, **options)
 

@@ -1,14 +1,17 @@
 """Archives, images and tables: what is found, what is refused."""
 
 import zipfile
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from official_format import jpeg
 
+from tfds_builders import DATASETS
 from tfds_builders.common import images
 from tfds_builders.common.archives import Archive
+from tfds_builders.common.bare import without_metadata
 from tfds_builders.common.tables import read_table
 
 
@@ -55,6 +58,28 @@ def test_whole_jpeg(tail):
     assert images.is_whole(with_thumbnail(jpeg(0)) + tail)
 
 
+@pytest.mark.parametrize("flags", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]])
+@pytest.mark.parametrize("grey", [False, True])
+def test_bare_jpeg_has_the_same_pixels_and_nothing_else(flags, grey):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50) if grey else (40, 50, 3), dtype=np.uint8)
+    plain = cv2.imencode(".jpg", noise, flags)[1].tobytes()
+    comment = b"\xff\xfe\x00\x0cJohn Smith"
+    told = with_thumbnail(plain)[:2] + comment + with_thumbnail(plain)[2:] + b"John Smith's film"
+    bare = without_metadata(told)
+    assert bare == plain and b"John" not in bare
+    assert without_metadata(plain[:-2]) is None
+
+
+def test_bare_png_has_the_same_pixels_and_nothing_else():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    plain = images.encode_png(image)
+    text = b"tEXtAuthor\0John Smith"
+    chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
+    bare = without_metadata(plain[:33] + chunk + plain[33:] + b"John Smith")
+    assert bare == plain and (images.read_pixels(bare, "x", 3)[0] == image).all()
+    assert without_metadata(plain[:40]) is None and without_metadata(b"BM") is None
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.99])
 def test_cut_files_are_noticed(keep):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -92,3 +117,17 @@ def test_wrong_tables(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path / "t.csv", "image", ["a"])
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_builder_has_all_its_pieces(name):
+    import importlib
+
+    from tensorflow_datasets.core import dataset_metadata
+
+    builder = importlib.import_module(f"tfds_builders.{name}").Builder
+    assert builder.name == name and builder.DEFAULT_BUILDER_CONFIG_NAME in builder.builder_configs
+    # Refuses tags that TFDS does not know.
+    metadata = dataset_metadata.load(builder.code_path.parent)
+    assert metadata.citation.startswith("@") and metadata.tags and f"{name}/" in metadata.description
+    assert (builder.code_path.parent / "checksums.tsv").is_file()

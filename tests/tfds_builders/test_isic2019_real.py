@@ -21,7 +21,8 @@ def full_rows(real_data):
 
 
 def test_counts_of_the_full_tables(full_rows):
-    rows, notes = full_rows
+    rows, damaged, notes = full_rows
+    assert damaged == []
     assert Counter(row.label for row in rows) == COUNTS
     assert notes == {"left_out": [], "images_without_lesion_id": 2084}
     assert len({row.lesion_id for row in rows}) == 11847 + 2084
@@ -29,7 +30,7 @@ def test_counts_of_the_full_tables(full_rows):
 
 
 def test_split_of_the_full_tables(full_rows):
-    rows, _ = full_rows
+    rows, _, _ = full_rows
     lesions, labels = np.array([row.lesion_id for row in rows]), np.array([row.label for row in rows])
     splits = split_by_group(lesions.tolist(), labels.tolist(), 2019, {"train": 0.7, "validation": 0.1, "test": 0.2})
     assert sum(map(len, splits.values())) == len(rows)

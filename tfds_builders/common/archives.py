@@ -64,7 +64,7 @@ class Archive:
             return dict(self.stream([name]))[name]
         member = self.members[name]
         if self._zip is None:
-            return (self.path / member).read_bytes()
+            return read_file(self.path / member)
         try:
             return self._zip.read(member)
         except UNREADABLE as error:
@@ -94,6 +94,16 @@ class Archive:
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             for member, name in wanted.items():
                 yield name, DamagedInput(f"{self.path}: {member} cannot be read ({error}): download the archive again")
+
+
+def read_file(path: Path) -> bytes:
+    """DamagedInput if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedInput(
+            f"{path} cannot be read ({error.strerror}): copy it again, or give leave to read it"
+        ) from error
 
 
 def find_archive(directory: Path, stem: str) -> Path | None:

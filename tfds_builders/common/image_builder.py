@@ -53,6 +53,15 @@ def sizes(config: type[ImageConfig] = ImageConfig, **fields: Any) -> list[ImageC
     ]
 
 
+def with_masks(configs: Sequence[ImageConfig]) -> list[ImageConfig]:
+    """The configs, and each again with masks: configs of their own, so the features of the others never change."""
+    masked = [
+        dataclasses.replace(config, name=f"{config.name}_mask", masks=True, description=f"{config.description}; masks")
+        for config in configs
+    ]
+    return [*configs, *masked]
+
+
 class ImageBuilder(ReportingBuilder, skip_registration=True):
     """Base of the builders of images; a subclass gives `find_table` and `more_features`.
 
@@ -60,11 +69,13 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
       GROUP: name of the feature that holds the group: 'patient_id', 'lesion_id' or 'group'.
       CHANNELS: of the stored images.
       SEED: of the splits of groups that have no official one.
+      BARE: JPEG and PNG files that are stored as they are lose their metadata: these may tell of a person.
     """
 
     GROUP: ClassVar[str] = "patient_id"
     CHANNELS: ClassVar[int] = 3
     SEED: ClassVar[int] = 0
+    BARE: ClassVar[bool] = False
     LICENSE: ClassVar[str] = ""
     HOMEPAGE: ClassVar[str] = ""
 
@@ -127,7 +138,7 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         check_share(table.damaged, rows, self.max_damaged, self.damage_listing())
         table.check()
         config = self.builder_config
-        scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks)
+        scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks, self.BARE)
         make = self._with_beam if any(self._beam) else self._here
         scanned, self._write = make(table.records, scanner)
         good = [i for i, found in enumerate(scanned) if not found.reason]
@@ -168,6 +179,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         """The same on the workers of a Beam runner; their results come back through files beside the data."""
         import apache_beam as beam
 
+        # What workers get must not hold the builder.
+        example = self._example
         runner, options = self._beam
         listing = Path(self.data_dir) / "scanned"
         with beam.Pipeline(runner=runner, options=options) as pipeline:
@@ -185,7 +198,7 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         def generate(positions: Sequence[int]) -> Any:
             chosen = [records[i] for i in positions]
             units = beam.Create(scanner.units(chosen)) | beam.Reshuffle()
-            return units | beam.FlatMap(lambda unit: _examples(self._example, scanner, chosen, unit))
+            return units | beam.FlatMap(lambda unit: _examples(example, scanner, chosen, unit))
 
         return scanned, generate
 

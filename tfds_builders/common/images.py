@@ -46,7 +46,7 @@ def read_pixels(
       channels: 3 gives RGB, 1 luminance, whatever the file has.
 
     Returns the pixels and what had to be converted: 'DICOM', '16 bit' (its range of values stretched to 0 to 255),
-    'alpha' (dropped), 'grey' (copied to three channels), 'colour' (its luminance taken).
+    'alpha' (dropped), 'grey' (copied to three channels), 'colour' (its luminance taken), 'equal channels' (one taken).
 
     Raises DamagedInput for a file that is empty, cut short, undecodable, not of integers, or smaller than 16 pixels.
     """
@@ -71,9 +71,9 @@ def read_pixels(
         notes.append("grey")
         return np.repeat(image, 3, axis=-1), tuple(notes)
     if image.shape[-1] == 3 and channels == 1:
-        # Radiographs are often stored as colour with three equal channels; that is no conversion to speak of.
-        if (image[..., 0] != image[..., 1]).any() or (image[..., 1] != image[..., 2]).any():
-            notes.append("colour")
+        # Radiographs are often stored as colour with three equal channels.
+        equal = (image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all()
+        notes.append("equal channels" if equal else "colour")
         return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], tuple(notes)
     return (image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), tuple(notes)
 

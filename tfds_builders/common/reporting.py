@@ -41,6 +41,16 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.damaged: list[Damaged] = []
         self.inputs = 0
 
+    @classmethod
+    def check_config(cls, config: str) -> None:
+        """Raises ValueError, with the known ones, if there is no such config."""
+        if config not in cls.builder_configs:
+            known = ", ".join(f"{cls.name}/{known}" for known in cls.builder_configs)
+            raise ValueError(f"{cls.name} has no config {config!r}: the known ones are {known}")
+
+    def check_prepared(self, manual_dir: Path) -> None:
+        """Raises ValueError if what is prepared is seen to be made from another input than lies in `manual_dir`."""
+
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         super()._download_and_prepare(dl_manager, download_config)
         check_share(self.damaged, self.inputs, self.max_damaged, self.damage_listing())

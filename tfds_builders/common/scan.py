@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 from tfds_builders.common import images
 from tfds_builders.common.archives import Archive
+from tfds_builders.common.bare import without_metadata
 from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.records import Record
 
@@ -66,6 +67,7 @@ class Scanner:
       channels: 1 or 3.
       lossless: PNG instead of JPEG.
       masks: whether masks are stored.
+      bare: files stored as they are lose their metadata.
     """
 
     archives: Mapping[str, Archive]
@@ -73,6 +75,7 @@ class Scanner:
     channels: int
     lossless: bool
     masks: bool = False
+    bare: bool = False
 
     def units(self, records: Sequence[Record]) -> list[list[int]]:
         """Positions of records, in portions that one worker reads: a tar file is one, since it reads in one go."""
@@ -116,7 +119,8 @@ class Scanner:
         if self.size is None:
             # A file that any reader decodes to these pixels stays byte for byte.
             as_it_is = not notes and data.startswith((images.PNG_START, images.JPEG_START))
-            return data if as_it_is else images.encode_png(pixels)
+            file = without_metadata(data) if self.bare else data
+            return file if as_it_is and file else images.encode_png(pixels)
         small = images.square(pixels, self.size)
         return images.encode_png(small) if self.lossless else images.encode_jpeg(small, JPEG_QUALITY)
 
@@ -134,6 +138,11 @@ class Scanner:
                 f"{shape[1]}x{shape[0]}: the mask belongs to another image; take it out"
             )
         inside = images.binary(mask).astype(np.uint8) * 255
+        if mask.any() and not inside.any():
+            raise DamagedInput(
+                f"{archive.path}: {name} holds values up to {mask.max()}, but a mask's inside is 255 (above 128): "
+                "multiply it"
+            )
         resized = cv2.resize(inside, target[::-1], interpolation=cv2.INTER_AREA)
         return images.encode_png(images.binary(resized).astype(np.uint8) * 255), True
 

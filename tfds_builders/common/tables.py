@@ -1,44 +1,86 @@
 """CSV tables with a header; a missing column or a doubled row is an error that names it."""
 
+import contextlib
 import csv
-from collections.abc import Sequence
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
+
+from tfds_builders.common.archives import UNREADABLE, open_zip, safe_names
+
+# What a table lies in: a file, or a member of a zip file.
+TablePath = Path | zipfile.Path
+NO_TABLE = (UnicodeDecodeError, csv.Error, *UNREADABLE)
 
 
-def read_table(path: Path, key: str, columns: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Rows by their `key` column, in file order, with values stripped.
+def table_in(container: Path, name: str) -> TablePath | None:
+    """The table `name` in a folder, or in a zip file: at its top or one folder below; None if it is not there."""
+    if container.is_dir():
+        return container / name if (container / name).is_file() else None
+    with open_zip(container) as archive:
+        members = [member for member in safe_names(container, archive) if member in (name, f"{container.stem}/{name}")]
+    return zipfile.Path(container, members[0]) if members else None
 
-    Raises:
-      ValueError: a column of `columns` (or the key) is missing, a key is blank or occurs twice, a row is too
-      short, or
-        there is no row.
+
+@contextlib.contextmanager
+def open_table(path: TablePath) -> Iterator[TextIO]:
+    """The CSV file, or the only CSV file in a zip file. Raises ValueError if that has none, several, or is damaged."""
+    if path.suffix.lower() != ".zip":
+        try:
+            with path.open("r", newline="", encoding="utf-8-sig") as file:
+                yield file
+        except NO_TABLE as error:
+            raise ValueError(f"{path} is no table of UTF-8 text ({error}): download it again") from error
+        return
+    with open_zip(path) as archive:
+        names = [name for name in safe_names(path, archive) if name.endswith(".csv") and "__MACOSX" not in name]
+        if len(names) != 1:
+            raise ValueError(f"{path} holds {len(names)} CSV files, not one: use the archive as published")
+        try:
+            data = archive.read(names[0])
+        except UNREADABLE as error:
+            raise ValueError(f"{path}: {names[0]} cannot be read ({error}): download the archive again") from error
+    yield io.StringIO(data.decode("utf-8-sig"), newline="")
+
+
+def read_rows(path: TablePath, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, values) of each row, in file order; `place` names file and line, the values are stripped.
+
+    Raises ValueError if a column of `columns` is missing, a row is too short, or there is no row.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    empty = True
+    with open_table(path) as file:
         reader = csv.DictReader(file)
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
-        missing = [name for name in (key, *columns) if name not in header]
+        missing = [name for name in columns if name not in header]
         if missing:
             raise ValueError(
                 f"{path} has no column {', '.join(missing)} (its columns: {', '.join(header) or 'none'}): "
                 "use the table as published"
             )
-        rows: dict[str, dict[str, str]] = {}
         for row in reader:
-            add_row(rows, row, key, columns, f"{path}, line {reader.line_num}")
-    if not rows:
+            place, empty = f"{path}, line {reader.line_num}", False
+            if any(row[name] is None for name in columns):
+                raise ValueError(f"{place}: the row has fewer values than the header: use the table as published")
+            yield place, {name: row[name].strip() for name in columns}
+    if empty:
         raise ValueError(f"{path} has a header but no rows: use the table as published")
+
+
+def read_table(path: TablePath, key: str, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Rows by their `key` column, in file order, with values stripped; see `open_table` for what `path` may be.
+
+    Raises ValueError as `read_rows`, and for a key that is blank or occurs twice.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for place, row in read_rows(path, (key, *columns)):
+        name = row[key]
+        if not name:
+            raise ValueError(f"{place}: the column {key} is blank: use the table as published")
+        if name in rows:
+            raise ValueError(f"{place}: {key} {name} occurs twice: keep one of the rows")
+        rows[name] = {column: row[column] for column in columns}
     return rows
-
-
-def add_row(
-    rows: dict[str, dict[str, str]], row: dict[str, str | None], key: str, columns: Sequence[str], place: str
-) -> None:
-    if any(row[name] is None for name in (key, *columns)):
-        raise ValueError(f"{place}: the row has fewer values than the header: use the table as published")
-    name = row[key].strip()
-    if not name:
-        raise ValueError(f"{place}: the column {key} is blank: use the table as published")
-    if name in rows:
-        raise ValueError(f"{place}: {key} {name} occurs twice: keep one of the rows")
-    rows[name] = {column: row[column].strip() for column in columns}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from .textures import Field, cells, line, noise, step, wander
+from tfds_builders.common.textures import Field, cells, line, noise, step, wander
 
 # Share of lesions per class: as unbalanced as the real thing, with the rarest still frequent enough to be
 # split.

@@ -10,8 +10,9 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from tfds_builders.common.textures import Field, line, plane_noise, shrink, soften, step, wander
+
 from .lesions import Maps, draw_lesion
-from .textures import Field, line, plane_noise, step, wander
 
 Image = Float[np.ndarray, "h w 3"]
 
@@ -45,9 +46,9 @@ def photograph(
     image *= relief(maps, light)[..., None]
     image = add_objects(random, image, x, y)
     image = illuminate(random, image, x, y, light)
-    image = shrink(image)
+    image = shrink(image, OVERSAMPLING)
     image = expose(random, image)
-    mask = shrink(maps.inside) > 0.5
+    mask = shrink(maps.inside, OVERSAMPLING) > 0.5
     return (image * 255 + 0.5).astype(np.uint8), mask
 
 
@@ -141,11 +142,6 @@ def illuminate(random: np.random.Generator, image: Image, x: Field, y: Field, li
     return image
 
 
-def shrink(image: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    size = len(image) // OVERSAMPLING
-    return image.reshape(size, OVERSAMPLING, size, OVERSAMPLING, *image.shape[2:]).mean(axis=(1, 3))
-
-
 def expose(random: np.random.Generator, image: Image) -> Image:
     """The camera: exposure, white balance, gamma, a soft focus on some photographs, grain."""
     balance = random.uniform(0.85, 1.08) * (1 + random.normal(0, 0.03, 3)).astype(np.float32)
@@ -154,10 +150,3 @@ def expose(random: np.random.Generator, image: Image) -> Image:
         image = soften(image, random.uniform(0.3, 1.0))
     grain = random.uniform(0.005, 0.02) * random.standard_normal(image.shape, dtype=np.float32)
     return np.clip(image + grain, 0, 1)
-
-
-def soften(image: Image, amount: float) -> Image:
-    """Blends with the average of the four neighbours."""
-    edge = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    around = (edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]) / 4
-    return image + np.float32(0.6 * amount) * (around - image)

@@ -5,7 +5,6 @@ by lesion, stratified by class. The assignment depends on the tables and the ima
 config, so all sizes share one split.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.common.archives import Archive, find_archive
-from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, sizes
+from tfds_builders.common.image_builder import ImageBuilder, sizes, with_masks
 from tfds_builders.common.records import Place, Record, Table, required
 from tfds_builders.common.splits import FRACTIONS, split_by_group
 
@@ -22,15 +21,6 @@ from . import official
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
-
-
-def make_configs() -> list[ImageConfig]:
-    plain = sizes()
-    masked = [
-        dataclasses.replace(config, name=f"{config.name}_mask", masks=True, description=f"{config.description}; masks")
-        for config in plain
-    ]
-    return plain + masked
 
 
 class Builder(ImageBuilder):
@@ -42,7 +32,7 @@ class Builder(ImageBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
-    BUILDER_CONFIGS = make_configs()
+    BUILDER_CONFIGS = with_masks(sizes())
     DEFAULT_CONFIG_NAME = "224"
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     CAN_DOWNLOAD = True

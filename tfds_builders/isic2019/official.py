@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfds_builders.common.damage import Damaged, DamagedInput
+from tfds_builders.common.isic import one_hot_label
 from tfds_builders.common.tables import read_table
 
 IMAGES = "ISIC_2019_Training_Input"
@@ -68,18 +69,6 @@ def read_rows(ground_truth: Path, metadata: Path) -> tuple[list[Row], list[Damag
     if not rows and not damaged:
         raise ValueError(f"{ground_truth} has no row of the classes {', '.join(CLASSES)}: use the table as published")
     return rows, damaged, {"left_out": left_out, "images_without_lesion_id": without_lesion}
-
-
-def one_hot_label(values: Mapping[str, str], image_id: str, path: Path) -> str:
-    try:
-        numbers = {name: float(value) for name, value in values.items()}
-    except ValueError:
-        numbers = {}
-    chosen = [name for name, number in numbers.items() if number == 1]
-    if len(chosen) != 1 or any(number not in (0, 1) for number in numbers.values()):
-        shown = ", ".join(f"{name}={value}" for name, value in values.items())
-        raise DamagedInput(f"{path}: the label of {image_id} is not one-hot ({shown}): exactly one column must be 1")
-    return chosen[0]
 
 
 def make_row(image_id: str, label: str, details: Mapping[str, str], path: Path) -> Row:

@@ -1,7 +1,7 @@
 """Random fields on coordinates: smooth noise, cells, branching lines. NumPy only, all arrays float32.
 
-Every function takes coordinates of any shape and evaluates a field that is fixed by the generator it is
-given, so one lesion photographed twice shows the same texture under another pose.
+The phantoms are drawn with it. Every function takes coordinates of any shape and evaluates a field that is fixed by the
+generator it is given, so one lesion photographed twice, say, shows the same texture under another pose.
 """
 
 import math
@@ -127,3 +127,16 @@ def wander(
     headings = angle + np.cumsum(random.normal(0, bend / np.sqrt(pieces), pieces))
     steps = np.stack([np.cos(headings), np.sin(headings)], axis=1) * (length / pieces)
     return np.concatenate([[start], start + np.cumsum(steps, axis=0)]).astype(np.float32)
+
+
+def shrink(image: Float[np.ndarray, "..."], times: int) -> Float[np.ndarray, "..."]:
+    """Averages over squares of `times` pixels: what is drawn larger and shrunk does not alias."""
+    size = len(image) // times
+    return image.reshape(size, times, size, times, *image.shape[2:]).mean(axis=(1, 3))
+
+
+def soften(image: Float[np.ndarray, "h w ..."], amount: float) -> Float[np.ndarray, "h w ..."]:
+    """Blends with the average of the four neighbours."""
+    edge = np.pad(image, ((1, 1), (1, 1), *((0, 0) for _ in image.shape[2:])), mode="edge")
+    around = (edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]) / 4
+    return image + np.float32(0.6 * amount) * (around - image)

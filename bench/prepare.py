@@ -1,0 +1,104 @@
+"""Records per second and peak memory of the builders.
+
+    python -m bench.prepare                                              data sets that need no archives
+    python -m bench.prepare isic2019/64=FOLDER kermany_pneumonia/64=FOLDER   others, from their archives in FOLDER
+
+Each data set is prepared in a process of its own, so that its peak memory is its own; time and memory of the imports
+are told apart. `image_table` reads 1,000 and 4,000 drawn JPEGs of 1024 x 768 pixels: memory must not grow with their
+number.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from bench.measure import processor, table, versions_of
+
+IMAGES, TIMES = 1000, 4
+PACKAGES = ("tensorflow-datasets", "array-record", "opencv-python-headless", "numpy")
+EMBEDDED = ("derm_phantom/64", "cxr_phantom/64", "nodule_phantom/32")
+CHILD = """
+import json, resource, sys, time
+import tensorflow_datasets
+from tfds_builders import prepare
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, start = peak(), time.perf_counter()
+builder = prepare(sys.argv[1], data_dir=sys.argv[2], manual_dir=sys.argv[3] or None)
+seconds = time.perf_counter() - start
+records = sum(split.num_examples for split in builder.info.splits.values())
+print(json.dumps({"records": records, "seconds": seconds, "before": before, "peak": peak()}))
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.prepare", description=__doc__.split("\n")[0])
+    parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER", help="data set and config, and its archives' folder")
+    options = parser.parse_args(arguments)
+    rows = [("data set", "records", "seconds", "records/s", "MiB after imports", "MiB at the peak")]
+    with tempfile.TemporaryDirectory() as folder:
+        for title, name, manual in chosen(options.sets, Path(folder)):
+            rows.append((title, *measured(name, manual, Path(folder) / "data" / title.replace("/", "_"))))
+            print(" ".join(rows[-1]), file=sys.stderr)
+    print(f"{os.cpu_count()} CPU cores ({processor()}), Python {platform.python_version()}, {versions_of(PACKAGES)}\n")
+    print(table(rows))
+
+
+def chosen(given: Sequence[str], folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Title, data set and folder of archives of each row."""
+    if given:
+        for item in given:
+            name, _, manual = item.partition("=")
+            yield name, name, manual
+        return
+    for name in EMBEDDED:
+        yield name, name, ""
+    for times in (1, TIMES):
+        yield (
+            f"image_table/224, {times * IMAGES} JPEGs",
+            "image_table/224",
+            str(draw_images(folder / str(times), times)),
+        )
+
+
+def draw_images(folder: Path, times: int) -> Path:
+    """A folder of `times` x IMAGES different photographs' worth of JPEG, with its table."""
+    folder.mkdir()
+    random = np.random.default_rng(times)
+    with open(folder / "images.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "group"))
+        for number in range(times * IMAGES):
+            coarse = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / f"{number}.jpg"), cv2.resize(coarse, (1024, 768)))
+            writer.writerow((f"{number}.jpg", "ab"[number % 2], number))
+    return folder
+
+
+def measured(name: str, manual: str, data_dir: Path) -> tuple[str, ...]:
+    command = [sys.executable, "-c", CHILD, name, str(data_dir), manual]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    speed = found["records"] / found["seconds"]
+    return (
+        f"{found['records']:,}",
+        f"{found['seconds']:.1f}",
+        f"{speed:,.0f}",
+        f"{found['before']:,.0f}",
+        f"{found['peak']:,.0f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""ct_patches on small series: what is cut, what is left out, splits, damage, and the real series."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+import tensorflow_datasets as tfds
+from dicom_files import ct_slices, to_bytes, write_all
+
+from tfds_builders.common.damage import TooMuchDamage
+from tfds_builders.common.splits import split_of
+from tfds_builders.ct_patches import Builder
+
+SPACING = (4.0, 2.0, 2.0)
+SHAPE = (18, 50, 50)
+
+
+def body(seed: int = 0, shape=SHAPE) -> np.ndarray:
+    """A cylinder of tissue with noise, in air."""
+    y, x = np.ogrid[: shape[1], : shape[2]]
+    inside = (y - shape[1] / 2) ** 2 + (x - shape[2] / 2) ** 2 < (0.45 * shape[1]) ** 2
+    noise = np.random.default_rng(seed).normal(0, 10, shape)
+    return (np.where(inside, 40, -1000) + noise).clip(-1020, 3000).astype(np.int16)
+
+
+def add(folder, number: int, patient: str | None = None, volume=None, spacing=SPACING, **options):
+    slices = ct_slices(
+        body(number) if volume is None else volume, spacing, series=f"1.2.{number}", patient=patient or f"P{number}",
+        PatientIdentityRemoved=options.pop("removed", "YES"), **options,
+    )  # fmt: skip
+    return write_all(slices, folder / f"s{number}")
+
+
+def prepare(folder, out, config="32", max_damaged=0.0, **download):
+    builder = Builder(data_dir=out, config=config, max_damaged=max_damaged)
+    settings = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False, **download)
+    builder.download_and_prepare(download_dir=out / "downloads", download_config=settings)
+    return builder
+
+
+def read(builder):
+    stored = tfds.builder_from_directory(builder.data_dir)
+    return {split: list(stored.as_data_source(split)) for split in stored.info.splits}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight series of seven patients, who are in all splits; one series in a zip file."""
+    folder = tmp_path / "manual"
+    for number in range(1, 8):
+        add(folder, number)
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        for one in ct_slices(body(50), SPACING, series="1.2.50", patient="P3", PatientIdentityRemoved="YES"):
+            archive.writestr(str(one.InstanceNumber), to_bytes(one))
+    return folder
+
+
+def test_whole(folder, tmp_path, report):
+    builder = prepare(folder, tmp_path / "data")
+    splits, said = read(builder), report(builder)
+    examples = [example for split in splits.values() for example in split]
+    assert len(examples) == 8 * 16 == len({example["image_id"] for example in examples})
+    # Nothing of the first pass is left.
+    assert all(path.is_file() for path in Path(builder.data_dir).iterdir())
+    for split, rows in splits.items():
+        for example in rows:
+            assert split_of(example["patient_id"].decode(), 0) == split
+            assert example["volume"].shape == (32, 32, 32, 1) and example["volume"].dtype == np.int16
+            assert np.mean(example["volume"] > -900) >= 0.45
+            assert np.allclose(example["original_spacing"], SPACING)
+    assert {example["patient_id"] for example in examples} == {f"P{number}".encode() for number in range(1, 8)}
+    assert said["series_found"] == 8 and said["patients_found"] == 7 and said["damaged"] == []
+    assert sum(one["images"] for one in said["splits"].values()) == 128
+    first = next(one for one in said["series"] if one["series_uid"] == "1.2.1")
+    assert (first["slices"], first["spacing_mm"], first["patches"]) == (18, list(SPACING), 16)
+
+
+def test_patches_are_where_they_say_and_the_same_every_time(tmp_path):
+    """In a volume whose HU tell the place, the middle of a patch is its centre."""
+    z, y, x = (np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True))
+    add(tmp_path / "a", 1, volume=np.rint(z[:, None, None] * 4 + y[:, None] + x).astype(np.int16) - 100)
+    for config in ("64", "32"):
+        first, again = (read(prepare(tmp_path / "a", tmp_path / f"{config}{run}", config))["train"] for run in "ab")
+        assert [one["image_id"] for one in first] == [one["image_id"] for one in again]
+        assert all((one["volume"] == two["volume"]).all() for one, two in zip(first, again, strict=True))
+        for one in first:
+            x, y, z = one["centre"] - (-10, -20, -30)
+            assert abs(one["volume"].mean() - (4 * z + y + x - 100)) < 1
+    fine = {one["image_id"]: one for one in read(Builder(data_dir=tmp_path / "64a", config="64"))["train"]}
+    for one in first:
+        blocks = fine[one["image_id"]]["volume"].reshape(32, 2, 32, 2, 32, 2).mean((1, 3, 5))
+        assert abs(one["volume"][..., 0] - blocks).max() <= 0.5
+
+
+def test_one_patient_is_training_data(tmp_path, report):
+    name = next(f"Q{n}" for n in range(99) if split_of(f"Q{n}", 0) == "test")
+    add(tmp_path / "a", 1, patient=name)
+    builder = prepare(tmp_path / "a", tmp_path / "data")
+    assert list(read(builder)) == ["train"] and report(builder)["empty_splits"] == ["validation", "test"]
+
+
+def test_a_hospitals_patient_id_is_not_stored(tmp_path):
+    add(tmp_path / "a", 1, patient="Doe 4711", removed=None)
+    add(tmp_path / "a", 2, patient="Doe 4711", removed="NO")
+    add(tmp_path / "a", 3, patient=" ", removed=None)
+    examples = read(prepare(tmp_path / "a", tmp_path / "data"))
+    patients = {(e["series_uid"], e["patient_id"]) for split in examples.values() for e in split}
+    of = dict(patients)
+    assert len(of) == len(patients) == 3 and of[b"1.2.1"] == of[b"1.2.2"] and of[b"1.2.3"] == b"1.2.3"
+    for path in (tmp_path / "data").rglob("*"):
+        assert path.is_dir() or b"4711" not in path.read_bytes()
+
+
+def test_left_out_series_are_listed(tmp_path, report):
+    add(tmp_path / "a", 1)
+    add(tmp_path / "a", 2, spacing=(6.0, 2.0, 2.0))
+    add(tmp_path / "a", 3, volume=body()[:6])
+    add(tmp_path / "a", 4, volume=np.full(SHAPE, -1000, np.int16))
+    add(tmp_path / "a", 5, rows=(1, 0, 0), columns=(0, 0, -1))
+    builder = prepare(tmp_path / "a", tmp_path / "data")
+    said = {one["series_uid"]: one["notes"][-1] for one in report(builder)["series_without_patches"]}
+    assert said["1.2.2"].startswith("slices 6 mm apart") and "smaller than half a patch" in said["1.2.3"]
+    assert said["1.2.4"].startswith("only 0 of 16 patches") and said["1.2.5"].startswith("no axial slices")
+    assert report(builder)["damaged"] == [] and len(report(builder)["series"]) == 1
+
+
+def test_the_same_scan_under_two_names_is_in_one_split(tmp_path, report):
+    names = [next(f"Q{n}" for n in range(99) if split_of(f"Q{n}", 0) == split) for split in ("train", "test")]
+    for number, name in enumerate(names):
+        add(tmp_path / "a", number, patient=name, volume=body(7))
+    add(tmp_path / "a", 5, patient=names[0])
+    builder = prepare(tmp_path / "a", tmp_path / "data")
+    assert report(builder)["identical_series"] == [["1.2.0", "1.2.1"]]
+    assert len(read(builder)) == 1
+
+
+def test_metaimage_volumes(tmp_path, report):
+    image = SimpleITK.GetImageFromArray(body()[:, ::-1])
+    image.SetSpacing(SPACING[::-1])
+    image.SetDirection((-1.0, 0, 0, 0, -1, 0, 0, 0, 1))
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    SimpleITK.WriteImage(image, str(tmp_path / "a" / "b" / "scan7.mhd"))
+    SimpleITK.WriteImage(image, str(tmp_path / "a" / "scan7.mha"))
+    builder = prepare(tmp_path / "a", tmp_path / "data", max_damaged=0.5)
+    (rows,) = read(builder).values()
+    assert len(rows) == 16 and {one["patient_id"] for one in rows} == {b"scan7"}
+    assert "a second series of the name scan7" in report(builder)["damaged"][0]["reason"]
+
+
+def test_damage_is_listed_and_too_much_of_it_fails(folder, tmp_path, report):
+    (folder / "s1" / "IM0010").unlink()
+    (folder / "s2" / "IM0003").write_bytes((folder / "s2" / "IM0003").read_bytes()[:-1000])
+    (folder / "s3" / "extra.dcm").write_bytes(b"nothing")
+    with pytest.raises(TooMuchDamage, match="1 of 9 inputs are damaged"):
+        prepare(folder, tmp_path / "data")
+    with pytest.raises(TooMuchDamage, match="3 of 9 inputs are damaged"):
+        prepare(folder, tmp_path / "data", max_damaged=0.2)
+    assert not list((tmp_path / "data").rglob("*.array_record*"))
+    builder = prepare(folder, tmp_path / "data", max_damaged=0.4)
+    reasons = " | ".join(item["reason"] for item in report(builder)["damaged"])
+    assert "1 slices are missing" in reasons and "IM0003" in reasons and "no DICM mark" in reasons
+    assert len(report(builder)["series"]) == 6
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        prepare(tmp_path / "absent", tmp_path / "data")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("x")
+    with pytest.raises(FileNotFoundError, match="holds no CT series"):
+        prepare(tmp_path / "a", tmp_path / "data")
+    add(tmp_path / "a", 1, spacing=(9.0, 2.0, 2.0))
+    with pytest.raises(ValueError, match="no patch could be cut"):
+        prepare(tmp_path / "a", tmp_path / "data")
+
+
+@pytest.mark.slow
+def test_beam_gives_the_same(folder, tmp_path, report):
+    import apache_beam as beam
+
+    (folder / "s1" / "IM0010").unlink()
+    here = prepare(folder, tmp_path / "here", max_damaged=0.2)
+    there = prepare(folder, tmp_path / "there", max_damaged=0.2, beam_runner="DirectRunner",
+                    beam_options=beam.options.pipeline_options.PipelineOptions([]))  # fmt: skip
+    assert report(here) == report(there)
+    one, two = read(here), read(there)
+    for split in one:
+        by_id = {example["image_id"]: example for example in two[split]}
+        assert len(by_id) == len(one[split])
+        assert all((by_id[example["image_id"]]["volume"] == example["volume"]).all() for example in one[split])
+    assert sorted(path.name.split("-")[0] for path in here.data_path.iterdir()) == sorted(
+        path.name.split("-")[0] for path in there.data_path.iterdir()
+    )
+
+
+@pytest.mark.slow
+def test_real_series(real_data, tmp_path, report):
+    builder = prepare(real_data / "ct_series", tmp_path / "data", "64")
+    rows, said = read(builder)["train"], report(builder)
+    assert len(rows) == 16 and {one["patient_id"] for one in rows} == {b"C3N-00247"}
+    (series,) = said["series"]
+    assert series["slices"] == 60 and series["spacing_mm"] == [3.0, 0.564453125, 0.564453125]
+    assert series["positions_mm"] == [-222.0, -45.0] and series["hu_range"] == [-1024, 3071]
+    assert said["dicom_files"] == 60 and said["damaged"] == []
+    assert all(np.mean(one["volume"] > -900) > 0.45 for one in rows)

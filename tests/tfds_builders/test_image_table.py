@@ -1,0 +1,357 @@
+"""The builder of own images: names of classes, splits, files, and what a wrong table is told."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from dicom_files import radiograph, to_bytes
+from own_table import OwnTable, clinic, picture
+
+from tfds_builders import prepare
+from tfds_builders.image_table.rows import class_names, read_rows
+
+
+@pytest.fixture
+def table(tmp_path) -> OwnTable:
+    return clinic(tmp_path / "clinic")
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Function: prepares the tables of a folder."""
+    return lambda folder, config="64", **options: prepare(
+        f"image_table/{config}", data_dir=tmp_path / "data", manual_dir=folder, **options
+    )
+
+
+def by_id(splits):
+    return {
+        example["image_id"].decode(): (split, example) for split, examples in splits.items() for example in examples
+    }
+
+
+def stored(builder, splits=("train", "validation", "test")):
+    import tensorflow_datasets as tfds
+
+    prepared = tfds.builder_from_directory(builder.data_dir)
+    return prepared.info, {split: list(prepared.as_data_source(split)) for split in splits}
+
+
+def test_every_row_arrives_with_the_users_names(table, build, report):
+    builder = build(table.write())
+    info, splits = stored(builder)
+    names = info.features["label"].names
+    assert names == ["melanoma", "naevus"] and info.metadata["group"] == "group"
+    found = by_id(splits)
+    assert found.keys() == {row["path"] for row in table.rows}
+    for row in table.rows:
+        split, example = found[row["path"]]
+        assert example["label"] == (names.index(row["label"]) if row["label"] else -1)
+        assert example["group"].decode() == (row["group"] or row["path"])
+        assert example["image"].shape == (64, 64, 3) and example["image"].dtype == np.uint8
+    assert report(builder)["unlabelled"] == report(builder)["rows_without_group"] == 2
+
+
+def test_groups_are_whole_and_what_has_no_label_is_for_training(table, build):
+    _, splits = stored(build(table.write()))
+    groups = [{example["group"] for example in examples} for examples in splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 42
+    found = by_id(splits)
+    assert found["loose/1.png"][0] == found["loose/2.png"][0] == "train"
+
+
+def test_the_training_code_reads_it(table, build, tmp_path):
+    from aiseeme_jax import data
+
+    build(table.write("north.csv"), "north_64_grey")
+    split = data.open_split("image_table/north_64_grey", "train", tmp_path / "data")
+    assert split.class_names == ("melanoma", "naevus") and set(split.labels) == {-1, 0, 1}
+    assert split.read(np.arange(2)).shape == (2, 64, 64, 1)
+    assert "loose/1.png" in split.groups and "patient 1" in split.groups
+
+
+def test_a_table_without_labels(table, build, tmp_path):
+    from aiseeme_jax import data
+
+    for row in table.rows:
+        del row["label"], row["group"]
+    info, splits = stored(build(table.write()), ["train"])
+    assert list(info.splits) == ["train"] and info.features["label"].names == []
+    assert len(splits["train"]) == len(table.rows) and {example["label"] for example in splits["train"]} == {-1}
+    assert data.open_split("image_table/64", "train", tmp_path / "data").class_names == ()
+
+
+def test_given_splits_hold_for_the_whole_group(table, build):
+    table.rows[1]["split"] = "test"
+    assert table.rows[1]["group"] == table.rows[2]["group"]
+    table.rows[-1]["split"] = "validation"
+    found = by_id(stored(build(table.write()))[1])
+    assert found["photos/p1_0.png"][0] == found["photos/p1_1.png"][0] == "test"
+    assert found["loose/2.png"][0] == "validation"
+
+
+def test_all_splits_given_may_leave_one_out(table, build):
+    for number, row in enumerate(table.rows):
+        row |= {"split": "Test" if number % 2 else "train", "group": ""}
+    assert set(stored(build(table.write()), ["train"])[0].splits) == {"train", "test"}
+
+
+def test_few_groups_ask_for_splits(table, build):
+    table.rows = table.rows[:3]
+    with pytest.raises(ValueError, match="the 2 labelled groups leave no labelled image for .*the column split"):
+        build(table.write())
+
+
+def test_identical_images_stay_together_or_are_named(table, build):
+    for row in table.rows[:12:3]:
+        table.files[row["path"]] = picture(999)
+    found = by_id(stored(build(table.write()))[1])
+    assert len({found[row["path"]][0] for row in table.rows[:12:3]}) == 1
+    table.rows[0]["split"], table.rows[3]["split"] = "train", "test"
+    with pytest.raises(ValueError, match=r"p0_0.png \(train\) and photos/p2_0.png \(test\).*identical image"):
+        build(table.write("again.csv"), "again_64")
+
+
+def test_tables_stand_side_by_side(table, build, tmp_path):
+    build(table.write())
+    table.rows = [{"path": row["path"]} for row in table.rows]
+    info, _ = stored(build(table.write("dr-x.2_new.csv"), "dr-x.2_new_64"), ["train"])
+    assert info.features["label"].names == []
+    folders = {path.name for path in (tmp_path / "data" / "image_table").iterdir()}
+    assert folders >= {"64", "dr-x.2_new_64"}
+
+
+def test_another_table_of_the_same_name_is_not_taken_for_the_first(table, build, tmp_path):
+    import tensorflow_datasets as tfds
+
+    from tfds_builders.image_table import Builder
+
+    assert build(table.write()).data_dir == build(table.folder).data_dir
+    table.rows[0]["label"] = "wart"
+    table.write()
+    with pytest.raises(ValueError, match="was made from another images.csv.*rename the table"):
+        build(table.folder)
+    settings = tfds.download.DownloadConfig(manual_dir=table.folder)
+    with pytest.raises(ValueError, match="was made from another images.csv"):
+        Builder(data_dir=tmp_path / "data", config="64").download_and_prepare(download_config=settings)
+
+
+def test_kinds_of_files(table, build, report):
+    grey16 = np.linspace(0, 4095, 32 * 32).astype(np.uint16).reshape(32, 32)
+    table.add("a.jpg", picture(1, ".jpg"))
+    table.add("b.tif", picture(2, ".tiff"))
+    table.add("c.png", cv2.imencode(".png", grey16)[1].tobytes())
+    table.add("IM0001", to_bytes(radiograph(grey16)))
+    builder = build(table.write(), "full_grey")
+    found = by_id(stored(builder)[1])
+    for name in ("a.jpg", "b.tif", "c.png", "IM0001"):
+        assert found[name][1]["image"].shape[2] == 1
+    assert (found["c.png"][1]["image"] == np.round(grey16[..., None] / 4095 * 255)).mean() > 0.99
+    assert (found["IM0001"][1]["image"] == found["c.png"][1]["image"]).all()
+    assert report(builder)["converted"]["DICOM"] == 1
+    colour = by_id(stored(build(table.folder, "64"))[1])["IM0001"][1]["image"]
+    assert colour.shape == (64, 64, 3) and (colour[..., 0] == colour[..., 2]).all()
+
+
+def test_grey_stored_as_colour_is_one_channel(table, build):
+    grey = np.repeat(cv2.resize(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4, (32, 24))[..., None], 3, axis=2)
+    table.add("x.png", cv2.imencode(".png", grey)[1].tobytes())
+    image = by_id(stored(build(table.write(), "full_grey"))[1])["x.png"][1]["image"]
+    assert image.shape == (24, 32, 1) and (image == grey[..., :1]).all()
+
+
+def test_no_metadata_is_stored(table, build):
+    import tensorflow_datasets as tfds
+
+    for path, suffix in (("a.jpg", ".jpg"), ("b.png", ".png")):
+        table.add(path, picture(7, suffix) + b"John Smith", split="test")
+    table.add("c.jpg", b"\xff\xd8\xff\xfe\x00\x0cJohn Smith" + picture(7, ".jpg")[2:], split="test")
+    prepared = tfds.builder_from_directory(build(table.write(), "full").data_dir)
+    rows = prepared.as_data_source("test", decoders={"image": tfds.decode.SkipDecoding()})
+    files = {row["image_id"].decode(): row["image"] for row in rows}
+    assert files["a.jpg"] == files["c.jpg"] == picture(7, ".jpg") and files["b.png"] == picture(7)
+
+
+def test_masks(table, build):
+    inside = np.zeros((24, 32), np.uint8)
+    inside[8:16, 8:24] = 255
+    table.files["masks/p0.png"] = cv2.imencode(".png", inside)[1].tobytes()
+    table.rows[0]["mask"] = "masks/p0.png"
+    folder = table.write()
+    found = by_id(stored(build(folder, "full_mask"))[1])
+    assert found["photos/p0_0.png"][1]["has_mask"] and not found["photos/p1_0.png"][1]["has_mask"]
+    assert (found["photos/p0_0.png"][1]["mask"][..., 0] == inside).all()
+    assert not found["photos/p1_0.png"][1]["mask"].any()
+    # Masks of 0 and 1 would be blank.
+    (folder / "masks/p0.png").write_bytes(cv2.imencode(".png", inside // 255)[1].tobytes())
+    with pytest.raises(ValueError, match="masks/p0.png holds values up to 1"):
+        build(folder, "64_mask")
+    (folder / "masks/p0.png").unlink()
+    with pytest.raises(ValueError, match="line 2: there is no mask masks/p0.png"):
+        build(folder, "64_mask")
+    assert len(by_id(stored(build(folder))[1])) == len(table.rows)
+
+
+def test_masks_without_a_column(table, build):
+    with pytest.raises(ValueError, match="no column mask"):
+        build(table.write(), "64_mask")
+
+
+def test_missing_and_broken_files_are_left_out_and_listed(table, build, report):
+    table.files["photos/p1_0.png"] = b""
+    folder = table.write()
+    (folder / "photos/p3_0.png").unlink()
+    with pytest.raises(ValueError, match=r"2 of 62 inputs are damaged|1 of 62 inputs are damaged"):
+        build(folder)
+    builder = build(folder, max_damaged=0.05)
+    damaged = report(builder)["damaged"]
+    assert {item["path"].split(": ")[-1].split(", ")[-1] for item in damaged} == {"line 6", "photos/p1_0.png"}
+    assert len(by_id(stored(builder)[1])) == len(table.rows) - 2
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_dialects(tmp_path, delimiter, encoding):
+    text = delimiter.join(["path", "label"]) + "\r\n" + delimiter.join(["ä/1.png", "Nävus"]) + "\r\n" + delimiter
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    (row,), header = read_rows(tmp_path / "t.csv")
+    assert (row.path, row.label, row.line, header) == ("ä/1.png", "Nävus", 2, ("path", "label"))
+
+
+def test_excel_says_its_delimiter_and_windows_its_paths(tmp_path):
+    (tmp_path / "t.csv").write_text(f'sep=;\npath;label\na\\b.png;"x;y"\n"{tmp_path}/./c.png";z\n')
+    rows, _ = read_rows(tmp_path / "t.csv")
+    assert [(row.path, row.label, row.line) for row in rows] == [("a/b.png", "x;y", 3), ("c.png", "z", 4)]
+
+
+WRONG = {
+    "no column path": (
+        "file,label\na.png,x\n",
+        "no use for the column 'file' and has no column path.*columns are file, label; wanted are path",
+    ),
+    "a column by another name": ("path,patient\na.png,1\n", "no use for the column 'patient'.*group"),
+    "a column twice": ("path,label,label\na.png,x,y\n", "the column label twice"),
+    "empty": ("", "columns are none"),
+    "no rows": ("path\n", "no rows"),
+    "too many values": ("path,label\na.png,x,y\n", "line 2: 3 values for 2 columns"),
+    "too few values": ("path,label\na.png\n", "line 2: 1 values for 2 columns"),
+    "quotes": ('path\n"a"b.png\n', "line 2: .*check the quotation marks"),
+    "climbing": ("path\n../a.png\n", r"line 2: ../a.png leads out of the table's folder"),
+    "climbing with backslashes": ("path\na\\..\\..\\b.png\n", "line 2: .* leads out of the table's folder"),
+    "absolute": ("path\n/etc/a.png\n", "line 2: /etc/a.png lies outside the table's folder"),
+    "a drive": ("path\nC:\\a.png\n", "line 2: .* names a drive"),
+    "climbing mask": ("path,mask\na.png,../b.png\n", "line 2: ../b.png leads out"),
+    "blank path": ("path,label\n,x\n", "line 2: path is blank"),
+    "doubled path": ("path\na.png\n./a.png\n", "line 3: a.png is in line 2 already"),
+    "split": ("path,split\na.png,dev\n", "line 2: split is 'dev': train, validation, test"),
+    "nan label": ("path,label\na.png,NaN\n", "line 2: label is 'NaN': leave the cell blank"),
+    "nan group": ("path,group\na.png,n/a\n", "line 2: group is 'n/a': leave the cell blank"),
+    "torn group": (
+        "path,group,split\na.png,p,train\nb.png,p,\nc.png,p,test\n",
+        r"group p is in train \(line 2\) and test \(line 4\)",
+    ),
+    "spelling": ("path,label\na.png,Naevus\nb.png,naevus\n", "labels Naevus, naevus differ in upper and lower case"),
+    "line break": ('path,label\na.png,"x\ny"\n', "line 3: label .* holds a line break"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_tables(tmp_path, build, case):
+    text, message = WRONG[case]
+    (tmp_path / "images.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path)
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path):
+    rows = "".join(f"{number}.png,dev\n" for number in range(15))
+    (tmp_path / "t.csv").write_text("path,split\n" + rows)
+    with pytest.raises(ValueError, match="line 2: .*line 11: .*and 5 more"):
+        read_rows(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("data", ["path\nä.png\n".encode("cp1252"), "path\na.png\n".encode("utf-16")])
+def test_other_encodings_are_refused_with_the_way_out(tmp_path, data):
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(ValueError, match="save it as 'CSV UTF-8'"):
+        read_rows(tmp_path / "t.csv")
+
+
+def test_missing_table_and_unknown_configs(tmp_path, build):
+    with pytest.raises(FileNotFoundError, match="north.csv not found in .*column path"):
+        build(tmp_path, "north_64")
+    for name in ("65", "north", "_64", "a b_64"):
+        with pytest.raises(ValueError, match=f"no config '{name}': it has 64, .*NAME_64"):
+            build(tmp_path, name)
+
+
+def test_order_of_classes():
+    assert class_names(["10", "9", "", "9"]) == ["9", "10"]
+    assert class_names(["b", "10", "9"]) == ["10", "9", "b"]
+    assert class_names([]) == []
+
+
+def write_nodules(source, folder):
+    """The middle slices of the nodules that three readers or more rated, and a table: the median of the ratings below 3
+    is benign, above 3 malignant, 3 not known; one group per patient.
+    """
+    crops = np.load(source / "nodules_3x64x64.npz")["image"][:, 1]
+    table = OwnTable(folder)
+    with open(source / "labels.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            if int(row["readers"]) >= 3:
+                median = float(row["malignancy_median"])
+                label = "benign" if median < 3 else "malignant" if median > 3 else ""
+                data = cv2.imencode(".png", crops[int(row["index"])])[1].tobytes()
+                table.add(f"{row['index']}.png", data, label=label, group=row["patient_id"])
+    return table.write("lidc_nodules.csv")
+
+
+def test_real_nodules(real_data, tmp_path, build, report):
+    folder = tmp_path / "nodules"
+    folder.mkdir()
+    builder = build(write_nodules(real_data / "lidc_nodules", folder), "lidc_nodules_64_grey")
+    found = report(builder)
+    counts = [split["classes"] for split in found["splits"].values()]
+    assert sum(classes["benign"] for classes in counts) == 427
+    assert sum(classes["malignant"] for classes in counts) == 373
+    assert found["unlabelled"] == 480 and found["damaged"] == []
+    _, splits = stored(builder)
+    patients = [{example["group"] for example in examples} for examples in splits.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 665
+
+
+@pytest.mark.slow
+def test_tfds_build_takes_the_tables_name(table, tmp_path):
+    command = [Path(sys.executable).parent / "tfds", "build", "tfds_builders/image_table", "--config", "north_64"]
+    result = subprocess.run(
+        [*command, "--data_dir", tmp_path / "data", "--manual_dir", table.write("north.csv")],
+        cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "data/image_table/north_64/1.0.0/label.labels.txt").read_text() == "melanoma\nnaevus\n"
+
+
+@pytest.mark.slow
+def test_a_beam_runner_prepares_the_same(table, build, tmp_path, report):
+    import apache_beam as beam
+    import tensorflow_datasets as tfds
+
+    from tfds_builders.image_table import Builder
+
+    here = build(table.write())
+    builder = Builder(data_dir=tmp_path / "beam", config="64")
+    options = beam.options.pipeline_options.PipelineOptions(["--direct_running_mode=in_memory"])
+    settings = tfds.download.DownloadConfig(manual_dir=table.folder, beam_options=options)
+    builder.download_and_prepare(download_dir=tmp_path / "downloads", download_config=settings)
+    assert report(builder) == report(here)
+    (info, there), (_, splits) = stored(builder), stored(here)
+    assert info.features["label"].names == ["melanoma", "naevus"]
+    other = by_id(there)
+    for image, (split, example) in by_id(splits).items():
+        assert other[image][0] == split and other[image][1]["label"] == example["label"]
+        assert (other[image][1]["image"] == example["image"]).all()

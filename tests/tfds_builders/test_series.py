@@ -1,0 +1,296 @@
+"""CT series: found, ordered by position, and refused with a reason where a volume cannot be trusted."""
+
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+from dicom_files import SERIES, ct_slices, plain, to_bytes, write_all
+
+from tfds_builders.common import geometry
+from tfds_builders.common.damage import DamagedInput
+from tfds_builders.common.locations import Location
+from tfds_builders.common.series import find_series, read_series
+
+HU = np.random.default_rng(0).integers(-1000, 2000, (6, 8, 10)).astype(np.int16)
+
+
+def read(slices, folder):
+    return read_series(write_all(slices, folder))
+
+
+def test_order_is_that_of_positions(tmp_path):
+    slices = ct_slices(HU)
+    for number, one in enumerate(slices):
+        one.InstanceNumber = (number * 5) % 7
+    series = read(slices, tmp_path)
+    assert series.voxels.dtype == np.int16 and (series.voxels == HU).all()
+    assert series.spacing == (2.0, 0.5, 0.5) and series.origin == (-10.0, -20.0, -30.0)
+    assert series.positions.tolist() == [-30, -28, -26, -24, -22, -20]
+    assert series.sop_uids == tuple(one.SOPInstanceUID for one in slices)
+    assert (series.direction == geometry.ALIGNED).all() and series.notes == ()
+    assert (series.series_uid, series.patient_id, series.deidentified) == (SERIES, "P1", False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        ((1, 0, 0), (0, 1, 0)),
+        ((-1, 0, 0), (0, -1, 0)),
+        ((1, 0, 0), (0, -1, 0)),
+        ((0, 1, 0), (0, 0, -1)),
+        ((0.8, 0.6, 0), (-0.6, 0.8, 0)),
+    ],
+)
+def test_world_of_a_voxel_is_the_same_however_the_patient_lay(tmp_path, rows, columns):
+    slices = ct_slices(HU, rows=rows, columns=columns)
+    series = read(slices, tmp_path)
+    assert (series.voxels == HU).all() and np.allclose(np.linalg.det(series.direction), -1)
+    # PS3.3 C.7.6.2.1.1: position of the pixel of column 4 and row 3 of slice 2.
+    corner = np.array(slices[2].ImagePositionPatient, float)
+    expected = corner + 4 * 0.5 * np.array(rows) + 3 * 0.5 * np.array(columns)
+    world = geometry.to_world((2, 3, 4), series.origin, series.spacing, series.direction)
+    assert np.allclose(world, expected)
+    turned = series.oriented()
+    place = geometry.to_voxel(expected, turned.origin, turned.spacing, turned.direction)
+    assert np.allclose(place, np.rint(place)) and turned.voxels[tuple(np.rint(place).astype(int))] == HU[2, 3, 4]
+    assert all(row[abs(row).argmax()] > 0 for row in turned.direction) and (np.diff(turned.positions) > 0).all()
+    index = int(np.rint(place[0]))
+    assert turned.sop_uids[index] == slices[2].SOPInstanceUID
+    assert np.isclose(turned.positions[index], corner @ turned.direction[0])
+
+
+def test_rescaling_is_each_slices_own_and_padding_is_lowest(tmp_path):
+    slices = ct_slices(HU)
+    slices[1].RescaleSlope, slices[1].RescaleIntercept = 2, -500
+    stored = np.full((8, 10), -2000, np.int16)
+    stored[2:5] = 40
+    signed = plain(stored, **{
+        tag: slices[2].get(tag) for tag in ("SOPClassUID", "SeriesInstanceUID", "PatientID", "ImagePositionPatient",
+                                            "ImageOrientationPatient", "PixelSpacing", "InstanceNumber")
+    }, RescaleSlope=1, RescaleIntercept=-24)  # fmt: skip
+    signed.add_new("PixelPaddingValue", "US", 63536)
+    slices[2] = signed
+    series = read(slices, tmp_path)
+    assert (series.voxels[0] == HU[0]).all()
+    assert (series.voxels[1] == np.maximum((HU[1].astype(int) + 1024) * 2 - 500, -1024)).all()
+    assert (series.voxels[2, 2:5] == 16).all() and (series.voxels[2, :2] == -1024).all()
+
+
+def test_duplicates(tmp_path):
+    slices = ct_slices(HU)
+    same, other = ct_slices(HU)[2], ct_slices(HU + 1)[4]
+    same.InstanceNumber, other.InstanceNumber = 100, 1
+    series = read([*slices, same, other], tmp_path)
+    assert (series.voxels[:4] == HU[:4]).all() and (series.voxels[4] == HU[4] + 1).all()
+    assert series.sop_uids[2] == slices[2].SOPInstanceUID and series.sop_uids[4] == other.SOPInstanceUID
+    assert [note.split(" slices")[0] for note in series.notes] == ["1 identical", "1"]
+    assert "-26 mm" in series.notes[0] and "differ" in series.notes[1] and "-22 mm" in series.notes[1]
+
+
+def test_one_slice_takes_its_thickness(tmp_path):
+    series = read(ct_slices(HU)[:1], tmp_path)
+    assert series.spacing[0] == 9.0 and "one slice" in series.notes[0]
+
+
+def test_spacing_is_the_median_and_rounding_is_borne(tmp_path):
+    slices = ct_slices(HU, spacing=(1.25, 0.5, 0.5))
+    for one in slices:
+        one.ImagePositionPatient = [*one.ImagePositionPatient[:2], round(float(one.ImagePositionPatient[2]), 1)]
+    assert abs(read(slices, tmp_path).spacing[0] - 1.25) < 0.06
+
+
+def without(number):
+    return lambda slices: slices.pop(number)
+
+
+def setting(number, **elements):
+    def change(slices):
+        for name, value in elements.items():
+            if value is None:
+                delattr(slices[number], name)
+            else:
+                setattr(slices[number], name, value)
+
+    return change
+
+
+def tilt(slices):
+    for number, one in enumerate(slices):
+        one.ImagePositionPatient[1] = one.ImagePositionPatient[1] + 0.7 * number
+
+
+def smaller(slices):
+    slices[2] = ct_slices(HU[:, :6])[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without(2), "1 slices are missing: 2 mm apart but for the gaps between -28 and -24 mm"),
+        (lambda slices: (slices.pop(2), slices.pop(2)), "2 slices are missing"),
+        (setting(5, ImagePositionPatient=[-10, -20, -19]), "not evenly spaced: 2 mm apart but between -22 and -19 mm"),
+        (setting(1, SeriesInstanceUID="1.2.3"), "mixed: SeriesInstanceUID .* differ .*1.2.3"),
+        (setting(1, PatientID="Doe"), "mixed: PatientID of .* differ$"),
+        (setting(1, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), "mixed: ImageOrientationPatient"),
+        (setting(1, PixelSpacing=[0.5, 0.6]), "mixed: PixelSpacing"),
+        (smaller, "mixed: Rows"),
+        (tilt, r"shifted within their plane by up to 3.50 mm \(19.29 degrees"),
+        (setting(3, ImagePositionPatient=None), "no ImagePositionPatient of 3 numbers"),
+        (setting(3, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "no pair of perpendicular unit vectors"),
+        (setting(3, PixelSpacing=[0, 0.5]), "must be positive"),
+        (setting(3, RescaleSlope=None), "Hounsfield units are unknown"),
+        (setting(3, RescaleType="US"), "rescaled to US"),
+        (setting(3, NumberOfFrames=4), "multi-frame file of 4 frames"),
+        (setting(3, PixelData=b"\0" * 10), "cannot be read as DICOM"),
+        (setting(3, PixelData=None), "no whole PixelData"),
+    ],
+)
+def test_refused_series(tmp_path, change, message):
+    slices = ct_slices(HU)
+    change(slices)
+    with pytest.raises(DamagedInput, match=message):
+        read(slices, tmp_path)
+
+
+def test_a_patients_id_is_not_in_the_message(tmp_path):
+    slices = ct_slices(HU)
+    slices[1].PatientID = "Doe"
+    with pytest.raises(DamagedInput) as caught:
+        read(slices, tmp_path)
+    assert "Doe" not in str(caught.value) and "P1" not in str(caught.value)
+
+
+def test_small_shift_is_noted(tmp_path):
+    slices = ct_slices(HU)
+    slices[3].ImagePositionPatient = [-10.2, -20, -24]
+    assert "up to 0.20 mm" in read(slices, tmp_path).notes[0]
+
+
+def test_empty_and_unreadable(tmp_path):
+    with pytest.raises(DamagedInput, match="no files"):
+        read_series([])
+    with pytest.raises(DamagedInput, match="absent"):
+        read_series([tmp_path / "absent"])
+    paths = write_all(ct_slices(HU), tmp_path)
+    paths[3].write_bytes(paths[3].read_bytes()[:-30])
+    with pytest.raises(DamagedInput, match=paths[3].name):
+        read_series(paths)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two series of two patients among other files; a third in a zip file."""
+    folder = tmp_path / "tree"
+    write_all(ct_slices(HU, series="1.1", patient="A", PatientIdentityRemoved="YES"), folder / "a" / "b")
+    write_all(ct_slices(HU, series="1.2", patient="B"), folder / "a" / "c")
+    (folder / "a" / "LICENSE.txt").write_text("x")
+    (folder / "empty").write_bytes(b"")
+    scout, radiograph, report = ct_slices(HU, series="1.1")[:3]
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    radiograph.Modality, report.SOPClassUID = "CR", "1.2.840.10008.5.1.4.1.1.7"
+    for name, dataset in (("scout", scout), ("cr", radiograph), ("dose", report)):
+        (folder / name).write_bytes(to_bytes(dataset))
+    with zipfile.ZipFile(folder / "more.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, one in enumerate(ct_slices(HU, series="1.3", patient="C")):
+            archive.writestr(f"x/{(number * 5) % 6}.dcm", to_bytes(one))
+        archive.writestr("__MACOSX/x/._0.dcm", b"x")
+    return folder
+
+
+def test_finding(tree):
+    found = find_series(tree)
+    assert {uid: len(places) for uid, places in found.items()} == {"1.1": 6, "1.2": 6, "1.3": 6}
+    assert found.patients == {"1.1": "A", "1.2": "B", "1.3": "C"} and found.deidentified == {"1.1"}
+    assert found.skipped == Counter({"no DICOM": 3, "localizer": 1, "modality CR": 1, "CT, but no image": 1})
+    assert found.damaged == []
+    assert all((read_series(places).voxels == HU).all() for places in found.values())
+    assert found["1.3"][0] == Location(tree / "more.zip", "x/0.dcm")
+    assert find_series(tree / "more.zip")["1.3"] == found["1.3"]
+
+
+def test_damaged_files_are_listed_when_finding(tree):
+    (tree / "a" / "broken.dcm").write_bytes(b"")
+    whole = to_bytes(ct_slices(HU)[0])
+    (tree / "a" / "cut").write_bytes(whole[:200])
+    (tree / "a" / "noise").write_bytes(whole[:132] + b"\xff" * 900)
+    (tree / "a" / "nameless").write_bytes(to_bytes(ct_slices(HU, series="")[0]))
+    found = find_series(tree)
+    listed = {item.path.rsplit("/")[-1]: item.reason for item in found.damaged}
+    assert set(listed) >= {"broken.dcm", "nameless"} and set(listed) <= {"broken.dcm", "nameless", "cut", "noise"}
+    assert "no DICM mark" in listed["broken.dcm"] and "no SeriesInstanceUID" in listed["nameless"]
+    assert len(found) == 3
+
+
+def test_damaged_member_of_a_zip_file_is_listed(tree):
+    path = tree / "more.zip"
+    data = bytearray(path.read_bytes())
+    place = data.index(b"x/3.dcm") + len(b"x/3.dcm")
+    data[place : place + 60] = b"\xff" * 60
+    path.write_bytes(data)
+    found = find_series(path)
+    assert [item.path for item in found.damaged] == [f"{path}: x/3.dcm"]
+    with pytest.raises(DamagedInput, match="slices are missing"):
+        read_series(found["1.3"])
+
+
+def test_structural_errors_when_finding(tree):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        find_series(tree / "absent")
+    data = (tree / "more.zip").read_bytes()
+    (tree / "more.zip").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="not a whole zip file"):
+        find_series(tree)
+    with zipfile.ZipFile(tree / "more.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("../x.dcm"), b"x")
+    with pytest.raises(ValueError, match="points out of the archive"):
+        find_series(tree)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_damage_gives_a_volume_or_a_reason(tmp_path):
+    random = np.random.default_rng(0)
+    paths = write_all(ct_slices(HU[:3]), tmp_path)
+    whole = paths[1].read_bytes()
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), 6):
+            data[place] = random.integers(256)
+        paths[1].write_bytes(data)
+        find_series(tmp_path)
+        try:
+            read_series(paths)
+        except DamagedInput:
+            pass
+
+
+def test_real_series(real_data):
+    """60 slices, 3 mm apart, whose file names are not in their order; HU of air, lung, tissue and bone are there."""
+    found = find_series(real_data / "ct_series")
+    (places,) = found.values()
+    series = read_series(places)
+    assert series.voxels.shape == (60, 512, 512) and series.spacing == (3.0, 0.564453125, 0.564453125)
+    assert series.positions.tolist() == list(range(-222, -42, 3)) and series.notes == ()
+    assert series.patient_id == "C3N-00247" and series.deidentified
+    names = [int(place.name.stem) for place in places]
+    assert names == sorted(names)
+    with zipfile.ZipFile(places[0].path) as archive:
+        import io
+
+        import pydicom
+
+        for place in places[::7]:
+            dataset = pydicom.dcmread(io.BytesIO(archive.read(place.member)))
+            index = series.sop_uids.index(dataset.SOPInstanceUID)
+            assert series.positions[index] == dataset.ImagePositionPatient[2]
+            assert (series.voxels[index] == dataset.pixel_array.astype(int) - 1024).all()
+    counts = np.histogram(series.voxels, [-1024, -950, -700, -200, 200, 4000])[0] / series.voxels.size
+    assert (counts > 0.01).all()
+
+
+def test_real_slice_with_padding(real_data):
+    """LIDC-IDRI's first scan stores -1024, which is -2048 HU, around the field of view; its padding value is 63536."""
+    series = read_series([real_data / "lidc_idri" / "dicom" / "LIDC-IDRI-0001" / "000001.dcm"])
+    assert series.voxels.shape == (1, 512, 512) and series.voxels.min() == -1024
+    assert (series.voxels[0, :5, :5] == -1024).all() and abs(np.median(series.voxels[0, 200:300, 240:260])) < 200
+    assert abs(np.median(series.voxels[0, 0, 240:270]) + 1000) < 50

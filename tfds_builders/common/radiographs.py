@@ -1,0 +1,84 @@
+"""What the builders of chest radiographs share: boxes, findings, ages, and counts against the published ones."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float
+
+from tfds_builders.common.damage import DamagedInput
+
+UNKNOWN = "unknown"
+SEXES = {"F": "female", "FEMALE": "female", "M": "male", "MALE": "male"}
+# Nobody is known to have grown older than 122.
+OLDEST = 122.0
+DAYS_OF_YEAR = 365.25
+YEARS_PER_UNIT = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / DAYS_OF_YEAR, "D": 1 / DAYS_OF_YEAR}
+
+
+def sex_of(value: str) -> str:
+    """female, male or unknown."""
+    return SEXES.get(value.upper(), UNKNOWN)
+
+
+def age_of(value: str) -> float:
+    """Years, of '58', '058Y', '11M', '3D'; NaN for a blank, and for an age that nobody has.
+
+    Raises DamagedInput if it is no age.
+    """
+    if not value:
+        return math.nan
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([YMWD]?)", value.upper())
+    if found is None:
+        raise DamagedInput(f"the age is {value!r}: a number of years or blank is wanted")
+    years = float(found[1]) * YEARS_PER_UNIT[found[2]]
+    return years if years <= OLDEST else math.nan
+
+
+def labels_feature(names: Sequence[str]) -> tfds.features.Tensor:
+    return tfds.features.Tensor(
+        shape=(len(names),), dtype=np.float32, doc=f"1, 0, or NaN: not known; of {', '.join(names)}"
+    )
+
+
+# A hundred thousand images share a few thousand combinations.
+@lru_cache(maxsize=None)
+def label_array(values: tuple[float, ...]) -> Float[np.ndarray, " labels"]:
+    return np.array(values, np.float32)
+
+
+def boxes_feature(**more: Any) -> tfds.features.Sequence:
+    """Boxes in relative coordinates, which survive that the image is squeezed to a square."""
+    return tfds.features.Sequence({"box": tfds.features.BBoxFeature(doc="ymin, xmin, ymax, xmax; 0 to 1"), **more})
+
+
+def relative_box(x: str, y: str, width: str, height: str, side: int) -> tfds.features.BBox:
+    """The box with its upper left corner at (x, y), all given in pixels of an image of side x side, cut to the image.
+
+    Raises DamagedInput for a value that is no number, and for a box without area in the image.
+    """
+    try:
+        left, top, across, down = (float(value) for value in (x, y, width, height))
+    except ValueError:
+        left = top = across = down = math.nan
+    edges = (top, left, top + down, left + across)
+    ymin, xmin, ymax, xmax = (min(max(edge / side, 0.0), 1.0) for edge in edges)
+    if not all(map(math.isfinite, edges)) or ymin >= ymax or xmin >= xmax:
+        raise DamagedInput(
+            f"the box x {x!r}, y {y!r}, width {width!r}, height {height!r} has no area in {side}x{side} pixels"
+        )
+    return tfds.features.BBox(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)
+
+
+def compared(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, Any]:
+    """What the report says of counts: those found, those published, and where they differ."""
+    differs = [
+        f"{name}: {found.get(name, 0)}, published {number}"
+        for name, number in published.items()
+        if found.get(name, 0) != number
+    ]
+    return {"counts": dict(found), "published_counts": dict(published), "differs_from_published": differs}

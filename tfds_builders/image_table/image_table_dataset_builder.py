@@ -1,0 +1,208 @@
+"""TFDS builder of a user's own images, from a CSV in `manual_dir` (see README.md).
+
+The name of the config names the table too: `224` reads `images.csv`, `clinic_a_224` reads `clinic_a.csv`, so tables
+stand side by side under one `data_dir`, and one word says which is meant, to TFDS and to the training code alike.
+"""
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from tfds_builders.common.archives import Archive
+from tfds_builders.common.damage import Damaged
+from tfds_builders.common.image_builder import SPLITS, ImageBuilder, ImageConfig, sizes, with_masks
+from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.reporting import REPORT, file_fingerprint
+from tfds_builders.common.splits import split_of
+
+from .rows import Row, class_names, read_rows
+
+TABLE = "images"
+FILES = "files"
+UNLABELLED = -1
+
+
+@dataclasses.dataclass(eq=False)
+class TableConfig(ImageConfig):
+    """Size and encoding of the stored images, and where they come from.
+
+    Attributes:
+      channels: 3 or 1 (grey).
+      table: name of the CSV in `manual_dir`, without its suffix.
+    """
+
+    channels: int = 3
+    table: str = TABLE
+
+
+def make_configs() -> list[TableConfig]:
+    colour = sizes(TableConfig)
+    grey = [
+        dataclasses.replace(config, name=f"{config.name}_grey", channels=1, description=f"{config.description}, grey")
+        for config in colour
+    ]
+    return with_masks(colour + grey)
+
+
+class Files(Archive):
+    """The files that a table names, below its folder; their suffixes do not matter (DICOM files often have none)."""
+
+    def __init__(self, folder: Path, names: Sequence[str]):
+        self.path = folder
+        self._tar, self._zip = False, None
+        self.members = {name: name for name in names if (folder / name).is_file()}
+
+
+class Builder(ImageBuilder):
+    """The images of a table.
+
+    Args (besides those of `ImageBuilder`):
+      config: one of `BUILDER_CONFIGS` for `images.csv`; after a table's name and '_' for that table.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    BUILDER_CONFIGS = make_configs()
+    DEFAULT_CONFIG_NAME = "224"
+    DEFAULT_BUILDER_CONFIG_NAME = "224"
+    GROUP, BARE = "group", True
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "manual_dir is the folder of the table: a CSV with the column path (relative to it) and, as they are known, "
+        "label, group, split, mask; images.csv for the configs 64, 224, …, NAME.csv for NAME_64, NAME_224, …"
+    )
+
+    def __init__(self, *, config: str | TableConfig | None = None, **kwargs: Any):
+        if isinstance(config, str) and config not in self.builder_configs:
+            config = find_config(config)
+        super().__init__(config=config, **kwargs)
+
+    @property
+    def CHANNELS(self) -> int:  # noqa: N802 (a constant of other builders)
+        return self.builder_config.channels
+
+    @classmethod
+    def check_config(cls, config: str) -> None:
+        find_config(config)
+
+    def check_prepared(self, manual_dir: Path) -> None:
+        """Raises ValueError if the data set was made from another table of the same name."""
+        table = self._table(manual_dir)
+        if not table.is_file():
+            return
+        made_from = json.loads((Path(self.data_dir) / REPORT).read_text())["inputs"].get(table.name)
+        if made_from != file_fingerprint(table):
+            raise ValueError(
+                f"{self.data_dir} was made from another {table.name} than the one in {manual_dir}. For a data set "
+                f"beside it, rename the table (NAME.csv gives {self.name}/NAME_64, …) or take another data_dir; to "
+                "replace it, delete its folder first"
+            )
+
+    def download_and_prepare(self, *, download_config: Any = None, **kwargs: Any) -> None:
+        if self.is_prepared() and download_config and download_config.manual_dir:
+            self.check_prepared(Path(download_config.manual_dir))
+        super().download_and_prepare(download_config=download_config, **kwargs)
+
+    def more_features(self) -> dict[str, Any]:
+        # The names are the table's, and set when it is read.
+        return {"label": tfds.features.ClassLabel(doc="-1: not known")}
+
+    def find_table(self, folder: Path) -> Table:
+        path = self._table(folder)
+        required(
+            folder, {path.name: path}, f"{self.name}/{self.builder_config.name}: {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+        rows, header = read_rows(path)
+        masks = self.builder_config.masks
+        if masks and "mask" not in header:
+            raise ValueError(f"{path} has no column mask, which {self.name}/{self.builder_config.name} needs")
+        names = class_names([row.label for row in rows])
+        self.info.features["label"].names = names
+        files = Files(folder, [name for row in rows for name in (row.path, row.mask) if name])
+        damaged = {row.path: missing(row, files, masks) for row in rows}
+        labels = Counter(row.label for row in rows)
+        return Table(
+            records=[make_record(row, names) for row in rows if not damaged[row.path]],
+            archives={FILES: files},
+            inputs={path.name: path, FILES: folder},
+            classes=names,
+            notes={"unlabelled": labels[""], "rows_without_group": sum(not row.group for row in rows)},
+            damaged=[Damaged(f"{path}, line {row.line}", damaged[row.path]) for row in rows if damaged[row.path]],
+        )
+
+    def split_groups(self, records: Sequence[Record], groups: Sequence[str]) -> list[str]:
+        """The table's split for the whole group if it has one; train for a group without a label; else drawn.
+
+        Raises ValueError for identical images in two splits, and if the draw leaves a split empty.
+        """
+        given: dict[str, tuple[str, str]] = {}
+        for record, group in zip(records, groups, strict=True):
+            if not record.split:
+                continue
+            split, image = given.setdefault(group, (record.split, record.image_id))
+            if split != record.split:
+                raise ValueError(
+                    f"{image} ({split}) and {record.image_id} ({record.split}) are in one group, since their groups "
+                    "share an identical image: give them one split, or take one out"
+                )
+        known = [row for row, record in enumerate(records) if record.features["label"] != UNLABELLED]
+        labelled = {groups[row] for row in known}
+        drawn = {group: split_of(group, self.SEED) for group in labelled - given.keys()}
+        splits = [given[group][0] if group in given else drawn.get(group, "train") for group in groups]
+        present = {splits[row] for row in known}
+        absent = [split for split in SPLITS if split not in present]
+        if drawn and absent:
+            raise ValueError(
+                f"drawn by group (70, 10, 20 %), the {len(drawn)} labelled groups leave no labelled image for "
+                f"{', '.join(absent)}: give each row its split in the column split (train, validation, test)"
+            )
+        return splits
+
+    def _table(self, folder: Path) -> Path:
+        return folder / f"{self.builder_config.table}.csv"
+
+
+def find_config(name: str) -> TableConfig:
+    """The config of that name: `224` is one of `BUILDER_CONFIGS`, `clinic_a_224` the same for `clinic_a.csv`.
+
+    Raises ValueError for another name.
+    """
+    known = {config.name: config for config in Builder.BUILDER_CONFIGS}
+    if name in known:
+        return known[name]
+    table, config = next(
+        ((name.removesuffix(f"_{end}"), known[end]) for end in known if name.endswith(f"_{end}")), ("", None)
+    )
+    # What TFDS takes for the name of a config.
+    if not re.fullmatch(r"[\w+.-]+", table):
+        raise ValueError(
+            f"image_table has no config {name!r}: it has {', '.join(known)} for {TABLE}.csv and, for another table "
+            "NAME.csv, NAME_64, NAME_224 and so on; NAME is of letters, digits, '_', '-', '.' and '+'"
+        )
+    return dataclasses.replace(config, name=name, table=table)
+
+
+def missing(row: Row, files: Archive, masks: bool) -> str:
+    """Why the row cannot be used, or ''."""
+    if row.path not in files:
+        return f"there is no file {row.path} in {files.path}"
+    if masks and row.mask and row.mask not in files:
+        return f"there is no mask {row.mask} in {files.path}"
+    return ""
+
+
+def make_record(row: Row, names: Sequence[str]) -> Record:
+    return Record(
+        image_id=row.path,
+        group=row.group or row.path,
+        image=Place(FILES, row.path),
+        features={"label": names.index(row.label) if row.label else UNLABELLED},
+        kinds=(row.label,) if row.label else (),
+        split=row.split,
+        mask=Place(FILES, row.mask) if row.mask else None,
+    )
