@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 DATASETS = (
+    "ct_patches",
     "derm_phantom",
     "image_table",
     "isic2016",
@@ -24,6 +25,7 @@ DATASETS = (
     "isic2019",
     "kermany_pneumonia",
     "lidc_idri",
+    "luna16",
 )
 
 

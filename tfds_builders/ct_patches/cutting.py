@@ -1,0 +1,119 @@
+"""Which patches of a CT series are kept: in the body, the same ones every time, from upright thin slices."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int16
+
+from tfds_builders.common import geometry
+from tfds_builders.common.locations import Location
+from tfds_builders.common.metaimage import read_metaimage
+from tfds_builders.common.series import Series, read_series
+from tfds_builders.common.volume_builder import Example, Extracted, Unit, facts
+
+# Side of the cube of body that a patch shows, mm, and the spacing at which it is cut.
+FIELD = 64
+# Above the noise of air and below emphysema.
+BODY_HU = -900
+BODY_SHARE = 0.5
+# Voxels along each side of the cube that are looked at to measure the share of body.
+PROBES = 16
+# Places tried per patch wanted.
+TRIES = 20
+# Slices further apart, mm, are for viewing: a cube of 1 mm would be mostly interpolated.
+THICKEST = 5.0
+# Cosine of the largest angle between the slices' normal and the body's axis.
+AXIAL = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutter:
+    """Makes the patches of a series. Pickles.
+
+    Attributes:
+      size: voxels along each side of a patch; divides FIELD. Less than FIELD averages over blocks, so that a coarse
+        patch shows what the fine one shows, without aliasing.
+      patches: wanted from a series.
+      seed: of the places.
+    """
+
+    size: int
+    patches: int
+    seed: int
+
+    def __call__(self, unit: Unit) -> Extracted:
+        location = unit.source
+        series = read_metaimage(location) if isinstance(location, Location) else read_series(location)
+        series = series.oriented()
+        reason = unsuitable(series)
+        found = [] if reason else self.cut(series, unit.name)
+        if not reason and len(found) < self.patches:
+            reason = f"only {len(found)} of {self.patches} patches: too little of the volume is body"
+        examples = [self.example(series, unit, number, *item) for number, item in enumerate(found)]
+        return Extracted(examples, facts(series, [reason] if reason else []))
+
+    def cut(self, series: Series, name: str) -> list[tuple[Float[np.ndarray, "3"], Int16[np.ndarray, "s s s"]]]:
+        """Voxel coordinates and voxels of the patches, from random places that depend on seed and name alone."""
+        digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
+        random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        shape, spacing = np.array(series.voxels.shape), np.array(series.spacing)
+        margin = np.minimum(FIELD / 2 / spacing - 0.5, (shape - 1) / 2)
+        found = []
+        for _ in range(TRIES * self.patches):
+            if len(found) == self.patches:
+                break
+            centre = random.uniform(margin, shape - 1 - margin)
+            if body_share(series, centre) >= BODY_SHARE:
+                cube = geometry.patch(series.voxels, series.spacing, centre, FIELD)
+                found.append((centre, shrink(cube, self.size)))
+        return found
+
+    def example(
+        self, series: Series, unit: Unit, number: int, centre: Float[np.ndarray, "3"], cube: Int16[np.ndarray, "s s s"]
+    ) -> Example:
+        image_id = f"{unit.name}_{number:03d}"
+        world = geometry.to_world(centre, series.origin, series.spacing, series.direction)
+        features: dict[str, Any] = {
+            "volume": cube[..., None],
+            "image_id": image_id,
+            "patient_id": unit.group,
+            "series_uid": unit.name,
+            "centre": world.astype(np.float32),
+            "original_spacing": np.array(series.spacing, np.float32),
+        }
+        return Example(image_id, features)
+
+
+def body_share(series: Series, centre: Float[np.ndarray, "3"]) -> float:
+    probe = geometry.patch(
+        series.voxels, series.spacing, centre, PROBES, FIELD / PROBES, geometry.NEAREST, outside=geometry.AIR
+    )
+    return float(np.mean(probe > BODY_HU))
+
+
+def unsuitable(series: Series) -> str:
+    """Why no patch is cut from a series; '' if one is."""
+    if abs(series.direction[0, 2]) < AXIAL:
+        return "no axial slices: a reformatted series"
+    if series.spacing[0] > THICKEST:
+        return f"slices {series.spacing[0]:g} mm apart: more than {THICKEST:g}"
+    if min(extent(series)) < FIELD / 2:
+        return f"{' x '.join(f'{side:.0f}' for side in extent(series))} mm: smaller than half a patch"
+    return ""
+
+
+def extent(series: Series) -> Sequence[float]:
+    """mm (z, y, x)."""
+    return [n * step for n, step in zip(series.voxels.shape, series.spacing, strict=True)]
+
+
+def shrink(cube: Int16[np.ndarray, "big big big"], size: int) -> Int16[np.ndarray, "size size size"]:
+    """Means over blocks."""
+    block = len(cube) // size
+    if block == 1:
+        return cube
+    blocks = cube.reshape(size, block, size, block, size, block)
+    return np.rint(blocks.mean((1, 3, 5))).astype(np.int16)
