@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 DATASETS = (
+    "chestxray14",
+    "chexpert",
+    "covid_chestxray",
+    "covidx",
     "ct_patches",
     "derm_phantom",
     "image_table",
@@ -26,6 +30,7 @@ DATASETS = (
     "kermany_pneumonia",
     "lidc_idri",
     "luna16",
+    "rsna_pneumonia",
 )
 
 

@@ -83,17 +83,19 @@ class Archive:
 
     def _stream_tar(self, names: set[str]) -> Iterator[tuple[str, bytes | DamagedInput]]:
         wanted = {self.members[name]: name for name in names}
+        reason = "it is no longer there"
         try:
             with tarfile.open(self.path) as tar:
                 for item in tar:
-                    name = wanted.pop(item.name, None)
-                    if name is not None:
-                        yield name, tar.extractfile(item).read()
+                    if item.name in wanted:
+                        data = tar.extractfile(item).read()
+                        yield wanted.pop(item.name), data
                     if not wanted:
                         return
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            for member, name in wanted.items():
-                yield name, DamagedInput(f"{self.path}: {member} cannot be read ({error}): download the archive again")
+            reason = str(error)
+        for member, name in wanted.items():
+            yield name, DamagedInput(f"{self.path}: {member} cannot be read ({reason}): download the archive again")
 
 
 def read_file(path: Path) -> bytes:

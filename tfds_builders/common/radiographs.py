@@ -1,16 +1,20 @@
-"""What the builders of chest radiographs share: boxes, findings, ages, and counts against the published ones."""
+"""What the builders of chest radiographs share: findings, boxes, ages, and counts against the published ones."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from tfds_builders.common.damage import DamagedInput
+from tfds_builders.common.image_builder import ImageConfig, sizes
+from tfds_builders.common.records import SHOWN
 
 UNKNOWN = "unknown"
 SEXES = {"F": "female", "FEMALE": "female", "M": "male", "MALE": "male"}
@@ -18,6 +22,14 @@ SEXES = {"F": "female", "FEMALE": "female", "M": "male", "MALE": "male"}
 OLDEST = 122.0
 DAYS_OF_YEAR = 365.25
 YEARS_PER_UNIT = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / DAYS_OF_YEAR, "D": 1 / DAYS_OF_YEAR}
+
+
+def png_sizes(full: str, config: type[ImageConfig] = ImageConfig, **fields: Any) -> list[ImageConfig]:
+    """As `sizes`, for images that are no JPEG; `full` describes the config of that name."""
+    return [
+        dataclasses.replace(one, lossless=True, description=full) if one.size is None else one
+        for one in sizes(config, **fields)
+    ]
 
 
 def sex_of(value: str) -> str:
@@ -46,9 +58,9 @@ def labels_feature(names: Sequence[str]) -> tfds.features.Tensor:
 
 
 # A hundred thousand images share a few thousand combinations.
-@lru_cache(maxsize=None)
-def label_array(values: tuple[float, ...]) -> Float[np.ndarray, " labels"]:
-    return np.array(values, np.float32)
+@cache
+def label_array(values: tuple[float, ...], dtype: type[np.generic] = np.float32) -> Shaped[np.ndarray, " labels"]:
+    return np.array(values, dtype)
 
 
 def boxes_feature(**more: Any) -> tfds.features.Sequence:
@@ -82,3 +94,11 @@ def compared(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str
         if found.get(name, 0) != number
     ]
     return {"counts": dict(found), "published_counts": dict(published), "differs_from_published": differs}
+
+
+def images_absent(absent: Sequence[str], total: int, folder: Path, advice: str) -> FileNotFoundError:
+    """The error for images that are in none of several archives."""
+    shown = ", ".join(absent[:SHOWN]) + (" …" if len(absent) > SHOWN else "")
+    return FileNotFoundError(
+        f"{len(absent)} of {total} images of the tables are in no archive of {folder}: {shown}. {advice}"
+    )

@@ -16,9 +16,11 @@ NO_TABLE = (UnicodeDecodeError, csv.Error, *UNREADABLE)
 
 
 def table_in(container: Path, name: str) -> TablePath | None:
-    """The table `name` in a folder, or in a zip file: at its top or one folder below; None if it is not there."""
+    """The table `name` in a folder, or in a zip file: at its top or in the folder of its name; else None."""
     if container.is_dir():
         return container / name if (container / name).is_file() else None
+    if container.suffix.lower() != ".zip":
+        return None
     with open_zip(container) as archive:
         members = [member for member in safe_names(container, archive) if member in (name, f"{container.stem}/{name}")]
     return zipfile.Path(container, members[0]) if members else None

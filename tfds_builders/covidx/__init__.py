@@ -1,0 +1,13 @@
+"""COVIDx: importing this package registers the builder `covidx` with TFDS."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "covidx":
+    # `tfds build tfds_builders/covidx` loads this folder as a top-level package; the shared code is two
+    # levels up.
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from .covidx_dataset_builder import Builder  # noqa: E402
+
+__all__ = ["Builder"]
