@@ -138,7 +138,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
             supervised_keys=(next(iter(pixels)), "label") if "label" in features else None,
             homepage=self.HOMEPAGE or None,
             license=self.LICENSE or None,
-            metadata=tfds.core.MetadataDict(group="patient_id", spacing_mm=config.spacing, **self.metadata()),
+            metadata=tfds.core.MetadataDict({"group": "patient_id", "spacing_mm": config.spacing, **self.metadata()}),
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
