@@ -21,6 +21,7 @@ DATASETS = (
     "covid_chestxray",
     "covidx",
     "ct_patches",
+    "cxr_phantom",
     "derm_phantom",
     "image_table",
     "isic2016",
@@ -30,6 +31,7 @@ DATASETS = (
     "kermany_pneumonia",
     "lidc_idri",
     "luna16",
+    "nodule_phantom",
     "rsna_pneumonia",
 )
 

@@ -3,15 +3,15 @@
 import contextlib
 import csv
 import io
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from tfds_builders.common.archives import UNREADABLE, open_zip, safe_names
+from tfds_builders.common.locations import Files, Location
 
-# What a table lies in: a file, or a member of a zip file.
-TablePath = Path | zipfile.Path
+# A file, or a member of a zip file.
+TablePath = Path | Location
 NO_TABLE = (UnicodeDecodeError, csv.Error, *UNREADABLE)
 
 
@@ -22,17 +22,17 @@ def table_in(container: Path, name: str) -> TablePath | None:
     if container.suffix.lower() != ".zip":
         return None
     with open_zip(container) as archive:
-        members = [member for member in safe_names(container, archive) if member in (name, f"{container.stem}/{name}")]
-    return zipfile.Path(container, members[0]) if members else None
+        members = {name, f"{container.stem}/{name}"}.intersection(archive.namelist())
+    return Location(container, min(members)) if members else None
 
 
 @contextlib.contextmanager
 def open_table(path: TablePath) -> Iterator[TextIO]:
     """The CSV file, or the only CSV file in a zip file. Raises ValueError if that has none, several, or is damaged."""
-    if path.suffix.lower() != ".zip":
+    if isinstance(path, Location) or path.suffix.lower() != ".zip":
         try:
-            with path.open("r", newline="", encoding="utf-8-sig") as file:
-                yield file
+            with Files() as files, files.open(Location(path) if isinstance(path, Path) else path) as file:
+                yield io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         except NO_TABLE as error:
             raise ValueError(f"{path} is no table of UTF-8 text ({error}): download it again") from error
         return
