@@ -27,7 +27,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--max_damaged", type=float, help="share of the inputs that may be damaged (default 0.001)")
     command = commands.add_parser(
         "check",
-        help="compare prepared data sets, or the splits of one, by id, group and content; exit status 1: they overlap",
+        help="compare data sets, or the splits of one, by id, group and content; exit status 1: overlap, 2: error",
     )
     command.add_argument("names", nargs="+", help="data sets and configs, such as isic2019/64 isic2017/64")
     command.add_argument("--data_dir", required=True, type=Path, help="folder that holds the prepared data sets")
@@ -39,13 +39,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status, 1 with one message on stderr when it cannot be done."""
+    """Runs the command; returns the exit status, not 0 with one message on stderr when it cannot be done."""
     options = parse(arguments)
     try:
         return {"prepare": run_prepare, "check": run_check}[options.command](options)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        # 1 is what `check` says of data sets that overlap.
+        return 2 if options.command == "check" else 1
 
 
 def run_prepare(options: argparse.Namespace) -> int:
@@ -62,12 +63,21 @@ def run_prepare(options: argparse.Namespace) -> int:
         print(f"{split}: {counts['images']} images of {counts['groups']} groups" + (f" ({classes})" if classes else ""))
     for difference in report.get("differs_from_published", []):
         print(f"not as published: {difference}")
-    if report.get("left_out"):
-        print(f"left out: {len(report['left_out'])} rows, listed in prepare_report.json")
+    for warning in report.get("warnings", []):
+        print(f"warning: {warning}")
+    if left_out := report.get("left_out"):
+        print(f"left out: {describe_left_out(left_out)}, see prepare_report.json")
     if report.get("damaged"):
         print(f"damaged: {len(report['damaged'])} of {report['inputs_read']} inputs, listed in prepare_report.json")
     print(f"ready: {builder.data_dir}")
     return 0
+
+
+def describe_left_out(left_out: list | dict[str, int]) -> str:
+    """Rows listed one by one, or counted by reason."""
+    if isinstance(left_out, list):
+        return f"{len(left_out)} rows"
+    return ", ".join(f"{number} {reason}" for reason, number in left_out.items() if number) or "nothing"
 
 
 def run_check(options: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from jaxtyping import Float, Shaped, UInt8, UInt64
 MAX_DISTANCE = 10
 MIN_CORRELATION = 0.99
 SIDE = 32
+PIXELS = ("image", "volume", "views", "patches")
 # Hashes of so many images are compared with all others at once.
 BLOCK = 512
 
@@ -75,14 +76,17 @@ def read_contents(directory: Path, name: str) -> Contents:
 
     builder = tfds.builder_from_directory(directory)
     group_key = next(key for key in ("lesion_id", "patient_id", "group", "image_id") if key in builder.info.features)
-    rows: list[tuple] = []
+    total = sum(split.num_examples for split in builder.info.splits.values())
+    splits, ids, groups = [], [], []
+    hashes, pictures = np.empty(total, np.uint64), np.empty((total, SIDE * SIDE), np.float32)
     for split in builder.info.splits:
-        source = builder.as_data_source(split)
-        for row in tqdm(source, desc=f"{name}:{split}", mininterval=1):
-            picture = grey(row["image"] if "image" in row else row["volume"])
-            rows.append((split, text(row["image_id"]), text(row[group_key]), phash(picture), thumbnail(picture)))
-    splits, ids, groups, hashes, pictures = zip(*rows, strict=True)
-    return Contents(name, splits, ids, groups, np.array(hashes, np.uint64), np.stack(pictures))
+        for row in tqdm(builder.as_data_source(split), desc=f"{name}:{split}", mininterval=1):
+            picture = grey(next(row[key] for key in PIXELS if key in row))
+            hashes[len(ids)], pictures[len(ids)] = phash(picture), thumbnail(picture)
+            splits.append(split)
+            ids.append(text(row["image_id"]))
+            groups.append(text(row[group_key]))
+    return Contents(name, tuple(splits), tuple(ids), tuple(groups), hashes, pictures)
 
 
 def text(value: Any) -> str:
@@ -90,11 +94,14 @@ def text(value: Any) -> str:
 
 
 def grey(pixels: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "height width"]:
-    """One grey picture: an image's luminance, the middle slice of a CT volume from -1000 to 400 HU."""
-    if pixels.dtype == np.int16:
-        middle = pixels[pixels.shape[0] // 2, ..., 0].astype(np.float32)
-        return np.clip((middle + 1000) * (255 / 1400), 0, 255).astype(np.uint8)
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[-1] == 3 else pixels[..., 0]
+    """One grey picture: an image's luminance, of a CT volume the middle slice, of several planes the first, both from
+    -1000 to 400 HU.
+    """
+    if pixels.ndim == 3 and pixels.dtype == np.uint8:
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[-1] == 3 else pixels[..., 0]
+    cube = pixels.shape[0] == pixels.shape[1]
+    plane = pixels[pixels.shape[0] // 2 if cube else 0, ..., 0].astype(np.float32)
+    return np.clip((plane + 1000) * (255 / 1400), 0, 255).astype(np.uint8)
 
 
 def phash(picture: UInt8[np.ndarray, "height width"]) -> int:

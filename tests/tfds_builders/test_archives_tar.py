@@ -67,10 +67,11 @@ def test_a_tar_file_is_one_unit_of_work(tar, tmp_path):
         (tmp_path / "more" / f"{name}.png").write_bytes(b"x")
     archives = {"tar": Archive(tar, (".png",)), "folder": Archive(tmp_path / "more", (".png",))}
     places = [Place(key, name) for name in "abcd" for key in archives]
-    records = [Record(f"{place}", "g", place) for place in places]
+    records = {number: Record(f"{place}", "g", place) for number, place in enumerate(places)}
     scanner = Scanner(archives, 64, 1, True)
-    assert scanner.units(records) == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert [records[i].image.name for i, _ in scanner.stream(records, [0, 2, 4, 6])] == list("dbca")
+    units = scanner.units(records)
+    assert [[position for position, _ in unit] for unit in units] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert [record.image.name for _, record, _ in scanner.stream(units[0])] == list("dbca")
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.7, 0.99])

@@ -87,6 +87,14 @@ def test_cut_files_are_noticed(keep):
         assert not images.is_whole(data[: int(len(data) * keep)])
 
 
+def test_of_a_tiff_of_several_pages_the_first_is_taken_and_noted():
+    page, other = (np.full((20, 20), grey, np.uint8) for grey in (10, 200))
+    several = cv2.imencodemulti(".tif", [page, other])[1].tobytes()
+    pixels, notes = images.read_pixels(several, "x", 1)
+    assert (pixels[..., 0] == page).all() and notes == ("first page",)
+    assert images.read_pixels(cv2.imencode(".tif", page)[1].tobytes(), "x", 1)[1] == ()
+
+
 def test_png_round_trip_is_lossless_in_colour_and_grey():
     colour = np.random.default_rng(0).integers(0, 256, (19, 17, 3), dtype=np.uint8)
     assert (images.read_pixels(images.encode_png(colour), "x", 3)[0] == colour).all()

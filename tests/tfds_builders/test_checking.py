@@ -70,7 +70,7 @@ def test_command_line(tmp_path, capsys):
 
 
 def test_a_data_set_that_is_not_prepared_is_named(tmp_path, capsys):
-    assert main(["check", "isic2017/64", "--data_dir", str(tmp_path)]) == 1
+    assert main(["check", "isic2017/64", "--data_dir", str(tmp_path)]) == 2
     assert "isic2017/64 is not prepared in" in capsys.readouterr().err
 
 

@@ -75,6 +75,20 @@ def test_official_lists_are_obeyed_and_validation_is_drawn_by_patient(files, bui
     assert len(patients["train"]) > 3 * len(patients["validation"])
 
 
+def test_a_copy_of_a_test_image_is_not_trained_on(files, build, read, report):
+    held_out, trained = files.lists["test_list.txt"][0], files.lists["train_val_list.txt"][0]
+    contents = {name: data for members in files.archives.values() for name, data in members.items()}
+    for members in files.archives.values():
+        for name in members:
+            if name.endswith(trained):
+                members[name] = contents[next(other for other in contents if other.endswith(held_out))]
+    builder = build()
+    assert report(builder)["left_out_as_copies_of_held_out_images"] == [trained.removesuffix(".png")]
+    splits = ids(read(builder))
+    assert held_out.removesuffix(".png") in splits["test"]
+    assert trained.removesuffix(".png") not in splits["train"] | splits["validation"]
+
+
 def test_new_rows_move_no_patient(files, build, read):
     before = ids(read(build()))
     for name in list(files.rows)[::7]:

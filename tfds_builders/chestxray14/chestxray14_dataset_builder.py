@@ -17,13 +17,13 @@ from tfds_builders.common.image_builder import ImageBuilder, ImageConfig
 from tfds_builders.common.parts import carve
 from tfds_builders.common.radiographs import (
     boxes_feature,
-    compared,
     images_absent,
     label_array,
     labels_feature,
     png_sizes,
 )
 from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.reporting import compared
 
 from . import official
 
@@ -64,7 +64,6 @@ class Builder(ImageBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "224"
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     GROUP, CHANNELS, SEED = "patient_id", 1, 14
     HOMEPAGE = official.HOMEPAGE

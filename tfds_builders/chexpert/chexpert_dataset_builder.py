@@ -16,8 +16,9 @@ from tfds_builders.common.archives import Archive, find_archive
 from tfds_builders.common.damage import Damaged
 from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, sizes
 from tfds_builders.common.parts import carve
-from tfds_builders.common.radiographs import compared, images_absent, label_array, labels_feature
+from tfds_builders.common.radiographs import images_absent, label_array, labels_feature
 from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.reporting import compared
 from tfds_builders.common.tables import TablePath, table_in
 
 from . import official
@@ -62,7 +63,6 @@ class Builder(ImageBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "224"
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     GROUP, CHANNELS, SEED = "patient_id", 1, 2019
     HOMEPAGE = official.HOMEPAGE

@@ -114,7 +114,7 @@ def find_archive(directory: Path, stem: str) -> Path | None:
         if path.is_file():
             return path
     folder = directory / stem
-    return folder if folder.is_dir() and folder.suffix != ".zip" else None
+    return folder if folder.is_dir() else None
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -177,7 +177,10 @@ def index_by_path(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -
     members = {}
     for name, pure in image_paths(names, suffixes):
         parts = pure.parts[1:] if pure.parts[0] == own and len(pure.parts) > 1 and path.is_file() else pure.parts
-        members["/".join(parts)] = name
+        key = "/".join(parts)
+        if key in members:
+            raise ValueError(f"{path} holds {key} twice ({members[key]}, {name}): drop one")
+        members[key] = name
     return members
 
 

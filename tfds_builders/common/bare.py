@@ -12,6 +12,8 @@ SCAN, END, COMMENT = 0xDA, 0xD9, 0xFE
 APPLICATION = range(0xE0, 0xF0)
 # Application segments that a decoder wants: the file's format, and how Adobe's programs stored the colours.
 WANTED = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
+# Version 1.1, square pixels, no thumbnail: all that a reader needs.
+JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 # In a scan, a byte 255 that begins a marker other than a restart.
 NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 PNG_WANTED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
@@ -39,7 +41,7 @@ def bare_jpeg(data: bytes) -> bytes | None:
             following = NEXT_MARKER.search(data, end) if marker == SCAN else None
             end = following.start() if following else end
             if is_wanted(marker, data[position + 4 : position + 9]):
-                kept.append(data[position:end])
+                kept.append(JFIF if marker == 0xE0 else data[position:end])
             position = end
     return b"".join([*kept, JPEG_END]) if data[position : position + 2] == JPEG_END else None
 

@@ -1,7 +1,7 @@
 """The builder of a set of images: a data set says what its tables and archives hold, this class does the rest.
 
-Two passes. The first decodes every image, finds the damaged and the identical ones (which must not be parted) and so
-knows the splits; the second writes. On one machine the first pass keeps what the second writes in an unnamed
+Two passes. The first decodes every image, finds the damaged and the identical ones (which no drawn split may part) and
+so knows the splits; the second writes. On one machine the first pass keeps what the second writes in an unnamed
 temporary file, so each image is decoded once and memory stays flat; on a Beam runner both passes are spread over the
 workers, and each decodes.
 """
@@ -22,7 +22,7 @@ from tfds_builders.common.archives import Archive
 from tfds_builders.common.damage import Damaged, check_share
 from tfds_builders.common.records import Record, Table
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
-from tfds_builders.common.scan import Scanned, Scanner, Spool, in_threads
+from tfds_builders.common.scan import Scanned, Scanner, Spool, Unit, in_threads
 from tfds_builders.common.splits import FRACTIONS, join_groups, split_of
 
 SPLITS = ("train", "validation", "test")
@@ -141,11 +141,24 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks, self.BARE)
         make = self._with_beam if any(self._beam) else self._here
         scanned, self._write = make(table.records, scanner)
-        good = [i for i, found in enumerate(scanned) if not found.reason]
+        good = self._good(table, scanned)
         groups = join_groups([table.records[i].group for i in good], [scanned[i].digest for i in good])
         splits = self._splits([table.records[i] for i in good], groups)
         self._fill_report(table, scanned, good, groups, splits)
         return {split: self._generate_examples([good[row] for row in rows]) for split, rows in splits.items()}
+
+    def _good(self, table: Table, scanned: Sequence[Scanned]) -> list[int]:
+        """Positions of the records that are written: not the damaged ones, and of two identical images, one in an
+        official validation or test split and one in none, not the latter.
+        """
+        good = [i for i, found in enumerate(scanned) if not found.reason]
+        if not good:
+            raise ValueError(f"none of the {len(scanned)} images can be used; the first: {scanned[0].reason}")
+        held_out = {scanned[i].digest for i in good if table.records[i].split in SPLITS[1:]}
+        copies = {i for i in good if not table.records[i].split and scanned[i].digest in held_out}
+        if copies:
+            table.notes["left_out_as_copies_of_held_out_images"] = [table.records[i].image_id for i in sorted(copies)]
+        return [i for i in good if i not in copies]
 
     def _generate_examples(self, positions: Sequence[int]) -> Any:
         return self._write(positions)
@@ -161,8 +174,9 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         spool = Spool(Path(self.data_dir))
         scanned: list[Scanned] = [Scanned()] * len(records)
         places: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
-        stream = (item for unit in scanner.units(records) for item in scanner.stream(records, unit))
-        found = in_threads(lambda item: (item[0], scanner.scan(records[item[0]], item[1])), stream)
+        units = scanner.units(dict(enumerate(records)))
+        stream = (item for unit in units for item in scanner.stream(unit))
+        found = in_threads(lambda item: (item[0], scanner.scan(item[1], item[2])), stream)
         for position, result in tqdm(found, total=len(records), desc="reading images", mininterval=1):
             places[position] = spool.add(result.image), spool.add(result.mask)
             scanned[position] = result.light()
@@ -184,8 +198,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         runner, options = self._beam
         listing = Path(self.data_dir) / "scanned"
         with beam.Pipeline(runner=runner, options=options) as pipeline:
-            lines = pipeline | beam.Create(scanner.units(records)) | beam.Reshuffle()
-            lines = lines | beam.FlatMap(lambda unit: _scan_lines(scanner, records, unit))
+            lines = pipeline | beam.Create(scanner.units(dict(enumerate(records)))) | beam.Reshuffle()
+            lines = lines | beam.FlatMap(lambda unit: _scan_lines(scanner, unit))
             _ = lines | beam.io.WriteToText(str(listing))
         scanned = [Scanned()] * len(records)
         for path in sorted(listing.parent.glob("scanned*")):
@@ -196,9 +210,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
             path.unlink()
 
         def generate(positions: Sequence[int]) -> Any:
-            chosen = [records[i] for i in positions]
-            units = beam.Create(scanner.units(chosen)) | beam.Reshuffle()
-            return units | beam.FlatMap(lambda unit: _examples(example, scanner, chosen, unit))
+            units = beam.Create(scanner.units({i: records[i] for i in positions})) | beam.Reshuffle()
+            return units | beam.FlatMap(lambda unit: _examples(example, scanner, unit))
 
         return scanned, generate
 
@@ -218,7 +231,7 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
             "splits": split_counts(splits, kinds, groups, table.classes),
             "split_seed": self.SEED,
             **table.notes,
-            **describe([table.records[i] for i in good], [scanned[i] for i in good]),
+            **describe([table.records[i] for i in good], [scanned[i] for i in good], splits),
             "inputs": {name: fingerprint(path, table, scanned) for name, path in table.inputs.items()},
         }
 
@@ -236,25 +249,37 @@ class _Example:
         return {"image": found.image, **own, **mask, **record.features}
 
 
-def _scan_lines(scanner: Scanner, records: Sequence[Record], unit: Sequence[int]) -> Iterator[str]:
-    for position, data in scanner.stream(records, unit):
-        found = dataclasses.asdict(scanner.scan(records[position], data))
+def _scan_lines(scanner: Scanner, unit: Unit) -> Iterator[str]:
+    for position, record, data in scanner.stream(unit):
+        found = dataclasses.asdict(scanner.scan(record, data))
         yield json.dumps([position, {name: value for name, value in found.items() if name not in ("image", "mask")}])
 
 
-def _examples(example: _Example, scanner: Scanner, records: Sequence[Record], unit: Sequence[int]):
-    for position, data in scanner.stream(records, unit):
-        yield records[position].image_id, example(records[position], scanner.scan(records[position], data))
+def _examples(example: _Example, scanner: Scanner, unit: Unit) -> Iterator[tuple[str, dict[str, Any]]]:
+    for _, record, data in scanner.stream(unit):
+        found = scanner.scan(record, data)
+        if found.reason:
+            # It was fine in the first pass: the storage fails, not the image.
+            raise OSError(found.reason)
+        yield record.image_id, example(record, found)
 
 
-def describe(records: Sequence[Record], scanned: Sequence[Scanned]) -> dict[str, Any]:
-    """What the report says of the images: identical ones, their sizes, conversions, how many have a mask."""
+def describe(
+    records: Sequence[Record], scanned: Sequence[Scanned], splits: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """What the report says of the images: identical ones (across splits only where both splits are official), their
+    sizes, conversions, how many have a mask.
+    """
     same: Mapping[str, list[str]] = defaultdict(list)
-    for record, found in zip(records, scanned, strict=True):
-        same[found.digest].append(record.image_id)
+    homes: Mapping[str, set[str]] = defaultdict(set)
+    for split, rows in splits.items():
+        for row in rows:
+            same[scanned[row].digest].append(records[row].image_id)
+            homes[scanned[row].digest].add(split)
     found_sizes = sorted((found.size for found in scanned), key=lambda size: size[0] * size[1]) or [(0, 0)]
     return {
-        "identical_images": [names for names in same.values() if len(names) > 1],
+        "identical_images": sorted(sorted(names) for names in same.values() if len(names) > 1),
+        "identical_across_splits": sorted(sorted(same[digest]) for digest in same if len(homes[digest]) > 1),
         "smallest_image": list(found_sizes[0]),
         "largest_image": list(found_sizes[-1]),
         "converted": dict(Counter(note for found in scanned for note in found.notes)),

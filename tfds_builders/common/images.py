@@ -8,6 +8,7 @@ from tfds_builders.common.damage import DamagedInput
 
 JPEG_START, JPEG_END, PNG_START, PNG_END = b"\xff\xd8", b"\xff\xd9", b"\x89PNG", b"IEND"
 JPEG_SCAN = 0xDA
+TIFF_STARTS = (b"II*\0", b"MM\0*")
 # Segments without a length: padding, restart markers, start of image.
 JPEG_BARE = {0x01, 0xFF, *range(0xD0, 0xD9)}
 # No image of a patient has a shorter side; a broken export may.
@@ -46,7 +47,8 @@ def read_pixels(
       channels: 3 gives RGB, 1 luminance, whatever the file has.
 
     Returns the pixels and what had to be converted: 'DICOM', '16 bit' (its range of values stretched to 0 to 255),
-    'alpha' (dropped), 'grey' (copied to three channels), 'colour' (its luminance taken), 'equal channels' (one taken).
+    'first page' (of several in a TIFF file), 'alpha' (dropped), 'grey' (copied to three channels), 'colour' (its
+    luminance taken), 'equal channels' (one taken).
 
     Raises DamagedInput for a file that is empty, cut short, undecodable, not of integers, or smaller than 16 pixels.
     """
@@ -56,6 +58,8 @@ def read_pixels(
         image, notes = read_image(data, name), ["DICOM"]
     else:
         image, notes = decode(data, name, cv2.IMREAD_UNCHANGED), []
+        if data.startswith(TIFF_STARTS) and pages(data) > 1:
+            notes.append("first page")
     if image.dtype == np.uint16:
         image = stretch(image)
         notes.append("16 bit")
@@ -76,6 +80,11 @@ def read_pixels(
         notes.append("equal channels" if equal else "colour")
         return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], tuple(notes)
     return (image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), tuple(notes)
+
+
+def pages(data: bytes) -> int:
+    """Of a TIFF file."""
+    return len(cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[1])
 
 
 def stretch(image: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:

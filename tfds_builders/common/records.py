@@ -1,5 +1,6 @@
 """What a builder of images finds in the tables of a data set, before a single image is read."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,16 +63,17 @@ class Table:
     damaged: list[Damaged] = field(default_factory=list)
 
     def check(self) -> None:
-        """Raises ValueError for a doubled image id or an empty table, FileNotFoundError for images that are in no
-        archive; a builder whose tables list more than was published takes those out before.
+        """Raises ValueError for an empty table, a doubled image or image id, FileNotFoundError for images that are in
+        no archive; a builder whose tables list more than was published takes those out before.
         """
         if not self.records:
             raise ValueError("the tables name no image that can be used: use them as published")
-        seen: set[str] = set()
-        for record in self.records:
-            if record.image_id in seen:
-                raise ValueError(f"the image {record.image_id} is listed twice: keep one of the rows")
-            seen.add(record.image_id)
+        for named in ([record.image_id for record in self.records], [record.image for record in self.records]):
+            twice = [name for name, count in Counter(named).items() if count > 1]
+            if twice:
+                more = f", and {len(twice) - 1} more" if len(twice) > 1 else ""
+                name = twice[0] if isinstance(twice[0], str) else twice[0].name
+                raise ValueError(f"the image {name} is listed twice{more}: keep one of the rows")
         absent = [
             record.image for record in self.records if record.image.name not in self.archives[record.image.archive]
         ]

@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -23,8 +23,9 @@ from tfds_builders.common.records import Record
 JPEG_QUALITY = 95
 # Relative difference of the aspect ratios of an image and its mask that rounding of their sizes can explain.
 ASPECT_TOLERANCE = 0.02
-# Records a worker takes at once.
-UNIT = 64
+RECORDS_OF_A_UNIT = 64
+
+Unit = list[tuple[int, Record]]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -35,7 +36,7 @@ class Scanned:
     """What was found out about one image.
 
     Attributes:
-      reason: why it is damaged; empty if it is not, and then the rest is set.
+      reason: why it cannot be used; empty if it can, and then the rest is set.
       file_sha256: of the file.
       digest: of the pixels: equal for equal photographs, whatever their files' headers say.
       size: width and height in pixels.
@@ -44,7 +45,7 @@ class Scanned:
       has_mask: whether the mask is one, not the blank that stands for none.
     """
 
-    reason: str = ""
+    reason: str = "not read"
     file_sha256: str = ""
     digest: str = ""
     size: tuple[int, int] = (0, 0)
@@ -77,23 +78,23 @@ class Scanner:
     masks: bool = False
     bare: bool = False
 
-    def units(self, records: Sequence[Record]) -> list[list[int]]:
-        """Positions of records, in portions that one worker reads: a tar file is one, since it reads in one go."""
-        by_archive: dict[str, list[int]] = {}
-        for position, record in enumerate(records):
-            by_archive.setdefault(record.image.archive, []).append(position)
+    def units(self, records: Mapping[int, Record]) -> list[Unit]:
+        """Records by position, in portions that one worker reads: a tar file is one, since it reads in one go."""
+        by_archive: dict[str, list[tuple[int, Record]]] = {}
+        for position, record in records.items():
+            by_archive.setdefault(record.image.archive, []).append((position, record))
         units = []
-        for key, positions in by_archive.items():
-            step = len(positions) if self.archives[key].sequential else UNIT
-            units += [positions[start : start + step] for start in range(0, len(positions), step)]
+        for key, numbered in by_archive.items():
+            step = len(numbered) if self.archives[key].sequential else RECORDS_OF_A_UNIT
+            units += [numbered[start : start + step] for start in range(0, len(numbered), step)]
         return units
 
-    def stream(self, records: Sequence[Record], unit: Sequence[int]) -> Iterator[tuple[int, bytes | DamagedInput]]:
-        """(position, bytes) of the images of a unit."""
-        archive = self.archives[records[unit[0]].image.archive]
-        position = {records[i].image.name: i for i in unit}
-        for name, data in archive.stream(position):
-            yield position[name], data
+    def stream(self, unit: Unit) -> Iterator[tuple[int, Record, bytes | DamagedInput]]:
+        """(position, record, bytes) of the images of a unit."""
+        archive = self.archives[unit[0][1].image.archive]
+        by_name = {record.image.name: (position, record) for position, record in unit}
+        for name, data in archive.stream(by_name):
+            yield *by_name[name], data
 
     def scan(self, record: Record, data: bytes | DamagedInput) -> Scanned:
         """What is stored of a record; a damaged one gives its reason."""
@@ -106,6 +107,7 @@ class Scanner:
         except DamagedInput as error:
             return Scanned(reason=str(error))
         return Scanned(
+            reason="",
             file_sha256=hashlib.sha256(data).hexdigest(),
             digest=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
             size=(pixels.shape[1], pixels.shape[0]),

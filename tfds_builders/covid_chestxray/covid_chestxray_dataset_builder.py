@@ -51,7 +51,6 @@ class Builder(ImageBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "224_covid"
     DEFAULT_BUILDER_CONFIG_NAME = "224_covid"
     CHANNELS = 1
     # Some classes have a dozen images. Of the seeds 0 to 999 this gives them the shares closest to 70, 10, 20 % on the

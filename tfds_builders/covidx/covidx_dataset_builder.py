@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from tfds_builders.common.archives import Archive, find_archive
 from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, sizes
 from tfds_builders.common.parts import carve, cross_counts, torn_groups, warn_of_torn_groups
-from tfds_builders.common.radiographs import compared
 from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.reporting import compared
 
 from .lists import LABELS, PARTS, UNKNOWN, Row, read_lists
 
@@ -78,7 +78,6 @@ class Builder(ImageBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "224_9B"
     DEFAULT_BUILDER_CONFIG_NAME = "224_9B"
     CHANNELS, SEED = 1, 2021
     HOMEPAGE = "https://github.com/lindawangg/COVID-Net/blob/master/docs/COVIDx.md"

@@ -27,7 +27,6 @@ class Builder(IsicBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = with_masks(sizes())
-    DEFAULT_CONFIG_NAME = "224"
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     SEED = 2017
     HOMEPAGE, LICENSE = "https://challenge.isic-archive.com/data/#2017", "CC0"

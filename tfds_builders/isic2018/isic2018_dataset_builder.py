@@ -51,7 +51,6 @@ class Builder(IsicBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "224"
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     SEED = 2018
     HOMEPAGE = "https://challenge.isic-archive.com/data/#2018"

@@ -33,7 +33,6 @@ class Builder(ImageBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = with_masks(sizes())
-    DEFAULT_CONFIG_NAME = "224"
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     CAN_DOWNLOAD = True
     GROUP, SEED = "lesion_id", 2019

@@ -12,8 +12,8 @@ from tfds_builders.common.archives import Archive, find_archive
 from tfds_builders.common.damage import Damaged
 from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, sizes
 from tfds_builders.common.parts import carve, torn_groups, warn_of_torn_groups
-from tfds_builders.common.radiographs import compared
 from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.reporting import compared
 
 from . import names
 
@@ -58,7 +58,6 @@ class Builder(ImageBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "224"
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     CHANNELS, SEED = 1, 2018
     HOMEPAGE, LICENSE = "https://data.mendeley.com/datasets/rscbjbr9sj/3", "CC BY 4.0"

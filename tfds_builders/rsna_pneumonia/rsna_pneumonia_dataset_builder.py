@@ -18,8 +18,9 @@ from tfds_builders.common.archives import Archive, find_archive
 from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.dicom import parse
 from tfds_builders.common.image_builder import ImageBuilder, ImageConfig
-from tfds_builders.common.radiographs import UNKNOWN, boxes_feature, compared, png_sizes
+from tfds_builders.common.radiographs import UNKNOWN, boxes_feature, png_sizes
 from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.reporting import compared
 from tfds_builders.common.scan import in_threads
 from tfds_builders.common.splits import split_of
 from tfds_builders.common.tables import TablePath, table_in
@@ -68,7 +69,6 @@ class Builder(ImageBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "224"
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     GROUP, CHANNELS, SEED = "patient_id", 1, 2018
     HOMEPAGE = official.HOMEPAGE
