@@ -23,6 +23,7 @@ from aiseeme_jax import models
 from aiseeme_jax.models import torch_format
 
 BACKBONE = "backbone.safetensors"
+FISHER = "fisher.safetensors"
 DONE = "done.json"
 CHECKPOINTS = "checkpoints"
 
@@ -33,7 +34,12 @@ def stages_directory(workdir: Path, arm: str) -> Path:
 
 
 def stage_directory(workdir: Path, arm: str, position: int, task: str) -> Path:
-    return stages_directory(workdir, arm) / f"{position:02d}-{task}"
+    return stages_directory(workdir, arm) / stage_name(position, task)
+
+
+def stage_name(position: int, task: str) -> str:
+    """A stage as a folder."""
+    return f"{position:02d}-{task}"
 
 
 def targets_directory(workdir: Path, arm: str) -> Path:
@@ -154,7 +160,7 @@ def drop_checkpoints(directory: Path) -> None:
         shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
 
 
-def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any]) -> None:
+def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any], *, file: str = BACKBONE) -> None:
     """Writes `backbone.safetensors` with torchvision names; `info` (its model config, above all) travels in the
     header.
     """
@@ -163,7 +169,7 @@ def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any]
     directory.mkdir(parents=True, exist_ok=True)
     beside = directory / f".{os.getpid()}.safetensors"
     export_backbone(backbone, beside, info=info)
-    beside.replace(directory / BACKBONE)
+    beside.replace(directory / file)
 
 
 def export_backbone(backbone: nnx.Module, path: str | Path, *, info: Mapping[str, Any] | None = None) -> None:
@@ -198,6 +204,44 @@ def load_backbone(path: str | Path) -> tuple[nnx.Module, dict[str, Any]]:
     if backbone_hash(backbone) != info["backbone_hash"]:
         raise ValueError(f"{file} is damaged: its weights do not have the hash in its header")
     return backbone, info
+
+
+def any_backbone(path: str | Path, model: Mapping[str, Any]) -> nnx.Module:
+    """A backbone from wherever it lies: as its file describes itself, or weights with torchvision's names of `model`.
+
+    Raises FileNotFoundError if there is nothing at `path`, ValueError if it is damaged or does not fit the model.
+    """
+    file = find_backbone(Path(path))
+    if "aiseeme" in torch_format.read_metadata(file):
+        return load_backbone(file)[0]
+    backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
+    try:
+        torch_format.from_torchvision(backbone, torch_format.read_weights(file))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return backbone
+
+
+def save_fisher(directory: Path, fisher: nnx.Module, backbone: nnx.Module) -> None:
+    """Writes the Fisher information of a backbone beside it, under the names of its weights."""
+    save_backbone(directory, fisher, {"fisher_of": backbone_hash(backbone)}, file=FISHER)
+
+
+def load_fisher(path: Path, backbone: nnx.Module) -> nnx.Module:
+    """The Fisher information beside a backbone, given by its file, its stage's folder or its workdir.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or not that of `backbone`.
+    """
+    file = find_backbone(path).parent / FISHER
+    if not file.exists():
+        raise FileNotFoundError(
+            f"no Fisher information at '{file}', which distillation of kind 'ewc' needs; "
+            "train that stage with `fisher_batches` set"
+        )
+    fisher, info = load_backbone(file)
+    if info.get("fisher_of") != backbone_hash(backbone):
+        raise ValueError(f"{file} is not the Fisher information of the backbone beside it; train that stage again")
+    return fisher
 
 
 def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Module:

@@ -5,14 +5,17 @@ where the files end. The hand-over from stage to stage is a file with a hash in 
 a backbone.
 """
 
+import itertools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import checkpoint, data, experiment, report, train
+from aiseeme_jax import checkpoint, data, distill, experiment, report, teachers, train
 from aiseeme_jax.evaluate import protocols
 from aiseeme_jax.pictures import save_views
 from aiseeme_jax.plan import Arm, arm_steps, arms, check, stage_task
@@ -29,7 +32,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     source = Source(config)
     if not experiment.is_begun(workdir):
         # Before anything is written: a config that cannot be run must not claim the workdir.
-        check(config, len(source()))
+        check(config, source())
     if experiment.begin(config, workdir):
         return
     for arm in planned:
@@ -51,6 +54,8 @@ class Source:
         # Pretraining sees the training images alone, never validation or test.
         if self._split is None:
             self._split = data.open_split(self.config.data.name, "train", self.config.runtime.data_dir)
+            if self.config.data.exclude:
+                self._split = data.without(self._split, self.config.data.exclude)
         return self._split
 
 
@@ -81,7 +86,6 @@ def run_stage(
     split: data.Split,
 ) -> None:
     """Trains one stage to its end and leaves its backbone and `done.json`."""
-    frozen = FrozenConfigDict(stage)
     seed = stage.seed if stage.seed is not None else config.seed + position
     total_steps = arm_steps(config, arm, stage, len(split))
     if before:
@@ -89,29 +93,44 @@ def run_stage(
     else:
         backbone = checkpoint.starting_backbone(config.model, arm.init, config.seed)
     start_hash = checkpoint.backbone_hash(backbone)
-    # A random backbone has nothing to teach; any other that a stage starts from has.
-    trained = before or arm.init != "scratch"
-    teacher = nnx.clone(backbone) if stage.distill.kind != "none" and trained else None
+    place = teachers.place_of(config, position, init=arm.init, alone=arm.name != "curriculum")
+    lesson = teachers.load(config, stage, place, directory.parent)
     task = stage_task(config, stage, backbone, len(split), seed=seed)
+    frozen = distill.keep(task, lesson.terms, lesson.backbones, lesson.fishers, dtype=config.model.dtype, seed=seed)
     title = f"{arm.name} {position}: {stage.task}" if arm.name == "curriculum" else arm.name
     log.info("%s: %d steps of %d images", title, total_steps, stage.batch_size)
     picture = save_views(directory, task, data.first_images(split, 6), seed)
+    batches = stage_batches(config, stage, split, seed=seed)
     result = train.fit(
         task,
-        stage_batches(config, stage, split, seed=seed),
-        stage=frozen,
+        batches,
+        stage=FrozenConfigDict(stage),
         total_steps=total_steps,
         steps_per_epoch=data.steps_per_epoch(len(split), stage.batch_size),
         seed=seed,
         directory=directory,
         title=title,
         pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
-        teacher=teacher,
+        teacher=frozen,
         patience=config.patience,
         pictures={"views": picture},
     )
-    record = {"task": stage.task, "start_hash": start_hash, **result.record}
-    hand_over(directory, result.task.backbone, record)
+    seen = {"images": len(split), "excluded": split.excluded}
+    trained, merged = lesson.merge(result.task.backbone)
+    nnx.update(result.task.backbone, nnx.state(trained))
+    count = teachers.fisher_batches(config, stage, place, len(split))
+    if count:
+        _leave_fisher(directory, result.task, itertools.islice(batches(total_steps), count), seed, total_steps)
+    record = {"task": stage.task, "start_hash": start_hash, **seen, **result.record, **merged}
+    hand_over(directory, trained, record)
+
+
+def _leave_fisher(
+    directory: Path, task: nnx.Module, batches: Iterator[dict[str, jax.Array]], seed: int, step: int
+) -> None:
+    """Estimates Fisher information on the batches and views that would have followed `step`, and writes it."""
+    fisher = distill.fisher(task, batches, jax.random.fold_in(jax.random.key(seed), step))
+    checkpoint.save_fisher(directory, fisher, task.backbone)
 
 
 def stage_batches(config: ConfigDict, stage: ConfigDict, split: data.Split, *, seed: int) -> data.Batches:

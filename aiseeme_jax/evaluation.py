@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from aiseeme_jax import checkpoint, experiment, report
+from aiseeme_jax import checkpoint, data, experiment, report
 from aiseeme_jax.evaluate import protocols
 
 ARM = "init"
@@ -17,6 +17,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     there.
     """
     backbone = checkpoint.starting_backbone(config.model, config.init, config.seed)
+    if not experiment.is_begun(workdir):
+        data.check_model(protocols.target_splits(config)["train"], config.model)
     if experiment.begin(config, workdir):
         return
     protocols.evaluate_arm(config, workdir, ARM, backbone)

@@ -18,7 +18,7 @@ from aiseeme_jax import checkpoint
 log = logging.getLogger(__name__)
 
 # Parts of a config that may change under an existing workdir.
-FREE = ("runtime",)
+FREE = ("runtime", "data.exclude")
 CONFIG = "config.json"
 LOCK = ".lock"
 
@@ -56,7 +56,7 @@ def begin(config: ConfigDict, workdir: Path) -> bool:
 
     Returns True if the run is complete already. Raises ValueError that names the fields that differ.
     """
-    resolved = json.loads(config.to_json_best_effort())
+    resolved = resolve(config)
     path = workdir / CONFIG
     if is_begun(workdir):
         _compare(checkpoint.read_json(path), resolved, workdir)
@@ -67,6 +67,20 @@ def begin(config: ConfigDict, workdir: Path) -> bool:
     return False
 
 
+def resolve(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON values. Files of excluded images count by their content, so beside their paths stand hashes.
+
+    Raises FileNotFoundError for such a file that is not there.
+    """
+    resolved = json.loads(config.to_json_best_effort())
+    files = [Path(file).expanduser() for file in config.data.exclude]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"data.exclude: no file at '{missing[0]}'")
+    resolved["data"]["exclude_sha256"] = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return resolved
+
+
 def finish(workdir: Path) -> None:
     """Marks the run as complete."""
     checkpoint.write_json(workdir / checkpoint.DONE, {"complete": True})
@@ -75,15 +89,19 @@ def finish(workdir: Path) -> None:
 
 def fingerprint(resolved: dict[str, Any]) -> str:
     """Hex SHA-256 of what a config fixes of the result."""
-    fixed = {key: value for key, value in resolved.items() if key not in (*FREE, "fingerprint")}
+    fixed = {path: value for path, value in flatten(resolved).items() if not _is_free(path)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _is_free(path: str) -> bool:
+    """Whether a field says nothing of the result."""
+    return any(path == free or path.startswith(f"{free}.") for free in (*FREE, "fingerprint"))
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
     before, now = flatten(old), flatten(new)
     keys = sorted(set(before) | set(now))
-    free = (*FREE, "fingerprint")
-    changed = [k for k in keys if k.split(".")[0] not in free and before.get(k) != now.get(k)]
+    changed = [k for k in keys if not _is_free(k) and before.get(k) != now.get(k)]
     if changed:
         lines = [f"    {k}: {before.get(k, '(absent)')} -> {now.get(k, '(absent)')}" for k in changed[:8]]
         more = [f"    and {len(changed) - 8} more"] if len(changed) > 8 else []

@@ -36,10 +36,29 @@ def cross_entropy(
     return jnp.sum(weights * losses) / jnp.sum(weights)
 
 
+def binary_cross_entropy(logits: Float[Array, "*shape"], labels: Bool[Array, "*shape"]) -> Float[Array, ""]:
+    """Mean over all elements of -log sigmoid(x) where the label is True, of -log sigmoid(-x) elsewhere."""
+    _check_same_shape(logits=logits, labels=labels)
+    return -jnp.mean(jax.nn.log_sigmoid(jnp.where(labels, 1, -1) * _wide(logits)))
+
+
 def mse(prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Float[Array, ""]:
     """Mean of the squared differences over all elements."""
     _check_same_shape(prediction=prediction, target=target)
     return jnp.mean(jnp.square(_wide(prediction) - _wide(target)))
+
+
+def masked_mse(
+    prediction: Float[Array, "*shape"], target: Float[Array, "*shape"], mask: Bool[Array, "*shape"]
+) -> Float[Array, ""]:
+    """Mean of the squared differences over the elements where the mask, broadcast to them, is True; 0 if none is.
+
+    Source: Pathak et al., CVPR 2016 (arXiv 1604.07379), eq. 1, as a mean.
+    """
+    _check_same_shape(prediction=prediction, target=target)
+    mask = jnp.broadcast_to(mask, prediction.shape)
+    squares = jnp.where(mask, jnp.square(_wide(prediction) - _wide(target)), 0)
+    return jnp.sum(squares) / jnp.maximum(jnp.sum(mask, dtype=squares.dtype), 1)
 
 
 def nt_xent(z1: Float[Array, "batch dim"], z2: Float[Array, "batch dim"], *, temperature: float) -> Float[Array, ""]:
@@ -88,6 +107,50 @@ def info_nce(
         negative = jnp.where(mask, negative, -jnp.inf)
     logits = jnp.concatenate([positive, negative], axis=1) / temperature
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+
+
+def info_nce_in_batch(
+    query: Float[Array, "batch dim"], key: Float[Array, "batch dim"], *, temperature: float
+) -> Float[Array, ""]:
+    """InfoNCE in which the keys of the other rows are the negatives; all rows come L2-normalised.
+
+    mean_i [ logsumexp_j(q_i·k_j / T) - q_i·k_i / T ], not negative.
+    Source: Chen et al., ICCV 2021 (arXiv 2104.02057), algorithm 1, without its factor 2 T.
+    """
+    _check_same_shape(query=query, key=key)
+    _check_positive(temperature=temperature)
+    logits = _matmul(_wide(query), _wide(key).T) / temperature
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+
+
+def dense_correspondence(
+    query: Float[Array, "batch places dim"], key: Float[Array, "batch keyplaces dim"]
+) -> Int[Array, "batch places"]:
+    """For each place of a query's map the place of its key's map with the most similar (cosine) features.
+
+    Source: Wang et al., CVPR 2021 (arXiv 2011.09157), eq. 3.
+    """
+    similarity = jnp.einsum(
+        "nsd,ntd->nst", _normalise(_wide(query)), _normalise(_wide(key)), precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.argmax(similarity, axis=-1)
+
+
+def dense_info_nce(
+    query: Float[Array, "batch places dim"],
+    key: Float[Array, "batch keyplaces dim"],
+    correspondence: Int[Array, "batch places"],
+    negatives: Float[Array, "negatives dim"],
+    *,
+    temperature: float,
+) -> Float[Array, ""]:
+    """Mean over images and places of `info_nce`, the positive of a place being the one it corresponds to in the key.
+
+    All rows come L2-normalised. Source: Wang et al., CVPR 2021 (arXiv 2011.09157), eq. 2.
+    """
+    dim = query.shape[-1]
+    positive = jnp.take_along_axis(key, correspondence[:, :, None], axis=1)
+    return info_nce(query.reshape(-1, dim), positive.reshape(-1, dim), negatives, temperature=temperature)
 
 
 def negative_cosine(prediction: Float[Array, "batch dim"], target: Float[Array, "batch dim"]) -> Float[Array, ""]:
@@ -141,6 +204,34 @@ def vicreg(
         hinge += jnp.mean(jax.nn.relu(1 - deviation)) / 2
         redundancy += _off_diagonal_energy(matrix) / rows.shape[1]
     return invariance * mse(z1, z2) + variance * hinge + covariance * redundancy
+
+
+def dino(
+    student: Float[Array, "batch views prototypes"],
+    teacher: Float[Array, "batch globals prototypes"],
+    *,
+    centre: Float[Array, " prototypes"],
+    student_temperature: float,
+    teacher_temperature: float,
+) -> Float[Array, ""]:
+    """Mean over images and pairs (teacher's view g, student's view v != g) of the cross-entropy H(P_g, P_v).
+
+    P_g = softmax((teacher_g - centre) / teacher_temperature), P_v = softmax(student_v / student_temperature); view i of
+    the teacher is view i of the student, who has at least two and may have more.
+    Source: Caron et al., ICCV 2021 (arXiv 2104.14294), eq. 3 and algorithm 1.
+    """
+    _check_positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
+    views, seen = student.shape[1], teacher.shape[1]
+    if views < max(seen, 2) or student.shape[::2] != teacher.shape[::2]:
+        raise ValueError(
+            f"the student gives {student.shape}, the teacher {teacher.shape}: images and prototypes must agree, and "
+            "the student see all views of the teacher and at least two"
+        )
+    target = jax.nn.softmax((_wide(teacher) - _wide(centre)) / teacher_temperature)
+    log_p = jax.nn.log_softmax(_wide(student) / student_temperature)
+    entropy = -jnp.einsum("ngk,nvk->gv", target, log_p, precision=jax.lax.Precision.HIGHEST) / student.shape[0]
+    other = ~jnp.eye(seen, views, dtype=bool)
+    return jnp.sum(jnp.where(other, entropy, 0)) / (seen * (views - 1))
 
 
 def sinkhorn(
@@ -230,9 +321,10 @@ def _matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m
 
 
 def _normalise(rows: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """Rows of length 1; a zero row stays zero, with a finite gradient."""
+    """Rows of length 1; a zero row, which has no direction, stays zero and gets no gradient."""
     squared_norm = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
-    return rows * jax.lax.rsqrt(jnp.maximum(squared_norm, _NORM_FLOOR**2))
+    scale = jax.lax.rsqrt(jnp.maximum(squared_norm, _NORM_FLOOR**2))
+    return rows * jnp.where(squared_norm > _NORM_FLOOR**2, scale, 0)
 
 
 def _standardise(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:

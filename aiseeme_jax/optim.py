@@ -6,6 +6,7 @@ Parameters with at most one axis (biases, scales of norms) take neither weight d
 A new optimizer or schedule is one function and one entry of its table.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -63,8 +64,12 @@ def make_schedule(config: Any, peak: float, total_steps: int, steps_per_epoch: i
     return optax.join_schedules([rise, after_warmup], [warmup])
 
 
-def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config: Any, schedule: optax.Schedule, *, constant: tuple[str, ...] = ()
+) -> optax.GradientTransformation:
     """The optimizer that `config.name` says, at the rates of `schedule`; the global norm is clipped first.
+
+    Parameters under the names `constant` at the top of the tree learn at `config.learning_rate` throughout.
 
     Raises ValueError for an unknown name and for a field out of its range.
     """
@@ -72,6 +77,11 @@ def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTrans
     _check("weight_decay", config.weight_decay, config.weight_decay >= 0, "at least 0")
     _check("clip_norm", config.clip_norm, config.clip_norm >= 0, "at least 0 (0 is off)")
     optimizer = build(config, schedule)
+    if constant:
+        steady = build(config, optax.constant_schedule(config.learning_rate))
+        optimizer = optax.multi_transform(
+            {"constant": steady, "scheduled": optimizer}, functools.partial(_rates, constant)
+        )
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer
@@ -80,6 +90,11 @@ def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTrans
 def decayed(params: Any) -> Any:
     """Pytree of bools like `params`: True for the parameters that take weight decay and LARS adaptation."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def _rates(names: tuple[str, ...], params: Any) -> Any:
+    """Pytree like `params`: 'constant' for what lies under one of the names, 'scheduled' for the rest."""
+    return jax.tree.map_with_path(lambda path, _: "constant" if path[0].key in names else "scheduled", params)
 
 
 def _cosine(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:

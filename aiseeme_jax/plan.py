@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, distill, optim, pretext
+from aiseeme_jax import augment, checkpoint, data, optim, pretext, teachers
 from aiseeme_jax.evaluate import finetune, protocols
 
 
@@ -80,15 +80,15 @@ def stage_task(config: ConfigDict, stage: ConfigDict, backbone: nnx.Module, imag
     return pretext.make_task(
         stage.task,
         backbone,
-        augment.Views(**FrozenConfigDict(stage).views),
+        augment.views_of(FrozenConfigDict(stage).views),
         pretext.Setting(images, stage.batch_size, config.model.dtype),
         stage.fields,
         rngs=nnx.Rngs(seed),
     )
 
 
-def check(config: ConfigDict, images: int) -> None:
-    """Judges a config against a pretraining split of so many images, without training anything.
+def check(config: ConfigDict, split: data.Split) -> None:
+    """Judges a config against its pretraining split, and its targets against theirs, without training anything.
 
     Raises ValueError, or FileNotFoundError for weights that are not there; the message names the part it is about.
     """
@@ -96,14 +96,18 @@ def check(config: ConfigDict, images: int) -> None:
         if config.runtime[name] < 1:
             raise ValueError(f"runtime.{name} is {config.runtime[name]}; it must be at least 1")
     data.check_residence(config.runtime.residence)
+    data.check_model(split, config.model)
     for arm in arms(config):
         if arm.init != "scratch":
             checkpoint.starting_backbone(config.model, arm.init, config.seed)
     for position, stage in enumerate(config.stages):
-        _about(f"stages[{position}] ({stage.task})", lambda stage=stage: _check_stage(config, stage, images))
+        part = f"stages[{position}] ({stage.task})"
+        _about(part, lambda position=position: _check_stage(config, position, len(split)))
+    labelled = len(protocols.target_splits(config)["train"]) if config.targets else 0
     seen = set()
     for position, target in enumerate(config.targets):
-        _about(f"targets[{position}] ({target.protocol})", lambda target=target: _check_target(target, images))
+        part = f"targets[{position}] ({target.protocol})"
+        _about(part, lambda target=target: _check_target(config, target, labelled))
         if target.protocol in seen:
             raise ValueError(
                 f"targets[{position}]: a second target '{target.protocol}'; there can be one of each protocol"
@@ -131,21 +135,33 @@ def _check_training(training: ConfigDict, images: int) -> None:
     optim.make_optimizer(training.optimizer, schedule)
 
 
-def _check_stage(config: ConfigDict, stage: ConfigDict, images: int) -> None:
+def _check_stage(config: ConfigDict, position: int, images: int) -> None:
+    stage = config.stages[position]
     _check_training(stage, images)
-    distill.make(stage.distill)
+    _check_views(config, stage)
 
     def make() -> pretext.Task:
         backbone = checkpoint.starting_backbone(config.model, "scratch", config.seed)
         return stage_task(config, stage, backbone, images, seed=0)
 
-    nnx.eval_shape(make)
+    teachers.check(config, position, nnx.eval_shape(make).backbone)
 
 
-def _check_target(target: ConfigDict, images: int) -> None:
+def _check_views(config: ConfigDict, part: ConfigDict) -> None:
+    """Views can be made, and are of the kind the model takes."""
+    views = augment.views_of(FrozenConfigDict(part.views))
+    if views.dimensions != config.model.dimensions:
+        presets = [name for name, preset in augment.PRESETS.items() if preset.kind.dimensions != views.dimensions]
+        raise ValueError(
+            f"views.dimensions is {views.dimensions}, but model.dimensions {config.model.dimensions}: "
+            f"take views of one of the presets {', '.join(presets)}"
+        )
+
+
+def _check_target(config: ConfigDict, target: ConfigDict, images: int) -> None:
     if target.protocol not in protocols.PROTOCOLS:
         raise ValueError(f"unknown protocol '{target.protocol}': known are {', '.join(protocols.PROTOCOLS)}")
-    augment.Views(**FrozenConfigDict(target.views))
+    _check_views(config, target)
     if not target.fractions or not all(0 < fraction <= 1 for fraction in target.fractions):
         raise ValueError(f"fractions are {tuple(target.fractions)}; each must lie in (0, 1]")
     if len(set(target.seeds)) != len(target.seeds) or not target.seeds:

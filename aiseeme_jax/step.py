@@ -15,7 +15,7 @@ from flax import nnx, struct
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from aiseeme_jax import data, distill, optim
+from aiseeme_jax import data, optim
 from aiseeme_jax.pretext.base import Task
 
 
@@ -43,10 +43,11 @@ class Program:
 
     Attributes:
       graph: of the task.
-      teacher_graph: of the frozen backbone, or None.
-      stage: frozen config with `optimizer`, `schedule`, `distill`, `task_weight`, `batch_size`.
+      teacher_graph: of what is frozen beside the task (`distill.Frozen`), or None.
+      stage: frozen config with `optimizer`, `schedule`, `task_weight`, `batch_size`.
       total_steps, steps_per_epoch: of the stage.
       patience: non-finite steps in a row after which nothing is updated any more.
+      constant_rate: attributes of the task that learn at the peak rate throughout.
     """
 
     graph: nnx.GraphDef
@@ -55,6 +56,7 @@ class Program:
     total_steps: int
     steps_per_epoch: int
     patience: int = 10
+    constant_rate: tuple[str, ...] = ()
 
     def schedule(self) -> optax.Schedule:
         peak = self.stage.optimizer.learning_rate
@@ -63,7 +65,7 @@ class Program:
         )
 
     def optimizer(self) -> optax.GradientTransformation:
-        return optim.make_optimizer(self.stage.optimizer, self.schedule())
+        return optim.make_optimizer(self.stage.optimizer, self.schedule(), constant=self.constant_rate)
 
 
 def make_state(
@@ -72,7 +74,7 @@ def make_state(
     """The program of a stage and its state before the first step, replicated over all devices."""
     graph, params, rest = split(task)
     teacher_graph, teacher_state = nnx.split(teacher) if teacher is not None else (None, None)
-    program = Program(graph, teacher_graph, stage, total_steps, steps_per_epoch, patience)
+    program = Program(graph, teacher_graph, stage, total_steps, steps_per_epoch, patience, task.CONSTANT_RATE)
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(
         zero, params, rest, program.optimizer().init(params), nnx.as_pure(teacher_state), zero, zero, zero - 1
@@ -102,12 +104,10 @@ def _loss(params: nnx.State, program: Program, state: TrainState, batch, key: PR
     output = task.loss(task.views(key, batch))
     total = program.stage.task_weight * output.loss
     metrics = {"task_loss": output.loss, **output.metrics}
-    compare = distill.make(program.stage.distill)
-    if compare is not None and program.teacher_graph is not None:
-        teacher = nnx.merge(program.teacher_graph, state.teacher)
-        kept = compare(output.features, jax.lax.stop_gradient(teacher(output.images, train=False)["pooled"]))
-        total = total + program.stage.distill.weight * kept
-        metrics["distill_loss"] = kept
+    if program.teacher_graph is not None:
+        frozen = nnx.merge(program.teacher_graph, state.teacher)
+        added, terms = task.keeper(task, output, frozen, state.step / max(program.total_steps - 1, 1))
+        total, metrics = total + added, {**metrics, **terms}
     _, _, rest = split(task)
     return total, (rest, {"loss": total, **metrics}, output.features)
 

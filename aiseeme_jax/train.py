@@ -13,10 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
-from aiseeme_jax import checkpoint, data
+from aiseeme_jax import checkpoint, data, distill
 from aiseeme_jax.pretext.base import Task
 from aiseeme_jax.step import Program, TrainState, make_state, split, task_of, train_step
 from aiseeme_jax.stopping import Clock, Preempted, StopSignal
@@ -57,7 +56,7 @@ def fit(
     directory: Path,
     title: str,
     pace: Pace,
-    teacher: nnx.Module | None = None,
+    teacher: distill.Frozen | None = None,
     patience: int = 10,
     at_epoch: Callable[[Task], None] | None = None,
     pictures: Mapping[str, np.ndarray] | None = None,
@@ -71,7 +70,7 @@ def fit(
       seed: of every random number in the stage.
       directory: for checkpoints, metrics.jsonl and TensorBoard events.
       title: shown beside the progress.
-      teacher: frozen backbone that `stage.distill` compares with.
+      teacher: what `distill.keep` made of the teachers when it gave `task` its keeper.
       patience: non-finite steps in a row that end the run.
       at_epoch: called with the task after each epoch; may write to the task's own variables.
       pictures: name -> [H, W, C], 0 to 1, for TensorBoard when the run begins.
@@ -128,15 +127,26 @@ def fit(
 
 
 def _resume(
-    store: checkpoint.Store, state: TrainState, teacher: nnx.Module | None, directory: Path
+    store: checkpoint.Store, state: TrainState, teacher: distill.Frozen | None, directory: Path
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint and its record, or the fresh state and an empty one."""
-    teacher_hash = checkpoint.backbone_hash(teacher) if teacher is not None else ""
-    fresh = {"seconds": 0.0, "teacher_hash": teacher_hash}
+    parts = teacher.parts() if teacher is not None else {}
+    hashes = {name: checkpoint.backbone_hash(part) for name, part in parts.items()}
+    fresh = {"seconds": 0.0, "teachers": hashes}
     found, record = store.restore(state.replace(teacher=None), data.data_mesh()) or (state, fresh)
-    if record["teacher_hash"] != teacher_hash:
-        raise ValueError(f"{directory}: the checkpoint was distilled from another teacher; remove this stage's folder")
+    then = record["teachers"]
+    changed = [name for name in {**then, **hashes} if then.get(name) != hashes.get(name)]
+    if changed:
+        listed = ", ".join(f"{name} {_short(then.get(name))} -> {_short(hashes.get(name))}" for name in changed)
+        raise ValueError(
+            f"{directory}: the checkpoint was distilled from another teacher; remove this stage's folder. "
+            f"By hash, then and now: {listed}"
+        )
     return found.replace(teacher=state.teacher), record
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "(none)"
 
 
 def _log(telemetry: Telemetry, step: int, metrics: dict[str, Array], features: Float[Array, "m d"]) -> None:

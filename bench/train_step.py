@@ -3,7 +3,8 @@
     python -m bench.train_step                                          a narrow ResNet-18 at 64 px, for CPUs
     python -m bench.train_step --model=resnet50 --width=1 --size=224 --batch=256 --dtype=bfloat16 --data=isic2019/224
 
-`--data=NAME --data_dir=DIR` reads a prepared data set; without it the synthetic one is prepared in a temporary folder.
+`--data=NAME --data_dir=DIR` reads a prepared data set; without it a synthetic one is prepared in a temporary folder.
+`--dimensions=3` measures on volumes, with a 3-D backbone; `--size` is then their side.
 """
 
 import argparse
@@ -59,24 +60,36 @@ def forever(batch):
         yield batch
 
 
-def open_data(name: str, data_dir: str) -> data.Split:
+# Embedded data set and view preset by the number of dimensions.
+SYNTHETIC = {2: ("derm_phantom/64", "dermoscopy"), 3: ("nodule_phantom/32", "ct")}
+
+
+def open_data(name: str, data_dir: str, dimensions: int) -> data.Split:
     if name:
         return data.open_split(name, "train", data_dir)
     import tfds_builders
 
     folder = tempfile.mkdtemp(prefix="bench-")
-    tfds_builders.prepare("derm_phantom/64", data_dir=folder)
-    return data.open_split("derm_phantom/64", "train", folder)
+    phantom, _ = SYNTHETIC[dimensions]
+    tfds_builders.prepare(phantom, data_dir=folder)
+    return data.open_split(phantom, "train", folder)
 
 
 def make_task(options: argparse.Namespace, split: data.Split) -> tuple[Task, FrozenConfigDict]:
-    stage = base.stage(options.task, size=options.size, preset="dermoscopy", batch_size=options.batch)
+    _, preset = SYNTHETIC[options.dimensions]
+    stage = base.stage(options.task, size=options.size, preset=preset, batch_size=options.batch)
     frozen = FrozenConfigDict(stage)
     backbone = models.make_backbone(
-        options.model, width=options.width, stem=options.stem, dtype=options.dtype, rngs=nnx.Rngs(0)
+        options.model,
+        width=options.width,
+        stem=options.stem,
+        dtype=options.dtype,
+        channels=split.shape[-1],
+        dimensions=options.dimensions,
+        rngs=nnx.Rngs(0),
     )
     setting = pretext.Setting(len(split), options.batch, options.dtype)
-    spec = augment.Views(**frozen.views)
+    spec = augment.views_of(frozen.views)
     return pretext.make_task(options.task, backbone, spec, setting, stage.fields, rngs=nnx.Rngs(0)), frozen
 
 
@@ -105,6 +118,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--stem", default="standard")
     parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--dimensions", type=int, default=2, choices=sorted(SYNTHETIC))
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--data", default="", help="prepared data set, such as isic2019/224")
@@ -119,7 +133,7 @@ def main() -> None:
     options = parse()
     # grain's reading processes look at absl's flags.
     flags.FLAGS.mark_as_parsed()
-    split = open_data(options.data, options.data_dir)
+    split = open_data(options.data, options.data_dir, options.dimensions)
     sources = {
         residence: data.Batches(split, batch_size=options.batch, seed=0, residence=residence, workers=options.workers)
         for residence in ("stream", "device")

@@ -109,7 +109,7 @@ def jax_runner(options: argparse.Namespace, views: np.ndarray):
         options.model, width=options.width, stem="standard", dtype=options.dtype, rngs=nnx.Rngs(0)
     )
     setting = pretext.Setting(options.batch, options.batch, options.dtype)
-    spec = augment.Views(**frozen.views)
+    spec = augment.views_of(frozen.views)
     task = pretext.make_task("simclr", backbone, spec, setting, stage.fields, rngs=nnx.Rngs(0))
     runner = Runner(Ready(task), frozen, 1000)
     batches = forever({"views": {"image": jnp.asarray(views)}})

@@ -60,11 +60,44 @@ def training() -> ConfigDict:
 
 
 def views(recipe, fixed, *, size: int, preset: str) -> ConfigDict:
-    """All fields of `augment.Views`: the task's recipe as the modality's preset bends it."""
+    """All fields of `augment.Views`, or of `VolumeViews`: the task's recipe as the modality's preset bends it."""
     import dataclasses
 
     made = augment.make_views(preset, size=size, recipe=recipe, fixed=fixed)
     return ConfigDict({field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
+
+
+def distillation(**changes: Any) -> ConfigDict:
+    """One way for a stage to keep to a frozen teacher; `docs/distillation.md` tells the kinds apart."""
+    config = ConfigDict(
+        {
+            # none | kl | mse | cosine | relational | similarity_preserving | pfr | cassle: compares features
+            # l2_sp | ewc: draws the weights | weight_average: merges them when the stage is over
+            "kind": "none",
+            "weight": 1.0,
+            "schedule": "constant",  # constant | linear | cosine: from weight to final_weight over the stage
+            "final_weight": 0.0,  # at the last step; linear, cosine
+            # previous: what the stage starts from | earlier stages by position or task | a workdir, stage or file;
+            # several are averaged
+            "teachers": ("previous",),
+            "endpoint": "pooled",  # of the backbone: stem | stage1 … stage4 | pooled; all but cassle, l2_sp, ewc
+            "temperature": 4.0,  # kl
+            "angle": 2.0,  # relational: weight of angles beside 1 for distances
+            "hidden": 0,  # pfr, cassle: width of the predictor; 0 = four times the features, at most 2,048
+            "share": 0.5,  # weight_average: of the teacher; 0 = the trained weights as they are
+        }
+    )
+    return change(config, changes)
+
+
+def several(terms: Any) -> ConfigDict:
+    """Ways of distillation by their kinds, a second one of a kind with its number: `distill.ewc.weight`."""
+    found: dict[str, ConfigDict] = {}
+    for changes in terms:
+        term = distillation(**changes)
+        alike = sum(other.kind == term.kind for other in found.values())
+        found[f"{term.kind}_{alike + 1}" if alike else term.kind] = term
+    return ConfigDict(found).lock()
 
 
 def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
@@ -73,7 +106,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     Args:
       task: name in `pretext.TASKS`.
       size: side of the views in pixels.
-      preset: view preset of the modality.
+      preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes).
       **changes: fields of the stage or of the task, or dicts for the nested ones. AttributeError names an unknown
       field.
     """
@@ -82,15 +115,13 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     config.task = task
     config.fields = ConfigDict(pretext.task_fields(task))  # the task's own
     config.views = views(kind.RECIPE, kind.FIXED, size=size, preset=preset)
-    config.distill = ConfigDict(
-        {
-            "kind": "none",  # none | kl | mse: how the last stage's frozen backbone is kept to
-            "weight": 1.0,
-            "temperature": 4.0,  # kl
-        }
-    )
+    config.distill = distillation()  # or several: stage(..., distill=({"kind": "kl"}, {"kind": "l2_sp"}))
     config.task_weight = 1.0  # of the task's own loss beside the distillation
+    # Batches its Fisher information is estimated on; 0 = an epoch, at most 100, if a later stage's `ewc` asks for it.
+    config.fisher_batches = 0
     config.seed = placeholder(int)  # None: the run's seed plus the stage's position
+    if isinstance(changes.get("distill"), tuple | list):
+        config.distill = several(changes.pop("distill"))
     own = {key: changes.pop(key) for key in list(changes) if key in config.fields}
     config.fields.lock().update(own)
     return change(config, changes)
@@ -107,7 +138,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     config = ConfigDict(
         {
             "protocol": protocol,
-            "fractions": (1.0,),  # of the labelled training images; nested, stratified, whole lesions
+            "fractions": (1.0,),  # of the labelled training images; nested, stratified, whole groups
             "seeds": (0,),  # of the fractions and of fine-tuning
         }
     )
@@ -154,11 +185,13 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.name = "isic2019/224"  # data set and config, prepared by TFDS
     config.data.synthetic = False  # said in the report
+    config.data.exclude = ()  # text or CSV files of image ids (or groups) kept out of pretraining, such as a test set's
 
     config.model = ConfigDict()
     config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50
     config.model.width = 1.0  # multiplies the channels
     config.model.channels = 3  # of the images
+    config.model.dimensions = 2  # 2: images | 3: volumes, with views of a preset of volumes
     config.model.stem = "standard"  # standard (7x7/2 and pool) | small (3x3/1)
     config.model.dtype = "bfloat16"  # of the computation; weights, losses and statistics are float32
 
@@ -174,7 +207,7 @@ def get_config() -> ConfigDict:
     config.patience = 10  # non-finite steps in a row that end a stage
 
     config.statistics = ConfigDict()
-    config.statistics.samples = 1000  # bootstrap samples of the intervals, over lesions
+    config.statistics.samples = 1000  # bootstrap samples of the intervals, over groups (lesions, patients)
     config.statistics.seed = 0
 
     # Where and how the work is done. These may change under an existing workdir: the weights do not depend on them.

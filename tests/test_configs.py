@@ -10,10 +10,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, models, optim, pretext
 from aiseeme_jax.evaluate import protocols
-from configs import base, isic_curriculum
+from configs import base, cxr_curriculum, isic_curriculum, lidc_curriculum
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = ("full", "small", "demo")
+EXPERIMENTS = {module.__name__.split(".")[-1]: module for module in (isic_curriculum, cxr_curriculum, lidc_curriculum)}
 
 
 def nodes(config, path=()):
@@ -36,17 +37,18 @@ def everything():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 class TestVariants:
-    def test_is_locked_throughout(self, variant):
-        for path, node in nodes(isic_curriculum.get_config(variant)):
+    def test_is_locked_throughout(self, experiment, variant):
+        for path, node in nodes(experiment.get_config(variant)):
             assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
-    def test_is_plain_json_from_end_to_end(self, variant):
-        config = isic_curriculum.get_config(variant)
+    def test_is_plain_json_from_end_to_end(self, experiment, variant):
+        config = experiment.get_config(variant)
         assert json.loads(config.to_json_best_effort()) == json.loads(json.dumps(config.to_dict(), default=vars_of))
 
-    def test_every_length_schedule_optimizer_and_view_can_be_made(self, variant):
-        config = isic_curriculum.get_config(variant)
+    def test_every_length_schedule_optimizer_and_view_can_be_made(self, experiment, variant):
+        config = experiment.get_config(variant)
         trained = [*config.stages, *(t for t in config.targets if t.protocol == "finetune")]
         assert len(trained) > len(config.stages) > 1
         for training in trained:
@@ -57,11 +59,16 @@ class TestVariants:
             schedule = optim.make_schedule(frozen.schedule, peak, steps, *sizes.values())
             optim.make_optimizer(frozen.optimizer, schedule)
         for part in (*config.stages, *config.targets):
-            views = augment.Views(**FrozenConfigDict(part).views)
+            views = augment.views_of(FrozenConfigDict(part).views)
             assert views.size == config.stages[0].views.size and len(views.mean) == config.model.channels
+            assert views.dimensions == config.model.dimensions
 
-    def test_two_of_a_kind_share_nothing(self, variant):
-        one, other = isic_curriculum.get_config(variant), isic_curriculum.get_config(variant)
+    def test_every_task_is_one_for_such_images(self, experiment, variant):
+        config = experiment.get_config(variant)
+        assert all(config.model.dimensions in pretext.TASKS[stage.task].DIMENSIONS for stage in config.stages)
+
+    def test_two_of_a_kind_share_nothing(self, experiment, variant):
+        one, other = experiment.get_config(variant), experiment.get_config(variant)
         one.stages[0].optimizer.learning_rate = 123.0
         assert other.stages[0].optimizer.learning_rate != 123.0
         assert one.stages[1].optimizer.learning_rate != 123.0
@@ -71,22 +78,35 @@ def vars_of(value):
     return value.to_dict()
 
 
-def test_curriculum_of_the_full_run_has_all_five_tasks():
-    for variant in ("full", "small"):
-        assert {s.task for s in isic_curriculum.get_config(variant).stages} == set(pretext.TASKS)
+@pytest.mark.parametrize("variant", ["full", "small"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_curriculum_of_the_full_run_has_all_its_tasks(experiment, variant):
+    tasks = ["relative_location", "rotation", "npid", "moco_v2", "simclr"]
+    expected = tasks[2:] if experiment is lidc_curriculum else tasks
+    assert [stage.task for stage in experiment.get_config(variant).stages] == expected
 
 
-def test_examples_in_the_docstring_are_commands_of_their_own():
-    commands = [line for line in isic_curriculum.__doc__.splitlines() if "launch.py" in line]
+@pytest.mark.parametrize("name, experiment", EXPERIMENTS.items())
+def test_examples_in_the_docstring_are_commands_of_their_own(name, experiment):
+    commands = [line for line in experiment.__doc__.splitlines() if "launch.py" in line]
     assert len(commands) == len(VARIANTS)
     for line, variant in zip(commands, VARIANTS, strict=True):
-        name = "isic_curriculum.py" + ("" if variant == "full" else f":{variant}")
-        assert re.match(rf"    python launch.py --config=configs/{name} --workdir=\S+", line)
+        file = f"{name}.py" + ("" if variant == "full" else f":{variant}")
+        assert re.match(rf"    python launch.py --config=configs/{file} --workdir=\S+", line)
 
 
-def test_unknown_variant_names_the_known_ones():
-    with pytest.raises(ValueError, match="unknown variant 'smal' of isic_curriculum: known are full, small, demo"):
-        isic_curriculum.get_config("smal")
+@pytest.mark.parametrize("name, experiment", EXPERIMENTS.items())
+def test_unknown_variant_names_the_known_ones(name, experiment):
+    with pytest.raises(ValueError, match=f"unknown variant 'smal' of {name}: known are full, small, demo"):
+        experiment.get_config("smal")
+
+
+def test_batches_of_volumes_have_learning_rates_to_scale():
+    for images, volumes in zip(
+        isic_curriculum.get_config("full").stages[2:], lidc_curriculum.get_config("full").stages, strict=True
+    ):
+        shares = [stage.optimizer.learning_rate / stage.batch_size for stage in (images, volumes)]
+        assert shares[0] == pytest.approx(shares[1]) and volumes.batch_size < images.batch_size
 
 
 class TestBase:
@@ -109,11 +129,13 @@ class TestBase:
         assert set(everything().model) == taken
         for part in (*everything().stages, *everything().targets):
             assert set(part.views) == set(augment.Views.__dataclass_fields__)
+        for part in (base.stage("simclr", preset="ct"), base.target("knn", preset="ct")):
+            assert set(part.views) == set(augment.VolumeViews.__dataclass_fields__) and part.views.dimensions == 3
 
     def test_views_are_the_tasks_recipe_bent_by_the_modality(self):
         for name, kind in pretext.TASKS.items():
             expected = augment.make_views("dermoscopy", size=32, recipe=kind.RECIPE, fixed=kind.FIXED)
-            assert augment.Views(**FrozenConfigDict(base.stage(name, size=32, preset="dermoscopy")).views) == expected
+            assert augment.views_of(FrozenConfigDict(base.stage(name, size=32, preset="dermoscopy")).views) == expected
 
     def test_changes_reach_fields_of_stage_task_and_nested_nodes(self):
         stage = base.stage(
@@ -146,11 +168,11 @@ class TestBase:
             }[where]()
 
     def test_unknown_names_name_the_known_ones(self):
-        with pytest.raises(ValueError, match="unknown pretext task 'jigsaw': known are"):
-            base.stage("jigsaw")
+        with pytest.raises(ValueError, match="unknown pretext task 'guesswork': known are"):
+            base.stage("guesswork")
         with pytest.raises(ValueError, match="unknown protocol 'svm': known are knn, linear, finetune"):
             base.target("svm")
-        with pytest.raises(ValueError, match="unknown view preset 'x-ray': known are dermoscopy, natural"):
+        with pytest.raises(ValueError, match="unknown view preset 'x-ray': known are ct, cxr, dermoscopy, natural"):
             base.stage("simclr", preset="x-ray")
 
     @pytest.mark.parametrize("length", [{}, {"epochs": 2.0, "steps": 3}])

@@ -157,8 +157,10 @@ class TestRun:
         assert len({first["backbone_hash"], second["backbone_hash"], alone["backbone_hash"], born}) == 4
 
     def test_teacher_is_the_stage_before_and_a_first_stage_has_none(self, finished):
-        assert record(finished, "01-npid")["teacher_hash"] == record(finished, "00-rotation")["backbone_hash"]
-        assert record(finished, "00-npid", "arms/single-npid")["teacher_hash"] == ""
+        assert record(finished, "01-npid")["teachers"] == {
+            "00-rotation": record(finished, "00-rotation")["backbone_hash"]
+        }
+        assert record(finished, "00-npid", "arms/single-npid")["teachers"] == {}
         logs = [(finished / "stages" / name / "metrics.jsonl").read_text() for name in ("00-rotation", "01-npid")]
         assert ["distill_loss" in log for log in logs] == [False, True]
 
@@ -310,3 +312,15 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
     assert found == {(arm, t) for arm in ("curriculum", "scratch") for t in ("knn", "linear", "finetune")}
     starts, ends = zip(*(hashes(tmp_path)[f"stages/{i:02d}-{task}"] for i, task in enumerate(tasks)), strict=True)
     assert starts[1:] == ends[:-1]
+
+
+def test_listed_images_are_kept_out_of_pretraining_and_counted(tmp_path, monkeypatch):
+    (tmp_path / "ids.txt").write_text("3\n0-5\n")
+    made = config((stage("rotation", 2),), baselines=(), targets=())
+    made.data.exclude = (str(tmp_path / "ids.txt"),)
+    assert [int(i) for i in curriculum.Source(made)().ids] == [i for i in range(24) if i not in (3, 10, 11)]
+    monkeypatch.setattr(train, "fit", lambda task, batches, **_: train.Result(task, {}))
+    curriculum.run(made, tmp_path / "run")
+    done = record(tmp_path / "run", "00-rotation")
+    assert (done["images"], done["excluded"]) == (21, 3)
+    assert "3 images kept out of pretraining" in (tmp_path / "run" / "report.html").read_text()

@@ -1,11 +1,14 @@
 """Order, batches, shares: what the next batch is, and that nothing but seed and step decides it."""
 
+import dataclasses
 import itertools
+import logging
 
 import jax
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 
 from aiseeme_jax import data
 
@@ -185,3 +188,140 @@ class TestPrepared:
             folder.mkdir(parents=True)
             (folder / "dataset_info.json").touch()
         assert data.prepared_directory("set/64", tmp_path).name == "1.10.0"
+
+
+def prepare(folder, name, features, rows):
+    """Stores rows, dictionaries of features, as the training split of a data set; gives the folder."""
+    import tensorflow_datasets as tfds
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"image_id": tfds.features.Text(), **features}),
+        split_datasets={"train": [(row["image_id"], row) for row in rows]},
+        config="tiny",
+        data_dir=folder,
+        file_format="array_record",
+        disable_shuffling=True,
+    )
+    return folder
+
+
+class TestEveryBuilder:
+    """Data sets of other kinds than `derm_phantom`, by the features they have."""
+
+    def test_volumes_without_labels(self, tmp_path):
+        import tensorflow_datasets as tfds
+
+        volumes = np.random.default_rng(0).integers(-1024, 3072, (3, 4, 5, 6, 1)).astype(np.int16)
+        features = {"volume": tfds.features.Tensor(shape=(4, 5, 6, 1), dtype=np.int16)}
+        features |= {
+            "patient_id": tfds.features.Text(),
+            "mask": tfds.features.Tensor(shape=(4, 5, 6, 1), dtype=np.uint8),
+        }
+        mask = np.zeros((4, 5, 6, 1), np.uint8)
+        rows = [
+            {"image_id": f"i{n}", "patient_id": f"p{n // 2}", "volume": v, "mask": mask} for n, v in enumerate(volumes)
+        ]
+        split = data.open_split("nodules/tiny", "train", prepare(tmp_path, "nodules", features, rows))
+        assert split.groups == ("p0", "p0", "p1") and split.ids == ("i0", "i1", "i2")
+        assert split.labels.tolist() == [-1] * 3 and split.class_names == ()
+        assert split.shape == (4, 5, 6, 1) and split.images().dtype == np.int16
+        np.testing.assert_array_equal(split.images(), volumes)
+        np.testing.assert_array_equal(split.read(np.array([2, 0])), volumes[[2, 0]])
+        batch = next(data.evaluation_batches(split, 8))
+        assert batch["image"].dtype == np.int16 and batch["image"].shape == (8, 4, 5, 6, 1)
+        with pytest.raises(ValueError, match="nodules/tiny:train has no single label for each image: .* `targets`"):
+            data.labelled(split)
+
+    def test_grey_images_some_of_which_have_a_label(self, tmp_path):
+        import tensorflow_datasets as tfds
+
+        pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
+        features = {"image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"), "group": tfds.features.Text()}
+        features |= {"label": tfds.features.ClassLabel(names=["well", "ill"])}
+        rows = [
+            {"image_id": f"i{n}", "group": f"g{n}", "image": x, "label": [1, -1, 0, -1][n]}
+            for n, x in enumerate(pixels)
+        ]
+        split = data.open_split("own/tiny", "train", prepare(tmp_path, "own", features, rows))
+        assert split.groups == ("g0", "g1", "g2", "g3") and split.labels.tolist() == [1, -1, 0, -1]
+        np.testing.assert_array_equal(split.images(), pixels)
+        part = data.labelled(split)
+        assert part.ids == ("i0", "i2") and part.labels.tolist() == [1, 0] and part.class_names == ("well", "ill")
+        np.testing.assert_array_equal(part.images(), pixels[[0, 2]])
+
+    def test_several_labels_at_once_are_for_pretraining_alone(self, tmp_path):
+        import tensorflow_datasets as tfds
+
+        features = {"image": tfds.features.Image(shape=(8, 8, 1)), "patient_id": tfds.features.Text()}
+        features |= {"labels": tfds.features.Tensor(shape=(3,), dtype=np.float32)}
+        row = {"image_id": "i", "patient_id": "p", "image": np.zeros((8, 8, 1), np.uint8)}
+        rows = [{**row, "labels": np.array([1, 0, np.nan], np.float32)}]
+        split = data.open_split("many/tiny", "train", prepare(tmp_path, "many", features, rows))
+        assert split.labels.tolist() == [-1] and split.class_names == ()
+        with pytest.raises(ValueError, match="gives several labels at once. Targets need single labels"):
+            data.labelled(split)
+
+    def test_a_foreign_data_set_is_told_what_it_lacks(self, tmp_path):
+        import tensorflow_datasets as tfds
+
+        folder = prepare(tmp_path, "foreign", {"text": tfds.features.Text()}, [{"image_id": "i", "text": "t"}])
+        with pytest.raises(ValueError, match="'foreign/tiny' has no feature volume or image: .*It has image_id, text"):
+            data.open_split("foreign/tiny", "train", folder)
+
+
+class TestLabelled:
+    def test_a_split_with_all_labels_is_left_as_it_is(self):
+        split = tiny.split()
+        assert data.labelled(split) is split
+
+    def test_a_split_without_any_is_an_error(self):
+        split = data.from_arrays(tiny.images(3), [-1] * 3, class_names=("a", "b"), name="x:test")
+        with pytest.raises(ValueError, match="no image of x:test is labelled: targets need labels"):
+            data.labelled(split)
+
+
+class TestWithout:
+    def split(self):
+        ids = ("ISIC_1", "ISIC_2_downsampled", "ISIC_3", "ISIC_4")
+        split = data.from_arrays(tiny.images(4), groups=("L1", "L2", "L2", "L4"), name="s:train")
+        return dataclasses.replace(split, ids=ids)
+
+    def write(self, folder, name, text):
+        (folder / name).write_text(text)
+        return str(folder / name)
+
+    def test_leaves_out_what_is_listed_by_id_or_by_group(self, tmp_path, caplog):
+        lines = self.write(tmp_path, "ids.txt", "ISIC_2\n\nISIC_9\n")
+        table = self.write(tmp_path, "table.csv", '\ufeffimage_id,melanoma\n"ISIC_4_downsampled",1.0\n')
+        with caplog.at_level(logging.INFO, logger="aiseeme_jax"):
+            part = data.without(self.split(), (lines, table))
+        assert part.ids == ("ISIC_1", "ISIC_3") and part.groups == ("L1", "L2") and part.excluded == 2
+        np.testing.assert_array_equal(part.images(), tiny.images(4)[[0, 2]])
+        assert "s:train: 2 of 4 images are left out" in caplog.text and "table.csv" in caplog.text
+        by_group = data.without(self.split(), (self.write(tmp_path, "groups.txt", "L2\n"),))
+        assert by_group.ids == ("ISIC_1", "ISIC_4")
+
+    def test_files_that_cannot_be_read_are_errors(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="data.exclude: no file at 'absent.txt'"):
+            data.without(self.split(), ("absent.txt",))
+        (tmp_path / "archive.zip").write_bytes(b"PK\xff\xfe\x00")
+        with pytest.raises(ValueError, match="data.exclude: .*archive.zip' is no text file"):
+            data.without(self.split(), (str(tmp_path / "archive.zip"),))
+
+
+class TestModel:
+    def check(self, shape, **model):
+        split = data.from_arrays(np.zeros((2, *shape), np.uint8), name="s:train")
+        data.check_model(split, ConfigDict(model))
+
+    def test_model_and_data_must_agree(self):
+        self.check((8, 8, 3), dimensions=2, channels=3)
+        self.check((8, 8, 8, 1), dimensions=3, channels=1)
+        with pytest.raises(ValueError) as error:
+            self.check((8, 8, 1), dimensions=2, channels=3)
+        assert "model.dimensions is 2 and model.channels 3, but s:train holds images (8, 8, 1)" in str(error.value)
+        assert "set model.dimensions=2 and model.channels=1" in str(error.value)
+        with pytest.raises(ValueError, match=r"holds volumes \(8, 8, 8, 1\): set model.dimensions=3"):
+            self.check((8, 8, 8, 1), dimensions=2, channels=1)

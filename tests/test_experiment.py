@@ -76,6 +76,27 @@ def test_fingerprint_covers_what_decides_the_result():
     assert experiment.fingerprint(resolved) != experiment.fingerprint({**resolved, "seed": 1})
 
 
+def test_files_of_excluded_images_count_by_their_content(tmp_path):
+    first, copy, other = (tmp_path / name for name in ("a.txt", "b.txt", "c.txt"))
+    for path, text in ((first, "ISIC_1\n"), (copy, "ISIC_1\n"), (other, "ISIC_2\n")):
+        path.write_text(text)
+
+    def excluding(*files):
+        made = config()
+        made.data.exclude = tuple(map(str, files))
+        return made
+
+    experiment.begin(excluding(first), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["exclude"] == [str(first)]
+    experiment.begin(excluding(copy), tmp_path / "run")
+    for changed in (excluding(other), excluding(), excluding(first, other)):
+        with pytest.raises(ValueError, match="data.exclude_sha256: "):
+            experiment.begin(changed, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="data.exclude: no file at 'absent.txt'"):
+        experiment.begin(excluding("absent.txt"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_flat_names_are_those_of_the_command_line():
     nested = {"a": {"b": 1}, "c": [{"d": [1, 2]}, {"d": []}], "e": None}
     assert experiment.flatten(nested) == {"a.b": 1, "c[0].d": [1, 2], "c[1].d": [], "e": None}

@@ -45,6 +45,44 @@ def reference_info_nce(query, key, negatives, temperature):
     return np.mean(terms)
 
 
+def reference_info_nce_in_batch(query, key, temperature):
+    terms = []
+    for i in range(len(query)):
+        shares = [np.exp(query[i] @ row / temperature) for row in key]
+        terms.append(-np.log(shares[i] / sum(shares)))
+    return np.mean(terms)
+
+
+def reference_dense_correspondence(query, key):
+    found = np.zeros(query.shape[:2], int)
+    for image in range(len(query)):
+        for place in range(query.shape[1]):
+            cosines = [query[image, place] @ row / np.linalg.norm(row) for row in key[image]]
+            found[image, place] = np.argmax(cosines)
+    return found
+
+
+def reference_dense_info_nce(query, key, correspondence, negatives, temperature):
+    terms = []
+    for image in range(len(query)):
+        for place in range(query.shape[1]):
+            q, k = query[image, place], key[image, correspondence[image, place]]
+            positive = np.exp(q @ k / temperature)
+            terms.append(-np.log(positive / (positive + sum(np.exp(q @ row / temperature) for row in negatives))))
+    return np.mean(terms)
+
+
+def reference_dino(student, teacher, centre, student_temperature, teacher_temperature):
+    terms = []
+    for image in range(len(student)):
+        for g in range(teacher.shape[1]):
+            p = softmax((teacher[image, g] - centre) / teacher_temperature)
+            for v in range(student.shape[1]):
+                if v != g:
+                    terms.append(-np.sum(p * np.log(softmax(student[image, v] / student_temperature))))
+    return np.mean(terms)
+
+
 def reference_negative_cosine(p, z):
     return -np.mean([a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(p, z, strict=True)])
 
@@ -99,6 +137,17 @@ def reference_mse(prediction, target):
     return np.mean((prediction - target) ** 2)
 
 
+def reference_masked_mse(prediction, target, mask):
+    return np.mean(
+        [(p - t) ** 2 for p, t, m in zip(prediction.ravel(), target.ravel(), mask.ravel(), strict=True) if m]
+    )
+
+
+def reference_binary_cross_entropy(logits, labels):
+    p = 1 / (1 + np.exp(-logits))
+    return -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p))
+
+
 def draw(*shape, seed=0, normalised=False):
     x = np.random.default_rng(seed).normal(size=shape)
     return unit(x) if normalised else x
@@ -109,6 +158,10 @@ CLASS_WEIGHTS = np.array([0.2, 1.0, 2.5, 0.7])
 A, B = draw(N, D, seed=1), draw(N, D, seed=2)
 Q, KEY = draw(N, D, seed=3, normalised=True), draw(N, D, seed=4, normalised=True)
 LOGITS = 3 * draw(N, C, seed=5)
+PLACES, KEY_PLACES = draw(N, 4, D, seed=10, normalised=True), draw(N, 3, D, seed=11, normalised=True)
+CORRESPONDENCE = np.random.default_rng(12).integers(0, 3, (N, 4))
+CENTRE = draw(D, seed=13)
+MASK = draw(N, D, seed=17) > 0.5
 
 # name -> (loss of the float arrays, reference of the same, float arrays, which of them carry the batch)
 CASES = {
@@ -126,6 +179,21 @@ CASES = {
         lambda q, k, n: losses.info_nce(q, k, n, temperature=0.5),
         lambda q, k, n: reference_info_nce(q, k, n, 0.5),
         (Q, KEY, draw(N, K, D, seed=7, normalised=True)),
+    ),
+    "info_nce_in_batch": (
+        lambda q, k: losses.info_nce_in_batch(q, k, temperature=0.2),
+        lambda q, k: reference_info_nce_in_batch(q, k, 0.2),
+        (Q, KEY),
+    ),
+    "dense_info_nce": (
+        lambda q, k, n: losses.dense_info_nce(q, k, CORRESPONDENCE, n, temperature=0.2),
+        lambda q, k, n: reference_dense_info_nce(q, k, CORRESPONDENCE, n, 0.2),
+        (PLACES, KEY_PLACES, draw(2 * N, D, seed=14, normalised=True)),
+    ),
+    "dino": (
+        lambda s, t: losses.dino(s, t, centre=CENTRE, student_temperature=0.5, teacher_temperature=0.3),
+        lambda s, t: reference_dino(s, t, CENTRE, 0.5, 0.3),
+        (draw(N, 5, D, seed=15), draw(N, 2, D, seed=16)),
     ),
     "negative_cosine": (losses.negative_cosine, reference_negative_cosine, (A, B)),
     "barlow_twins": (
@@ -164,6 +232,16 @@ CASES = {
         (LOGITS,),
     ),
     "mse": (losses.mse, reference_mse, (A, B)),
+    "masked_mse": (
+        lambda a, b: losses.masked_mse(a, b, MASK),
+        lambda a, b: reference_masked_mse(a, b, MASK),
+        (A, B),
+    ),
+    "binary_cross_entropy": (
+        lambda x: losses.binary_cross_entropy(x, MASK),
+        lambda x: reference_binary_cross_entropy(x, MASK),
+        (3 * A,),
+    ),
     # An assignment is no scalar: its inner product with fixed numbers stands for it.
     "sinkhorn": (
         lambda s: jnp.sum(losses.sinkhorn(s, epsilon=0.05, iterations=3) * jnp.asarray(B)),
@@ -227,15 +305,48 @@ def test_bfloat16_is_computed_in_float32(name):
     np.testing.assert_allclose(value, loss(*(jnp.asarray(a, jnp.float32) for a in arrays)), rtol=0.05, atol=0.01)
 
 
-PAIRED = ["nt_xent", "negative_cosine", "barlow_twins", "vicreg", "mse", "kl_distill"]
+PAIRED = ["nt_xent", "negative_cosine", "barlow_twins", "vicreg", "mse", "kl_distill", "info_nce_in_batch"]
 
 
-@pytest.mark.parametrize("name", PAIRED + ["info_nce_shared"])
+@pytest.mark.parametrize("name", PAIRED + ["info_nce_shared", "info_nce_own", "dino"])
 def test_order_of_the_batch_does_not_matter(name):
     loss, _, arrays = CASES[name]
     order = np.random.default_rng(1).permutation(N)
     shuffled = [array[order] if len(array) == N else array[::-1] for array in arrays]
     np.testing.assert_allclose(loss(*shuffled), loss(*arrays), rtol=1e-5)
+
+
+def test_order_of_labelled_rows_places_and_crops_does_not_matter():
+    order = np.random.default_rng(1).permutation(N)
+    for loss in (losses.cross_entropy, lambda x, y: losses.focal(x, y, gamma=2.0, alpha=0.25)):
+        np.testing.assert_allclose(loss(LOGITS[order], LABELS[order]), loss(LOGITS, LABELS), rtol=1e-5)
+    dense, _, (query, key, negatives) = CASES["dense_info_nce"]
+    places = np.array([2, 0, 3, 1])
+    moved = losses.dense_info_nce(
+        query[order][:, places], key[order], CORRESPONDENCE[order][:, places], negatives[::-1], temperature=0.2
+    )
+    np.testing.assert_allclose(moved, dense(query, key, negatives), rtol=1e-5)
+    # Global crops may change places if teacher and student agree on it, local crops at will.
+    dino, _, (student, teacher) = CASES["dino"]
+    np.testing.assert_allclose(dino(student[:, [1, 0, 4, 2, 3]], teacher[:, ::-1]), dino(student, teacher), rtol=1e-5)
+
+
+def test_shifts_of_logits_do_not_matter_to_a_softmax():
+    dino, _, (student, teacher) = CASES["dino"]
+    np.testing.assert_allclose(dino(student + 3, teacher - 2), dino(student, teacher), rtol=1e-4)
+    kl, _, (student, teacher) = CASES["kl_distill"]
+    np.testing.assert_allclose(kl(student + 3, teacher - 2), kl(student, teacher), rtol=1e-4)
+    np.testing.assert_allclose(
+        losses.cross_entropy(LOGITS + 3, LABELS), losses.cross_entropy(LOGITS, LABELS), rtol=1e-5
+    )
+
+
+def test_correspondence_is_that_of_the_most_similar_place_whatever_the_lengths():
+    query, key = draw(N, 4, D, seed=10), draw(N, 3, D, seed=11)
+    expected = reference_dense_correspondence(query, key)
+    np.testing.assert_array_equal(losses.dense_correspondence(query, key), expected)
+    lengths = np.random.default_rng(2).uniform(0.1, 10, (N, 3, 1))
+    np.testing.assert_array_equal(losses.dense_correspondence(query, key * lengths), expected)
 
 
 @pytest.mark.parametrize("name", ["nt_xent", "negative_cosine", "barlow_twins", "vicreg", "mse"])
@@ -276,6 +387,16 @@ def test_hand_worked_values():
     # One orthogonal negative for rows 1, 2 and 4; for row 3 it is the row itself.
     expected = (3 * math.log(1 + 1 / e) + math.log(2)) / 4
     np.testing.assert_allclose(losses.info_nce(z, z, z[2:3], temperature=1.0), expected, rtol=1e-6)
+    # Rows e1 and -e1 meet cosines 1, 0, 0, -1; rows e2 and e3 meet 1, 0, 0, 0.
+    expected = (math.log(e + 2 + 1 / e) + math.log(e + 3)) / 2 - 1
+    np.testing.assert_allclose(losses.info_nce_in_batch(z, z, temperature=1.0), expected, rtol=1e-6)
+    # Two images of two places, (e1, e2) and (e3, -e1): the second place of the first image is sent to e1, cosine 0;
+    # the negative e3 is the third place itself.
+    places, found = z.reshape(2, 2, 3), np.array([[0, 0], [0, 1]])
+    expected = (2 * math.log(1 + 1 / e) + 2 * math.log(2)) / 4
+    value = losses.dense_info_nce(places, places, found, z[2:3], temperature=1.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_array_equal(losses.dense_correspondence(places, 2 * places[:, ::-1]), [[1, 0], [1, 0]])
     assert losses.negative_cosine(z, np.roll(z, 3, axis=0)) == pytest.approx(1 / 4)
     assert losses.negative_cosine(z, 3 * z) == pytest.approx(-1)
     # Columns (1,0,0,-1), (0,1,0,0), (0,0,1,0): biased variances 1/2, 3/16, 3/16; C_23 = (-1/16) / (3/16).
@@ -298,6 +419,13 @@ def test_hand_worked_values():
     expected = 4 * (math.log(3) - 1.5 * math.log(2))
     np.testing.assert_allclose(losses.kl_distill(0 * logits, 2 * logits, temperature=2.0), expected, rtol=1e-5)
     assert losses.mse(z, z + 2) == 4
+    # Teacher: (1/2, 1/4, 1/4) and, once the centre is taken off, uniform. Student: uniform, then (1/2, 1/4, 1/4) twice.
+    skewed, flat = np.log([2.0, 1.0, 1.0]), np.zeros(3)
+    teacher = np.broadcast_to([skewed, flat], (4, 2, 3)) + 5 * skewed
+    student = 2 * np.broadcast_to([flat, skewed, skewed], (4, 3, 3))
+    value = losses.dino(student, teacher, centre=5 * skewed, student_temperature=2.0, teacher_temperature=1.0)
+    pairs = 1.5 * math.log(2), 1.5 * math.log(2), math.log(3), 5 / 3 * math.log(2)
+    np.testing.assert_allclose(value, sum(pairs) / 4, rtol=1e-6)
 
 
 def test_bounds_are_reached():
@@ -318,6 +446,14 @@ def test_zero_and_constant_rows_keep_a_finite_gradient(name):
         assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
+def test_a_zero_row_gets_no_gradient():
+    """A predictor that starts without a bias gives zero rows: at a floor of 1e-12 they would get a gradient of 1e12."""
+    prediction = np.where(np.arange(N)[:, None] == 3, 0, A)
+    for loss in (losses.negative_cosine, lambda a, b: losses.nt_xent(a, b, temperature=0.2)):
+        gradient = jax.grad(loss)(jnp.asarray(prediction, jnp.float32), jnp.asarray(B, jnp.float32))
+        assert not gradient[3].any() and gradient[2].any()
+
+
 def test_extreme_logits_stay_finite():
     logits, labels = jnp.array([[300.0, -300.0], [300.0, -300.0]]), jnp.array([0, 1])
     for loss in (
@@ -326,6 +462,7 @@ def test_extreme_logits_stay_finite():
         lambda x, y: losses.focal(x, y, gamma=0.5, alpha=1.0),
         lambda x, y: losses.kl_distill(x, -x, temperature=1.0),
         lambda x, y: losses.nt_xent(x, -x, temperature=0.001),
+        lambda x, y: losses.dino(x[None], -x[None], centre=0 * x[0], student_temperature=0.1, teacher_temperature=0.04),
     ):
         value, gradient = jax.jit(jax.value_and_grad(loss))(logits, labels)
         assert np.isfinite(value) and np.isfinite(gradient).all()
@@ -400,6 +537,12 @@ def test_shapes_that_differ_are_named(name):
         loss(first[:1], *rest)
 
 
+def test_a_mask_that_hides_all_gives_zero_and_one_for_each_row_is_broadcast():
+    assert losses.masked_mse(A, B, np.zeros((N, D), bool)) == 0
+    row = np.arange(N)[:, None] < 3
+    np.testing.assert_allclose(losses.masked_mse(A, B, row), np.mean((A[:3] - B[:3]) ** 2), rtol=1e-5)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="temperature is 0"):
         losses.nt_xent(A, B, temperature=0)
@@ -407,6 +550,10 @@ def test_bad_arguments_are_named():
         losses.sinkhorn(A, epsilon=-1.0, iterations=3)
     with pytest.raises(ValueError, match="negatives"):
         losses.info_nce(Q, KEY, np.ones((K, D + 1)), temperature=1.0)
+    with pytest.raises(ValueError, match=r"the student gives \(16, 1, 6\), the teacher \(16, 2, 6\)"):
+        losses.dino(A[:, None], np.stack([A, B], 1), centre=CENTRE, student_temperature=0.1, teacher_temperature=0.1)
+    with pytest.raises(ValueError, match="teacher_temperature is 0"):
+        losses.dino(A[:, None], A[:, None], centre=CENTRE, student_temperature=0.1, teacher_temperature=0)
     with pytest.raises(ValueError, match="2 rows"):
         losses.vicreg(A[:1], B[:1], invariance=1.0, variance=1.0, covariance=1.0)
 

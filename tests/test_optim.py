@@ -234,6 +234,21 @@ def test_the_rate_follows_the_schedule(name):
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_what_is_to_learn_at_a_constant_rate_does_not_follow_the_schedule(name):
+    """The schedule is 0: only what lies under the name moves, clipped with all the rest, as it would at the peak."""
+    config = optimizer_config(name, clip_norm=0.5)
+    gradient = {part: {"kernel": jnp.full((2, 2), 0.3)} for part in ("predictor", "backbone")}
+    params = jax.tree.map(jnp.ones_like, gradient)
+    peak = optax.constant_schedule(config.learning_rate)
+    everywhere = optim.make_optimizer(config, peak)
+    expected, _ = everywhere.update(gradient, everywhere.init(params), params)
+    optimizer = optim.make_optimizer(config, optax.constant_schedule(0.0), constant=("predictor",))
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["predictor"]["kernel"], expected["predictor"]["kernel"])
+    assert not updates["backbone"]["kernel"].any() and expected["backbone"]["kernel"].any()
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_an_nnx_state_is_updated_as_a_plain_dict_is(name):
     model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
     _, state = nnx.split(model, nnx.Param)

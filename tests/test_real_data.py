@@ -28,7 +28,7 @@ def test_isic_archive_to_results(real_data, tmp_path):
     curriculum.run(config, tmp_path / "run")
 
     first, second = (checkpoint.read_done(d) for d in sorted((tmp_path / "run" / "stages").iterdir()))
-    assert second["start_hash"] == first["backbone_hash"] == second["teacher_hash"]
+    assert [second["start_hash"]] == [first["backbone_hash"]] == list(second["teachers"].values())
     with open(tmp_path / "run" / "results.csv") as file:
         rows = list(csv.DictReader(file))
     assert {row["arm"] for row in rows} == {"curriculum", "scratch"}

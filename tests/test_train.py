@@ -13,7 +13,7 @@ import tiny
 from flax import nnx
 from tiny import no_events  # noqa: F401
 
-from aiseeme_jax import augment, checkpoint, data, losses, pretext, stopping, train
+from aiseeme_jax import augment, checkpoint, data, distill, losses, pretext, stopping, train
 from aiseeme_jax.pretext.base import Bank, Output, Task
 
 pytestmark = pytest.mark.usefixtures("no_events")
@@ -207,10 +207,13 @@ class TestDistillation:
     def stage(self, kind, **changes):
         return toy_stage(distill={"kind": kind, "weight": 0.5, "temperature": 2.0}, task_weight=0.25, **changes)
 
+    def start(self, stage, teacher, task=None):
+        task = task or Toy(tiny.Linear())
+        return start(stage, task, teacher=taught(task, stage, teacher))
+
     @pytest.mark.parametrize("kind", ["kl", "mse"])
     def test_loss_starts_at_nothing_and_grows_as_the_student_leaves_its_teacher(self, kind):
-        teacher = tiny.Linear()
-        program, state = start(self.stage(kind), Toy(tiny.Linear()), teacher=teacher)
+        program, state = self.start(self.stage(kind), tiny.Linear())
         state, metrics, _ = step(program, state)
         assert float(metrics["distill_loss"]) == pytest.approx(0, abs=1e-7)
         assert float(metrics["loss"]) == pytest.approx(0.25 * float(metrics["task_loss"]))
@@ -224,14 +227,22 @@ class TestDistillation:
         task = Toy(student)
         views = task.views(jax.random.fold_in(jax.random.key(0), 0), batch())["image"]
         expected = np.mean(np.square(student(views, train=True)["pooled"] - teacher(views, train=False)["pooled"]))
-        _, metrics, _ = step(*start(self.stage("mse"), task, teacher=teacher))
+        _, metrics, _ = step(*self.start(self.stage("mse"), teacher, task))
         assert float(metrics["distill_loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+    def test_weight_goes_its_way_from_the_first_step_to_the_last(self):
+        stage = toy_stage(steps=3, distill={"kind": "mse", "weight": 0.5, "schedule": "linear", "final_weight": 2.0})
+        program, state = self.start(stage, tiny.Linear(seed=1))
+        for weight in (0.5, 1.25, 2.0):
+            state, metrics, _ = step(program, state)
+            expected = metrics["task_loss"] + weight * metrics["distill_loss"]
+            assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
 
     def test_teacher_never_changes(self, tmp_path):
         teacher = tiny.Normed(seed=1)
         before = checkpoint.backbone_hash(teacher)
         stage = self.stage("mse")
-        program, state = start(stage, Toy(tiny.Linear()), teacher=teacher)
+        program, state = self.start(stage, teacher)
         inside = tiny.arrays(state.teacher)
         for _ in range(3):
             state, _, _ = step(program, state)
@@ -240,12 +251,39 @@ class TestDistillation:
 
     def test_resuming_under_another_teacher_is_refused(self, tmp_path):
         stage = self.stage("mse")
+
+        def fit(seed, **options):
+            task = Toy(tiny.Linear())
+            return tiny.fit(task, stage, tmp_path, teacher=taught(task, stage, tiny.Linear(seed=seed)), **options)
+
+        one, other = (checkpoint.backbone_hash(tiny.Linear(seed=seed)) for seed in (1, 2))
         with pytest.raises(Killed):
-            tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=killed_after(3), teacher=tiny.Linear(seed=1))
-        with pytest.raises(ValueError, match="was distilled from another teacher; remove this stage's folder"):
-            tiny.fit(Toy(tiny.Linear()), stage, tmp_path, teacher=tiny.Linear(seed=2))
-        result = tiny.fit(Toy(tiny.Linear()), stage, tmp_path, teacher=tiny.Linear(seed=1))
-        assert result.record["teacher_hash"] == checkpoint.backbone_hash(tiny.Linear(seed=1))
+            fit(1, batches=killed_after(3))
+        changed = f"was distilled from another teacher; remove this stage's folder.*previous {one[:12]} -> {other[:12]}"
+        with pytest.raises(ValueError, match=changed):
+            fit(2)
+        with pytest.raises(ValueError, match=f"previous {one[:12]} -> .none."):
+            tiny.fit(Toy(tiny.Linear()), stage, tmp_path)
+        assert fit(1).record["teachers"] == {"previous": one}
+
+    def test_predictor_of_a_killed_run_goes_on_in_the_same_bits(self, tmp_path):
+        stage = toy_stage(distill=({"kind": "pfr", "hidden": 4}, {"kind": "l2_sp", "weight": 0.1}))
+
+        def fit(name, **options):
+            task = Toy(tiny.Normed())
+            return tiny.fit(task, stage, tmp_path / name, teacher=taught(task, stage, tiny.Normed(seed=1)), **options)
+
+        whole = fit("whole")
+        with pytest.raises(Killed):
+            fit("killed", batches=killed_after(5))
+        resumed = fit("killed")
+        assert any("keeper" in name for name in tiny.arrays(whole.task))
+        tiny.assert_same(resumed.task, whole.task)
+
+
+def taught(task, stage, teacher):
+    """What `task` is distilled from, one backbone by the name of 'previous'."""
+    return distill.keep(task, distill.terms(stage.distill), {"previous": teacher})
 
 
 class Killed(Exception):
@@ -342,7 +380,7 @@ class TestLoop:
 
     def test_record_says_what_a_reader_wants_to_know(self, tmp_path):
         record = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path).record
-        assert record["steps"] == 8 and record["skipped_steps"] == 0 and record["teacher_hash"] == ""
+        assert record["steps"] == 8 and record["skipped_steps"] == 0 and record["teachers"] == {}
         assert record["images_per_second"] > 0 and record["seconds"] >= 0 and np.isfinite(record["final_loss"])
 
     def test_log_holds_loss_rate_norm_and_feature_health(self, tmp_path):
@@ -363,9 +401,9 @@ class TestLoop:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", pretext.TASKS)
 def test_no_step_after_the_first_compiles(name):
-    stage = tiny.stage(name, preset="dermoscopy", views={})
-    program, state = start(stage, tiny.task(stage))
-    batches = data.Batches(tiny.split(), batch_size=8, seed=0)(0)
+    stage = tiny.table_stage(name, preset="ct" if tiny.of_volumes(name) else "dermoscopy", views={})
+    program, state = start(stage, tiny.task(stage, tiny.table_backbone(name)))
+    batches = data.Batches(tiny.table_split(name), batch_size=8, seed=0)(0)
     state, _, _ = train.train_step(program, state, next(batches), jax.random.key(0))
     compiled = train.train_step._cache_size()
     for _ in range(4):

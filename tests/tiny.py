@@ -20,9 +20,18 @@ SIZE = 16
 TINY = (False, (1, 0, 0, 0))
 # Crops and flips alone: colour and blur are long to compile and not what is tested here.
 PLAIN = {"flip_horizontal": 0.5, "jitter_probability": 0.0, "blur_probability": 0.0, "grey_probability": 0.0}
+PLAIN |= {"solarise_probability": 0.0}
 # No randomness at all: a view is the image.
 STILL = PLAIN | {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip_horizontal": 0.0}
 STILL |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+# The same of volumes.
+PLAIN_VOLUMES = {"jitter_probability": 0.0, "blur_probability": 0.0, "noise_probability": 0.0}
+# Fields of a task for tests over the table, where its published sizes are for larger networks.
+FIELDS = {
+    "simsiam": {"bottleneck": 8},
+    "nnclr": {"hidden": 12},
+    "dino": {"hidden": 32, "bottleneck": 16, "local_crops": 2},
+}
 
 
 @pytest.fixture
@@ -45,6 +54,15 @@ def images(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
     return (coarse + random.integers(0, 56, (count, size, size, 3))).astype(np.uint8)
 
 
+def volumes(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
+    """The like of `images` in HU, int16 [count, size, size, size, 1]."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(-1000, 300, (count, 4, 4, 4, 1))
+    for axis in (1, 2, 3):
+        coarse = coarse.repeat(size // 4, axis=axis)
+    return (coarse + random.integers(0, 100, (count, size, size, size, 1))).astype(np.int16)
+
+
 def split(count: int = 24, *, seed: int = 0) -> data.Split:
     """Three classes told by brightness, two photographs of each lesion."""
     labels = np.arange(count) // 2 % 3
@@ -53,9 +71,9 @@ def split(count: int = 24, *, seed: int = 0) -> data.Split:
     return data.from_arrays(pixels, labels, groups, ("dark", "grey", "bright"), name="tiny:train")
 
 
-def backbone(seed: int = 0) -> models.ResNet:
+def backbone(seed: int = 0, **options) -> models.ResNet:
     with mock.patch.dict(resnet.ARCHITECTURES, tiny=TINY):
-        return models.ResNet("tiny", width=0.125, stem="small", rngs=nnx.Rngs(seed))
+        return models.ResNet("tiny", width=0.125, stem="small", **options, rngs=nnx.Rngs(seed))
 
 
 class Linear(nnx.Module):
@@ -69,6 +87,18 @@ class Linear(nnx.Module):
 
     def __call__(self, x, *, train):
         return {"pooled": self.map(x.reshape(x.shape[0], -1))}
+
+
+class Pixels(nnx.Module):
+    """A backbone of images of any size and rank: a layer on each pixel; pooled features are the mean of its map."""
+
+    def __init__(self, channels: int = 3, features: int = 6, seed: int = 0):
+        self.channels, self.features = channels, features
+        self.map = nnx.Linear(channels, features, rngs=nnx.Rngs(seed))
+
+    def __call__(self, x, *, train):
+        last = jax.nn.gelu(self.map(x))
+        return {"stage4": last, "pooled": last.mean(axis=tuple(range(1, x.ndim - 1)))}
 
 
 class Normed(Linear):
@@ -88,11 +118,74 @@ def stage(task: str, *, steps: int = 6, batch: int = 8, **changes):
     return FrozenConfigDict(base.stage(task, size=SIZE, **changes))
 
 
+def of_volumes(name: str) -> bool:
+    """A task of the table that takes nothing but volumes."""
+    return 2 not in pretext.TASKS[name].DIMENSIONS
+
+
+def table_stage(name: str, **changes):
+    """A stage of any task of the table, of the kind and at a size for tests."""
+    kind = {"preset": "ct", "views": PLAIN_VOLUMES} if of_volumes(name) else {}
+    return stage(name, **{**kind, **FIELDS.get(name, {}), **changes})
+
+
+def table_body(name: str, *, seed: int = 0) -> nnx.Module:
+    """A backbone without batch statistics, for any task of the table."""
+    return Pixels(channels=1 if of_volumes(name) else 3, seed=seed)
+
+
+def table_backbone(name: str) -> models.ResNet:
+    """`backbone()`, for any task of the table."""
+    return backbone(channels=1, dimensions=3) if of_volumes(name) else backbone()
+
+
+def table_batch(name: str, count: int = 8) -> dict[str, jax.Array]:
+    """`batch()`, or one of volumes, as the task needs."""
+    made = batch(count)
+    return {**made, "image": jnp.asarray(volumes(24)[:count])} if of_volumes(name) else made
+
+
+def table_split(name: str) -> data.Split:
+    """`split()`, or one of 24 volumes, as the task needs."""
+    return data.from_arrays(volumes(24), name="tiny:train") if of_volumes(name) else split()
+
+
+def table_task(name: str, body: nnx.Module | None = None, *, batch: int = 8, **changes) -> pretext.Task:
+    """Any task of the table at a size for tests; by default around a backbone without batch statistics."""
+    return task(table_stage(name, batch=batch, **changes), table_body(name) if body is None else body)
+
+
+def noise(*names: str, count: int = 8, size: int = 4, seed: int = 0) -> dict[str, jax.Array]:
+    """Views that cost nothing to make: normal noise [count, size, size, 3] by name, and the key of a shuffle."""
+    random = np.random.default_rng(seed)
+    views = {name: jnp.asarray(random.standard_normal((count, size, size, 3)), jnp.float32) for name in names}
+    return views | {"shuffle": jax.random.key(seed)}
+
+
+def run(module: nnx.Module, x):
+    """`module(x, train=True)`, compiled whole; the module stays as it is."""
+    graph, state = nnx.split(module)
+    return jax.jit(lambda state, x: nnx.merge(graph, state)(x, train=True))(nnx.as_pure(state), x)
+
+
+def loss(task_: pretext.Task, views, *, training: bool = True) -> pretext.Output:
+    """`task_.loss`, compiled whole: in a test most of its time goes into compiling one operation after another."""
+    graph, params, rest = train.split(task_)
+
+    def run(params, rest, views):
+        merged = nnx.merge(graph, params, rest)
+        return merged.loss(views, train=training), train.split(merged)[2]
+
+    output, rest = jax.jit(run)(params, rest, views)
+    nnx.update(task_, rest)
+    return output
+
+
 def task(config, body: nnx.Module | None = None, *, images: int = 24, seed: int = 0) -> pretext.Task:
     return pretext.make_task(
         config.task,
         body if body is not None else backbone(seed),
-        augment.Views(**config.views),
+        augment.views_of(config.views),
         pretext.Setting(images, config.batch_size),
         config.fields,
         rngs=nnx.Rngs(seed),

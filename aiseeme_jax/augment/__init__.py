@@ -1,20 +1,36 @@
 """Image operations on the accelerator, and the view presets of each modality.
 
-uint8 images in, normalised float32 views out, a pure function of key, image and `Views`.
+Stored images or volumes in, normalised float32 views out, a pure function of key, image and `Views` or `VolumeViews`.
 """
 
 from aiseeme_jax.augment.geometry import rotate90
 from aiseeme_jax.augment.patches import patches
 from aiseeme_jax.augment.presets import PRESETS, make_views
-from aiseeme_jax.augment.views import Views, central_view, random_view, to_display
+from aiseeme_jax.augment.views import (
+    AnyViews,
+    Views,
+    central_view,
+    from_display,
+    random_view,
+    stored_to_display,
+    to_display,
+    views_of,
+)
+from aiseeme_jax.augment.volumes import VolumeViews, rotate_cube
 
 __all__ = [
     "PRESETS",
+    "AnyViews",
     "Views",
+    "VolumeViews",
     "central_view",
+    "from_display",
     "make_views",
     "patches",
     "random_view",
     "rotate90",
+    "rotate_cube",
+    "stored_to_display",
     "to_display",
+    "views_of",
 ]

@@ -1,5 +1,7 @@
 """Patches of a grid, for the tasks that ask where a patch lies (relative location, jigsaw)."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
@@ -7,17 +9,18 @@ from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 def patches(
     key: PRNGKeyArray,
-    images: Shaped[Array, "b h w c"],
+    images: Shaped[Array, "b *space c"],
     *,
     grid: int = 3,
     size: int,
     jitter: int,
     normalise: bool = False,
-) -> Shaped[Array, "b n size size c"]:
-    """Cuts one patch out of every cell of a grid, row by row, n = grid x grid.
+) -> Shaped[Array, "b n *size c"]:
+    """Cuts one patch out of every cell of a grid, row by row (and plane by plane): n = grid x grid (x grid).
 
     Args:
-      images: float or uint8; the patches have the same type unless normalised.
+      images: [B, H, W, C] or volumes [B, D, H, W, C], float or integer; the patches, squares or cubes, have the same
+        type unless normalised.
       size: side of a patch in pixels, smaller than a cell by the jitter or more.
       jitter: a patch is moved by 0 to `jitter` pixels, down and right, each patch by its own amount.
         Neighbouring patches then do not touch, and a line that runs through both does not tell how they lie
@@ -30,22 +33,22 @@ def patches(
 
     As with views, the patches of image i depend on the key and on i only.
     """
-    batch, height, width, channels = images.shape
-    cell = min(height, width) // grid
+    batch, *space, channels = images.shape
+    cell = min(space) // grid
     if size < 1 or jitter < 0 or size + jitter > cell:
         raise ValueError(
             f"a patch of {size} px moved by up to {jitter} px does not fit a cell of {cell} px "
-            f"({grid} x {grid} cells of a {height} x {width} image): need size >= 1, jitter >= 0 and "
-            "size + jitter <= cell"
+            f"({_product(grid for _ in space)} cells of {_product(space)} px): "
+            "need size >= 1, jitter >= 0 and size + jitter <= cell"
         )
     # What the divisions leave over, of the image and of each cell, is shared by both sides.
-    corner = jnp.array([height - grid * cell, width - grid * cell]) // 2 + (cell - size - jitter) // 2
-    cells = corner + cell * jnp.argwhere(jnp.ones((grid, grid), bool), size=grid * grid)
+    corner = (jnp.array(space) - grid * cell) // 2 + (cell - size - jitter) // 2
+    cells = corner + cell * jnp.argwhere(jnp.ones((grid,) * len(space), bool), size=grid ** len(space))
 
-    def cut_one(image: Shaped[Array, "h w c"], start: Int[Array, "2"]) -> Shaped[Array, "size size c"]:
-        return jax.lax.dynamic_slice(image, (start[0], start[1], 0), (size, size, channels))
+    def cut_one(image: Shaped[Array, "*space c"], start: Int[Array, "d"]) -> Shaped[Array, "*size c"]:
+        return jax.lax.dynamic_slice(image, (*start, 0), (*[size] * len(space), channels))
 
-    def cut(image_key: PRNGKeyArray, image: Shaped[Array, "h w c"]) -> Shaped[Array, "n size size c"]:
+    def cut(image_key: PRNGKeyArray, image: Shaped[Array, "*space c"]) -> Shaped[Array, "n *size c"]:
         starts = cells + jax.random.randint(image_key, cells.shape, 0, jitter + 1)
         return jax.vmap(cut_one, (None, 0))(image, starts)
 
@@ -54,10 +57,14 @@ def patches(
     return _standardise(result) if normalise else result
 
 
-def _standardise(patch: Shaped[Array, "... h w c"]) -> Shaped[Array, "... h w c"]:
+def _product(sides: Iterable[int]) -> str:
+    return " x ".join(map(str, sides))
+
+
+def _standardise(patches: Shaped[Array, "b n *size c"]) -> Shaped[Array, "b n *size c"]:
     """Mean 0, deviation 1, each channel of each patch on its own."""
-    patch = patch.astype(jnp.float32)
-    centred = patch - jnp.mean(patch, axis=(-3, -2), keepdims=True)
-    deviation = jnp.sqrt(jnp.mean(centred**2, axis=(-3, -2), keepdims=True))
+    patches, space = patches.astype(jnp.float32), tuple(range(2, patches.ndim - 1))
+    centred = patches - jnp.mean(patches, axis=space, keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(centred**2, axis=space, keepdims=True))
     # The floor, one grey level of 255, keeps an even patch from becoming noise.
     return centred / jnp.maximum(deviation, 1 / 255)

@@ -1,19 +1,23 @@
-"""Views: from uint8 images to what a backbone sees, jitted, on the accelerator.
+"""Views: from stored images and volumes to what a backbone sees, jitted, on the accelerator.
 
-`Views` says what may happen to an image, `random_view` draws one view of each. Image i of a batch depends on
-the key and on i alone: neither on the rest of the batch nor on how the batch lies on devices. Operations of
-probability 0 are not traced.
+`Views` says what may happen to an image, `VolumeViews` to a volume; `random_view` draws one view of each. Image i of a
+batch depends on the key and on i alone: neither on the rest of the batch nor on how the batch lies on devices.
+Operations of probability 0 are not traced.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
-from aiseeme_jax.augment import blur, colour, geometry
+from aiseeme_jax.augment import blur, colour, geometry, volumes
+from aiseeme_jax.augment.checks import check_fields
+from aiseeme_jax.augment.volumes import VolumeViews
 
 # Blur is published in pixels of a view of this size.
 REFERENCE_SIZE = 224
@@ -24,9 +28,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """What a view may be. Hashable, so that it can be a static argument.
+    """What a view of an image may be. Hashable, so that it can be a static argument.
 
     Attributes:
+      dimensions: 2; tells the fields of these views from those of `VolumeViews`.
       size: side of the view in pixels.
       crop_scale: range of the share of the image's area a crop keeps.
       crop_ratio: range of width / height of a crop.
@@ -42,6 +47,7 @@ class Views:
       mean, std: per channel, in units of [0, 1]; on grey images their averages serve.
     """
 
+    dimensions: int = 2
     size: int = 224
     crop_scale: tuple[float, float] = (0.2, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -62,62 +68,87 @@ class Views:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"views.size must be at least 1 pixel, not {self.size}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if (field.name.endswith("probability") or field.name.startswith("flip")) and not 0 <= value <= 1:
-                raise ValueError(f"views.{field.name} is a probability, so from 0 to 1, not {value}")
-        for name in ("brightness", "contrast", "saturation", "rotation"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"views.{name} must not be negative, but is {getattr(self, name)}")
+        check_fields(
+            self,
+            dimensions=2,
+            at_least_zero=("brightness", "contrast", "saturation", "rotation"),
+            ranges={"crop_scale": (0, 1), "crop_ratio": (0, math.inf), "blur_sigma": (0, math.inf)},
+        )
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"views.hue is a share of the colour circle, so from 0 to 0.5, not {self.hue}")
-        for name, low, high in (
-            ("crop_scale", 0, 1),
-            ("crop_ratio", 0, math.inf),
-            ("blur_sigma", 0, math.inf),
-        ):
-            value = getattr(self, name)
-            if len(value) != 2 or not low < value[0] <= value[1] <= high:
-                raise ValueError(f"views.{name} must be (low, high) with {low} < low <= high <= {high}, not {value}")
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ValueError(f"views.mean and views.std must match and std be positive: {self.mean}, {self.std}")
 
 
-@partial(jax.jit, static_argnames="views")
-def random_view(key: PRNGKeyArray, images: UInt8[Array, "b h w c"], views: Views) -> Float[Array, "b s s c"]:
-    """One random view of each image, float32, normalised.
+AnyViews = Views | VolumeViews
+
+
+def views_of(fields: Mapping[str, Any]) -> AnyViews:
+    """The views a config describes: `dimensions` among its fields tells which class they are of.
 
     Raises:
-      TypeError: the images are not uint8.
-      ValueError: they are not [B, H, W, 1 or 3].
+      ValueError: a field out of its range, or of the other class.
     """
-    _check(images)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
-    return jax.vmap(lambda k, image: _view(k, image, views))(keys, images)
+    dimensions = fields.get("dimensions", Views.dimensions)
+    if dimensions not in (2, 3):
+        raise ValueError(f"views.dimensions is 2 (images) or 3 (volumes), not {dimensions}")
+    kind = Views if dimensions == 2 else VolumeViews
+    foreign = sorted(set(fields) - {field.name for field in dataclasses.fields(kind)})
+    if foreign:
+        raise ValueError(
+            f"views.dimensions is {dimensions}, but {', '.join(foreign)} are no fields of {dimensions}-D views: "
+            "take a preset of that kind instead"
+        )
+    return kind(**fields)
 
 
 @partial(jax.jit, static_argnames="views")
-def central_view(images: UInt8[Array, "b h w c"], views: Views) -> Float[Array, "b s s c"]:
-    """The view for evaluation: the whole image resized to the size of the views, normalised.
+def random_view(key: PRNGKeyArray, images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[Array, "b *size c"]:
+    """One random view of each image [B, H, W, C] or volume [B, D, H, W, 1], float32, normalised.
+
+    Raises:
+      TypeError: images are not uint8, or volumes not int16.
+      ValueError: images are not [B, H, W, 1 or 3], or volumes not [B, D, H, W, 1].
+    """
+    _check(images, views)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+    draw = _view if views.dimensions == 2 else volumes.volume_view
+    return jax.vmap(lambda k, image: _normalise(draw(k, image, views), views))(keys, images)
+
+
+@partial(jax.jit, static_argnames="views")
+def central_view(images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[Array, "b *size c"]:
+    """The view for evaluation: the whole image or volume resized to the size of the views, normalised.
 
     Raises: as `random_view`.
     """
-    _check(images)
+    _check(images, views)
+    if views.dimensions == 3:
+        return _normalise(jax.vmap(lambda volume: volumes.whole_volume(volume, views))(images), views)
     _, height, width, _ = images.shape
     box = geometry.Box(0.0, 0.0, float(height), float(width))
     crop = jax.vmap(lambda image: geometry.crop_resize(image.astype(jnp.float32), box, views.size))
     return _normalise(crop(images) / 255, views)
 
 
-def to_display(view: Float[Array, "... c"], views: Views) -> Float[Array, "... c"]:
+def to_display(view: Float[Array, "... c"], views: AnyViews) -> Float[Array, "... c"]:
     """Undoes the normalisation, for pictures: values in [0, 1]."""
     mean, std = _statistics(views, view.shape[-1])
     return jnp.clip(view * std + mean, 0.0, 1.0)
 
 
-def _check(images: Array) -> None:
+def from_display(image: Float[Array, "... c"], views: AnyViews) -> Float[Array, "... c"]:
+    """The way back from `to_display`: normalises values in [0, 1]."""
+    return _normalise(image, views)
+
+
+def stored_to_display(images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[Array, "b *space c"]:
+    """Images or volumes as they are stored, for pictures: values in [0, 1], those of volumes by the window."""
+    return volumes.windowed(images, views) if views.dimensions == 3 else images.astype(jnp.float32) / 255
+
+
+def _check(images: Array, views: AnyViews) -> None:
+    if views.dimensions == 3:
+        volumes.check_volumes(images)
+        return
     if images.dtype != jnp.uint8:
         raise TypeError(
             f"views are made of uint8 images, not {images.dtype}: hand over the pixels as they were decoded"
@@ -127,7 +158,7 @@ def _check(images: Array) -> None:
 
 
 def _view(key: PRNGKeyArray, image: UInt8[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
-    """Crop, flips and turns, then colour, in the order of the published recipes."""
+    """Crop, flips and turns, then colour, in the order of the published recipes; not normalised."""
     place_key, jitter_key, chance_key = jax.random.split(key, 3)
     # Drawn together: each call of a generator takes its time to compile.
     jitter, grey, blurred, sharpness, solarised = jax.random.uniform(chance_key, (5,))
@@ -145,7 +176,7 @@ def _view(key: PRNGKeyArray, image: UInt8[Array, "h w c"], views: Views) -> Floa
         view = blur.gaussian_blur(view, jnp.where(blurred < views.blur_probability, sigma, 0.0))
     if views.solarise_probability > 0:
         view = jnp.where(solarised < views.solarise_probability, colour.solarise(view), view)
-    return _normalise(view, views)
+    return view
 
 
 def _place(key: PRNGKeyArray, image: Float[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
@@ -166,13 +197,13 @@ def _place(key: PRNGKeyArray, image: Float[Array, "h w c"], views: Views) -> Flo
     return geometry.quarter_turn(view, turns) if views.right_angles else view
 
 
-def _statistics(views: Views, channels: int) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+def _statistics(views: AnyViews, channels: int) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
     mean, std = jnp.asarray(views.mean, jnp.float32), jnp.asarray(views.std, jnp.float32)
     if channels == 1:
         mean, std = jnp.mean(mean, keepdims=True), jnp.mean(std, keepdims=True)
     return mean, std
 
 
-def _normalise(view: Float[Array, "... c"], views: Views) -> Float[Array, "... c"]:
+def _normalise(view: Float[Array, "... c"], views: AnyViews) -> Float[Array, "... c"]:
     mean, std = _statistics(views, view.shape[-1])
     return (view - mean) / std

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped
 
 from aiseeme_jax import augment, data
 
@@ -16,14 +16,13 @@ def extract(
     backbone: nnx.Module,
     split: data.Split,
     *,
-    views: augment.Views,
+    views: augment.AnyViews,
     batch_size: int,
     endpoint: str = "pooled",
 ) -> Float[np.ndarray, "n d"]:
     """Features of each image's central view, float32 [N, D]; a map is averaged over its positions.
 
-    The backbone runs in evaluation mode: nothing in it changes, and neither the batch size nor the padding of
-      the last
+    The backbone runs in evaluation mode: nothing in it changes, and neither the batch size nor the padding of the last
     batch matters to a row. ValueError names the endpoints if there is none called `endpoint`.
     """
     batches = data.evaluation_batches(split, batch_size)
@@ -39,12 +38,12 @@ def on_every_device(x: Array) -> Array:
 
 @partial(nnx.jit, static_argnames=("views", "endpoint"))
 def _features(
-    backbone: nnx.Module, images: UInt8[Array, "b h w c"], views: augment.Views, endpoint: str
+    backbone: nnx.Module, images: Shaped[Array, "b *space c"], views: augment.AnyViews, endpoint: str
 ) -> Float[Array, "b d"]:
     endpoints = backbone(augment.central_view(images, views), train=False)
     if endpoint not in endpoints:
         raise ValueError(f"the backbone has no endpoint '{endpoint}': there are {', '.join(endpoints)}")
     features = endpoints[endpoint].astype(jnp.float32)
-    if features.ndim == 4:
-        features = features.mean(axis=(1, 2))
+    if features.ndim > 2:
+        features = features.mean(axis=tuple(range(1, features.ndim - 1)))
     return on_every_device(features)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from numpy.typing import ArrayLike
 
 from aiseeme_jax import augment, data
@@ -38,7 +38,7 @@ class Classifier(Task):
         "hue": 0.02,
     }
 
-    def __init__(self, backbone: nnx.Module, spec: augment.Views, *, class_weights: Sequence[float], rngs: nnx.Rngs):
+    def __init__(self, backbone: nnx.Module, spec: augment.AnyViews, *, class_weights: Sequence[float], rngs: nnx.Rngs):
         super().__init__(backbone, spec)
         self.class_weights = tuple(float(w) for w in class_weights)
         # Small weights: the first steps then do not tear at the backbone's features.
@@ -76,7 +76,7 @@ class Classifier(Task):
         return [jnp.copy(variable.get_value()) for variable in self._variables()]
 
     def logits(
-        self, images: Float[Array, "b h w c"], *, train: bool
+        self, images: Float[Array, "b *space c"], *, train: bool
     ) -> tuple[Float[Array, "b k"], Float[Array, "b d"]]:
         """Class scores and the pooled features they come from."""
         features = self.backbone(images, train=train)["pooled"].astype(jnp.float32)
@@ -117,7 +117,7 @@ def class_weights(labels: ArrayLike, classes: int, kind: str) -> tuple[float, ..
 
 
 def predict(
-    classifier: Classifier, split: data.Split, *, views: augment.Views, batch_size: int
+    classifier: Classifier, split: data.Split, *, views: augment.AnyViews, batch_size: int
 ) -> Float[np.ndarray, "n classes"]:
     """Class probabilities of each image's central view, in the order of the split; changes nothing."""
     batches = data.evaluation_batches(split, batch_size)
@@ -127,7 +127,7 @@ def predict(
 
 @partial(nnx.jit, static_argnames=("views",))
 def _probabilities(
-    classifier: Classifier, images: UInt8[Array, "b h w c"], views: augment.Views
+    classifier: Classifier, images: Shaped[Array, "b *space c"], views: augment.AnyViews
 ) -> Float[Array, "b classes"]:
     logits, _ = classifier.logits(augment.central_view(images, views), train=False)
     return on_every_device(jax.nn.softmax(logits, axis=-1))

@@ -37,9 +37,9 @@ class Arm:
     name: str
     backbone: nnx.Module
     splits: dict[str, data.Split]
-    known: dict[augment.Views, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    known: dict[augment.AnyViews, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def features(self, views: augment.Views) -> dict[str, Any]:
+    def features(self, views: augment.AnyViews) -> dict[str, Any]:
         """The pooled features of each split, [N, D]."""
         if views not in self.known:
             batch = self.config.runtime.evaluation_batch
@@ -70,6 +70,11 @@ def runs(config: ConfigDict, workdir: Path, arm: str) -> Iterator[Run]:
                 yield Run(target, fraction, seed, directory)
 
 
+def target_splits(config: ConfigDict) -> dict[str, data.Split]:
+    """The labelled images of each split. ValueError if a split is not there or none of it is labelled."""
+    return {s: data.labelled(data.open_split(config.data.name, s, config.runtime.data_dir)) for s in SPLITS}
+
+
 def evaluate_arm(
     config: ConfigDict, workdir: Path, name: str, backbone: nnx.Module, last_stage: Path | None = None
 ) -> None:
@@ -82,8 +87,7 @@ def evaluate_arm(
     open_runs = [run for run in runs(config, workdir, name) if not checkpoint.read_done(run.directory)]
     if not open_runs:
         return
-    splits = {s: data.open_split(config.data.name, s, config.runtime.data_dir) for s in SPLITS}
-    arm = Arm(config, name, backbone, splits)
+    arm = Arm(config, name, backbone, target_splits(config))
     steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
     events = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
@@ -125,7 +129,7 @@ def _chosen_rows(arm: Arm, run: Run):
 def _frozen(arm: Arm, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """Features and labels of the splits, training rows cut to the run's share."""
     rows = _chosen_rows(arm, run)
-    found = arm.features(augment.Views(**FrozenConfigDict(run.target.views)))
+    found = arm.features(augment.views_of(FrozenConfigDict(run.target.views)))
     labels = {name: split.labels for name, split in arm.splits.items()}
     return {**found, "train": found["train"][rows]}, {**labels, "train": labels["train"][rows]}
 
@@ -174,7 +178,7 @@ def _finetune(arm: Arm, run: Run):
     )
     classes = len(split.class_names)
     weights = finetune.class_weights(split.labels, classes, target.class_weight)
-    views = augment.Views(**stage.views)
+    views = augment.views_of(stage.views)
     # Without pretraining, another seed is another start as well.
     start = arm.backbone if arm.name != "scratch" else checkpoint.starting_backbone(config.model, "scratch", run.seed)
     classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=nnx.Rngs(run.seed))

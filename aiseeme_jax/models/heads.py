@@ -1,6 +1,6 @@
 """Multi-layer perceptrons on pooled features: projection and prediction heads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,14 +12,17 @@ from aiseeme_jax.models.resnet import Norm
 
 
 class MLP(nnx.Module):
-    """Linear layers with ReLU between them; no hidden layer makes it a plain linear map.
+    """Linear layers with ReLU, or another activation, between them; no hidden layer makes it a plain linear map.
 
     Args:
       features: D, length of the input.
       hidden: widths of the hidden layers.
       out: K, length of the output.
-      norm: batch normalisation in the hidden layers, before the ReLU.
+      norm: batch normalisation in the hidden layers, before the activation.
       final_norm: batch normalisation of the output.
+      final_affine: scale and shift in that normalisation.
+      final_bias: of the last linear layer, if no norm follows it.
+      activation: after each hidden layer.
       dtype: of the products; the output is float32.
 
     A linear layer carries a bias unless a norm follows, which would take it out again.
@@ -33,16 +36,20 @@ class MLP(nnx.Module):
         *,
         norm: bool = False,
         final_norm: bool = False,
+        final_affine: bool = True,
+        final_bias: bool = True,
+        activation: Callable[[Array], Array] = jax.nn.relu,
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         widths = [features, *hidden, out]
         normed = [norm] * len(hidden) + [final_norm]
+        biased = [not norm] * len(hidden) + [final_bias and not final_norm]
         self.layers = nnx.List(
             nnx.Linear(
                 widths[i],
                 widths[i + 1],
-                use_bias=not normed[i],
+                use_bias=biased[i],
                 dtype=jnp.dtype(dtype),
                 param_dtype=jnp.float32,
                 kernel_init=nnx.initializers.he_normal() if i < len(hidden) else nnx.initializers.lecun_normal(),
@@ -51,13 +58,15 @@ class MLP(nnx.Module):
             for i in range(len(normed))
         )
         self.norms = nnx.List(
-            Norm(width, rngs=rngs) if has_norm else None for width, has_norm in zip(widths[1:], normed, strict=True)
+            Norm(widths[i + 1], affine=final_affine or i < len(hidden), rngs=rngs) if normed[i] else None
+            for i in range(len(normed))
         )
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "b d"], *, train: bool) -> Float[Array, "b k"]:
         last = len(self.layers) - 1
         for i, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             x = layer(x)
             x = x if norm is None else norm(x, train=train)
-            x = jax.nn.relu(x) if i < last else x
+            x = self.activation(x) if i < last else x
         return x.astype(jnp.float32)

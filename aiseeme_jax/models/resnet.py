@@ -1,9 +1,9 @@
-"""Residual networks (He et al. 2016) with named endpoints, in the arithmetic of torchvision.
+"""Residual networks (He et al. 2016) of images and volumes, with named endpoints, in the arithmetic of torchvision.
 
 "v1.5": the 3x3 convolution of a bottleneck carries the stride. Padding is explicit, so weights move to and
-from PyTorch without a shift by half a pixel. Parameters and statistics are float32; convolutions compute in
-the given dtype; the pooled features are float32. `train` is an argument of the call, not a mode of the
-module.
+from PyTorch without a shift by half a pixel. In three dimensions every window is a cube. Parameters and
+statistics are float32; convolutions compute in the given dtype; the pooled features are float32. `train` is an
+argument of the call, not a mode of the module.
 """
 
 from typing import Any
@@ -26,15 +26,17 @@ STAGE_CHANNELS = (64, 128, 256, 512)
 # A bottleneck gives four times the channels it computes in.
 EXPANSION = 4
 
-Map = Float[Array, "b h w c"]
+Map = Float[Array, "b *space c"]
 
 
-def _convolution(channels: int, filters: int, size: int, stride: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
+def _convolution(
+    channels: int, filters: int, size: int, stride: int, dimensions: int, dtype: Any, rngs: nnx.Rngs
+) -> nnx.Conv:
     """Without a bias: a norm always follows."""
     return nnx.Conv(
         channels,
         filters,
-        (size, size),
+        (size,) * dimensions,
         strides=stride,
         padding=size // 2,
         use_bias=False,
@@ -52,31 +54,49 @@ class Norm(nnx.BatchNorm):
     (In bfloat16 flax's own layer would round the running averages as well.)
     """
 
-    def __init__(self, channels: int, *, zero: bool = False, rngs: nnx.Rngs):
-        scale = nnx.initializers.zeros_init() if zero else nnx.initializers.ones_init()
-        super().__init__(channels, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, scale_init=scale, rngs=rngs)
+    def __init__(self, channels: int, *, zero: bool = False, affine: bool = True, rngs: nnx.Rngs):
+        super().__init__(
+            channels,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=jnp.float32,
+            use_scale=affine,
+            use_bias=affine,
+            scale_init=nnx.initializers.zeros_init() if zero else nnx.initializers.ones_init(),
+            rngs=rngs,
+        )
 
     def __call__(self, x: Float[Array, "... c"], *, train: bool) -> Float[Array, "... c"]:
         return super().__call__(x, use_running_average=not train).astype(x.dtype)
 
 
 class Block(nnx.Module):
-    """Residual block: two 3x3 convolutions, or 1x1, 3x3 (strided), 1x1 for a bottleneck.
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3 (strided), 1x1 for a bottleneck; of volumes 3x3x3 and 1x1x1.
 
     The last norm starts at zero, so that the block starts as the identity (Goyal et al. 2017, section 5.1).
     """
 
-    def __init__(self, channels: int, filters: int, stride: int, *, bottleneck: bool, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        stride: int,
+        *,
+        bottleneck: bool,
+        dimensions: int = 2,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
         self.features = filters * EXPANSION if bottleneck else filters
         if bottleneck:
             plan = [(channels, filters, 1, 1), (filters, filters, 3, stride), (filters, self.features, 1, 1)]
         else:
             plan = [(channels, filters, 3, stride), (filters, filters, 3, 1)]
-        self.convolutions = nnx.List(_convolution(*step, dtype, rngs) for step in plan)
+        self.convolutions = nnx.List(_convolution(*step, dimensions, dtype, rngs) for step in plan)
         self.norms = nnx.List(Norm(step[1], zero=step is plan[-1], rngs=rngs) for step in plan)
         self.projects = stride != 1 or channels != self.features
         if self.projects:
-            self.projection = _convolution(channels, self.features, 1, stride, dtype, rngs)
+            self.projection = _convolution(channels, self.features, 1, stride, dimensions, dtype, rngs)
             self.projection_norm = Norm(self.features, rngs=rngs)
 
     def __call__(self, x: Map, *, train: bool) -> Map:
@@ -98,10 +118,11 @@ class ResNet(nnx.Module):
         small images).
       dtype: of the convolutions: float32 or bfloat16.
       channels: of the images.
+      dimensions: 2 for images, 3 for volumes.
 
     Attributes:
       features: D, the length of the pooled features.
-      channels: of the images.
+      channels, dimensions: of the images.
     """
 
     def __init__(
@@ -112,18 +133,22 @@ class ResNet(nnx.Module):
         stem: str = "standard",
         dtype: Any = jnp.float32,
         channels: int = 3,
+        dimensions: int = 2,
         rngs: nnx.Rngs,
     ):
         if stem not in STEMS:
             raise ValueError(f"unknown stem {stem!r}: known are {', '.join(STEMS)}")
         if not width > 0:
             raise ValueError(f"the width of a ResNet is a positive factor, not {width}")
+        if dimensions not in (2, 3):
+            raise ValueError(f"a ResNet has 2 dimensions (images) or 3 (volumes), not {dimensions}")
         bottleneck, depths = ARCHITECTURES[architecture]
-        self.architecture, self.stem, self.width, self.channels = architecture, stem, width, channels
+        self.architecture, self.stem, self.width = architecture, stem, width
+        self.channels, self.dimensions = channels, dimensions
         self.dtype = jnp.dtype(dtype)
         filters = [max(8, 8 * round(c * width / 8)) for c in STAGE_CHANNELS]
         size, stride = (7, 2) if stem == "standard" else (3, 1)
-        self.stem_convolution = _convolution(channels, filters[0], size, stride, self.dtype, rngs)
+        self.stem_convolution = _convolution(channels, filters[0], size, stride, dimensions, self.dtype, rngs)
         self.stem_norm = Norm(filters[0], rngs=rngs)
         features = filters[0]
         stages = []
@@ -131,7 +156,15 @@ class ResNet(nnx.Module):
             blocks = []
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
-                block = Block(features, filters[stage], stride, bottleneck=bottleneck, dtype=self.dtype, rngs=rngs)
+                block = Block(
+                    features,
+                    filters[stage],
+                    stride,
+                    bottleneck=bottleneck,
+                    dimensions=dimensions,
+                    dtype=self.dtype,
+                    rngs=rngs,
+                )
                 features = block.features
                 blocks.append(block)
             stages.append(nnx.List(blocks))
@@ -147,21 +180,23 @@ class ResNet(nnx.Module):
             "stem": self.stem,
             "dtype": self.dtype.name,
             "channels": self.channels,
+            "dimensions": self.dimensions,
         }
 
     def __call__(self, x: Map, *, train: bool) -> dict[str, Array]:
         """Endpoints of a batch.
 
         Args:
-          x: normalised images.
+          x: normalised images [B, H, W, C], or volumes [B, D, H, W, C].
           train: normalise by the batch's statistics and move the running averages; by the averages otherwise.
 
         Returns:
           stem (as it enters the first stage), stage1 ... stage4: maps in the compute dtype; pooled: [B, D]
           float32.
         """
-        if x.ndim != 4 or x.shape[-1] != self.channels:
-            raise ValueError(f"this backbone takes images [B, H, W, {self.channels}], not {x.shape}")
+        if x.ndim != self.dimensions + 2 or x.shape[-1] != self.channels:
+            kind = "images [B, H, W" if self.dimensions == 2 else "volumes [B, D, H, W"
+            raise ValueError(f"this backbone takes {kind}, {self.channels}], not {x.shape}")
         x = self.stem_convolution(x.astype(self.dtype))
         x = jax.nn.relu(self.stem_norm(x, train=train))
         if self.stem == "standard":
@@ -171,5 +206,5 @@ class ResNet(nnx.Module):
             for block in blocks:
                 x = block(x, train=train)
             endpoints[f"stage{number}"] = x
-        endpoints["pooled"] = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        endpoints["pooled"] = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
         return endpoints

@@ -1,8 +1,8 @@
 """ResNet weights under torchvision's names, and files of them: the way in from PyTorch and the way out to it.
 
-A tensor dictionary maps names like `layer1.0.conv1.weight` to arrays in PyTorch's layout (a
-convolution is [out, in, h, w]). Taking weights out and putting them back gives the same bits. Reading `.pt`
-and `.pth` needs PyTorch, which this project does not install.
+A tensor dictionary maps names like `layer1.0.conv1.weight` to arrays in PyTorch's layout (a convolution is [out, in,
+h, w], of a backbone for volumes [out, in, d, h, w]). Taking weights out and putting them back gives the same bits.
+Reading `.pt` and `.pth` needs PyTorch, which this project does not install.
 """
 
 from collections.abc import Iterator, Mapping
@@ -149,18 +149,25 @@ def _norm_variables(name: str, norm: Norm) -> Iterator[tuple[str, nnx.Variable]]
 
 
 def _outwards(variable: nnx.Variable) -> np.ndarray:
-    """[h, w, in, out] to [out, in, h, w]."""
+    """[h, w, in, out] to [out, in, h, w], and with a depth before h alike."""
     value = np.asarray(variable[...], np.float32)
-    return np.ascontiguousarray(value.transpose(3, 2, 0, 1)) if value.ndim == 4 else value.copy()
+    if value.ndim < 4:
+        return value.copy()
+    *window, inside, out = range(value.ndim)
+    return np.ascontiguousarray(value.transpose(out, inside, *window))
 
 
 def _inwards(tensor: np.ndarray, variable: nnx.Variable) -> np.ndarray:
-    return tensor.transpose(2, 3, 1, 0) if variable.ndim == 4 else tensor
+    if variable.ndim < 4:
+        return tensor
+    out, inside, *window = range(tensor.ndim)
+    return tensor.transpose(*window, inside, out)
 
 
 def _describe(backbone: ResNet) -> str:
     size = f"width {backbone.width:g}, stem {backbone.stem!r}, {backbone.channels} channels"
-    return f"{backbone.architecture} ({size})"
+    volumes = ", 3-D" if backbone.dimensions == 3 else ""
+    return f"{backbone.architecture} ({size}{volumes})"
 
 
 def _hint(backbone: ResNet, given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> str:
@@ -168,12 +175,19 @@ def _hint(backbone: ResNet, given: Mapping[str, np.ndarray], expected: Mapping[s
     if "conv1.weight" not in given:
         return " There is no conv1.weight at all: these are not weights of a ResNet under torchvision's names."
     theirs, ours = given["conv1.weight"].shape, expected["conv1.weight"]
-    if theirs == ours or len(theirs) != 4:
-        return " The first convolution fits: is it another ResNet (model.name)?" if theirs == ours else ""
+    if theirs == ours:
+        return " The first convolution fits: is it another ResNet (model.name)?"
+    if len(theirs) not in (4, 5):
+        return ""
+    if len(theirs) != len(ours):
+        return (
+            f" These are weights of a {len(theirs) - 2}-D network, and this one is {len(ours) - 2}-D "
+            "(model.dimensions): nothing carries over from one to the other."
+        )
     hints = []
     if theirs[2:] != ours[2:]:
         stem = {7: "standard", 3: "small"}.get(theirs[2], "another")
-        hints.append(f"model.stem: theirs is {theirs[2]}x{theirs[3]}, that is {stem!r}")
+        hints.append(f"model.stem: theirs is {'x'.join(map(str, theirs[2:]))}, that is {stem!r}")
     if theirs[0] != ours[0]:
         hints.append(f"model.width: their first layer has {theirs[0]} channels, so width {theirs[0] / 64:g}")
     if theirs[1] != ours[1]:

@@ -7,19 +7,53 @@ from typing import Any
 from flax import nnx
 
 from aiseeme_jax import augment
+from aiseeme_jax.pretext.barlow_twins import BarlowTwins
 from aiseeme_jax.pretext.base import Output, Setting, Task
+from aiseeme_jax.pretext.byol import BYOL
+from aiseeme_jax.pretext.colorization import Colorization
+from aiseeme_jax.pretext.context_restoration import ContextRestoration
+from aiseeme_jax.pretext.densecl import DenseCL
+from aiseeme_jax.pretext.dino import DINO
+from aiseeme_jax.pretext.inpainting import Inpainting
+from aiseeme_jax.pretext.jigsaw import Jigsaw
+from aiseeme_jax.pretext.moco_v1 import MoCoV1
 from aiseeme_jax.pretext.moco_v2 import MoCoV2
+from aiseeme_jax.pretext.moco_v3 import MoCoV3
+from aiseeme_jax.pretext.models_genesis import ModelsGenesis
+from aiseeme_jax.pretext.nnclr import NNCLR
 from aiseeme_jax.pretext.npid import NPID
 from aiseeme_jax.pretext.relative_location import RelativeLocation
+from aiseeme_jax.pretext.relative_location3d import RelativeLocation3D
 from aiseeme_jax.pretext.rotation import Rotation
+from aiseeme_jax.pretext.rotation3d import Rotation3D
+from aiseeme_jax.pretext.rubik import Rubik
 from aiseeme_jax.pretext.simclr import SimCLR
+from aiseeme_jax.pretext.simsiam import SimSiam
+from aiseeme_jax.pretext.vicreg import VICReg
 
 TASKS: dict[str, type[Task]] = {
     "relative_location": RelativeLocation,
     "rotation": Rotation,
+    "jigsaw": Jigsaw,
+    "relative_location3d": RelativeLocation3D,
+    "rotation3d": Rotation3D,
+    "rubik": Rubik,
+    "colorization": Colorization,
+    "context_restoration": ContextRestoration,
+    "models_genesis": ModelsGenesis,
+    "inpainting": Inpainting,
     "npid": NPID,
+    "moco_v1": MoCoV1,
     "moco_v2": MoCoV2,
+    "moco_v3": MoCoV3,
     "simclr": SimCLR,
+    "nnclr": NNCLR,
+    "densecl": DenseCL,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "barlow_twins": BarlowTwins,
+    "vicreg": VICReg,
+    "dino": DINO,
 }
 
 __all__ = ["TASKS", "Output", "Setting", "Task", "make_task", "task_class", "task_fields"]
@@ -49,7 +83,13 @@ def make_task(
 ) -> Task:
     """A task that takes over `backbone` as it is and starts its own heads and state anew.
 
-    Raises ValueError for an unknown name, or for sizes (queue, bank, patches) that do not fit the data set or the
-    batch.
+    Raises ValueError for an unknown name, for views of volumes where the task needs images or the other way round, or
+    for sizes (queue, bank, patches) that do not fit the data set or the batch.
     """
-    return task_class(name)(backbone, spec, setting, rngs=rngs, **fields)
+    kind = task_class(name)
+    if spec.dimensions not in kind.DIMENSIONS:
+        wanted = "2-D images" if spec.dimensions == 3 else "volumes"
+        other = f"{name}3d" if spec.dimensions == 3 else name.removesuffix("3d")
+        instead = f"; take '{other}' instead" if other in TASKS else ""
+        raise ValueError(f"{name} needs {wanted}, and views.dimensions is {spec.dimensions}{instead}")
+    return kind(backbone, spec, setting, rngs=rngs, **fields)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment
 
@@ -49,14 +49,15 @@ class Output:
     Attributes:
       loss: scalar, a mean over the global batch.
       metrics: scalars to log.
-      images: [M, h, w, C] what the backbone saw, image-major: M = batch x views, the views of one image side by side.
+      images: [M, h, w, C], or [M, d, h, w, C] of volumes: what the backbone saw, image-major: M = batch x views, the
+        views of one image side by side.
       features: [M, D] the pooled features the backbone gave for `images`. Distillation compares these with the
         teacher's.
     """
 
     loss: Float[Array, ""]
     metrics: dict[str, Float[Array, ""]]
-    images: Float[Array, "m h w c"]
+    images: Float[Array, "m *space c"]
     features: Float[Array, "m d"]
 
 
@@ -67,12 +68,19 @@ class Task(nnx.Module):
     Class attributes:
       RECIPE: strengths of the published augmentation, fields of `augment.Views`.
       FIXED: fields of `augment.Views` the task cannot bear otherwise (rotation prediction and a random right angle).
+      DIMENSIONS: of the images it can be trained on: 2, 3 for volumes, or both.
+      CONSTANT_RATE: attributes whose parameters learn at the stage's peak rate throughout, whatever its schedule.
+      CASSLE: form of the task's own loss between two projections, for distillation of kind 'cassle': a name in
+        `distill.cassle.DISTANCES`, or 'prototypes'.
     """
 
     RECIPE: ClassVar[Mapping[str, Any]] = {}
     FIXED: ClassVar[Mapping[str, Any]] = {}
+    DIMENSIONS: ClassVar[tuple[int, ...]] = (2, 3)
+    CONSTANT_RATE: ClassVar[tuple[str, ...]] = ()
+    CASSLE: ClassVar[str] = "mse"
 
-    def __init__(self, backbone: nnx.Module, spec: augment.Views):
+    def __init__(self, backbone: nnx.Module, spec: augment.AnyViews):
         self.backbone = backbone
         self.spec = spec
 
@@ -80,7 +88,7 @@ class Task(nnx.Module):
         """Pure function of key and batch; runs jitted on the accelerator. Default: one random view of each image."""
         return {"image": augment.random_view(key, batch["image"], self.spec)}
 
-    def seen(self, views: Any) -> Float[Array, "m h w c"]:
+    def seen(self, views: Any) -> Float[Array, "m *space c"]:
         """What the backbone is shown of `views`, image-major."""
         return views["image"]
 
@@ -91,19 +99,64 @@ class Task(nnx.Module):
     def after_update(self, progress: Float[Array, ""]) -> None:
         """Called after each parameter update with the share of the stage done, 0 to 1."""
 
+    def projection(self) -> nnx.Module | None:
+        """What maps pooled features to the embeddings the loss compares. Default: `projector`, own or the encoder's."""
+        return getattr(getattr(self, "encoder", self), "projector", None)
+
+    def prototypes(self) -> Float[Array, "d k"] | None:
+        """Directions that the embeddings are compared with, of a task whose CASSLE is 'prototypes'."""
+        return None
+
 
 def two_views(
-    key: PRNGKeyArray, images: UInt8[Array, "b h w c"], spec: augment.Views
-) -> tuple[Float[Array, "b s s c"], Float[Array, "b s s c"]]:
-    """Two independent random views of each image."""
-    first, second = jax.random.split(key)
-    return augment.random_view(first, images, spec), augment.random_view(second, images, spec)
+    key: PRNGKeyArray, images: Array, spec: augment.AnyViews, second: augment.AnyViews | None = None
+) -> tuple[Float[Array, "b *space c"], Float[Array, "b *space c"]]:
+    """Two independent random views of each image; the second drawn as `second` says, if given."""
+    first_key, second_key = jax.random.split(key)
+    return (
+        augment.random_view(first_key, images, spec),
+        augment.random_view(second_key, images, spec if second is None else second),
+    )
 
 
-def interleave(*views: Float[Array, "b h w c"]) -> Float[Array, "m h w c"]:
+def interleave(*views: Float[Array, "b *rest"]) -> Float[Array, "m *rest"]:
     """Stacks views image-major: an image's views stay on its device, where a concatenation would move half of them."""
     stacked = jnp.stack(views, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def scaled(spec: augment.AnyViews, shares: Mapping[str, float]) -> augment.AnyViews:
+    """The spec with each named field multiplied by its share; fields that a spec of volumes lacks are passed over."""
+    changes = {name: share * getattr(spec, name) for name, share in shares.items() if hasattr(spec, name)}
+    return dataclasses.replace(spec, **changes)
+
+
+class TwoViews(Task):
+    """Base of the tasks that compare two views, first and second, of each image.
+
+    Each view passes the network on its own, so that batch normalisation meets one kind of view at a time, as in the
+    papers. A subclass writes `loss` and ends it with `output`.
+
+    Class attributes:
+      SHARES: what the first and the second view get of fields of the spec. BYOL blurs one view always, the other one
+        time in ten: 1 in RECIPE, shares 1 and 0.1. They are taken of the spec as the modality and the user left it:
+        where solarisation is capped at 0, neither view is solarised.
+    """
+
+    SHARES: ClassVar[tuple[Mapping[str, float], Mapping[str, float]]] = ({}, {})
+
+    def views(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Array]:
+        first, second = (scaled(self.spec, shares) for shares in self.SHARES)
+        return dict(zip(("first", "second"), two_views(key, batch["image"], first, second), strict=True))
+
+    def seen(self, views):
+        return interleave(views["first"], views["second"])
+
+    def output(
+        self, loss: Float[Array, ""], views: dict[str, Array], first: Float[Array, "b d"], second: Float[Array, "b d"]
+    ) -> Output:
+        """The output of a loss, given the pooled features of both views."""
+        return Output(loss, {}, self.seen(views), interleave(first, second))
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -116,6 +169,17 @@ def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
 def accuracy(logits: Float[Array, "n k"], labels: Int[Array, "n"]) -> Float[Array, ""]:
     """Share of rows whose largest logit is the label's."""
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+
+
+class Encoder(nnx.Module):
+    """Backbone and projection; returns pooled features [N, D] and embeddings [N, d]."""
+
+    def __init__(self, backbone: nnx.Module, projector: nnx.Module):
+        self.backbone, self.projector = backbone, projector
+
+    def __call__(self, x: Float[Array, "n *space c"], *, train: bool):
+        features = self.backbone(x, train=train)["pooled"]
+        return features, self.projector(features, train=train)
 
 
 class Average(nnx.Module):
@@ -134,6 +198,16 @@ class Average(nnx.Module):
         """The average in the structure of the parameters of `source`."""
         structure = jax.tree.structure(_parameters(source))
         return jax.tree.unflatten(structure, [leaf.get_value() for leaf in self.leaves])
+
+    def module(self, source: nnx.Module) -> nnx.Module:
+        """A copy of `source` with the averaged parameters, for one use: statistics it gathers are thrown away."""
+        graph, _, rest = nnx.split(source, nnx.Param, ...)
+        return nnx.merge(graph, self.parameters(source), nnx.as_pure(rest))
+
+
+def rising(momentum: float, progress: Float[Array, ""] | float) -> Float[Array, ""]:
+    """1 - (1 - momentum) (cos(pi progress) + 1) / 2: from `momentum` to exactly 1 (Grill et al., 2020, section 3.2)."""
+    return 1 - (1 - momentum) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
 
 def _parameters(source: nnx.Module) -> nnx.State:

@@ -36,6 +36,7 @@ class NPID(Task):
         "hue": 0.4,
         "grey_probability": 0.2,
     }
+    CASSLE = "contrastive"
 
     def __init__(
         self,

@@ -1,8 +1,4 @@
-"""Relative location (Doersch et al., ICCV 2015): where does a patch lie, seen from the centre patch of a 3 x 3 grid?
-
-Shortcuts are closed the way the paper does it: gaps and jitter between patches against continuing edges, patches
-normalised one by one and often grey against chromatic aberration.
-"""
+"""Relative location (Doersch et al., ICCV 2015): where does a patch lie, seen from the centre patch of a 3 x 3 grid?"""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +6,8 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import grid
 from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy
-
-GRID = 3
-CENTRE = GRID * GRID // 2
-NEIGHBOURS = tuple(i for i in range(GRID * GRID) if i != CENTRE)
 
 
 class RelativeLocation(Task):
@@ -26,7 +19,9 @@ class RelativeLocation(Task):
       dropout: share of the hidden layer dropped in training.
     """
 
-    RECIPE = {"crop_scale": (0.7, 1.0), "flip_horizontal": 0.5, "grey_probability": 0.66}
+    NAME = "relative_location"
+    DIMENSIONS = (2,)
+    RECIPE = grid.RECIPE
     FIXED = {"rotation": 0.0}
 
     def __init__(
@@ -41,42 +36,36 @@ class RelativeLocation(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        cell = spec.size // GRID
-        self.patch = patch or max(cell * 3 // 4, 1)
-        if self.patch > cell:
-            raise ValueError(
-                f"relative_location: a patch of {self.patch} px does not fit a cell of {cell} px "
-                f"(views.size {spec.size} / {GRID}); lower `patch` or raise `views.size`"
-            )
+        self.patch = grid.patch_size(self.NAME, patch, spec)
+        cells = grid.SIDE**spec.dimensions
+        self.centre = cells // 2
+        self.neighbours = tuple(cell for cell in range(cells) if cell != self.centre)
         hidden = hidden or 2 * backbone.features
         self.hidden = models.MLP(2 * backbone.features, (), hidden, final_norm=True, dtype=setting.dtype, rngs=rngs)
-        self.head = nnx.Linear(hidden, len(NEIGHBOURS), rngs=rngs)
+        self.head = nnx.Linear(hidden, len(self.neighbours), rngs=rngs)
         self.dropout = dropout
 
     def views(self, key: PRNGKeyArray, batch):
         view_key, patch_key, dropout_key = jax.random.split(key, 3)
-        images = augment.random_view(view_key, batch["image"], self.spec)
-        # Half of the room moves the patches, the other half keeps them apart.
-        jitter = (self.spec.size // GRID - self.patch) // 2
-        patches = augment.patches(patch_key, images, grid=GRID, size=self.patch, jitter=jitter, normalise=True)
+        patches = grid.draw(view_key, patch_key, batch["image"], self.spec, self.patch)
         return {"patches": patches, "dropout": dropout_key}
 
     def seen(self, views):
         return views["patches"].reshape(-1, *views["patches"].shape[2:])
 
     def loss(self, views, *, train: bool = True) -> Output:
-        count = views["patches"].shape[0]
+        count, cells = views["patches"].shape[:2]
         images = self.seen(views)
         features = self.backbone(images, train=train)["pooled"]
-        grid = features.reshape(count, GRID * GRID, -1)
-        centre = jnp.broadcast_to(grid[:, CENTRE : CENTRE + 1], (count, len(NEIGHBOURS), grid.shape[-1]))
-        pairs = jnp.concatenate([centre, grid[:, jnp.array(NEIGHBOURS)]], axis=-1)
-        pairs = pairs.reshape(count * len(NEIGHBOURS), -1)
-        hidden = jax.nn.relu(self.hidden(pairs, train=train))
+        placed = features.reshape(count, cells, -1)
+        neighbours = placed[:, jnp.array(self.neighbours)]
+        centre = jnp.broadcast_to(placed[:, self.centre, None], neighbours.shape)
+        pairs = jnp.concatenate([centre, neighbours], axis=-1)
+        hidden = jax.nn.relu(self.hidden(pairs.reshape(-1, pairs.shape[-1]), train=train))
         if train and self.dropout > 0:
             kept = jax.random.bernoulli(views["dropout"], 1 - self.dropout, hidden.shape)
             hidden = jnp.where(kept, hidden / (1 - self.dropout), 0.0)
         logits = self.head(hidden)
-        labels = jnp.tile(jnp.arange(len(NEIGHBOURS)), count)
+        labels = jnp.tile(jnp.arange(len(self.neighbours)), count)
         loss = losses.cross_entropy(logits, labels)
         return Output(loss, {"accuracy": accuracy(logits, labels)}, images, features)

@@ -27,6 +27,7 @@ class SimCLR(Task):
         "grey_probability": 0.2,
         "blur_probability": 0.5,
     }
+    CASSLE = "contrastive"
 
     def __init__(
         self,

@@ -27,8 +27,12 @@ def facts(contents: Contents) -> list[str]:
     lines = [contents.data]
     if contents.config:
         model = contents.config["model"]
+        volumes = "3-D " if model.get("dimensions") == 3 else ""
         width = "" if model["width"] == 1 else f" × {model['width']:g}"
-        lines.append(f"{model['name']}{width}, {model['dtype']}")
+        lines.append(f"{volumes}{model['name']}{width}, {model['dtype']}")
+    excluded = max((stage.done.get("excluded", 0) for stage in contents.stages if stage.done), default=0)
+    if excluded:
+        lines.append(f"{excluded:,} images kept out of pretraining")
     if contents.runs:
         test = results.load_predictions(contents.runs[0].directory)
         groups = len(set(test.groups))

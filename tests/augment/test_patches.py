@@ -65,3 +65,16 @@ def test_patches_depend_on_key_and_place_in_the_batch_only():
 def test_patch_that_does_not_fit_is_refused(size, jitter):
     with pytest.raises(ValueError, match=rf"patch of {size} px moved by up to {jitter} px .* cell of 10 px"):
         augment.patches(jax.random.key(0), jnp.zeros((1, 30, 30, 3)), size=size, jitter=jitter)
+
+
+def test_patches_of_volumes_are_cubes_plane_by_plane():
+    places = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), axis=-1).astype(np.float32)
+    cut = jax.jit(lambda key, volumes: augment.patches(key, volumes, size=3, jitter=2))
+    patches = np.asarray(cut(jax.random.key(0), jnp.asarray(places)[None]))
+    assert patches.shape == (1, 27, 3, 3, 3, 3)
+    corners, cells = patches[0, :, 0, 0, 0], np.argwhere(np.ones((3, 3, 3)))
+    np.testing.assert_array_equal(
+        patches[0] - corners[:, None, None, None], np.broadcast_to(places[:3, :3, :3], (27, 3, 3, 3, 3))
+    )
+    offsets = corners - 5 * cells
+    assert set(offsets.ravel().tolist()) == {0.0, 1.0, 2.0}

@@ -43,6 +43,17 @@ def test_train_step_prints_its_table_and_compiles_once():
 
 
 @pytest.mark.slow
+def test_train_step_takes_volumes(tmp_path):
+    import tfds_builders
+
+    tfds_builders.prepare("nodule_phantom/tiny", data_dir=tmp_path)
+    printed = run(
+        "bench.train_step", "--dimensions=3", "--size=16", "--data=nodule_phantom/tiny", f"--data_dir={tmp_path}"
+    )
+    assert "data nodule_phantom/tiny:train, (16, 16, 16, 1)" in printed
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_vs_torch_prints_its_table():
     assert "of the faster PyTorch" in run("bench.vs_torch")

@@ -44,3 +44,19 @@ def test_half_precision_gives_float32():
     head = models.MLP(12, (20,), 5, norm=True, dtype="bfloat16", rngs=nnx.Rngs(0))
     assert head(jnp.asarray(batch()), train=True).dtype == jnp.float32
     assert head.layers[0].kernel.dtype == jnp.float32
+
+
+def test_what_the_last_layer_may_go_without():
+    bare = models.MLP(12, (20,), 5, norm=True, final_norm=True, final_affine=False, rngs=nnx.Rngs(0))
+    assert bare.norms[0].scale is not None and bare.norms[1].scale is None and bare.norms[1].bias is None
+    out = bare(jnp.asarray(batch()), train=True)
+    np.testing.assert_allclose(out, standardised(np.asarray(out)), atol=1e-3)
+    unbiased = models.MLP(12, (20,), 5, final_bias=False, rngs=nnx.Rngs(0))
+    assert unbiased.layers[0].bias is not None and unbiased.layers[1].bias is None
+
+
+def test_activation_stands_between_the_layers():
+    head = models.MLP(12, (20,), 5, activation=jnp.tanh, rngs=nnx.Rngs(0))
+    first, last = head.layers
+    expected = np.tanh(batch() @ first.kernel[...] + first.bias[...]) @ last.kernel[...] + last.bias[...]
+    np.testing.assert_allclose(head(jnp.asarray(batch()), train=True), expected, atol=1e-4)

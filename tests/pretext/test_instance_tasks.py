@@ -8,6 +8,7 @@ import tiny
 from flax import nnx
 
 from aiseeme_jax import augment, pretext, train
+from aiseeme_jax.pretext import momentum_contrast
 
 
 def make(name, body=None, *, batch=8, images=24, **fields):
@@ -102,19 +103,19 @@ class TestMoCoV2:
     def test_loss_contrasts_with_the_queue_of_before_the_step(self):
         task = make("moco_v2", queue=16, temperature=0.3)
         views = task.views(jax.random.key(0), tiny.batch())
-        queue = np.asarray(task.queue.get_value(), np.float64)
+        queue = np.asarray(task.queue.rows.get_value(), np.float64)
         query = tiny.unit(task.encoder(views["query"], train=True)[1])
         expected = info_nce(query, self.keys(task, views), queue, 0.3)
         assert float(task.loss(views).loss) == pytest.approx(expected, rel=1e-5)
 
     def test_queue_takes_the_keys_in_turn_and_wraps(self):
         task = make("moco_v2", queue=16)
-        kept = np.asarray(task.queue.get_value())
+        kept = np.asarray(task.queue.rows.get_value())
         for step, place in enumerate((0, 8, 0)):
             views = task.views(jax.random.key(step), tiny.batch(start=8 * step))
-            assert int(task.position.get_value()) == place
+            assert int(task.queue.position.get_value()) == place
             task.loss(views)
-            queue = np.asarray(task.queue.get_value())
+            queue = np.asarray(task.queue.rows.get_value())
             np.testing.assert_allclose(queue[place : place + 8], self.keys(task, views), atol=1e-6)
             other = slice(8 - place, 16 - place)
             assert queue[other].tobytes() == kept[other].tobytes()
@@ -127,7 +128,7 @@ class TestMoCoV2:
         average = tiny.arrays(task.target.parameters(task.encoder))
         nnx.update(task.encoder, jax.tree.map(lambda x: x + 1, nnx.state(task.encoder, nnx.Param)))
         task.loss(views)
-        np.testing.assert_allclose(task.queue.get_value()[:8], keys, atol=1e-6)
+        np.testing.assert_allclose(task.queue.rows.get_value()[:8], keys, atol=1e-6)
         task.after_update(jnp.float32(0.5))
         for name, value in tiny.arrays(task.target.parameters(task.encoder)).items():
             # The encoder stands one above the average.
@@ -153,7 +154,7 @@ class TestMoCoV2:
             features = (raw[group] - raw[group].mean(axis=0)) / raw[group].std(axis=0)
             expected[group] = tiny.unit(task.encoder.projector(jnp.asarray(features, jnp.float32), train=True))
         task.loss(views)
-        np.testing.assert_allclose(task.queue.get_value()[:8], expected, atol=1e-4)
+        np.testing.assert_allclose(task.queue.rows.get_value()[:8], expected, atol=1e-4)
 
     def test_running_statistics_are_those_of_the_queries(self):
         task = make("moco_v2", tiny.Normed(), groups=2)
@@ -179,7 +180,7 @@ class TestMoCoV2:
     )
     def test_queue_left_to_itself_is_scaled_to_the_data_set(self, images, batch, expected):
         setting = pretext.Setting(images, batch)
-        assert pretext.moco_v2.queue_size(0, setting) == expected
+        assert momentum_contrast.queue_size("moco_v2", "queue", 0, setting, 65_536) == expected
 
 
 def test_views_spec_is_the_stages():

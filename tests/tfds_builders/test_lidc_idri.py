@@ -120,7 +120,9 @@ def test_every_nodule_arrives_with_its_values(collection, examples, report):
     assert counts["xml"]["annotations"] == 4 + 3 + 4 + 4 + 1 + 1 == counts["found"]["annotations"]
     assert counts["found"] == dict(nodules=6, annotations=17, patients_with_nodules=3, kept=6, larger_than_the_patch=0)
     assert counts["dicom"]["series_found"] == 5 and counts["dicom"]["series_with_nodules"] == 4
-    assert counts["damaged"] == [] and counts["published"]["annotations"] == 6859
+    assert counts["damaged"] == [] and counts["published_counts"]["annotations"] == 6859
+    assert counts["differs_from_published"][0] == "ct_series: 5, published 1018"
+    assert counts["counts"] == dict(ct_series=5, patients=4, annotations=17, patients_with_nodules=3, nodules=6)
 
 
 def test_voxels_and_mask_show_the_outlines(collection, examples):
@@ -194,6 +196,15 @@ def test_files_in_zip_files_and_another_order_give_the_same(collection, examples
     assert all((first[name]["volume"] == again[name]["volume"]).all() for name in first)
 
 
+def test_all_manifests_are_looked_into(collection, examples):
+    folders = sorted((collection.folder / "LIDC-IDRI").iterdir())
+    for number, folder in enumerate(folders):
+        shutil.move(folder, collection.folder / f"manifest-{number}" / "LIDC-IDRI" / folder.name)
+    (collection.folder / "LIDC-IDRI").rmdir()
+    found = examples(collection.prepare("32"))
+    assert found.keys() == {"1.2.1_00", "1.2.2_00", "1.2.3_01", "1.2.4_00"}
+
+
 def test_without_the_list_of_patients_the_files_name_them(collection, examples):
     folder = collection.write()
     (folder / "PatientId_SeriesUID.csv").unlink()
@@ -224,10 +235,11 @@ def test_a_broken_slice_is_left_out_with_its_series(collection, report):
     assert str(path) in damaged["reason"] and "replace it" in damaged["reason"]
 
 
-def test_an_outline_beyond_the_image_is_damage(collection, report):
-    collection.texts["1/1.2.4.xml"] = collection.texts["1/1.2.4.xml"].replace("<xCoord>28<", "<xCoord>48<")
-    _, damaged = damaged_of(collection, report)
-    assert "an outline at -38 mm leaves the image of 48x48 pixels" in damaged["reason"]
+def test_an_outline_beyond_the_image_costs_its_nodule_only(collection, examples, report):
+    collection.texts["1/1.2.3.xml"] = collection.texts["1/1.2.3.xml"].replace("<xCoord>14<", "<xCoord>48<")
+    builder, damaged = damaged_of(collection, report)
+    assert "1.2.3.xml: nodule 01 of 1.2.3" in damaged["path"]
+    assert "mm leaves the image of 48x48 pixels" in damaged["reason"]
 
 
 def test_a_damaged_xml_file_is_listed(collection, report):
@@ -260,6 +272,7 @@ def test_series_that_are_not_there_are_listed(collection, examples, report):
         shutil.rmtree(collection.path(uid))
     builder = collection.prepare("32")
     assert report(builder)["series_not_found"] == ["1.2.2", "1.2.3", "1.2.5"]
+    assert report(builder)["differs_from_published"][-1].startswith("3 series of the XML not found")
     assert examples(builder).keys() == {"1.2.1_00", "1.2.4_00"}
 
 
@@ -301,14 +314,14 @@ def test_slices_are_found_by_uid_not_by_position(tmp_path):
     def move(_, dataset):
         dataset.ImagePositionPatient[2] += 100
 
-    (one,), notes = read_back(message("1.2.1", sessions("1.2.1", (5,))), tmp_path, move)
+    (one,), notes, _ = read_back(message("1.2.1", sessions("1.2.1", (5,))), tmp_path, move)
     assert one.box.corner[0] == 2 and one.box.voxels.sum() == 9 + 49 + 9 and not notes
 
 
 def test_position_decides_where_one_uid_names_two_slices(tmp_path):
     """As in LIDC-IDRI-0396."""
     text = message("1.2.1", sessions("1.2.1", (5,)))
-    (one,), notes = read_back(text.replace("1.2.1.2<", "1.2.1.1<"), tmp_path)
+    (one,), notes, _ = read_back(text.replace("1.2.1.2<", "1.2.1.1<"), tmp_path)
     assert [int(plane.sum()) for plane in one.box.voxels] == [9, 49, 9]
     assert notes == ["2 outlines joined to their slices by position, not by SOP Instance UID"]
 
@@ -321,7 +334,7 @@ def test_a_scan_lying_the_other_way_is_turned_with_its_masks(tmp_path):
         dataset.ImageOrientationPatient = [-1, 0, 0, 0, -1, 0]
     write_series(datasets, tmp_path)
     series = read_series(sorted(tmp_path.iterdir()))
-    (one,), _ = find_nodules(series, parse(text.encode(), "a.xml"))
+    (one,), _, _ = find_nodules(series, parse(text.encode(), "a.xml"))
     assert one.centre == pytest.approx((3, SIDE - 1 - 20, SIDE - 1 - 24))
     z, y, x = one.box.corner
     depth, height, width = one.box.voxels.shape

@@ -129,7 +129,7 @@ def test_made_series_give_back_their_nodules(some, patients, tmp_path):
     checked = 0
     for uid, text in whole.items():
         series, reading = read_series(found[uid]), parse(text, "real")
-        nodules, notes = find_nodules(series, reading)
+        nodules, notes, _ = find_nodules(series, reading)
         assert sum(len(one.annotations) for one in nodules) == len(reading.annotations) and not notes
         for nodule in nodules:
             z, y, x = nodule.box.corner

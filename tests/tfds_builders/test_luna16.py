@@ -81,8 +81,8 @@ def luna(tmp_path) -> Luna:
     return luna
 
 
-def prepare(folder, out, config="32", max_damaged=0.0, subsets=tuple(range(10)), **download):
-    builder = Builder(data_dir=out, config=config, max_damaged=max_damaged, subsets=subsets)
+def prepare(folder, out, config="32", max_damaged=0.0, **download):
+    builder = Builder(data_dir=out, config=config, max_damaged=max_damaged)
     settings = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False, **download)
     builder.download_and_prepare(download_dir=out / "downloads", download_config=settings)
     return builder
@@ -94,8 +94,13 @@ def test_whole(luna, tmp_path, read, report):
     folds = {split: {int(example["fold"]) for example in rows} for split, rows in splits.items()}
     assert folds == {"train": set(range(8)), "validation": {8}, "test": {9}}
     assert said["splits"]["train"]["classes"] == {"non_nodule": 24, "nodule": 8}
-    assert said["scans_found"] == 10 and said["rows"] == {"annotations.csv": 10, "candidates_V2.csv": 70}
+    assert said["counts"] == {"scans": 10, "nodules": 10}
+    assert said["rows"] == {
+        "annotations.csv": 10,
+        "candidates_V2.csv": 70,
+    }
     assert said["nodules_of_the_scans_found"] == 10 and said["left_out"] == [] and not said["patients_known"]
+    assert said["differs_from_published"] == ["scans: 10, published 888", "nodules: 10, published 1186"]
     names = builder.info.features["label"].names
     for example in (example for rows in splits.values() for example in rows):
         uid, fold = example["series_uid"].decode(), int(example["fold"])
@@ -104,7 +109,7 @@ def test_whole(luna, tmp_path, read, report):
         centre = ORIGIN + np.array([30, 28, 30]) * sign
         distance = np.linalg.norm(example["centre"] - centre)
         volume = example["volume"][..., 0]
-        assert volume.shape == (32, 32, 32)
+        assert volume.shape == (32, 32, 32) and volume.dtype == np.int16
         if names[example["label"]] == "nodule":
             assert distance < 1e-3 and example["diameter_mm"] == 9.0
             # The ball is in the middle, and the mark at x + 12 mm: also of a flipped scan, left is left.
@@ -121,20 +126,22 @@ def test_whole(luna, tmp_path, read, report):
 def test_other_folds(luna, tmp_path, read):
     splits = read(prepare(luna.write(), tmp_path / "data", "32_fold0"))
     assert {int(e["fold"]) for e in splits["test"]} == {0} and {int(e["fold"]) for e in splits["validation"]} == {9}
-    assert len(Builder.builder_configs) == 22 and Builder.builder_configs["64"].test_fold == 9
+    assert len(Builder.builder_configs) == 44 and Builder.builder_configs["64"].test_fold == 9
 
 
 def test_patients_with_two_scans_are_never_in_two_splits(luna, tmp_path, read, report):
     luna.add(9, "1.3.99")
     rows = [("A", "1.3.1"), ("A", "1.3.9"), ("B", "1.3.2"), ("B", "1.3.3"), ("C", "1.3.8"), ("C", "1.3.99")]
     (luna.folder / "PatientId_SeriesUID.csv").write_text("".join(f"{a},{b}\n" for a, b in rows))
-    builder = prepare(luna.write(), tmp_path / "data", subsets=(0, 1, 2, 3, 4, 5, 6, 7, 9))
+    shutil.rmtree(luna.folder / "subset8")
+    builder = prepare(luna.write(), tmp_path / "data", "32_part")
     stored = tfds.builder_from_directory(builder.data_dir)
     patients = {split: {e["patient_id"] for e in stored.as_data_source(split)} for split in stored.info.splits}
     assert patients["test"] == {b"A", b"C"} and b"B" in patients["train"] and b"A" not in patients["train"]
     (left,) = report(builder)["left_out"]
     assert left["series_uid"] == "1.3.1" and "another scan of patient A is in test" in left["reason"]
     assert report(builder)["empty_splits"] == ["validation"]
+    assert report(builder)["subsets"] == [0, 1, 2, 3, 4, 5, 6, 7, 9]
 
 
 def test_excluded_findings_are_no_non_nodules():
@@ -154,13 +161,14 @@ def test_damage_is_listed_and_too_much_of_it_fails(luna, tmp_path, report):
     (luna.folder / "subset4" / "1.3.4.raw").unlink()
     luna.annotations += [["1.3.7", "nan", 0, 0, 5], ["1.3.7", 500, 0, 0, 5], ["1.3.7", 0, 0, 0, 0]]
     luna.candidates += [["1.3.7", 0, 0, 0, 2], ["1.3.77", 0, 0, 0, 0]]
-    with pytest.raises(TooMuchDamage, match="4 of 24 inputs"):
+    with pytest.raises(TooMuchDamage, match="1 of 72 inputs"):
         prepare(luna.write(), tmp_path / "data")
-    with pytest.raises(TooMuchDamage, match="7 of 24 inputs"):
+    with pytest.raises(TooMuchDamage, match="6 of 24 inputs"):
         prepare(luna.folder, tmp_path / "data", max_damaged=0.2)
     assert not list((tmp_path / "data").rglob("*.array_record*"))
     builder = prepare(luna.folder, tmp_path / "data", max_damaged=0.3)
-    listed = [f"{item['path']} {item['reason']}" for item in report(builder)["damaged"]]
+    assert len(report(builder)["damaged"]) == 6 and len(report(builder)["left_out"]) == 1
+    listed = [f"{item['path']} {item['reason']}" for key in ("damaged", "left_out") for item in report(builder)[key]]
     for part in ("1.3.2.mhd: 95900 bytes", "1.3.4.raw cannot be opened", "annotations.csv, line 12", "line 14",
                  "candidates_V2.csv, line 72", "1.3.77 named in the tables, in no subset",
                  "the nodule at (500, 0, 0) mm lies outside"):  # fmt: skip
@@ -176,7 +184,7 @@ def test_damage_is_listed_and_too_much_of_it_fails(luna, tmp_path, report):
         (lambda f: (f / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n"), ValueError,
          "a header but no rows"),
         (lambda f: shutil.copy(f / "subset1" / "1.3.1.mhd", f / "subset2"), ValueError, "scan 1.3.1 is at .*subset1"),
-        (lambda f: (f / "PatientId_SeriesUID.csv").write_text("a,b,c\n"), ValueError, "must have two columns"),
+        (lambda f: (f / "PatientId_SeriesUID.csv").write_text("a,b,c\n"), ValueError, "line 1: two columns"),
     ],
 )  # fmt: skip
 def test_structural_errors(luna, tmp_path, change, error, message):
@@ -191,6 +199,11 @@ def test_zipped_candidates(luna, tmp_path, report):
         archive.write(folder / "candidates_V2.csv", "candidates_V2/candidates_V2.csv")
     (folder / "candidates_V2.csv").unlink()
     assert report(prepare(folder, tmp_path / "data"))["rows"]["candidates_V2.csv"] == 70
+
+
+def test_a_part_without_any_subset(tmp_path):
+    with pytest.raises(FileNotFoundError, match="subset0.zip, .*subset9.zip, annotations.csv, .*_part take"):
+        prepare(tmp_path, tmp_path / "data", "32_part")
 
 
 @pytest.mark.slow

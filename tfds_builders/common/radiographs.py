@@ -1,9 +1,9 @@
-"""What the builders of chest radiographs share: findings, boxes, ages, and counts against the published ones."""
+"""What the builders of chest radiographs share: findings, boxes, ages."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,16 +84,6 @@ def relative_box(x: str, y: str, width: str, height: str, side: int) -> tfds.fea
             f"the box x {x!r}, y {y!r}, width {width!r}, height {height!r} has no area in {side}x{side} pixels"
         )
     return tfds.features.BBox(ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)
-
-
-def compared(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, Any]:
-    """What the report says of counts: those found, those published, and where they differ."""
-    differs = [
-        f"{name}: {found.get(name, 0)}, published {number}"
-        for name, number in published.items()
-        if found.get(name, 0) != number
-    ]
-    return {"counts": dict(found), "published_counts": dict(published), "differs_from_published": differs}
 
 
 def images_absent(absent: Sequence[str], total: int, folder: Path, advice: str) -> FileNotFoundError:

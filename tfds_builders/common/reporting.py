@@ -84,6 +84,16 @@ def split_counts(
     return counts
 
 
+def compared(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, Any]:
+    """What the report says of counts: those found, those published, and where they differ."""
+    differs = [
+        f"{name}: {found.get(name, 0)}, published {number}"
+        for name, number in published.items()
+        if found.get(name, 0) != number
+    ]
+    return {"counts": dict(found), "published_counts": dict(published), "differs_from_published": differs}
+
+
 def file_fingerprint(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of an input file."""
     with open(path, "rb") as file:

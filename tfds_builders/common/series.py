@@ -84,8 +84,8 @@ class SeriesFound(dict[str, list[Location]]):
         self.damaged: list[Damaged] = []
 
 
-def find_series(path: str | Path) -> SeriesFound:
-    """The CT series in a folder (whatever its files are called, zip files in it included) or in a zip file.
+def find_series(*paths: str | Path) -> SeriesFound:
+    """The CT series in folders (whatever their files are called, zip files in them included) or zip files.
 
     Only headers are read, one at a time. CT images are DICOM files of modality CT and class CT Image Storage; scouts
     (image type LOCALIZER) are passed over.
@@ -95,8 +95,9 @@ def find_series(path: str | Path) -> SeriesFound:
       ValueError: a zip file is cut short, or a member of one points out of it.
     """
     found = SeriesFound()
+    locations = (location for path in paths for location in walk(Path(path)))
     with Files() as files:
-        for location in tqdm(walk(Path(path)), desc="reading headers", unit=" files", mininterval=1):
+        for location in tqdm(locations, desc="reading headers", unit=" files", mininterval=1):
             try:
                 with dicom.damage_named(str(location)):
                     reason = add_file(found, location, files)

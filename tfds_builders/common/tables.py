@@ -86,3 +86,21 @@ def read_table(path: TablePath, key: str, columns: Sequence[str]) -> dict[str, d
             raise ValueError(f"{place}: {key} {name} occurs twice: keep one of the rows")
         rows[name] = {column: row[column] for column in columns}
     return rows
+
+
+def read_patients(path: Path | None) -> dict[str, str]:
+    """Patient of each series UID, from LIDC-IDRI's list (two columns, patient first; a header does no harm).
+
+    Empty without the list; ValueError, with the line, if a row has not two values.
+    """
+    if path is None or not path.is_file():
+        return {}
+    with open_table(path) as file:
+        rows = [[value.strip() for value in row] for row in csv.reader(file) if row]
+    wrong = [number for number, row in enumerate(rows, 1) if len(row) != 2 or not all(row)]
+    if wrong or not rows:
+        place = f"line {wrong[0]}" if wrong else "empty"
+        raise ValueError(
+            f"{path}, {place}: two columns, patient and series UID, are wanted: use the table as published"
+        )
+    return {uid: patient for patient, uid in rows}

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from tfds_builders.common.damage import Damaged, DamagedInput, check_share
+from tfds_builders.common.features import volume_feature
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.series import Series
 from tfds_builders.common.splits import FRACTIONS, join_groups, split_of
@@ -115,7 +116,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
     def pixel_features(self) -> dict[str, Any]:
         """The patch; a data set that also stores something else of it, such as planes, says so here."""
         shape = (self.builder_config.size,) * 3 + (1,)
-        return {"volume": tfds.features.Tensor(shape=shape, dtype=np.int16, doc="Hounsfield units, axes z, y, x")}
+        return {"volume": volume_feature(shape, np.int16, "Hounsfield units, axes z, y, x")}
 
     def metadata(self) -> dict[str, Any]:
         """What readers of the data set need beside its features."""

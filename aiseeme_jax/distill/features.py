@@ -1,0 +1,178 @@
+"""Kinds that compare what student and teacher make of the same images."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from aiseeme_jax import losses, models
+from aiseeme_jax.distill import losses as own
+from aiseeme_jax.distill.terms import Term
+from aiseeme_jax.pretext.base import Output, Task
+
+PUBLISHED_HIDDEN = 2048
+
+
+class Seen:
+    """Endpoints of the student and of its teachers for the images of one output, each computed when first asked for.
+
+    A task hands over pooled features alone. Any other endpoint of the student takes a second pass over
+    `Output.images`, all of them normalised together; the running averages keep what the task's own pass left.
+    """
+
+    def __init__(self, task: Task, output: Output, backbones: Mapping[str, nnx.Module]):
+        self.task, self.output, self.backbones = task, output, backbones
+        self._student: dict[str, Array] = {"pooled": output.features}
+        self._teachers: dict[str, dict[str, Array]] = {}
+
+    def student(self, endpoint: str) -> Float[Array, "m *space d"]:
+        if endpoint not in self._student:
+            again = nnx.clone(self.task.backbone)(self.output.images, train=True)
+            self._student = {**again, **self._student}
+        return self._student[endpoint]
+
+    def teacher(self, name: str, endpoint: str) -> Float[Array, "m *space d"]:
+        if name not in self._teachers:
+            endpoints = self.backbones[name](self.output.images, train=False)
+            self._teachers[name] = jax.lax.stop_gradient(endpoints)
+        return self._teachers[name][endpoint]
+
+
+def averaged(rows: Float[Array, "m *space d"]) -> Float[Array, "m d"]:
+    """A map as the mean of its places; pooled features as they are."""
+    return jnp.mean(rows, axis=tuple(range(1, rows.ndim - 1)), dtype=jnp.promote_types(rows.dtype, jnp.float32))
+
+
+def placed(rows: Float[Array, "m *space d"]) -> Float[Array, "n d"]:
+    """A map place by place: every place of every image is a row."""
+    return rows.reshape(-1, rows.shape[-1])
+
+
+def flat(rows: Float[Array, "m *space d"]) -> Float[Array, "m n"]:
+    """A map as one long row."""
+    return rows.reshape(rows.shape[0], -1)
+
+
+class Features(nnx.Module):
+    """Base of the kinds that compare endpoints. A subclass says how maps become rows, and compares.
+
+    Class attributes:
+      ROWS: turns an endpoint, a map or pooled features, into rows.
+      ALIKE: whether student and teacher must be of one size.
+    """
+
+    ROWS: Callable[[Array], Array] = staticmethod(averaged)
+    ALIKE = True
+
+    def __init__(self, term: Term, task: Task, frozen: Any, *, dtype: str, rngs: nnx.Rngs):
+        self.term = term
+
+    def __call__(self, task: Task, seen: Seen, frozen: Any) -> Float[Array, ""]:
+        endpoint = self.term.endpoint
+        teachers = [self.ROWS(seen.teacher(name, endpoint)) for name in self.term.teachers]
+        return self.compare(self.ROWS(seen.student(endpoint)), self.merge(teachers))
+
+    def merge(self, teachers: list[Float[Array, "n t"]]) -> Float[Array, "n t"]:
+        """What several teachers say together: the mean of their features."""
+        return sum(teachers[1:], teachers[0].astype(jnp.float32)) / len(teachers)
+
+    def compare(self, student: Float[Array, "n s"], teacher: Float[Array, "n t"]) -> Float[Array, ""]:
+        raise TypeError(f"{type(self).__name__} compares nothing")
+
+
+class KL(Features):
+    """T^2 KL(teacher || student) of the softmax of features taken as logits (Hinton et al., 2015)."""
+
+    def merge(self, teachers):
+        """Logits at temperature T of the mean of the teachers' probabilities."""
+        if len(teachers) == 1:
+            return teachers[0]
+        temperature = self.term.temperature
+        logs = jnp.stack([jax.nn.log_softmax(rows.astype(jnp.float32) / temperature) for rows in teachers])
+        return temperature * (jax.nn.logsumexp(logs, axis=0) - jnp.log(len(teachers)))
+
+    def compare(self, student, teacher):
+        return losses.kl_distill(student, teacher, temperature=self.term.temperature)
+
+
+class MSE(Features):
+    """Mean of the squared differences, at every place of a map (Romero et al., 2015, without their regressor)."""
+
+    ROWS = staticmethod(placed)
+
+    def compare(self, student, teacher):
+        return losses.mse(student, teacher)
+
+
+class Cosine(Features):
+    """1 - the mean cosine, at every place of a map."""
+
+    ROWS = staticmethod(placed)
+
+    def compare(self, student, teacher):
+        return own.cosine(student, teacher)
+
+
+class Relational(Features):
+    """Distances between the images of the batch, plus `angle` times the angles of triangles (Park et al., 2019)."""
+
+    ALIKE = False
+
+    def compare(self, student, teacher):
+        loss = own.relational_distance(student, teacher)
+        if self.term.angle:
+            loss += self.term.angle * own.relational_angle(student, teacher)
+        return loss
+
+
+class SimilarityPreserving(Features):
+    """Which images of the batch are alike (Tung & Mori, 2019)."""
+
+    ROWS = staticmethod(flat)
+    ALIKE = False
+
+    def compare(self, student, teacher):
+        return own.similarity_preserving(student, teacher)
+
+
+class PFR(Features):
+    """-cos(M(student), teacher), M two layers that learn along (projected functional regularisation, Gomez-Villa 2022).
+
+    The student may move its features as long as the old ones can be told from them.
+    """
+
+    ALIKE = False
+
+    def __init__(self, term: Term, task: Task, frozen: Any, *, dtype: str, rngs: nnx.Rngs):
+        super().__init__(term, task, frozen, dtype=dtype, rngs=rngs)
+        lengths = {name: widths(frozen.backbones[name], task)[term.endpoint] for name in term.teachers}
+        (length,) = set(lengths.values())
+        self.predictor = predictor(term, task, widths(task.backbone, task)[term.endpoint], length, dtype, rngs)
+
+    def compare(self, student, teacher):
+        return losses.negative_cosine(self.predictor(student, train=True), teacher)
+
+
+def predictor(term: Term, task: Task, length: int, out: int, dtype: str, rngs: nnx.Rngs) -> models.MLP:
+    """Linear, batch normalisation, ReLU, linear; `hidden` 0 takes four times the backbone's features, at most 2,048.
+
+    Published is 2,048, beside the 512 features of a ResNet-18.
+    """
+    hidden = term.hidden or min(PUBLISHED_HIDDEN, 4 * task.backbone.features)
+    return models.MLP(length, (hidden,), out, norm=True, dtype=dtype, rngs=rngs)
+
+
+def shapes(backbone: nnx.Module, size: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the endpoints for one image of `size` pixels, or voxels, a side; nothing is computed."""
+    graph, state = nnx.split(backbone)
+    image = jax.ShapeDtypeStruct((1, *(size,) * getattr(backbone, "dimensions", 2), backbone.channels), jnp.float32)
+    endpoints = jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x, train=False), nnx.as_pure(state), image)
+    return {name: endpoint.shape for name, endpoint in endpoints.items()}
+
+
+def widths(backbone: nnx.Module, task: Task) -> dict[str, int]:
+    """Channels of each endpoint."""
+    return {name: shape[-1] for name, shape in shapes(backbone, task.spec.size).items()}

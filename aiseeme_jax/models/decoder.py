@@ -1,0 +1,108 @@
+"""From the maps of a backbone back to the size of its images. A decoder belongs to its task: it is not handed over."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from aiseeme_jax.models.convolution import convolve
+from aiseeme_jax.models.resnet import Norm
+
+# Endpoints that are maps, the finest first.
+MAPS = ("stem", "stage1", "stage2", "stage3", "stage4")
+# The widest layer, and the narrowest.
+WIDEST, NARROWEST = 256, 8
+
+
+class Decoder(nnx.Module):
+    """Doubles the last map of a backbone until it is as large as the image, a 3x3(x3) convolution after each doubling.
+
+    Every convolution is followed by batch normalisation and ReLU, the last by a linear layer on each pixel. Layers
+    have half the backbone's features, at most 256, then half of that with each doubling, at least 8.
+
+    Args:
+      backbone: of images or volumes; what it gives says how many doublings there are. Any sizes of maps will do.
+      size: side of its (square, cubic) images in pixels.
+      out: channels of the result.
+      dimensions: 2 for images, 3 for volumes.
+      skips: lay the backbone's finer maps beside the doubled ones (Ronneberger et al. 2015, U-Net); of several of one
+        size the last. Without, all that is restored has gone through the last map.
+      stride: side of the image over that of the result.
+      dtype: of the convolutions; the result is float32.
+
+    Attributes:
+      side: of the result: `size` over `stride`, rounded up, or that of the last map if that is larger.
+    """
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        size: int,
+        out: int,
+        *,
+        dimensions: int,
+        skips: bool,
+        stride: int = 1,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shapes = _map_shapes(backbone, (size,) * dimensions)
+        self.start = [name for name in MAPS if name in shapes][-1]
+        (side, *_, channels), target = shapes[self.start], -(-size // stride)
+        finer = {shapes[name][0]: name for name in MAPS if skips and name in shapes}
+        steps, convolutions, norms = [], [], []
+        width = min(channels // 2, WIDEST)
+        while side < target:
+            side = min(s for s in (*finer, 2 * side, target) if s > side)
+            width = max(width, NARROWEST)
+            beside = shapes[finer[side]][-1] if side in finer else 0
+            convolutions.append(_convolution(channels + beside, width, dimensions, jnp.dtype(dtype), rngs))
+            norms.append(Norm(width, rngs=rngs))
+            steps.append((side, finer.get(side)))
+            channels, width = width, width // 2
+        self.side, self.steps = side, tuple(steps)
+        self.convolutions, self.norms = nnx.List(convolutions), nnx.List(norms)
+        self.head = nnx.Linear(channels, out, rngs=rngs)
+
+    def __call__(self, endpoints: dict[str, Array], *, train: bool) -> Float[Array, "b *space c"]:
+        """The result for the endpoints of a batch: [B, H, W, out], or of volumes [B, D, H, W, out]."""
+        x = endpoints[self.start]
+        for (side, skip), convolution, norm in zip(self.steps, self.convolutions, self.norms, strict=True):
+            x = _enlarged(x, side)
+            x = x if skip is None else jnp.concatenate([x, endpoints[skip].astype(x.dtype)], axis=-1)
+            x = jax.nn.relu(norm(convolution(x), train=train))
+        return self.head(x.astype(jnp.float32))
+
+
+def _map_shapes(backbone: nnx.Module, space: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Shape of each map of the backbone, without the batch; computes nothing."""
+    graph, state = nnx.split(backbone)
+    images = jax.ShapeDtypeStruct((1, *space, backbone.channels), jnp.float32)
+    run = lambda state, x: nnx.merge(graph, state)(x, train=False)  # noqa: E731
+    endpoints = jax.eval_shape(run, nnx.as_pure(state), images)
+    return {name: endpoints[name].shape[1:] for name in MAPS if name in endpoints}
+
+
+def _convolution(channels: int, filters: int, dimensions: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        channels,
+        filters,
+        (3,) * dimensions,
+        padding=1,
+        use_bias=False,
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        conv_general_dilated=convolve,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        rngs=rngs,
+    )
+
+
+def _enlarged(maps: Float[Array, "b *space c"], side: int) -> Float[Array, "b *larger c"]:
+    """Every pixel repeated, the overhang cut off."""
+    for axis in range(1, maps.ndim - 1):
+        times = -(-side // maps.shape[axis])
+        maps = jax.lax.slice_in_dim(jnp.repeat(maps, times, axis=axis), 0, side, axis=axis)
+    return maps

@@ -1,0 +1,46 @@
+"""Barlow Twins (Zbontar et al., ICML 2021): the same dimension agrees between two views, different ones do not."""
+
+from flax import nnx
+
+from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews
+from aiseeme_jax.pretext.byol import BYOL
+
+
+class BarlowTwins(TwoViews):
+    """Squared distance of the cross-correlation of the two views' projections from the identity.
+
+    Args:
+      off_diagonal_weight: of the redundancy, beside 1 for the agreement.
+      hidden: width of the projection, hidden layers and output; 0 takes four times the backbone's features (8,192 for
+        a ResNet-50).
+    """
+
+    RECIPE = BYOL.RECIPE
+    SHARES = BYOL.SHARES
+    CASSLE = "cross_correlation"
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.AnyViews,
+        setting: Setting,
+        *,
+        off_diagonal_weight: float = 0.0051,
+        hidden: int = 0,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec)
+        hidden = hidden or 4 * backbone.features
+        # The loss takes the mean of every dimension out: the last layer needs no bias.
+        projector = models.MLP(
+            backbone.features, (hidden, hidden), hidden, norm=True, final_bias=False, dtype=setting.dtype, rngs=rngs
+        )
+        self.encoder = Encoder(backbone, projector)
+        self.off_diagonal_weight = off_diagonal_weight
+
+    def loss(self, views, *, train: bool = True) -> Output:
+        features_1, z1 = self.encoder(views["first"], train=train)
+        features_2, z2 = self.encoder(views["second"], train=train)
+        loss = losses.barlow_twins(z1, z2, off_diagonal_weight=self.off_diagonal_weight)
+        return self.output(loss, views, features_1, features_2)

@@ -1,0 +1,70 @@
+"""BYOL, bootstrap your own latent (Grill et al., NeurIPS 2020): predict what a moving average sees in the other view.
+
+No negatives: the predictor on one side and the slow average on the other keep the features from falling together.
+"""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext.base import Average, Encoder, Output, Setting, TwoViews, rising
+
+
+class BYOL(TwoViews):
+    """Sum over both directions of 2 - 2 cos(prediction of one view, target of the other), from 0 to 8.
+
+    Args:
+      momentum: of the moving average at the start; it rises along a cosine and is 1 at the end of the stage.
+      hidden: width of the hidden layers of projection and predictor; 0 takes twice the backbone's features (4,096 for
+        a ResNet-50).
+      dimensions: of the projection.
+    """
+
+    RECIPE = {
+        "crop_scale": (0.08, 1.0),
+        "jitter_probability": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.2,
+        "hue": 0.1,
+        "grey_probability": 0.2,
+        "blur_probability": 1.0,
+        "solarise_probability": 0.2,
+    }
+    SHARES = ({"solarise_probability": 0.0}, {"blur_probability": 0.1})
+    CASSLE = "cosine"
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.AnyViews,
+        setting: Setting,
+        *,
+        momentum: float = 0.996,
+        hidden: int = 0,
+        dimensions: int = 256,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec)
+        hidden = hidden or 2 * backbone.features
+        head = {"norm": True, "dtype": setting.dtype, "rngs": rngs}
+        self.encoder = Encoder(backbone, models.MLP(backbone.features, (hidden,), dimensions, **head))
+        self.predictor = models.MLP(dimensions, (hidden,), dimensions, **head)
+        self.target = Average(self.encoder)
+        self.momentum = momentum
+
+    def loss(self, views, *, train: bool = True) -> Output:
+        target = self.target.module(self.encoder)
+
+        def view(name: str):
+            features, embedded = self.encoder(views[name], train=train)
+            wanted = jax.lax.stop_gradient(target(views[name], train=True)[1])
+            return features, self.predictor(embedded, train=train), wanted
+
+        (features_1, prediction_1, target_1), (features_2, prediction_2, target_2) = view("first"), view("second")
+        both = losses.negative_cosine(prediction_1, target_2) + losses.negative_cosine(prediction_2, target_1)
+        return self.output(4 + 2 * both, views, features_1, features_2)
+
+    def after_update(self, progress: Float[Array, ""]) -> None:
+        self.target.update(self.encoder, rising(self.momentum, progress))

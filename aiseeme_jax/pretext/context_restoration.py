@@ -1,0 +1,45 @@
+"""Context restoration (Chen et al., Medical Image Analysis 2019): pairs of patches were swapped; put them back.
+
+No pixel is lost and the histogram stays, so intensities alone tell nothing: what does not fit must be seen by its
+surroundings.
+"""
+
+from flax import nnx
+
+from aiseeme_jax import augment
+from aiseeme_jax.augment import corruption
+from aiseeme_jax.pretext.base import Setting
+from aiseeme_jax.pretext.reconstruction import Reconstruction
+
+
+class ContextRestoration(Reconstruction):
+    """Mean squared error over the whole view; the decoder has no skips, as in the paper's networks for classification.
+
+    Args:
+      patch: side of a patch in pixels; 0 takes an eighth of the view's. Size and number are this project's choice.
+      swaps: pairs swapped in each image, one after another.
+
+    Raises ValueError for a patch larger than about a third of the view.
+    """
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.AnyViews,
+        setting: Setting,
+        *,
+        patch: int = 0,
+        swaps: int = 10,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec, setting, rngs=rngs)
+        self.patch, self.swaps = patch or max(spec.size // 8, 1), swaps
+        largest = (spec.size + 1) // 3
+        if not 1 <= self.patch <= largest:
+            raise ValueError(
+                f"context_restoration: a patch of {self.patch} px leaves no place apart from it in a view of "
+                f"{spec.size} px; `patch` is at most {largest}"
+            )
+
+    def damage(self, key, view):
+        return corruption.swap_patches(key, view, size=self.patch, swaps=self.swaps)

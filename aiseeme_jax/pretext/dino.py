@@ -1,0 +1,167 @@
+"""DINO, self-distillation with no labels (Caron et al., ICCV 2021): every crop tells what the teacher saw in two.
+
+The teacher is a moving average of the student. Centring its outputs keeps one prototype from winning everywhere,
+sharpening them keeps all from winning alike.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext.base import Average, Bank, Encoder, Output, Setting, Task, normalise, rising
+from aiseeme_jax.pretext.byol import BYOL
+from aiseeme_jax.pretext.multicrop import by_image, multi_crop
+
+PUBLISHED_PROTOTYPES = 65_536
+# The published number for the 1.28 million images of ImageNet.
+IMAGES_PER_PROTOTYPE = 20
+FEWEST_PROTOTYPES = 16
+
+
+class Prototypes(nnx.Module):
+    """Three layers with GELU, rows of length one, then similarities to prototypes of length one.
+
+    Weight normalisation with its gain held at 1, so that only directions are learnt. `frozen` stops the gradient of the
+    prototypes.
+    """
+
+    def __init__(self, features: int, hidden: int, bottleneck: int, prototypes: int, *, dtype: str, rngs: nnx.Rngs):
+        # No batch normalisation: with a ViT the whole network is then free of it.
+        self.mlp = models.MLP(features, (hidden, hidden), bottleneck, activation=jax.nn.gelu, dtype=dtype, rngs=rngs)
+        self.directions = nnx.Param(jax.random.normal(rngs.params(), (bottleneck, prototypes)))
+        self.frozen = Bank(jnp.zeros((), bool))
+
+    def __call__(self, x: Float[Array, "n d"], *, train: bool) -> Float[Array, "n k"]:
+        directions = self.directions.get_value()
+        directions = jnp.where(self.frozen.get_value(), jax.lax.stop_gradient(directions), directions)
+        return normalise(self.mlp(x, train=train)) @ normalise(directions.T).T
+
+
+class DINO(Task):
+    """Cross-entropy of the student's prototypes, seen in each crop, with the teacher's in the other global crops.
+
+    Lengths that the paper gives in epochs are shares of the stage here.
+
+    Args:
+      student_temperature: of its softmax.
+      teacher_temperature: of the teacher's, after the warm-up.
+      warmup_temperature: of the teacher's at the start.
+      warmup: share of the stage over which the teacher's temperature rises linearly (30 of 300 epochs).
+      momentum: of the teacher at the start; it rises along a cosine and is 1 at the end of the stage. The authors'
+        code suggests 0.9995 for batches of 256.
+      centre_momentum: of the mean of the teacher's outputs, which is taken from them.
+      frozen: share of the stage in which the prototypes do not learn (1 of 100 epochs).
+      prototypes: 0 takes one for 20 images, as published, at least 16 and at most 65,536. From 2 to the number of
+        images.
+      hidden: width of the head's two hidden layers.
+      bottleneck: length of what is compared with the prototypes.
+      local_crops, local_size, local_scale: as in `multicrop.multi_crop`. Without local crops the authors' code
+        suggests a `crop_scale` of (0.14, 1).
+
+    Raises ValueError if prototypes or crops do not fit the data set.
+    """
+
+    RECIPE = {**BYOL.RECIPE, "crop_scale": (0.4, 1.0)}
+    SHARES = (*BYOL.SHARES, {"blur_probability": 0.5, "solarise_probability": 0.0})
+    CASSLE = "prototypes"
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.AnyViews,
+        setting: Setting,
+        *,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.07,
+        warmup_temperature: float = 0.04,
+        warmup: float = 0.1,
+        momentum: float = 0.996,
+        centre_momentum: float = 0.9,
+        frozen: float = 0.01,
+        prototypes: int = 0,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        local_crops: int = 8,
+        local_size: int = 0,
+        local_scale: tuple[float, float] = (0.05, 0.4),
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec)
+        self.crops = multi_crop(
+            "dino",
+            backbone,
+            spec,
+            local_crops=local_crops,
+            local_size=local_size,
+            local_scale=local_scale,
+            shares=self.SHARES,
+        )
+        count = prototype_count(prototypes, setting)
+        head = Prototypes(backbone.features, hidden, bottleneck, count, dtype=setting.dtype, rngs=rngs)
+        self.encoder = Encoder(backbone, head)
+        self.target = Average(self.encoder)
+        self.centre = Bank(jnp.zeros((count,)))
+        # The teacher's, now; `loss` is not told how far the stage is.
+        self.temperature = Bank(jnp.zeros(()))
+        self.student_temperature, self.momentum, self.centre_momentum = student_temperature, momentum, centre_momentum
+        self.temperatures, self.warmup, self.frozen = (warmup_temperature, teacher_temperature), warmup, frozen
+        self._follow(jnp.zeros(()))
+
+    def views(self, key: PRNGKeyArray, batch):
+        return self.crops.views(key, batch["image"])
+
+    def seen(self, views):
+        return views["global"]
+
+    def loss(self, views, *, train: bool = True) -> Output:
+        count = views["global"].shape[0] // 2
+        teacher = self.target.module(self.encoder)
+        wanted = by_image(jax.lax.stop_gradient(teacher(views["global"], train=True)[1]), count)
+        features, logits = self.encoder(views["global"], train=train)
+        seen = by_image(logits, count)
+        if "local" in views:
+            local = by_image(self.encoder(views["local"], train=train)[1], count)
+            seen = jnp.concatenate([seen, local], axis=1)
+        centre = self.centre.get_value()
+        loss = losses.dino(
+            seen,
+            wanted,
+            centre=centre,
+            student_temperature=self.student_temperature,
+            teacher_temperature=self.temperature.get_value(),
+        )
+        if train:
+            mean = jnp.mean(wanted, axis=(0, 1))
+            self.centre.set_value(self.centre_momentum * centre + (1 - self.centre_momentum) * mean)
+        return Output(loss, {}, views["global"], features)
+
+    def projection(self) -> nnx.Module:
+        return self.encoder.projector.mlp
+
+    def prototypes(self) -> Float[Array, "d k"]:
+        return self.encoder.projector.directions.get_value()
+
+    def after_update(self, progress: Float[Array, ""]) -> None:
+        self.target.update(self.encoder, rising(self.momentum, progress))
+        self._follow(progress)
+
+    def _follow(self, progress: Float[Array, ""]) -> None:
+        """Teacher temperature and freezing of the step that follows `progress`."""
+        start, end = self.temperatures
+        share = jnp.minimum(progress / self.warmup, 1.0) if self.warmup else jnp.ones(())
+        self.temperature.set_value(jnp.asarray(start + (end - start) * share, jnp.float32))
+        self.encoder.projector.frozen.set_value(progress < self.frozen)
+
+
+def prototype_count(asked: int, setting: Setting) -> int:
+    """The number of prototypes by the rule in `DINO`; ValueError if `asked` does not fit."""
+    if not asked:
+        return min(max(setting.images // IMAGES_PER_PROTOTYPE, FEWEST_PROTOTYPES), PUBLISHED_PROTOTYPES)
+    if not 2 <= asked <= setting.images:
+        raise ValueError(
+            f"dino: {asked} prototypes for a split of {setting.images} images; "
+            f"`prototypes` must lie between 2 and {setting.images}"
+        )
+    return asked

@@ -1,0 +1,45 @@
+"""Patches of a grid, cut so that only what they show tells where they lie: relative location, jigsaw, Rubik's cube.
+
+Shortcuts are closed as in Doersch et al. (ICCV 2015): gaps and jitter between patches against continuing edges, patches
+normalised one by one and often grey against chromatic aberration.
+"""
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from aiseeme_jax import augment
+
+SIDE = 3
+RECIPE = {"crop_scale": (0.7, 1.0), "flip_horizontal": 0.5, "grey_probability": 0.66}
+
+
+def patch_size(task: str, asked: int, spec: augment.AnyViews, *, side: int = SIDE) -> int:
+    """Size of a patch in pixels: three quarters of a grid cell (64 of 85 at 255 px, as published), unless asked for.
+
+    `side` is that of the grid, in cells.
+
+    Raises ValueError if a patch does not fit its cell.
+    """
+    cell = spec.size // side
+    size = asked or max(cell * 3 // 4, 1)
+    if not 0 < size <= cell:
+        raise ValueError(
+            f"{task}: a patch of {size} px does not fit a cell of {cell} px "
+            f"(views.size {spec.size} / {side}); lower `patch` or raise `views.size`"
+        )
+    return size
+
+
+def draw(
+    view_key: PRNGKeyArray,
+    patch_key: PRNGKeyArray,
+    images: Array,
+    spec: augment.AnyViews,
+    size: int,
+    *,
+    side: int = SIDE,
+) -> Float[Array, "b n *size c"]:
+    """The patches of a random view of each image, row by row."""
+    views = augment.random_view(view_key, images, spec)
+    # Half of the room moves the patches, the other half keeps them apart.
+    jitter = (spec.size // side - size) // 2
+    return augment.patches(patch_key, views, grid=side, size=size, jitter=jitter, normalise=True)

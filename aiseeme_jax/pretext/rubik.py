@@ -1,0 +1,103 @@
+"""Rubik's cube (Zhuang et al., MICCAI 2019; with masks Zhu et al., Medical Image Analysis 2020, "Rubik's cube+").
+
+A volume is cut into eight cubes, apart from one another, which change places; some are turned by half a turn, some lose
+half of their voxels. In which order were they laid, which were turned, and which have gaps?
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import grid
+from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy
+from aiseeme_jax.pretext.permutations import max_hamming
+
+SIDE = 2
+CUBES = SIDE**3
+# Half turns about z and about y: each turns two axes of a cube [z, y, x, c] over. Both together are one about x.
+HALF_TURNS = ((1, 2), (0, 2))
+# Share of the voxels a cube with gaps loses.
+LOST = 0.5
+
+
+class Rubik(Task):
+    """Cross-entropy over the orders, and binary ones over turns and gaps. Views: cubes [B, 8, s, s, s, C].
+
+    Heads stand on the cubes' hidden layers side by side. Each cube is turned about z, about y, and has gaps with
+    probability 1/2 each. Sizes, shares and weights are this project's choice.
+
+    Args:
+      permutations: size of the set of orders, max-Hamming as in the jigsaw.
+      patch: side of a cube in voxels; 0 takes three quarters of half the view's.
+      hidden: width of a cube's hidden layer; 0 takes half the backbone's features.
+      orientation: weight of the turns beside the order.
+      masking: weight of the gaps; 0 gives Rubik's cube without them.
+
+    Raises ValueError for cubes that do not fit the view, or a number of permutations that eight cubes do not have.
+    """
+
+    DIMENSIONS = (3,)
+    RECIPE = {"crop_scale": (0.7, 1.0)}
+    # What the whole was turned by before is no matter of its cubes; one flip alone is no turn.
+    FIXED = {"right_angles": False, "flip_z": 0.0, "flip_y": 0.0}
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.VolumeViews,
+        setting: Setting,
+        *,
+        permutations: int = 100,
+        patch: int = 0,
+        hidden: int = 0,
+        orientation: float = 1.0,
+        masking: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec)
+        self.patch = grid.patch_size("rubik", patch, spec, side=SIDE)
+        max_hamming(CUBES, permutations)
+        self.permutations, self.orientation, self.masking = permutations, orientation, masking
+        hidden = hidden or max(backbone.features // 2, 1)
+        self.hidden = models.MLP(backbone.features, (), hidden, final_norm=True, dtype=setting.dtype, rngs=rngs)
+        self.order_head = nnx.Linear(CUBES * hidden, permutations, rngs=rngs)
+        self.turn_head = nnx.Linear(CUBES * hidden, CUBES * len(HALF_TURNS), rngs=rngs)
+        self.gap_head = nnx.Linear(CUBES * hidden, CUBES, rngs=rngs)
+
+    def views(self, key: PRNGKeyArray, batch):
+        view_key, patch_key, order_key, turn_key, gap_key, voxel_key = jax.random.split(key, 6)
+        cubes = grid.draw(view_key, patch_key, batch["image"], self.spec, self.patch, side=SIDE)
+        images = cubes.shape[0]
+        order = jax.random.randint(order_key, (images,), 0, self.permutations)
+        orders = jnp.asarray(max_hamming(CUBES, self.permutations))[order]
+        cubes = jax.vmap(lambda pieces, order: pieces[order])(cubes, orders)
+        turned = jax.random.bernoulli(turn_key, 0.5, (images, CUBES, len(HALF_TURNS)))
+        for number, axes in enumerate(HALF_TURNS):
+            over = jnp.flip(cubes, [axis + 2 for axis in axes])
+            cubes = jnp.where(_beside(turned[..., number], cubes), over, cubes)
+        gaps = jax.random.bernoulli(gap_key, 0.5 if self.masking else 0.0, (images, CUBES))
+        lost = jax.random.bernoulli(voxel_key, LOST, cubes.shape) & _beside(gaps, cubes)
+        return {"patches": jnp.where(lost, 0.0, cubes), "order": order, "turned": turned, "gaps": gaps}
+
+    def seen(self, views):
+        return views["patches"].reshape(-1, *views["patches"].shape[2:])
+
+    def loss(self, views, *, train: bool = True) -> Output:
+        images, order = self.seen(views), views["order"]
+        features = self.backbone(images, train=train)["pooled"]
+        hidden = jax.nn.relu(self.hidden(features, train=train)).reshape(order.shape[0], -1)
+        orders, turns, gaps = self.order_head(hidden), self.turn_head(hidden), self.gap_head(hidden)
+        order_loss = losses.cross_entropy(orders, order)
+        turn_loss = losses.binary_cross_entropy(turns, views["turned"].reshape(turns.shape))
+        gap_loss = losses.binary_cross_entropy(gaps, views["gaps"])
+        metrics = {"accuracy": accuracy(orders, order), "order_loss": order_loss, "orientation_loss": turn_loss}
+        metrics["masking_loss"] = gap_loss
+        loss = order_loss + self.orientation * turn_loss + self.masking * gap_loss
+        return Output(loss, metrics, images, features)
+
+
+def _beside(chosen: Array, cubes: Float[Array, "b n *size c"]) -> Array:
+    """One flag for each cube, in the rank of the cubes."""
+    return chosen.reshape(*chosen.shape, *[1] * (cubes.ndim - 2))

@@ -1,0 +1,52 @@
+"""SimSiam (Chen & He, CVPR 2021): two views predict one another, the predicted side held still.
+
+BYOL without the moving average; stopping the gradient on one side is what keeps the features apart.
+"""
+
+import jax
+from flax import nnx
+
+from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews
+from aiseeme_jax.pretext.moco_v2 import MoCoV2
+
+
+class SimSiam(TwoViews):
+    """Mean over both directions of -cos(prediction of one view, projection of the other), from -1 to 1.
+
+    The predictor learns at the stage's peak rate throughout, while all else follows its schedule (section 4.1 of the
+    paper).
+
+    Args:
+      hidden: width of the projection, hidden layers and output; 0 takes the backbone's features (2,048 for a
+        ResNet-50).
+      bottleneck: width of the predictor's hidden layer; 0 takes a quarter of `hidden`.
+    """
+
+    RECIPE = MoCoV2.RECIPE
+    CONSTANT_RATE = ("predictor",)
+    CASSLE = "cosine"
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.AnyViews,
+        setting: Setting,
+        *,
+        hidden: int = 0,
+        bottleneck: int = 0,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec)
+        hidden = hidden or backbone.features
+        head = {"norm": True, "dtype": setting.dtype, "rngs": rngs}
+        projector = models.MLP(backbone.features, (hidden, hidden), hidden, final_norm=True, final_affine=False, **head)
+        self.encoder = Encoder(backbone, projector)
+        self.predictor = models.MLP(hidden, (bottleneck or max(hidden // 4, 1),), hidden, **head)
+
+    def loss(self, views, *, train: bool = True) -> Output:
+        features_1, z1 = self.encoder(views["first"], train=train)
+        features_2, z2 = self.encoder(views["second"], train=train)
+        forth = losses.negative_cosine(self.predictor(z1, train=train), jax.lax.stop_gradient(z2))
+        back = losses.negative_cosine(self.predictor(z2, train=train), jax.lax.stop_gradient(z1))
+        return self.output((forth + back) / 2, views, features_1, features_2)

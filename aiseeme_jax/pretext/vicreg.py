@@ -1,0 +1,60 @@
+"""VICReg (Bardes et al., ICLR 2022): two views agree, every dimension keeps its variance, no two tell the same."""
+
+from flax import nnx
+
+from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews
+
+
+class VICReg(TwoViews):
+    """Invariance, variance and covariance terms of the two views' projections.
+
+    Args:
+      invariance, variance, covariance: weights of the terms.
+      hidden: width of the projection, hidden layers and output; 0 takes four times the backbone's features (8,192 for
+        a ResNet-50).
+
+    Raises ValueError for a batch of one image, which has no variance.
+    """
+
+    RECIPE = {
+        "crop_scale": (0.08, 1.0),
+        "jitter_probability": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.2,
+        "hue": 0.1,
+        "grey_probability": 0.2,
+        "blur_probability": 0.5,
+        "solarise_probability": 0.1,
+    }
+    CASSLE = "invariance"
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.AnyViews,
+        setting: Setting,
+        *,
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+        hidden: int = 0,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec)
+        if setting.batch < 2:
+            raise ValueError("vicreg: a batch of one image has no variance; raise `batch_size`")
+        hidden = hidden or 4 * backbone.features
+        # A bias of the last layer would move both views alike, which no term of the loss sees.
+        projector = models.MLP(
+            backbone.features, (hidden, hidden), hidden, norm=True, final_bias=False, dtype=setting.dtype, rngs=rngs
+        )
+        self.encoder = Encoder(backbone, projector)
+        self.invariance, self.variance, self.covariance = invariance, variance, covariance
+
+    def loss(self, views, *, train: bool = True) -> Output:
+        features_1, z1 = self.encoder(views["first"], train=train)
+        features_2, z2 = self.encoder(views["second"], train=train)
+        loss = losses.vicreg(z1, z2, invariance=self.invariance, variance=self.variance, covariance=self.covariance)
+        return self.output(loss, views, features_1, features_2)

@@ -1,0 +1,53 @@
+"""The curriculum on chest X-rays: five pretext tasks in sequence on unlabelled images, then normal, bacterial or viral.
+
+    python launch.py --config=configs/cxr_curriculum.py --workdir=runs/cxr             ResNet-50, 224 px, bf16, one GPU
+    python launch.py --config=configs/cxr_curriculum.py:small --workdir=runs/small     ResNet-18 x 0.25, 64 px, two CPUs
+    python launch.py --config=configs/cxr_curriculum.py:demo --workdir=runs/demo       synthetic images, no download
+
+Order and lengths are as in `isic_curriculum.py`; views follow the preset `cxr`.
+"""
+
+from configs import base, recipes
+
+TASKS = ("relative_location", "rotation", "npid", "moco_v2", "simclr")
+
+
+def get_config(variant: str = "full"):
+    return recipes.choose("cxr_curriculum", {"full": full, "small": small, "demo": demo}, variant)
+
+
+def full():
+    config = base.get_config()
+    config.data.name = "kermany_pneumonia/224"
+    config.model.channels = 1
+    common = {"preset": "cxr", "size": 224}
+    config.stages = tuple(recipes.full_stage(task, **common) for task in TASKS)
+    config.targets = recipes.full_targets(fractions=(0.01, 0.1, 1.0), **common)
+    return config
+
+
+def small():
+    """The same five tasks at a size for two CPU cores."""
+    config = base.get_config()
+    config.data.name = "kermany_pneumonia/64"
+    config.model.update({"name": "resnet18", "width": 0.25, "channels": 1, "dtype": "float32"})
+    common = {"preset": "cxr", "size": 64}
+    config.stages = recipes.narrow_stages(epochs=dict(zip(TASKS, (4, 3, 6, 6, 8), strict=True)), batch=128, **common)
+    config.targets = recipes.narrow_targets(fractions=(0.1, 1.0), finetune_epochs=6, **common)
+    config.runtime.update({"residence": "device", "log_every": 20, "checkpoint_every": 200})
+    return config
+
+
+def demo():
+    """Synthetic chest X-rays, three stages, a few minutes on two CPU cores: shows that everything works, proves
+    nothing.
+    """
+    config = base.get_config()
+    config.title = "Demo on synthetic chest X-rays"
+    config.data.update({"name": "cxr_phantom/demo", "synthetic": True})
+    config.model.update({"name": "resnet18", "width": 0.25, "channels": 1, "dtype": "float32"})
+    common = {"preset": "cxr", "size": 32}
+    config.stages = recipes.narrow_stages(epochs={"rotation": 8, "moco_v2": 10, "simclr": 15}, batch=64, **common)
+    config.targets = recipes.narrow_targets(fractions=(1.0,), finetune_epochs=8, **common)
+    config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 50})
+    return config

@@ -1,0 +1,56 @@
+"""The curriculum on lung nodules in CT: three pretext tasks in sequence on volumes, then benign or malignant.
+
+    python launch.py --config=configs/lidc_curriculum.py --workdir=runs/lidc           3-D ResNet-18, 64 mm, one GPU
+    python launch.py --config=configs/lidc_curriculum.py:small --workdir=runs/small    x 0.25, half the voxels, two CPUs
+    python launch.py --config=configs/lidc_curriculum.py:demo --workdir=runs/demo      synthetic nodules, no download
+
+Instance discrimination from the weakest to the strongest, as in `isic_curriculum.py`; views follow the preset `ct`.
+Batches are smaller than those of images, and learning rates with them. Nodules the readers are undecided about have no
+label: they are pretrained on and left out of the targets.
+"""
+
+from configs import base, recipes
+
+TASKS = ("npid", "moco_v2", "simclr")
+VOLUMES = {"channels": 1, "dimensions": 3}
+
+
+def get_config(variant: str = "full"):
+    return recipes.choose("lidc_curriculum", {"full": full, "small": small, "demo": demo}, variant)
+
+
+def full():
+    config = base.get_config()
+    config.data.name = "lidc_idri/64"
+    config.model.update({"name": "resnet18", **VOLUMES})
+    common = {"preset": "ct", "size": 64}
+    config.stages = tuple(recipes.full_stage(task, batch_size=128, **common) for task in TASKS)
+    # Some 800 nodules have a label: a hundredth of them is eight.
+    config.targets = recipes.full_targets(fractions=(0.1, 1.0), **common)
+    config.runtime.evaluation_batch = 64
+    return config
+
+
+def small():
+    """The same tasks at a size for two CPU cores."""
+    config = base.get_config()
+    config.data.name = "lidc_idri/32"
+    config.model.update({"name": "resnet18", "width": 0.25, "dtype": "float32", **VOLUMES})
+    common = {"preset": "ct", "size": 32}
+    config.stages = recipes.narrow_stages(epochs=dict(zip(TASKS, (20, 20, 25), strict=True)), batch=64, **common)
+    config.targets = recipes.narrow_targets(fractions=(0.1, 1.0), finetune_epochs=12, **common)
+    config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 100, "evaluation_batch": 64})
+    return config
+
+
+def demo():
+    """Synthetic nodules, two stages, a few minutes on two CPU cores: shows that everything works, proves nothing."""
+    config = base.get_config()
+    config.title = "Demo on synthetic lung nodules"
+    config.data.update({"name": "nodule_phantom/demo", "synthetic": True})
+    config.model.update({"name": "resnet18", "width": 0.25, "dtype": "float32", **VOLUMES})
+    common = {"preset": "ct", "size": 16}
+    config.stages = recipes.narrow_stages(epochs={"moco_v2": 8, "simclr": 10}, batch=32, **common)
+    config.targets = recipes.narrow_targets(fractions=(1.0,), finetune_epochs=6, **common)
+    config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 50, "evaluation_batch": 64})
+    return config

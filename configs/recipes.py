@@ -1,0 +1,94 @@
+"""What the experiments share: trainings by task, at published length and for two CPU cores.
+
+The papers do not publish their order, lengths or learning rates: those here are ours. Optimizers and augmentation are
+OpenSelfSup's, learning rates scaled linearly with the batch.
+"""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from configs.base import duration, stage, target
+
+SGD = {"name": "sgd", "weight_decay": 1e-4}
+LARS = {"name": "lars", "weight_decay": 1e-6}
+
+
+def choose(experiment: str, variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> ConfigDict:
+    """The config of a variant. ValueError that names the known ones for any other."""
+    if variant not in variants:
+        raise ValueError(f"unknown variant '{variant}' of {experiment}: known are {', '.join(variants)}")
+    return variants[variant]()
+
+
+def full_stage(task: str, *, preset: str, size: int, batch_size: int | None = None) -> ConfigDict:
+    """One of five tasks for a ResNet on one accelerator: 200 epochs. Another batch size scales the learning rate."""
+    step = {"name": "step", "milestones": (0.43, 0.71), "warmup": duration(epochs=5)}
+    own = {
+        "relative_location": {"batch_size": 256, "optimizer": {**SGD, "learning_rate": 0.1}, "schedule": step},
+        "rotation": {"batch_size": 128, "optimizer": {**SGD, "learning_rate": 0.2}, "schedule": step},
+        "npid": {"batch_size": 256, "optimizer": {**SGD, "learning_rate": 0.03}, "schedule": {"name": "step"}},
+        "moco_v2": {"batch_size": 256, "optimizer": {**SGD, "learning_rate": 0.03}},
+        "simclr": {
+            "batch_size": 512,
+            "optimizer": {**LARS, "learning_rate": 0.6},
+            "schedule": {"warmup": duration(epochs=10)},
+        },
+    }
+    made = stage(task, preset=preset, size=size, duration=duration(epochs=200), **own[task])
+    if batch_size is not None:
+        made.optimizer.learning_rate *= batch_size / made.batch_size
+        made.batch_size = batch_size
+    return made
+
+
+def full_targets(*, preset: str, size: int, fractions: tuple[float, ...]) -> tuple[ConfigDict, ...]:
+    """kNN on all labels, the linear probe and fine-tuning on shares of them, three seeds each."""
+    common = {"preset": preset, "size": size}
+    shares = {"fractions": fractions, "seeds": (0, 1, 2), **common}
+    sgd = {"name": "sgd", "learning_rate": 0.01}
+    return (
+        target("knn", **common),
+        target("linear", **shares),
+        target("finetune", batch_size=64, optimizer=sgd, **shares),
+    )
+
+
+def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch: int) -> tuple[ConfigDict, ...]:
+    """Stages for few epochs: AdamW at one rate throughout, since SGD at the published rates wants hundreds of them."""
+    own = {
+        # The published average of 0.999 spans more steps than these stages have.
+        "moco_v2": {"momentum": 0.99},
+    }
+    return tuple(
+        stage(
+            task,
+            size=size,
+            preset=preset,
+            batch_size=batch,
+            duration=duration(epochs=length),
+            optimizer={"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
+            schedule={"warmup": duration(epochs=1)},
+            **own.get(task, {}),
+        )
+        for task, length in epochs.items()
+    )
+
+
+def narrow_targets(
+    *, preset: str, size: int, fractions: tuple[float, ...], finetune_epochs: int
+) -> tuple[ConfigDict, ...]:
+    """All three protocols, fine-tuning for few epochs."""
+    common = {"preset": preset, "size": size, "fractions": fractions}
+    return (
+        target("knn", seeds=(0, 1, 2), **common),
+        target("linear", seeds=(0, 1, 2), **common),
+        target(
+            "finetune",
+            duration=duration(epochs=finetune_epochs),
+            batch_size=64,
+            optimizer={"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-2},
+            schedule={"warmup": duration(epochs=1)},
+            **common,
+        ),
+    )

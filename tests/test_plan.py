@@ -1,0 +1,105 @@
+"""What is judged before anything is trained: data, model, views, tasks and labels that do not go together."""
+
+import numpy as np
+import pytest
+from tiny import tiny_in_the_table  # noqa: F401
+
+from aiseeme_jax import data, evaluation, plan
+from configs import base
+
+pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
+
+SHAPES = {"colour": (16, 16, 3), "grey": (16, 16, 1), "volume": (8, 8, 8, 1)}
+PRESETS = {"colour": "dermoscopy", "grey": "cxr", "volume": "ct"}
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Opens splits of 24 images of a kind, labelled unless told otherwise, in the place of prepared data sets."""
+
+    def set_kind(kind, labels=None, class_names=("a", "b")):
+        dtype = np.int16 if kind == "volume" else np.uint8
+        labels = np.arange(24) % 2 if labels is None else labels
+
+        def open_split(name, split, data_dir):
+            return data.from_arrays(np.zeros((24, *SHAPES[kind]), dtype), labels, class_names=class_names, name=split)
+
+        monkeypatch.setattr(data, "open_split", open_split)
+        return open_split("", "set:train", "")
+
+    return set_kind
+
+
+def config(kind, tasks=("npid",), views=None, **model):
+    """A config for one kind of data, with views of that kind or of another one."""
+    *space, channels = SHAPES[kind]
+    made = base.get_config()
+    size = {"dimensions": len(space), "channels": channels, **model}
+    made.model.update({"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32", **size})
+    common = {"size": 16, "preset": PRESETS[views or kind]}
+    made.stages = tuple(base.stage(t, batch_size=8, duration=base.duration(steps=2), **common) for t in tasks)
+    made.targets = (base.target("knn", **common),)
+    return made
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_what_goes_together_passes(kind, opened):
+    plan.check(config(kind, ("npid", "moco_v2", "simclr")), opened(kind))
+
+
+def test_geometric_tasks_go_with_grey_images(opened):
+    plan.check(config("grey", ("rotation", "relative_location")), opened("grey"))
+
+
+@pytest.mark.parametrize("task", ["rotation", "relative_location"])
+def test_tasks_of_images_are_refused_on_volumes(task, opened):
+    with pytest.raises(
+        ValueError, match=rf"stages\[1\] \({task}\): {task} needs 2-D images, and views.dimensions is 3"
+    ):
+        plan.check(config("volume", ("npid", task)), opened("volume"))
+
+
+def test_model_of_other_images_names_fields_and_values(opened):
+    with pytest.raises(
+        ValueError, match=r"model.channels 3, but set:train holds images \(16, 16, 1\): set .*channels=1"
+    ):
+        plan.check(config("grey", channels=3), opened("grey"))
+    with pytest.raises(ValueError, match=r"model.dimensions is 2 .* holds volumes .*: set model.dimensions=3 and"):
+        plan.check(config("volume", dimensions=2, views="grey"), opened("volume"))
+
+
+def test_views_of_the_other_kind_name_the_presets_of_this_one(opened):
+    stray = config("volume", views="grey")
+    with pytest.raises(
+        ValueError, match=r"stages\[0\] .*views.dimensions is 2, but model.dimensions 3: .* presets ct$"
+    ):
+        plan.check(stray, opened("volume"))
+    stray.stages = ()
+    with pytest.raises(ValueError, match=r"targets\[0\] \(knn\): views.dimensions is 2, but"):
+        plan.check(stray, opened("volume"))
+    with pytest.raises(ValueError, match="presets natural, dermoscopy, cxr"):
+        plan.check(config("grey", views="volume"), opened("grey"))
+
+
+class TestLabels:
+    def test_targets_need_them(self, opened):
+        unlabelled = opened("grey", labels=[-1] * 24, class_names=())
+        with pytest.raises(ValueError, match="train has no single label for each image: .* leave `targets` empty"):
+            plan.check(config("grey"), unlabelled)
+        pretraining = config("grey")
+        pretraining.targets = ()
+        plan.check(pretraining, unlabelled)
+
+    def test_fine_tuning_is_judged_by_the_labelled_images(self, opened):
+        split = opened("grey", labels=np.where(np.arange(24) < 12, 0, -1))
+        made = config("grey")
+        made.targets = (base.target("finetune", size=16, preset="cxr", batch_size=64, fractions=(0.5,)),)
+        with pytest.raises(ValueError, match="a fraction of 6 labelled images is too few for 8 devices"):
+            plan.check(made, split)
+
+    def test_the_job_evaluate_is_judged_as_well(self, opened, tmp_path):
+        opened("grey")
+        made = config("grey", channels=3)
+        with pytest.raises(ValueError, match="model.channels 3, but train holds images"):
+            evaluation.run(made, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
