@@ -30,9 +30,9 @@ class Builder(VolumeBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = [
         Config(name="64", size=64, spacing=1.0, description="64x64x64 at 1 mm, 16 of each series"),
-        Config(name="32", size=32, spacing=2.0, description="the same cubes as 32x32x32 at 2 mm, for CPUs"),
+        Config(name="32", size=32, spacing=1.0, description="32x32x32 at 1 mm, 16 of each series, for CPUs"),
+        Config(name="32_2mm", size=32, spacing=2.0, description="the cubes of 64 as 32x32x32 at 2 mm, for CPUs"),
     ]
-    DEFAULT_CONFIG_NAME = "64"
     DEFAULT_BUILDER_CONFIG_NAME = "64"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "manual_dir is the folder of CT series: DICOM files (in folders and under names as they come), zip files of "
@@ -62,12 +62,12 @@ class Builder(VolumeBuilder):
             "files_passed_over": dict(found.skipped),
         }
         config = self.builder_config
-        cutter = Cutter(config.size, config.patches, self.SEED)
+        cutter = Cutter(config.size, config.spacing, config.patches, self.SEED)
         return Work(units, cutter, notes=notes, damaged=damaged, inputs=len(damaged))
 
 
 def dicom_units(found: SeriesFound) -> list[Unit]:
-    return [Unit(uid, str(locations[0]), group_of(found, uid), locations) for uid, locations in sorted(found.items())]
+    return [training(uid, locations[0], group_of(found, uid), locations) for uid, locations in sorted(found.items())]
 
 
 def group_of(found: SeriesFound, uid: str) -> str:
@@ -86,4 +86,9 @@ def volume_units(folder: Path) -> list[Unit]:
 
 
 def volume_unit(location: Location) -> Unit:
-    return Unit(location.name.stem, str(location), location.name.stem, location)
+    return training(location.name.stem, location, location.name.stem, location)
+
+
+def training(name: str, place: Location, group: str, source: Any) -> Unit:
+    """Without labels there is nothing to validate or test on."""
+    return Unit(name, str(place), group, source, split="train")

@@ -14,8 +14,8 @@ from tfds_builders.common.metaimage import read_metaimage
 from tfds_builders.common.series import Series, read_series
 from tfds_builders.common.volume_builder import Example, Extracted, Unit, facts
 
-# Side of the cube of body that a patch shows, mm, and the spacing at which it is cut.
-FIELD = 64
+# Less extent, mm, is too small a volume.
+LEAST = 32
 # Above the noise of air and below emphysema.
 BODY_HU = -900
 BODY_SHARE = 0.5
@@ -34,15 +34,22 @@ class Cutter:
     """Makes the patches of a series. Pickles.
 
     Attributes:
-      size: voxels along each side of a patch; divides FIELD. Less than FIELD averages over blocks, so that a coarse
-        patch shows what the fine one shows, without aliasing.
+      size: voxels along each side of a patch.
+      spacing: whole mm between them. A patch is cut at 1 mm; more averages over blocks, so that a coarse patch shows
+        what the fine one shows, without aliasing.
       patches: wanted from a series.
       seed: of the places.
     """
 
     size: int
+    spacing: float
     patches: int
     seed: int
+
+    @property
+    def side(self) -> int:
+        """Of the cube that a patch shows, mm."""
+        return round(self.size * self.spacing)
 
     def __call__(self, unit: Unit) -> Extracted:
         location = unit.source
@@ -60,14 +67,14 @@ class Cutter:
         digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
         random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         shape, spacing = np.array(series.voxels.shape), np.array(series.spacing)
-        margin = np.minimum(FIELD / 2 / spacing - 0.5, (shape - 1) / 2)
+        margin = np.minimum(self.side / 2 / spacing - 0.5, (shape - 1) / 2)
         found = []
         for _ in range(TRIES * self.patches):
             if len(found) == self.patches:
                 break
             centre = random.uniform(margin, shape - 1 - margin)
-            if body_share(series, centre) >= BODY_SHARE:
-                cube = geometry.patch(series.voxels, series.spacing, centre, FIELD)
+            if body_share(series, centre, self.side) >= BODY_SHARE:
+                cube = geometry.patch(series.voxels, series.spacing, centre, self.side)
                 found.append((centre, shrink(cube, self.size)))
         return found
 
@@ -87,9 +94,9 @@ class Cutter:
         return Example(image_id, features)
 
 
-def body_share(series: Series, centre: Float[np.ndarray, "3"]) -> float:
+def body_share(series: Series, centre: Float[np.ndarray, "3"], side: int) -> float:
     probe = geometry.patch(
-        series.voxels, series.spacing, centre, PROBES, FIELD / PROBES, geometry.NEAREST, outside=geometry.AIR
+        series.voxels, series.spacing, centre, PROBES, side / PROBES, geometry.NEAREST, outside=geometry.AIR
     )
     return float(np.mean(probe > BODY_HU))
 
@@ -100,8 +107,8 @@ def unsuitable(series: Series) -> str:
         return "no axial slices: a reformatted series"
     if series.spacing[0] > THICKEST:
         return f"slices {series.spacing[0]:g} mm apart: more than {THICKEST:g}"
-    if min(extent(series)) < FIELD / 2:
-        return f"{' x '.join(f'{side:.0f}' for side in extent(series))} mm: smaller than half a patch"
+    if min(extent(series)) < LEAST:
+        return f"{' x '.join(f'{side:.0f}' for side in extent(series))} mm: smaller than {LEAST}"
     return ""
 
 

@@ -1,6 +1,5 @@
 """TFDS builder of LIDC-IDRI: the nodules of 3 mm or more, as volumes, planes or patches. See README.md."""
 
-import csv
 import dataclasses
 import itertools
 from collections import Counter
@@ -12,9 +11,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfds_builders.common.damage import Damaged
+from tfds_builders.common.features import volume_feature
 from tfds_builders.common.records import required
-from tfds_builders.common.reporting import listing_fingerprint
+from tfds_builders.common.reporting import compared, listing_fingerprint
 from tfds_builders.common.series import SeriesFound, find_series
+from tfds_builders.common.tables import read_patients
 from tfds_builders.common.volume_builder import PatchConfig, Unit, VolumeBuilder, Work
 
 from . import views
@@ -26,7 +27,7 @@ CLASSES = (BENIGN, MALIGNANT)
 XML, DICOM, PATIENTS = "LIDC-XML-only.zip", "LIDC-IDRI", "PatientId_SeriesUID.csv"
 # Names under which the same contents are met.
 XML_NAMES = (XML, "LIDC-XML-only", "tcia-lidc-xml")
-DICOM_NAMES = (DICOM, f"{DICOM}.zip", "dicom", "manifest-*")
+DICOM_NAMES, MANIFESTS = (DICOM, f"{DICOM}.zip", "dicom"), ("manifest-*",)
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,7 +74,6 @@ class Builder(VolumeBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "64"
     DEFAULT_BUILDER_CONFIG_NAME = "64"
     SEED = 2011
     HOMEPAGE, LICENSE = HOMEPAGE, "CC BY 3.0"
@@ -86,22 +86,18 @@ class Builder(VolumeBuilder):
     def pixel_features(self) -> dict[str, Any]:
         config = self.builder_config
         planes = (len(views.PLANES), config.size, config.size)
-        mask = tfds.features.Tensor(shape=(*planes, 1), dtype=np.uint8, doc="1: at least half of the readers' nodule")
+        says = "1: at least half of the readers' nodule"
+        mask = volume_feature((*planes, 1), np.uint8, says)
         if config.content == VIEWS:
-            return {"views": tfds.features.Tensor(shape=(*planes, 1), dtype=np.int16, doc="HU"), "mask": mask}
+            return {"views": volume_feature((*planes, 1), np.int16, "HU"), "mask": mask}
         if config.content == PATCHES:
             return {
-                "patches": tfds.features.Tensor(
-                    shape=(*planes, len(views.PATCHES)), dtype=np.int16, doc="HU; channels OA, HVV, HS"
-                ),
+                "patches": volume_feature((*planes, len(views.PATCHES)), np.int16, "HU; channels OA, HVV, HS"),
                 "mask": mask,
                 "side_mm": tfds.features.Tensor(shape=planes[:1], dtype=np.float32, doc="of the square shown"),
             }
         shape = (config.size,) * 3 + (1,)
-        return {
-            **super().pixel_features(),
-            "mask": tfds.features.Tensor(shape=shape, dtype=np.uint8, doc=mask.doc.desc),
-        }
+        return {**super().pixel_features(), "mask": volume_feature(shape, np.uint8, says)}
 
     def more_features(self) -> dict[str, Any]:
         return {
@@ -132,15 +128,19 @@ class Builder(VolumeBuilder):
 
     def find_work(self, folder: Path) -> Work:
         config = self.builder_config
-        inputs = {XML: first(folder, XML_NAMES), DICOM: first(folder, DICOM_NAMES)}
+        # The NBIA Data Retriever makes a manifest-… folder for each download.
+        dicom = named(folder, DICOM_NAMES)[:1] or named(folder, MANIFESTS)
+        inputs = {XML: next(iter(named(folder, XML_NAMES)), None), DICOM: next(iter(dicom), None)}
         paths = required(folder, inputs, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         patients = read_patients(folder / PATIENTS)
         readings = read_archive(paths[XML])
-        found = find_series(paths[DICOM])
+        found = find_series(*dicom)
         units, wrong = make_units(readings, found, patients)
         if not readings.by_series.keys() & found.keys():
-            there = f"the {len(found)} CT series of {paths[DICOM]}", f"the {len(readings.by_series)} of {paths[XML]}"
-            raise ValueError(f"none of {there[0]} is one of {there[1]}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+            there, listed = ", ".join(map(str, dicom)), f"the {len(readings.by_series)} of {paths[XML]}"
+            raise ValueError(
+                f"none of the {len(found)} CT series of {there} is one of {listed}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
         tables = {XML: paths[XML], PATIENTS: folder / PATIENTS}
         damaged = [*readings.damaged, *found.damaged, *wrong]
         return Work(
@@ -157,13 +157,17 @@ class Builder(VolumeBuilder):
         super()._fill_report(work, found, good, groups, splits)
         nodules = [nodule for one in found for nodule in one["facts"].get("nodules", ())]
         used = [unit.group for unit, one in zip(work.units, found, strict=True) if one["facts"].get("nodules")]
-        self.report["found"] = {
+        self.report["found"] = counts = {
             "nodules": len(nodules),
             "annotations": sum(one["annotations"] for one in nodules),
             "patients_with_nodules": len(set(used)),
             "kept": sum(one["kept"] for one in nodules),
             "larger_than_the_patch": sum(not one["fits"] for one in nodules),
         }
+        counts = counts | self.report["xml"] | {"patients": self.report["patients_of_the_xml_series"]}
+        self.report |= compared({name: counts[name] for name in PUBLISHED}, PUBLISHED)
+        if absent := len(self.report["series_not_found"]):
+            self.report["differs_from_published"].append(f"{absent} series of the XML not found, see series_not_found")
         self.report["labels_by_rule"] = {
             f"{statistic}, {least} or more readers": dict(
                 Counter(label_of(one[statistic]) or "undecided" for one in nodules if one["readers"] >= least)
@@ -173,25 +177,10 @@ class Builder(VolumeBuilder):
         }
 
 
-def first(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first folder or zip file of these names; the NBIA Data Retriever's manifest-….tcia is neither."""
+def named(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The folders and zip files of these names; the NBIA Data Retriever's manifest-….tcia is neither."""
     paths = (path for name in names for path in sorted(folder.glob(name)))
-    return next((path for path in paths if path.is_dir() or path.suffix == ".zip"), None)
-
-
-def read_patients(path: Path) -> dict[str, str]:
-    """Patient of each series UID; empty without the table. ValueError if it has not two columns, patient first."""
-    if not path.is_file():
-        return {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [[value.strip() for value in row] for row in csv.reader(file) if row]
-    wrong = [number for number, row in enumerate(rows, 1) if len(row) != 2 or not all(row)]
-    if wrong or not rows:
-        place = f"line {wrong[0]}" if wrong else "empty"
-        raise ValueError(
-            f"{path}, {place}: two columns, patient and series UID, are wanted: use the table as published"
-        )
-    return {uid: patient for patient, uid in rows}
+    return [path for path in paths if path.is_dir() or path.suffix == ".zip"]
 
 
 def make_units(readings: Readings, found: SeriesFound, patients: dict[str, str]) -> tuple[list[Unit], list[Damaged]]:
@@ -212,13 +201,14 @@ def describe(readings: Readings, found: SeriesFound, patients: dict[str, str]) -
     by_series = readings.by_series
     with_nodules = {uid for uid, reading in by_series.items() if reading.annotations}
     return {
-        "published": PUBLISHED,
         "xml": {
             **readings.counts(),
             "contents_sha256": listing_fingerprint({uid: reading.digest for uid, reading in by_series.items()}),
             "notes": readings.notes,
         },
-        "patients_of_the_xml_series": len({patients[uid] for uid in by_series if uid in patients}),
+        "patients_of_the_xml_series": len(
+            {patients.get(uid) or found.patients.get(uid) for uid in by_series} - {None, ""}
+        ),
         "dicom": {
             "series_found": len(found),
             "files": sum(map(len, found.values())),

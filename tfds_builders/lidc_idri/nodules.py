@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tfds_builders.common import geometry
-from tfds_builders.common.damage import DamagedInput
+from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.locations import Location
 from tfds_builders.common.series import Series, read_series
 from tfds_builders.common.volume_builder import Example, Extracted, Unit, facts
@@ -107,10 +107,9 @@ class Slices:
         return nearest
 
 
-def find_nodules(series: Series, reading: Reading) -> tuple[list[Nodule], list[str]]:
-    """The nodules in the frame of `series.oriented()`, and notes for the report.
-
-    Raises DamagedInput if an outline lies in no slice or leaves the image.
+def find_nodules(series: Series, reading: Reading) -> tuple[list[Nodule], list[str], list[Damaged]]:
+    """The nodules in the frame of `series.oriented()`, notes for the report, and the nodules that are left out because
+    an outline lies in no slice or leaves the image; those keep their numbers.
     """
     groups = group(reading.annotations, series.spacing)
     notes = []
@@ -120,17 +119,21 @@ def find_nodules(series: Series, reading: Reading) -> tuple[list[Nodule], list[s
         notes.append(f"tolerance of the grouping shrunk from {series.spacing[0]:g} to {groups.tolerance:.3g} mm")
     slice_of = Slices(series, reading)
     turned = [bool(row[abs(row).argmax()] < 0) for row in series.direction]
-    nodules = []
+    nodules, damaged = [], []
     for number, members in enumerate(groups.members):
         annotations = tuple(reading.annotations[i] for i in members)
-        check(annotations, series)
-        box = masks.consensus(annotations, slice_of).reversed(series.voxels.shape, turned)
+        try:
+            check(annotations, series)
+            box = masks.consensus(annotations, slice_of).reversed(series.voxels.shape, turned)
+        except DamagedInput as error:
+            damaged.append(Damaged(f"{reading.path}: nodule {number:02d} of {reading.series_uid}", str(error)))
+            continue
         readers = len({one.session for one in annotations})
         diameter = masks.diameter(annotations, series.spacing)
         nodules.append(Nodule(number, annotations, box, box.centroid(), readers, diameter))
     if slice_of.by_position:
         notes.append(f"{slice_of.by_position} outlines joined to their slices by position, not by SOP Instance UID")
-    return nodules, notes
+    return nodules, notes, damaged
 
 
 def check(annotations: Sequence[Annotation], series: Series) -> None:
@@ -163,13 +166,13 @@ class Cutter:
 
     def __call__(self, unit: Unit) -> Extracted:
         series = read_series(unit.source.locations)
-        nodules, notes = find_nodules(series, unit.source.reading)
+        nodules, notes, damaged = find_nodules(series, unit.source.reading)
         series = series.oriented()
         listed = [self.summary(nodule, unit, series.spacing) for nodule in nodules]
         examples = [
             self.example(series, unit, nodule) for nodule, row in zip(nodules, listed, strict=True) if row["kept"]
         ]
-        return Extracted(examples, {**facts(series, notes), "nodules": listed})
+        return Extracted(examples, {**facts(series, notes), "nodules": listed}, damaged)
 
     def summary(self, nodule: Nodule, unit: Unit, spacing: Sequence[float]) -> dict[str, Any]:
         """What the report says of a nodule, kept or not."""

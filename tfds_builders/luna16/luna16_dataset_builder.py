@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.common.damage import Damaged
+from tfds_builders.common.damage import Damaged, check_share
 from tfds_builders.common.locations import Location
+from tfds_builders.common.reporting import compared
+from tfds_builders.common.tables import read_patients
 from tfds_builders.common.volume_builder import PatchConfig, Unit, VolumeBuilder, Work
 
 from . import official
@@ -23,15 +25,20 @@ PRECEDENCE = ("test", "validation", "train")
 
 @dataclasses.dataclass(eq=False)
 class Config(PatchConfig):
-    """Attributes: the folds that are test and validation; non-nodules wanted from each scan."""
+    """Attributes: the folds that are test and validation; non-nodules wanted from each scan; whether to take the
+    subsets that are there, instead of wanting all ten.
+    """
 
     test_fold: int = 9
     validation_fold: int = 8
     non_nodules: int = 4
+    part: bool = False
 
 
 def make_configs() -> list[Config]:
-    """`64` and `32` test on fold 9 and validate on fold 8; `64_fold<k>` test on fold k, validate on the one before."""
+    """`64` and `32` test on fold 9 and validate on fold 8; `64_fold<k>` test on fold k, validate on the one before.
+    Each also with `_part`.
+    """
     configs = []
     for size, spacing in ((64, 1.0), (32, 1.0)):
         shown = f"{size}x{size}x{size} at {spacing:g} mm"
@@ -44,32 +51,30 @@ def make_configs() -> list[Config]:
                     description=f"{shown}; fold {fold} is test, fold {before} validation",
                 )
             )  # fmt: skip
-    return configs
+    parts = [
+        dataclasses.replace(
+            config, name=f"{config.name}_part", part=True, description=f"{config.description}; of the subsets there"
+        )
+        for config in configs
+    ]
+    return configs + parts
 
 
 class Builder(VolumeBuilder):
-    """LUNA16, patches about nodules and about what a detector took for nodules.
-
-    Args (besides those of `VolumeBuilder`):
-      subsets: numbers of the subsets to read, for a try with a part of the data; each must be there.
-    """
+    """LUNA16, patches about nodules and about what a detector took for nodules."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
-    DEFAULT_CONFIG_NAME = "64"
     DEFAULT_BUILDER_CONFIG_NAME = "64"
     SEED = 2016
     HOMEPAGE, LICENSE = official.HOMEPAGE, "CC BY 4.0; the scans, from LIDC-IDRI, CC BY 3.0"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"Put these files of {official.HOMEPAGE} into manual_dir: subset0.zip to subset9.zip (or the folders they "
         f"unpack to), {official.ANNOTATIONS}, {official.CANDIDATES} (or its zip file); also, if at hand, "
-        f"{official.EXCLUDED} and LIDC-IDRI's {official.PATIENTS}."
+        f"{official.EXCLUDED} and LIDC-IDRI's {official.PATIENTS}. The configs that end in _part take the "
+        "subsets that are there."
     )
-
-    def __init__(self, *, subsets: Sequence[int] = tuple(range(official.FOLDS)), **kwargs: Any):
-        super().__init__(**kwargs)
-        self.subsets = tuple(subsets)
 
     def more_features(self) -> dict[str, Any]:
         return {
@@ -80,13 +85,17 @@ class Builder(VolumeBuilder):
 
     def find_work(self, folder: Path) -> Work:
         config = self.builder_config
-        subsets, paths = official.find_files(folder, self.subsets, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        subsets, paths = official.find_files(folder, config.part, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         scans = official.find_scans(subsets)
         if not scans:
             raise ValueError(f"{', '.join(map(str, subsets.values()))} hold no scan (.mhd): use them as published")
         tables = official.read_tables(paths)
-        patients = official.read_patients(paths.get(official.PATIENTS))
+        patients = read_patients(paths.get(official.PATIENTS))
         units, left_out = self._units(scans, tables, patients)
+        for name in (official.CANDIDATES, official.EXCLUDED):
+            # Each by itself: among so many rows the loss of most scans would be a small share.
+            check_share(tables.damaged[name], tables.rows.get(name, 0), self.max_damaged, self.damage_listing())
+            left_out += map(dataclasses.asdict, tables.damaged[name])
         # With some of the subsets, nobody can tell a scan that is missing from one in another subset.
         absent = tables.series() - scans.keys() if len(subsets) == official.FOLDS else set()
         missing = [Damaged(uid, "named in the tables, in no subset: complete the subsets") for uid in sorted(absent)]
@@ -99,15 +108,14 @@ class Builder(VolumeBuilder):
             notes={
                 "test_fold": config.test_fold,
                 "validation_fold": config.validation_fold,
-                "subsets": list(self.subsets),
-                "scans_found": len(scans),
-                "scans_published": official.SCANS,
+                "subsets": list(subsets),
+                **compared({"scans": len(scans), "nodules": tables.rows[official.ANNOTATIONS]}, official.PUBLISHED),
                 "rows": tables.rows,
                 "nodules_of_the_scans_found": nodules,
                 "patients_known": len(patients) > 0,
                 "left_out": left_out,
             },
-            damaged=tables.damaged + missing,
+            damaged=tables.damaged[official.ANNOTATIONS] + missing,
             inputs=tables.rows[official.ANNOTATIONS] + len(missing),
         )
 

@@ -1,25 +1,23 @@
 """The official files of LUNA16: which there are, and the tables as rows; a row that cannot be used is listed."""
 
-import csv
-import io
 import math
-import zipfile
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from tfds_builders.common.archives import open_zip
 from tfds_builders.common.damage import Damaged
 from tfds_builders.common.locations import Location, walk
+from tfds_builders.common.tables import read_rows
 
 HOMEPAGE = "https://luna16.grand-challenge.org"
 FOLDS = 10
-SCANS = 888
+# Scans, and rows of the annotations.
+PUBLISHED = {"scans": 888, "nodules": 1186}
 ANNOTATIONS, CANDIDATES = "annotations.csv", "candidates_V2.csv"
 EXCLUDED, PATIENTS = "annotations_excluded.csv", "PatientId_SeriesUID.csv"
 PLACE = ("seriesuid", "coordX", "coordY", "coordZ")
@@ -41,14 +39,14 @@ class Tables:
       nodules: accepted by at least three of the four readers.
       excluded: findings that are neither nodules nor free of them.
       candidates: class 0, x, y, z after one another.
-      damaged: rows that were left out.
+      damaged: rows that were left out, by table.
       rows: how many there were, by table.
     """
 
     nodules: dict[str, list[Nodule]] = field(default_factory=lambda: defaultdict(list))
     excluded: dict[str, list[Nodule]] = field(default_factory=lambda: defaultdict(list))
     candidates: dict[str, array] = field(default_factory=lambda: defaultdict(lambda: array("d")))
-    damaged: list[Damaged] = field(default_factory=list)
+    damaged: dict[str, list[Damaged]] = field(default_factory=lambda: defaultdict(list))
     rows: dict[str, int] = field(default_factory=dict)
 
     def series(self) -> set[str]:
@@ -59,17 +57,18 @@ class Tables:
         return np.array(self.candidates[uid] if uid in self.candidates else ()).reshape(-1, 3)
 
 
-def find_files(folder: Path, subsets: Sequence[int], advice: str) -> tuple[dict[int, Path], dict[str, Path]]:
-    """Paths of the subsets (zip file, or the folder it unpacks to) and of the tables (plain or zipped, the optional
-    ones where they are). FileNotFoundError names all that is missing.
+def find_files(folder: Path, part: bool, advice: str) -> tuple[dict[int, Path], dict[str, Path]]:
+    """Paths of the subsets (zip file, or the folder it unpacks to; with `part` those that are there, else all ten) and
+    of the tables (plain or zipped, the optional ones where they are). FileNotFoundError names all that is missing.
     """
-    names = {number: (f"subset{number}.zip", f"subset{number}") for number in subsets}
-    found = {number: first_there(folder, names[number]) for number in subsets}
+    found = {number: first_there(folder, (f"subset{number}.zip", f"subset{number}")) for number in range(FOLDS)}
+    if part:
+        found = {number: path for number, path in found.items() if path} or found
     tables = {
         name: first_there(folder, (name, f"{Path(name).stem}.zip"))
         for name in (ANNOTATIONS, CANDIDATES, EXCLUDED, PATIENTS)
     }
-    missing = [f"subset{number}.zip" for number in subsets if found[number] is None]
+    missing = [f"subset{number}.zip" for number, path in found.items() if path is None]
     missing += [name for name in (ANNOTATIONS, CANDIDATES) if tables[name] is None]
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} not found in {folder}. {advice}")
@@ -100,48 +99,24 @@ def read_tables(paths: dict[str, Path]) -> Tables:
     for name, target in ((ANNOTATIONS, tables.nodules), (EXCLUDED, tables.excluded)):
         if name not in paths:
             continue
-        for place, row in read_rows(paths[name], (*PLACE, "diameter_mm"), tables, name):
+        for number, (place, row) in enumerate(read_rows(paths[name], (*PLACE, "diameter_mm")), 1):
+            tables.rows[name] = number
             # Excluded findings without an outline have the diameter -1.
             numbers = to_numbers(row, (*PLACE[1:], "diameter_mm"))
             if numbers is None or (name == ANNOTATIONS and numbers[3] <= 0):
-                tables.damaged.append(Damaged(place, f"{row}: three coordinates and a diameter in mm are wanted"))
+                reason = f"{row}: three coordinates and a diameter in mm are wanted"
+                tables.damaged[name].append(Damaged(place, reason))
                 continue
             target[row["seriesuid"]].append(Nodule(numbers[:3], max(numbers[3], 0.0)))
-    for place, row in read_rows(paths[CANDIDATES], (*PLACE, "class"), tables, CANDIDATES):
+    for number, (place, row) in enumerate(read_rows(paths[CANDIDATES], (*PLACE, "class")), 1):
+        tables.rows[CANDIDATES] = number
         numbers = to_numbers(row, PLACE[1:])
         if numbers is None or row["class"] not in ("0", "1"):
-            tables.damaged.append(Damaged(place, f"{row}: three coordinates in mm and the class 0 or 1 are wanted"))
+            reason = f"{row}: three coordinates in mm and the class 0 or 1 are wanted"
+            tables.damaged[CANDIDATES].append(Damaged(place, reason))
         elif row["class"] == "0":
             tables.candidates[row["seriesuid"]].extend(numbers)
     return tables
-
-
-def read_rows(path: Path, columns: Sequence[str], tables: Tables, name: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place for messages, values of the columns) of each row, counted in `tables.rows`."""
-    with open_table(path, name) as file:
-        reader = csv.DictReader(file)
-        header = [column.strip() for column in reader.fieldnames or []]
-        reader.fieldnames = header
-        missing = [column for column in columns if column not in header]
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(missing)} (its columns: {', '.join(header) or 'none'}): "
-                             "use the table as published")  # fmt: skip
-        tables.rows[name] = 0
-        for row in reader:
-            tables.rows[name] += 1
-            yield f"{path}, line {reader.line_num}", {column: (row[column] or "").strip() for column in columns}
-    if not tables.rows[name]:
-        raise ValueError(f"{path} has a header but no rows: use the table as published")
-
-
-def open_table(path: Path, name: str) -> io.TextIOBase:
-    if path.suffix != ".zip":
-        return open(path, newline="", encoding="utf-8-sig")
-    archive: zipfile.ZipFile = open_zip(path)
-    members = [member for member in archive.namelist() if Path(member).name == name and "__MACOSX" not in member]
-    if len(members) != 1:
-        raise ValueError(f"{path} should hold {name} once, but holds it {len(members)} times: download it again")
-    return io.TextIOWrapper(archive.open(members[0]), encoding="utf-8-sig", newline="")
 
 
 def to_numbers(row: dict[str, str], columns: Sequence[str]) -> tuple[float, ...] | None:
@@ -150,14 +125,3 @@ def to_numbers(row: dict[str, str], columns: Sequence[str]) -> tuple[float, ...]
     except ValueError:
         return None
     return values if row["seriesuid"] and all(map(math.isfinite, values)) else None
-
-
-def read_patients(path: Path | None) -> dict[str, str]:
-    """Patient of each series UID, from LIDC-IDRI's list (two columns, patient first; a header is passed over)."""
-    if path is None:
-        return {}
-    with open_table(path, PATIENTS) as file:
-        rows = [[value.strip() for value in row] for row in csv.reader(file) if row]
-    if any(len(row) != 2 or not all(row) for row in rows) or not rows:
-        raise ValueError(f"{path} must have two columns, patient id and series UID: use LIDC-IDRI's own list")
-    return {uid: patient for patient, uid in rows}
