@@ -70,7 +70,7 @@ def scan(
     wall = nature.diameter / 2 * random.uniform(0.3, 0.9) if random.random() < TOUCHING else random.uniform(7, 16)
     shown = random.random() < WALL_CHANCE
     units = lung(random, person, grid)
-    units = add_vessels(random, units, grid, outside, nature.diameter / 2)
+    units = add_vessels(random, units, grid, outside)
     if shown:
         units = add_wall(random, units, grid, outside, max(wall, 3.0))
     nodule = draw_nodule(nature, (seed, patient, 2, number), grid)
@@ -96,9 +96,7 @@ def lung(random: np.random.Generator, person: Patient, grid: Grid) -> Field:
     return units
 
 
-def add_vessels(
-    random: np.random.Generator, units: Field, grid: Grid, outside: Float[np.ndarray, "3"], radius: float
-) -> Field:
+def add_vessels(random: np.random.Generator, units: Field, grid: Grid, outside: Float[np.ndarray, "3"]) -> Field:
     """Vessels that come from the hilum, branch and thin out; some pass into the nodule."""
     cover = np.zeros_like(units)
     half = grid.spacing * len(units) / 2
