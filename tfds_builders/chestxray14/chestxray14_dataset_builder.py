@@ -24,6 +24,7 @@ from tfds_builders.common.radiographs import (
 )
 from tfds_builders.common.records import Place, Record, Table, required
 from tfds_builders.common.reporting import compared
+from tfds_builders.common.variants import variants
 
 from . import official
 
@@ -46,16 +47,7 @@ class ChestConfig(ImageConfig):
 
 def make_configs() -> list[ChestConfig]:
     whole = png_sizes("as published, byte for byte", ChestConfig)
-    parts = [
-        dataclasses.replace(
-            config,
-            name=f"{config.name}_part",
-            part=True,
-            description=f"{config.description}; of the archives that are there",
-        )
-        for config in whole
-    ]
-    return whole + parts
+    return whole + variants(whole, "{}_part", "of the archives that are there", part=True)
 
 
 class Builder(ImageBuilder):

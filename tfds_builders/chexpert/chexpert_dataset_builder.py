@@ -20,6 +20,7 @@ from tfds_builders.common.radiographs import images_absent, label_array, labels_
 from tfds_builders.common.records import Place, Record, Table, required
 from tfds_builders.common.reporting import compared
 from tfds_builders.common.tables import TablePath, table_in
+from tfds_builders.common.variants import variants
 
 from . import official
 
@@ -46,14 +47,8 @@ def make_configs() -> list[CheXpertConfig]:
         for policy in official.POLICIES:
             ending = ("" if policy == "ignore" else f"_{policy}") + ("_all" if laterals else "")
             views = "frontal and lateral" if laterals else "frontal"
-            configs += [
-                dataclasses.replace(
-                    config,
-                    name=f"{config.name}{ending}",
-                    description=f"{config.description}; {views} views; uncertain labels: {policy}",
-                )
-                for config in sizes(CheXpertConfig, policy=policy, laterals=laterals)
-            ]
+            plain = sizes(CheXpertConfig, policy=policy, laterals=laterals)
+            configs += variants(plain, f"{{}}{ending}", f"{views} views; uncertain labels: {policy}")
     return configs
 
 

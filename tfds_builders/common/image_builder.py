@@ -24,6 +24,7 @@ from tfds_builders.common.records import Record, Table
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.scan import Scanned, Scanner, Spool, Unit, in_threads
 from tfds_builders.common.splits import FRACTIONS, join_groups, split_of
+from tfds_builders.common.variants import variants
 
 SPLITS = ("train", "validation", "test")
 
@@ -55,11 +56,7 @@ def sizes(config: type[ImageConfig] = ImageConfig, **fields: Any) -> list[ImageC
 
 def with_masks(configs: Sequence[ImageConfig]) -> list[ImageConfig]:
     """The configs, and each again with masks: configs of their own, so the features of the others never change."""
-    masked = [
-        dataclasses.replace(config, name=f"{config.name}_mask", masks=True, description=f"{config.description}; masks")
-        for config in configs
-    ]
-    return [*configs, *masked]
+    return [*configs, *variants(configs, "{}_mask", "masks", masks=True)]
 
 
 class ImageBuilder(ReportingBuilder, skip_registration=True):

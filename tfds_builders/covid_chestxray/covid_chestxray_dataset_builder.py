@@ -12,6 +12,7 @@ from tfds_builders.common.archives import Archive, find_archive
 from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, sizes, with_masks
 from tfds_builders.common.parts import cross_counts
 from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.variants import variants
 
 from .findings import CLASSES, label_of
 from .metadata import ABSENT, TABLE, Listing, Row, read_rows, shared_stems
@@ -32,16 +33,9 @@ class CovidConfig(ImageConfig):
 
 
 def make_configs() -> list[CovidConfig]:
-    configs = [
-        dataclasses.replace(
-            config,
-            name=f"{config.name}_{policy}",
-            policy=policy,
-            description=f"{config.description}; {' / '.join(CLASSES[policy])}",
-        )
-        for policy in CLASSES
-        for config in sizes(CovidConfig)
-    ]
+    configs = []
+    for policy, classes in CLASSES.items():
+        configs += variants(sizes(CovidConfig), f"{{}}_{policy}", " / ".join(classes), policy=policy)
     return with_masks(configs)
 
 

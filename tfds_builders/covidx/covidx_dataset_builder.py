@@ -1,6 +1,7 @@
 """TFDS builder of COVIDx 8, 9 and CXR-3, from the official lists and folders in `manual_dir` (see README.md)."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, sizes
 from tfds_builders.common.parts import carve, cross_counts, torn_groups, warn_of_torn_groups
 from tfds_builders.common.records import Place, Record, Table, required
 from tfds_builders.common.reporting import compared
+from tfds_builders.common.variants import variants
 
 from .lists import LABELS, PARTS, UNKNOWN, Row, read_lists
 
@@ -56,20 +58,13 @@ def make_configs() -> list[CovidxConfig]:
         CROSS: f"tested on {' and '.join(BOTH_LABELS)}, trained on the other sources",
         REVERSED: f"trained on {' and '.join(BOTH_LABELS)}, tested on the other sources",
     }
-    return [
-        dataclasses.replace(
-            config,
-            name="_".join(filter(None, (config.name, edition, split))),
-            edition=edition,
-            split=split,
-            description=f"{config.description}; COVIDx {edition}, {text}",
-        )
-        for edition in PUBLISHED
-        for split, text in splits.items()
+    configs = []
+    for edition, (split, text) in itertools.product(PUBLISHED, splits.items()):
         # No source is known to have all three labels of the lists A.
-        if split == OFFICIAL or edition.endswith("B")
-        for config in sizes(CovidxConfig)
-    ]
+        if split == OFFICIAL or edition.endswith("B"):
+            name = "_".join(filter(None, ("{}", edition, split)))
+            configs += variants(sizes(CovidxConfig), name, f"COVIDx {edition}, {text}", edition=edition, split=split)
+    return configs
 
 
 class Builder(ImageBuilder):

@@ -20,6 +20,7 @@ from tfds_builders.common.image_builder import SPLITS, ImageBuilder, ImageConfig
 from tfds_builders.common.records import Place, Record, Table, required
 from tfds_builders.common.reporting import REPORT, file_fingerprint
 from tfds_builders.common.splits import split_of
+from tfds_builders.common.variants import variants
 
 from .rows import Row, class_names, read_rows
 
@@ -43,11 +44,7 @@ class TableConfig(ImageConfig):
 
 def make_configs() -> list[TableConfig]:
     colour = sizes(TableConfig)
-    grey = [
-        dataclasses.replace(config, name=f"{config.name}_grey", channels=1, description=f"{config.description}, grey")
-        for config in colour
-    ]
-    return with_masks(colour + grey)
+    return with_masks(colour + variants(colour, "{}_grey", "grey", channels=1))
 
 
 class Files(Archive):

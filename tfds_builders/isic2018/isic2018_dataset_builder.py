@@ -3,7 +3,6 @@
 Task 3 (diagnosis) and task 1 (segmentation) have different images, so they are different configs.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.image_builder import ImageConfig, sizes
 from tfds_builders.common.isic import IsicBuilder, Part, Row, one_hot_label
 from tfds_builders.common.tables import read_table
+from tfds_builders.common.variants import variants
 
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 UNKNOWN = "unknown"
@@ -33,16 +33,7 @@ def segmentation(name: str, split: str, images: int) -> Part:
 
 def make_configs() -> list[ImageConfig]:
     plain = sizes()
-    segmented = [
-        dataclasses.replace(
-            config,
-            name=f"segmentation_{config.name}",
-            masks=True,
-            description=f"task 1: {config.description}; masks, no labels",
-        )
-        for config in plain
-    ]
-    return plain + segmented
+    return plain + variants(plain, "segmentation_{}", "images of task 1, masks, no labels", masks=True)
 
 
 class Builder(IsicBuilder):

@@ -14,6 +14,7 @@ from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, sizes
 from tfds_builders.common.parts import carve, torn_groups, warn_of_torn_groups
 from tfds_builders.common.records import Place, Record, Table, required
 from tfds_builders.common.reporting import compared
+from tfds_builders.common.variants import variants
 
 from . import names
 
@@ -40,16 +41,8 @@ class KermanyConfig(ImageConfig):
 
 def make_configs() -> list[KermanyConfig]:
     configs = sizes(KermanyConfig)
-    published = [
-        dataclasses.replace(
-            config,
-            name=f"{config.name}_published",
-            published=True,
-            description=f"{config.description}; the published test images, whose patients may be in train too",
-        )
-        for config in configs
-    ]
-    return configs + published
+    text = "the published test images, whose patients may be in train too"
+    return configs + variants(configs, "{}_published", text, published=True)
 
 
 class Builder(ImageBuilder):

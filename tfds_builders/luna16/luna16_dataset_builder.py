@@ -13,6 +13,7 @@ from tfds_builders.common.damage import Damaged, check_share
 from tfds_builders.common.locations import Location
 from tfds_builders.common.reporting import compared
 from tfds_builders.common.tables import read_patients
+from tfds_builders.common.variants import variants
 from tfds_builders.common.volume_builder import PatchConfig, Unit, VolumeBuilder, Work
 
 from . import official
@@ -51,13 +52,7 @@ def make_configs() -> list[Config]:
                     description=f"{shown}; fold {fold} is test, fold {before} validation",
                 )
             )  # fmt: skip
-    parts = [
-        dataclasses.replace(
-            config, name=f"{config.name}_part", part=True, description=f"{config.description}; of the subsets there"
-        )
-        for config in configs
-    ]
-    return configs + parts
+    return configs + variants(configs, "{}_part", "of the subsets that are there", part=True)
 
 
 class Builder(VolumeBuilder):

@@ -24,6 +24,7 @@ from tfds_builders.common.reporting import compared
 from tfds_builders.common.scan import in_threads
 from tfds_builders.common.splits import split_of
 from tfds_builders.common.tables import TablePath, table_in
+from tfds_builders.common.variants import variants
 
 from . import official
 
@@ -51,16 +52,7 @@ class RsnaConfig(ImageConfig):
 
 def make_configs() -> list[RsnaConfig]:
     labelled = png_sizes("1024x1024 as published, PNG", RsnaConfig)
-    more = [
-        dataclasses.replace(
-            config,
-            name=f"{config.name}_unlabelled",
-            unlabelled=True,
-            description=f"{config.description}; also the unlabelled test set",
-        )
-        for config in labelled
-    ]
-    return labelled + more
+    return labelled + variants(labelled, "{}_unlabelled", "also the unlabelled test set", unlabelled=True)
 
 
 class Builder(ImageBuilder):
