@@ -1,17 +1,40 @@
-"""Eight virtual CPU devices for every test, and the optional folder of real images."""
+"""Eight virtual CPU devices for every test, quick compilation, and the optional folder of real images."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
+from running import QUICK_TO_COMPILE
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-# Most of a test's time is compilation, and a program that runs once is not worth optimising.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_configure(config):
+    """One cache of compiled programs for the workers of a run and the processes that they start."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def pytest_unconfigure(config):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_a_module_are_let_go():
+    """Linux limits the mappings of a process, and every compiled program holds some."""
+    yield
+    jax.clear_caches()
+
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

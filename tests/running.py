@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# A test's time is mostly compilation, and a program that runs for a moment is not worth optimising.
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 # Seconds after which a process that should have ended is taken to hang.
 PATIENCE = 300
 
@@ -27,7 +29,7 @@ def phantom(tmp_path_factory) -> Path:
 
 def start(workdir: Path, data_dir: Path, *flags: str, devices: int = 1, config: str = "tests/tiny_config.py"):
     """A running launch.py; its messages go to `<workdir>.log`, of several processes to one log each."""
-    xla = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    xla = f"--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}"
     places = os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY)])
     command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]
     command += [f"--config.runtime.data_dir={data_dir}", *flags]
