@@ -7,7 +7,7 @@ a backbone.
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import checkpoint, data, distill, experiment, report, teachers, train
 from aiseeme_jax.evaluate import protocols
 from aiseeme_jax.pictures import save_views
-from aiseeme_jax.plan import Arm, arm_steps, arms, check, stage_task
+from aiseeme_jax.plan import Arm, arm_steps, arms, check, sequences_from, stage_task
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises ValueError if the workdir was begun with another config, FileNotFoundError if the data set is not prepared.
     """
     planned = arms(config)
+    folders = stage_folders(workdir, planned)
     source = Source(config)
     if not experiment.is_begun(workdir):
         # Before anything is written: a config that cannot be run must not claim the workdir.
@@ -36,7 +37,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if experiment.begin(config, workdir):
         return
     for arm in planned:
-        backbone, last_stage = train_arm(config, workdir, arm, source)
+        backbone, last_stage = train_arm(config, arm, folders[arm.name], source)
         protocols.evaluate_arm(config, workdir, arm.name, backbone, last_stage)
         protocols.write_results(config, workdir, [a.name for a in planned])
         report.write_report(workdir)
@@ -59,45 +60,43 @@ class Source:
         return self._split
 
 
-def train_arm(config: ConfigDict, workdir: Path, arm: Arm, source: Source) -> tuple[nnx.Module, Path | None]:
+def stage_folders(workdir: Path, planned: Sequence[Arm]) -> dict[str, list[Path]]:
+    """Where the stages of each arm lie. What two arms begin with in common lies in the folder of the first, once."""
+    owners: dict[tuple, Path] = {}
+    folders = {}
+    for arm in planned:
+        places = range(len(arm.stages))
+        own = [checkpoint.stage_directory(workdir, arm.name, place, arm.stages[place][1].task) for place in places]
+        folders[arm.name] = [owners.setdefault(arm.beginning(place + 1), own[place]) for place in places]
+    return folders
+
+
+def train_arm(config: ConfigDict, arm: Arm, folders: Sequence[Path], source: Source) -> tuple[nnx.Module, Path | None]:
     """Trains the stages of an arm that are not done; gives its backbone and the folder of its last stage, if any."""
-    before = None
-    for place, (position, stage) in enumerate(arm.stages):
-        directory = checkpoint.stage_directory(workdir, arm.name, place, stage.task)
-        shared = checkpoint.stage_directory(workdir, "curriculum", 0, stage.task)
-        if position == 0 and not arm.whole and checkpoint.read_done(shared):
-            # A single task that opens the curriculum is the curriculum's first stage: same start, same seed.
-            directory = shared
+    for place, directory in enumerate(folders):
         if not checkpoint.read_done(directory):
-            run_stage(config, directory, stage, position, arm, before, source())
-        before = directory
-    if before is None:
+            run_stage(config, arm, place, folders, source())
+    if not folders:
         return checkpoint.starting_backbone(config.model, arm.init, config.seed), None
-    return checkpoint.load_backbone(before)[0], before
+    return checkpoint.load_backbone(folders[-1])[0], folders[-1]
 
 
-def run_stage(
-    config: ConfigDict,
-    directory: Path,
-    stage: ConfigDict,
-    position: int,
-    arm: Arm,
-    before: Path | None,
-    split: data.Split,
-) -> None:
-    """Trains one stage to its end and leaves its backbone and `done.json`."""
+def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path], split: data.Split) -> None:
+    """Trains the `place`-th stage of an arm to its end and leaves its backbone and `done.json`."""
+    position, stage = arm.stages[place]
+    directory = folders[place]
     seed = stage.seed if stage.seed is not None else config.seed + position
     total_steps = arm_steps(config, arm, stage, len(split))
-    if before:
-        backbone = checkpoint.load_backbone(before)[0]
+    if place:
+        backbone = checkpoint.load_backbone(folders[place - 1])[0]
     else:
         backbone = checkpoint.starting_backbone(config.model, arm.init, config.seed)
     start_hash = checkpoint.backbone_hash(backbone)
-    place = teachers.place_of(config, position, init=arm.init, alone=arm.name != "curriculum")
-    lesson = teachers.load(config, stage, place, directory.parent)
+    stands = arm.place(position)
+    lesson = teachers.load(config, stage, stands, folders)
     task = stage_task(config, stage, backbone, len(split), seed=seed)
     frozen = distill.keep(task, lesson.terms, lesson.backbones, lesson.fishers, dtype=config.model.dtype, seed=seed)
-    title = f"{arm.name} {position}: {stage.task}" if arm.name == "curriculum" else arm.name
+    title = arm.name if arm.alone else f"{arm.name} {position}: {stage.task}"
     log.info("%s: %d steps of %d images", title, total_steps, stage.batch_size)
     picture = save_views(directory, task, data.first_images(split, 6), seed)
     batches = stage_batches(config, stage, split, seed=seed)
@@ -118,7 +117,7 @@ def run_stage(
     seen = {"images": len(split), "excluded": split.excluded}
     trained, merged = lesson.merge(result.task.backbone)
     nnx.update(result.task.backbone, nnx.state(trained))
-    count = teachers.fisher_batches(config, stage, place, len(split))
+    count = teachers.fisher_batches(stage, stands, len(split), sequences_from(config, arm, place + 1))
     if count:
         _leave_fisher(directory, result.task, itertools.islice(batches(total_steps), count), seed, total_steps)
     record = {"task": stage.task, "start_hash": start_hash, **seen, **result.record, **merged}

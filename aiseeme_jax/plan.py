@@ -5,7 +5,8 @@ not the days before it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -19,35 +20,68 @@ class Arm:
     """A way to come by a backbone.
 
     Attributes:
-      name: 'curriculum', 'scratch', 'imagenet' or 'single:<task>'.
+      name: 'curriculum', that of another curriculum, 'scratch', 'imagenet' or 'single:<task>'.
       init: as `config.init`.
-      stages: (position in the curriculum, config) of each stage it trains.
+      stages: (position in its curriculum, config) of each stage it trains.
+      tasks: of all stages of its curriculum.
+      alone: it trains one stage of its curriculum without those before it.
       whole: each of its stages lasts as many images as the whole curriculum.
     """
 
     name: str
     init: str
     stages: tuple[tuple[int, ConfigDict], ...] = ()
+    tasks: tuple[str, ...] = ()
+    alone: bool = False
     whole: bool = False
+
+    def place(self, position: int) -> teachers.Place:
+        """Where a stage of it stands."""
+        return teachers.Place(position, self.tasks, self.init, self.alone)
+
+    def beginning(self, count: int) -> tuple:
+        """All that the outcome of its first `count` stages depends on; arms that begin alike share them."""
+        stages = tuple((position, stage.to_json_best_effort(sort_keys=True)) for position, stage in self.stages[:count])
+        return self.init, self.whole, stages
+
+
+def _whole_arm(name: str, init: str, stages: Sequence[ConfigDict]) -> Arm:
+    return Arm(name, init, tuple(enumerate(stages)), _tasks(stages))
+
+
+def _tasks(stages: Sequence[ConfigDict]) -> tuple[str, ...]:
+    return tuple(stage.task for stage in stages)
 
 
 def arms(config: ConfigDict) -> tuple[Arm, ...]:
-    """The curriculum and its baselines. ValueError for a baseline that is not known or lacks its weights."""
-    stages = tuple(enumerate(config.stages))
-    found = [Arm("curriculum", config.init, stages)]
+    """The curriculum, those beside it, and the baselines.
+
+    Raises ValueError for a baseline that is not known or lacks its weights, and for a curriculum under a name that is
+    taken.
+    """
+    found = [_whole_arm(name, config.init, stages) for name, stages in config.curricula.items()]
+    if config.stages or not found:
+        found.insert(0, _whole_arm("curriculum", config.init, config.stages))
+    others = list(_baselines(config))
+    taken = {"curriculum", *(arm.name for arm in others)} & set(config.curricula)
+    if taken:
+        raise ValueError(f"curricula: '{min(taken)}' is the name of another arm")
+    return tuple({arm.name: arm for arm in [*found, *others]}.values())
+
+
+def _baselines(config: ConfigDict) -> Iterator[Arm]:
     for name in config.baselines:
         kind, _, task = name.partition(":")
         if name == "scratch":
-            found.append(Arm("scratch", "scratch"))
+            yield Arm("scratch", "scratch")
         elif name == "imagenet":
             if not config.imagenet:
                 raise ValueError("the baseline 'imagenet' needs --config.imagenet=FILE, weights with torchvision names")
-            found.append(Arm("imagenet", config.imagenet))
+            yield Arm("imagenet", config.imagenet)
         elif kind == "single":
-            found.extend(_single_arms(config, task))
+            yield from _single_arms(config, task)
         else:
             raise ValueError(f"unknown baseline '{name}': known are scratch, imagenet, single, single:TASK")
-    return tuple({arm.name: arm for arm in found}.values())
 
 
 def _single_arms(config: ConfigDict, task: str) -> Iterator[Arm]:
@@ -59,7 +93,14 @@ def _single_arms(config: ConfigDict, task: str) -> Iterator[Arm]:
     for name in [task] if task else tasks:
         position = [stage.task for stage in config.stages].index(name)
         whole = config.single_budget == "total" and len(config.stages) > 1
-        yield Arm(f"single:{name}", config.init, ((position, config.stages[position]),), whole)
+        stages = ((position, config.stages[position]),)
+        yield Arm(f"single:{name}", config.init, stages, _tasks(config.stages), alone=True, whole=whole)
+
+
+def sequences_from(config: ConfigDict, arm: Arm, count: int) -> list[tuple[ConfigDict, ...]]:
+    """The stages of every curriculum that begins with the first `count` of an arm."""
+    alike = [other for other in arms(config) if not other.alone and other.beginning(count) == arm.beginning(count)]
+    return [tuple(stage for _, stage in other.stages) for other in alike]
 
 
 def steps_of_stage(stage: ConfigDict, images: int) -> int:
@@ -100,9 +141,9 @@ def check(config: ConfigDict, split: data.Split) -> None:
     for arm in arms(config):
         if arm.init != "scratch":
             checkpoint.starting_backbone(config.model, arm.init, config.seed)
-    for position, stage in enumerate(config.stages):
-        part = f"stages[{position}] ({stage.task})"
-        _about(part, lambda position=position: _check_stage(config, position, len(split)))
+    for arm in arms(config):
+        if not arm.alone:
+            _check_stages(config, arm, len(split))
     labelled = len(protocols.target_splits(config)["train"]) if config.targets else 0
     seen = set()
     for position, target in enumerate(config.targets):
@@ -135,8 +176,14 @@ def _check_training(training: ConfigDict, images: int) -> None:
     optim.make_optimizer(training.optimizer, schedule)
 
 
-def _check_stage(config: ConfigDict, position: int, images: int) -> None:
-    stage = config.stages[position]
+def _check_stages(config: ConfigDict, arm: Arm, images: int) -> None:
+    field = "stages" if arm.name == "curriculum" else f"curricula.{arm.name}"
+    for position, stage in arm.stages:
+        check_stage = functools.partial(_check_stage, config, stage, arm.place(position), images)
+        _about(f"{field}[{position}] ({stage.task})", check_stage)
+
+
+def _check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.Place, images: int) -> None:
     _check_training(stage, images)
     _check_views(config, stage)
 
@@ -144,7 +191,7 @@ def _check_stage(config: ConfigDict, position: int, images: int) -> None:
         backbone = checkpoint.starting_backbone(config.model, "scratch", config.seed)
         return stage_task(config, stage, backbone, images, seed=0)
 
-    teachers.check(config, position, nnx.eval_shape(make).backbone)
+    teachers.check(config, stage, place, nnx.eval_shape(make).backbone)
 
 
 def _check_views(config: ConfigDict, part: ConfigDict) -> None:

@@ -6,6 +6,7 @@ has no earlier stages, and random weights teach nothing: such teachers fall away
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,6 @@ class Place:
         return checkpoint.stage_name(source, self.tasks[source]) if isinstance(source, int) else source
 
 
-def place_of(config: ConfigDict, position: int, *, init: str | None = None, alone: bool = False) -> Place:
-    """The place of a stage of `config`; in an arm of its own with `alone` and `init`."""
-    return Place(position, tuple(stage.task for stage in config.stages), init or config.init, alone)
-
-
 def resolve(stage: ConfigDict, place: Place) -> tuple[tuple[distill.Term, ...], dict[str, int | str]]:
     """The terms of a stage that have a teacher, these by their labels; and what each label stands for."""
     terms, sources = [], {}
@@ -99,25 +95,25 @@ class Lesson:
         return backbone, record
 
 
-def load(config: ConfigDict, stage: ConfigDict, place: Place, stages: Path) -> Lesson:
+def load(config: ConfigDict, stage: ConfigDict, place: Place, folders: Sequence[Path]) -> Lesson:
     """Reads the teachers of a stage.
 
     Args:
-      stages: folder of the stages of the curriculum.
+      folders: of the stages of the curriculum before this one.
 
     Raises ValueError for Fisher information that is damaged or of other weights, FileNotFoundError if there is none.
     """
     terms, sources = resolve(stage, place)
-    files = {name: _file(source, place, stages) for name, source in sources.items()}
+    files = {name: _file(source, place, folders) for name, source in sources.items()}
     backbones = {name: _read(config, source, files[name]) for name, source in sources.items()}
     informed = dict.fromkeys(name for term in terms if term.kind == "ewc" for name in term.teachers)
     fishers = {name: checkpoint.load_fisher(files[name], backbones[name]) for name in informed}
     return Lesson(terms, backbones, fishers)
 
 
-def _file(source: int | str, place: Place, stages: Path) -> Path:
+def _file(source: int | str, place: Place, folders: Sequence[Path]) -> Path:
     if isinstance(source, int):
-        return stages / place.label(source)
+        return folders[source]
     return Path(place.init if source == INIT else source)
 
 
@@ -127,15 +123,14 @@ def _read(config: ConfigDict, source: int | str, file: Path) -> nnx.Module:
     return checkpoint.any_backbone(file, config.model)
 
 
-def check(config: ConfigDict, position: int, student: nnx.Module) -> None:
-    """Judges the distillation of a stage of the curriculum before anything is trained.
+def check(config: ConfigDict, stage: ConfigDict, place: Place, student: nnx.Module) -> None:
+    """Judges the distillation of a stage of a curriculum before anything is trained.
 
     Args:
       student: a backbone of `config.model`; its weights do not matter.
 
     Raises ValueError that names the field, FileNotFoundError for a teacher's file that is not there.
     """
-    stage, place = config.stages[position], place_of(config, position)
     if stage.fisher_batches < 0:
         raise ValueError(f"fisher_batches is {stage.fisher_batches}; it must be at least 0 (0 is derived)")
     for term in distill.terms(stage.distill):
@@ -154,7 +149,7 @@ def check(config: ConfigDict, position: int, student: nnx.Module) -> None:
 
 def _found(config: ConfigDict, term: distill.Term, source: str, place: Place) -> nnx.Module:
     """A teacher that lies outside the run, with the Fisher information the term wants."""
-    file = _file(source, place, Path())
+    file = _file(source, place, ())
     try:
         backbone = _read(config, source, file)
         if term.kind == "ewc":
@@ -164,21 +159,25 @@ def _found(config: ConfigDict, term: distill.Term, source: str, place: Place) ->
     return backbone
 
 
-def fisher_batches(config: ConfigDict, stage: ConfigDict, place: Place, images: int) -> int:
+def fisher_batches(stage: ConfigDict, place: Place, images: int, sequences: Iterable[Sequence[ConfigDict]]) -> int:
     """Batches the Fisher information of a stage is estimated on at its end: as it says, or as a later stage asks.
 
     0, for none, if nobody asks, and in an arm that trains a task alone.
+
+    Args:
+      sequences: all stages of every curriculum that this stage is part of.
     """
     if place.alone:
         return 0
     wanted = min(FISHER_BATCHES, data.steps_per_epoch(images, stage.batch_size))
-    return stage.fisher_batches or (wanted if _asked(config, place.position) else 0)
+    return stage.fisher_batches or (wanted if any(_asked(place, stages) for stages in sequences) else 0)
 
 
-def _asked(config: ConfigDict, position: int) -> bool:
-    """Whether a later stage holds on to this one by its Fisher information."""
+def _asked(place: Place, stages: Sequence[ConfigDict]) -> bool:
+    """Whether a later one of the stages holds on to the one at `place` by its Fisher information."""
+    tasks = tuple(stage.task for stage in stages)
     return any(
-        term.kind == "ewc" and position in map(place_of(config, later).source, term.teachers)
-        for later in range(position + 1, len(config.stages))
-        for term in distill.terms(config.stages[later].distill)
+        term.kind == "ewc" and place.position in map(Place(later, tasks, place.init).source, term.teachers)
+        for later in range(place.position + 1, len(stages))
+        for term in distill.terms(stages[later].distill)
     )

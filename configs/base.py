@@ -198,6 +198,8 @@ def get_config() -> ConfigDict:
     config.init = "scratch"  # scratch, a workdir or stage of this program, a file of torchvision-named ResNet weights
     config.imagenet = ""  # file of weights for the `imagenet` baseline
     config.stages = ()  # of stage(...)
+    # Other curricula beside it, each an arm: name -> tuple of stage(...). What begins alike is trained once.
+    config.curricula = ConfigDict()
     config.targets = ()  # of target(...)
     config.baselines = (
         "scratch",

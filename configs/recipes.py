@@ -56,10 +56,11 @@ def full_targets(*, preset: str, size: int, fractions: tuple[float, ...]) -> tup
 
 def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch: int) -> tuple[ConfigDict, ...]:
     """Stages for few epochs: AdamW at one rate throughout, since SGD at the published rates wants hundreds of them."""
-    own = {
-        # The published average of 0.999 spans more steps than these stages have.
-        "moco_v2": {"momentum": 0.99},
-    }
+    # The published averages, of 0.996 or 0.999, span more steps than these stages have.
+    own = {name: {"momentum": 0.99} for name in ("moco_v1", "moco_v2", "densecl")}
+    own |= {name: {"momentum": 0.98} for name in ("byol", "moco_v3", "dino")}
+    # Two crops of 128 images beside eight local ones would be four times the work of any other task.
+    own["dino"] |= {"local_crops": 2, "hidden": 512}
     return tuple(
         stage(
             task,

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
-from aiseeme_jax import checkpoint, curriculum, data, train
+from aiseeme_jax import checkpoint, curriculum, data, plan, train
 from aiseeme_jax.evaluate import protocols, results
 from configs import base
 
@@ -99,6 +100,51 @@ class TestArms:
             self.names(baselines=("single:simclr",))
         with pytest.raises(ValueError, match="unknown single_budget 'all': known are stage, total"):
             self.names(single_budget="all")
+
+
+class TestCurricula:
+    """Other curricula beside the first one."""
+
+    def several(self, **changes):
+        first, second = stage("rotation", 2), stage("npid", 3)
+        distilled = stage("npid", 3, distill=({"kind": "l2_sp"}, {"kind": "ewc", "weight": 0.1}))
+        named = {"alone": (first,), "plain": (first, second), "distilled": (first, distilled), "again": (second,)}
+        made = config(**changes)
+        made.stages, made.curricula = (), ConfigDict(named)
+        return made
+
+    def test_each_is_an_arm_by_its_name(self):
+        made = self.several(baselines=("scratch",))
+        assert [arm.name for arm in curriculum.arms(made)] == ["again", "alone", "distilled", "plain", "scratch"]
+
+    def test_what_begins_alike_is_trained_once_and_serves_all(self, tmp_path):
+        made = self.several(baselines=(), targets=())
+        curriculum.run(made, tmp_path)
+        found = hashes(tmp_path)
+        assert set(found) == {
+            "arms/alone/stages/00-rotation",
+            "arms/plain/stages/01-npid",
+            "arms/distilled/stages/01-npid",
+            "arms/again/stages/00-npid",
+        }
+        start = found["arms/alone/stages/00-rotation"][1]
+        assert found["arms/plain/stages/01-npid"][0] == found["arms/distilled/stages/01-npid"][0] == start
+        assert found["arms/plain/stages/01-npid"][1] != found["arms/distilled/stages/01-npid"][1]
+        assert (tmp_path / "arms/alone/stages/00-rotation/fisher.safetensors").exists()
+        page = (tmp_path / "report.html").read_text()
+        assert "distilled" in page and "No results" not in page
+
+    def test_a_name_that_is_taken(self):
+        taken = config()
+        taken.curricula = ConfigDict({"scratch": (stage("npid", 2),)})
+        with pytest.raises(ValueError, match="curricula: 'scratch' is the name of another arm"):
+            curriculum.arms(taken)
+
+    def test_a_mistake_is_told_by_curriculum_and_place(self):
+        wrong = config()
+        wrong.curricula = ConfigDict({"odd": (stage("npid", 2), stage("npid", 0))})
+        with pytest.raises(ValueError, match=r"curricula.odd\[1\] \(npid\): duration is 0"):
+            plan.check(wrong, tiny.split(24))
 
 
 @pytest.mark.slow

@@ -131,8 +131,8 @@ class TestPlan:
             plan.check(made, tiny.split(24))
 
     def batches(self, made, position, **options):
-        where = teachers.place_of(made, position, **options)
-        return teachers.fisher_batches(made, made.stages[position], where, 24)
+        where = teachers.Place(position, tuple(stage.task for stage in made.stages), made.init, **options)
+        return teachers.fisher_batches(made.stages[position], where, 24, [made.stages])
 
 
 class TestFiles:

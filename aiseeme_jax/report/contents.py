@@ -114,8 +114,10 @@ def _planned_arms(config: dict[str, Any]) -> Iterator[str]:
     if config.get("job") == "evaluate":
         yield "init"
         return
-    if config:
+    curricula = config.get("curricula", {})
+    if config and (config["stages"] or not curricula):
         yield "curriculum"
+    yield from curricula
     for name in config.get("baselines", ()):
         if name == "single":
             yield from (f"single:{stage['task']}" for stage in config["stages"])

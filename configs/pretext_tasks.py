@@ -1,0 +1,80 @@
+"""Every pretext task of images alone, and pairs of tasks with every way to distil between them, on ISIC 2019.
+
+    python launch.py --config=configs/pretext_tasks.py --workdir=runs/tasks              ResNet-18 x 0.25, each task
+    python launch.py --config=configs/pretext_tasks.py:vit --workdir=runs/tasks_vit      ViT-Ti, tasks that suit it
+    python launch.py --config=configs/pretext_tasks.py:pairs --workdir=runs/pairs        ResNet-18 x 0.25, two stages
+
+Sized for two CPU cores: 32 px, and few epochs, the same for all. Each task, and each pair, is an arm beside random
+weights; what two arms begin with is trained once.
+"""
+
+from configs import base, recipes
+
+SIZE = 32
+EPOCHS = 3
+VIT_TASKS = ("moco_v3", "dino", "simclr")
+RESNET_TASKS = (
+    *("relative_location", "rotation", "jigsaw"),
+    *("colorization", "context_restoration", "models_genesis", "inpainting"),
+    *("npid", "moco_v1", "moco_v2", "moco_v3", "simclr", "nnclr", "densecl"),
+    *("byol", "simsiam", "barlow_twins", "vicreg", "dino"),
+)
+PAIRS = (("rotation", "simclr"), ("relative_location", "moco_v2"), ("simclr", "rotation"))
+# Weights as published where they are, else one by the size of the term; none was tuned.
+DISTILLATION = {
+    "kl": {},
+    "mse": {},
+    "cosine": {},
+    "relational": {"angle": 0.0},  # angles cost the cube of the batch
+    "similarity_preserving": {"weight": 3000.0},
+    "pfr": {},
+    "cassle": {},
+    "l2_sp": {"weight": 0.01},
+    "ewc": {"weight": 100.0},
+    "weight_average": {},
+}
+
+
+def get_config(variant: str = "resnet"):
+    return recipes.choose("pretext_tasks", {"resnet": resnet, "pairs": pairs}, variant)
+
+
+def resnet():
+    return several({task: _stages(task) for task in RESNET_TASKS}, name="resnet18", width=0.25)
+
+
+def vit():
+    return several({task: _stages(task) for task in VIT_TASKS}, name="vit_tiny")
+
+
+def pairs():
+    """Two stages, the second plain or distilled; beside them its task alone."""
+    named = {second: _stages(second) for _, second in PAIRS}
+    for first, second in PAIRS:
+        named[f"{first}-{second}"] = _stages(first, second)
+        for kind, fields in DISTILLATION.items():
+            named[f"{first}-{second}-{kind}"] = _stages(first, second, distill={"kind": kind, **fields})
+    return several(named, name="resnet18", width=0.25)
+
+
+def several(named, **model):
+    """A config of curricula by their names, measured by frozen features."""
+    config = base.get_config()
+    config.data.name = "isic2019/64"
+    config.model.update({"dtype": "float32", **model})
+    config.curricula = base.ConfigDict(named).lock()
+    common = {"preset": "dermoscopy", "size": SIZE}
+    config.targets = (base.target("knn", **common), base.target("linear", **common))
+    config.baselines = ("scratch",)
+    config.runtime.update({"residence": "device", "log_every": 20, "checkpoint_every": 200})
+    return config
+
+
+def _stages(*tasks, distill=None):
+    """Stages of the same length, the last one distilled."""
+    made = [
+        recipes.narrow_stages(preset="dermoscopy", size=SIZE, epochs={task: EPOCHS}, batch=128)[0] for task in tasks
+    ]
+    if distill:
+        made[-1].distill.update(distill)
+    return tuple(made)
