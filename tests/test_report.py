@@ -19,9 +19,10 @@ TARGETS = {"knn": ((1.0,), (0,)), "linear": ((0.1, 1.0), (0, 1)), "finetune": ((
 PNG = b"\x89PNG not really a picture"
 STATISTICS = {"samples": 50, "seed": 0}
 CONFIG = {
+    "job": "curriculum",
     "title": "A <b>bold</b> & wild study",
     "data": {"name": "derm_phantom/demo", "synthetic": True},
-    "model": {"name": "resnet18", "width": 0.25, "stem": "small", "dtype": "float32"},
+    "model": {"name": "resnet18", "width": 0.25, "dimensions": 2, "stem": "small", "dtype": "float32"},
     "stages": [{"task": task} for task in TASKS],
     "targets": [{"protocol": t, "fractions": list(f), "seeds": list(s)} for t, (f, s) in TARGETS.items()],
     "baselines": ["scratch", "single"],

@@ -59,7 +59,7 @@ class Contents:
 
     @property
     def title(self) -> str:
-        return (self.config.get("title") if self.config else None) or self.data
+        return (self.config and self.config["title"]) or self.data
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -86,7 +86,8 @@ def read_contents(workdir: Path) -> Contents:
     config = _read_json(workdir / "config.json") or {}
     rows = _rows(workdir, config)
     arms = list(dict.fromkeys([*_planned_arms(config), *(row.arm for row in rows)]))
-    targets = list(dict.fromkeys([*(t["protocol"] for t in config.get("targets", ())), *(r.target for r in rows)]))
+    planned = [target["protocol"] for target in config["targets"]] if config else []
+    targets = list(dict.fromkeys([*planned, *(row.target for row in rows)]))
     stages = list(_stages(workdir, config, arms))
     return Contents(
         config=config,
@@ -103,7 +104,7 @@ def _rows(workdir: Path, config: dict[str, Any]) -> list[results.Row]:
     """The rows of results.csv; where it is not there, those of the predictions."""
     if (workdir / results.RESULTS).exists():
         return results.read_rows(workdir)
-    statistics = config.get("statistics", BOOTSTRAP)
+    statistics = config["statistics"] if config else BOOTSTRAP
     rows = []
     for run in results.find_runs(workdir, list(_planned_arms(config))):
         rows += results.rows_of(run, results.load_predictions(run.directory), **statistics)
@@ -111,14 +112,17 @@ def _rows(workdir: Path, config: dict[str, Any]) -> list[results.Row]:
 
 
 def _planned_arms(config: dict[str, Any]) -> Iterator[str]:
-    if config.get("job") == "evaluate":
+    if not config:
+        return
+    if config["job"] == "evaluate":
         yield "init"
         return
+    # Absent from workdirs begun before there were any.
     curricula = config.get("curricula", {})
-    if config and (config["stages"] or not curricula):
+    if config["stages"] or not curricula:
         yield "curriculum"
     yield from curricula
-    for name in config.get("baselines", ()):
+    for name in config["baselines"]:
         if name == "single":
             yield from (f"single:{stage['task']}" for stage in config["stages"])
         else:
@@ -126,7 +130,7 @@ def _planned_arms(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _stages(workdir: Path, config: dict[str, Any], arms: list[str]) -> Iterator[Stage]:
-    for position, stage in enumerate(config.get("stages", ())):
+    for position, stage in enumerate(config["stages"] if config else ()):
         directory = checkpoint.stage_directory(workdir, "curriculum", position, stage["task"])
         yield _read_stage("curriculum", directory)
     for arm in arms:

@@ -27,7 +27,7 @@ def facts(contents: Contents) -> list[str]:
     lines = [contents.data]
     if contents.config:
         model = contents.config["model"]
-        volumes = "3-D " if model.get("dimensions") == 3 else ""
+        volumes = "3-D " if model["dimensions"] == 3 else ""
         width = "" if model["width"] == 1 else f" × {model['width']:g}"
         lines.append(f"{volumes}{model['name']}{width}, {model['dtype']}")
     excluded = max((stage.done.get("excluded", 0) for stage in contents.stages if stage.done), default=0)
@@ -44,7 +44,7 @@ def facts(contents: Contents) -> list[str]:
 def _compared(contents: Contents) -> str:
     measured = {row.arm for row in contents.rows}
     arms = [arm for arm in contents.arms if arm in measured]
-    tasks = " → ".join(stage["task"] for stage in contents.config.get("stages", ()))
+    tasks = " → ".join(stage["task"] for stage in contents.config["stages"]) if contents.config else ""
     if "curriculum" not in arms or not tasks:
         return f"Measured: {', '.join(arms)}."
     others = f" beside {', '.join(arms[1:])}" if arms[1:] else ""
