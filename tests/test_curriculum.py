@@ -276,6 +276,7 @@ class TestBudget:
         curriculum.run(config(targets=(), **changes), tmp_path)
         return asked
 
+    @pytest.mark.slow
     def test_single_task_lasts_as_long_as_its_stage(self, tmp_path, monkeypatch):
         stages = (stage("rotation", 4), stage("npid", 5))
         expected = [("curriculum 0: rotation", 4), ("curriculum 1: npid", 5), ("single:npid", 5)]
@@ -304,6 +305,7 @@ MOMENTS = {
 FAST = "in the second stage"
 
 
+@pytest.mark.slow
 class TestKill:
     def in_step(self, monkeypatch, which, last):
         """At the batch after step `last` of the stage number `which`."""

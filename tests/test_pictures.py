@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny
 
 from aiseeme_jax import augment, pictures
@@ -23,6 +24,7 @@ def test_of_an_image_itself_and_its_view():
     np.testing.assert_allclose(sheet[cell + 6 : cell + 14, cell + 6 : cell + 14], view[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_of_a_volume_its_central_slices(tmp_path):
     volumes = np.random.default_rng(0).integers(0, 1000, (2, 8, 8, 8, 1)).astype(np.int16)
     task = Task(tiny.Pixels(1), dataclasses.replace(STILL, flip_z=1.0))

@@ -221,6 +221,7 @@ class TestDisplay:
         assert duration(seconds) == words
 
 
+@pytest.mark.slow
 class TestEvents:
     def read(self, directory):
         accumulation = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -63,6 +63,7 @@ def apply_in_order(image, order, amounts):
     return np.asarray(image)
 
 
+@pytest.mark.slow
 def test_jitter_is_the_four_operations_in_some_order(image):
     """Each result is that of one order of the published operations, and the order varies with the key."""
     strengths = (0.6, 0.6, 0.6, 0.2)

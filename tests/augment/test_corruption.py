@@ -22,6 +22,7 @@ def many(draw, count: int):
 
 
 class TestSwappedPatches:
+    @pytest.mark.slow
     @pytest.mark.parametrize("space, size", [((14, 11), 4), ((7, 8, 6), 2)])
     def test_two_patches_apart_change_places(self, space, size):
         image = numbered(*space)
@@ -75,6 +76,7 @@ class TestBezier:
 
 
 class TestShuffledBlocks:
+    @pytest.mark.slow
     @pytest.mark.parametrize("space, largest", [((40, 30), 4), ((12, 9, 10), 3)])
     def test_pixels_stay_in_their_blocks(self, space, largest):
         def draw(key):

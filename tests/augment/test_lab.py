@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from aiseeme_jax.augment import lab
 
@@ -43,6 +44,7 @@ class TestBins:
         assert bins.shape == (261, 2) and len(np.unique(bins, axis=0)) == 261
         assert not (bins % 10).any() and (bins == 0).all(axis=1).any()
 
+    @pytest.mark.slow
     def test_colours_find_the_nearest(self):
         bins = lab.colour_bins()
         ab = np.random.default_rng(0).uniform(-120, 120, (400, 2))

@@ -16,6 +16,7 @@ def coordinates(batch, height, width):
     return jnp.asarray(np.stack([*places, numbers], axis=-1).astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_each_patch_is_cut_from_its_cell():
     images = coordinates(5, 46, 46)  # cells of 15, one pixel left over
     patches = np.asarray(augment.patches(jax.random.key(0), images, size=10, jitter=5))
@@ -34,6 +35,7 @@ def test_each_patch_is_cut_from_its_cell():
     assert {o for pair in offsets for o in pair} == set(range(6))
 
 
+@pytest.mark.slow
 def test_without_jitter_patches_lie_in_the_middle_of_their_cells():
     patches = np.asarray(augment.patches(jax.random.key(0), coordinates(1, 24, 24), grid=2, size=6, jitter=0))
     np.testing.assert_array_equal(patches[0, :, 0, 0, :2], [[3, 3], [3, 15], [15, 3], [15, 15]])
@@ -52,6 +54,7 @@ def test_an_even_patch_stays_finite():
     np.testing.assert_array_equal(patches, np.zeros((1, 9, 6, 6, 3)))
 
 
+@pytest.mark.slow
 def test_patches_depend_on_key_and_place_in_the_batch_only():
     images = coordinates(4, 30, 30)
     key = jax.random.key(0)

@@ -45,6 +45,7 @@ def with_fields(views, **fields):
     return dataclasses.replace(views, **fields)
 
 
+@pytest.mark.slow
 def test_views_are_a_function_of_the_key():
     images, key = random_images(), jax.random.key(0)
     first = augment.random_view(key, images, EVERYTHING)
@@ -68,6 +69,7 @@ def test_images_of_a_batch_get_views_of_their_own():
     assert len(np.unique(views.reshape(8, -1), axis=0)) == 8
 
 
+@pytest.mark.slow
 def test_views_are_the_same_on_one_device_and_on_eight():
     assert jax.device_count() == 8
     images, key = random_images(16), jax.random.key(0)
@@ -171,6 +173,7 @@ def test_display_undoes_the_normalisation():
     np.testing.assert_allclose(shown, np.asarray(images) / 255, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_channel_images():
     images = random_images(channels=1)
     view = augment.random_view(jax.random.key(0), images, EVERYTHING)

@@ -71,6 +71,7 @@ def test_loss_is_the_weighted_cross_entropy(make_classifier, batch):
     )
 
 
+@pytest.mark.slow
 def test_learns_what_brightness_tells(make_classifier, batch, split):
     classifier = make_classifier(finetune.class_weights(LABELS, 3, "balanced"))
     optimizer = nnx.Optimizer(classifier, optax.adam(3e-3), wrt=nnx.Param)

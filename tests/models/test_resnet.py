@@ -23,6 +23,7 @@ def parameters(backbone):
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(backbone, nnx.Param)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "features", "count"),
     # Parameters of torchvision's networks without their classifiers.
@@ -34,7 +35,7 @@ def test_full_networks_have_the_published_size(name, features, count):
 
 
 @pytest.mark.parametrize(("stem", "sides"), [("standard", (16, 16, 8, 4, 2)), ("small", (64, 64, 32, 16, 8))])
-@pytest.mark.parametrize(("name", "expansion"), [("resnet18", 1), ("resnet50", 4)])
+@pytest.mark.parametrize(("name", "expansion"), [("resnet18", 1), pytest.param("resnet50", 4, marks=pytest.mark.slow)])
 def test_endpoints(name, expansion, stem, sides):
     backbone = narrow(name, stem=stem)
     ends = nnx.eval_shape(lambda m: m(jnp.zeros((2, 64, 64, 3)), train=False), backbone)
@@ -50,6 +51,7 @@ def test_width_is_rounded_to_multiples_of_eight():
     assert backbone.features == 152  # 153.6
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_weights_statistics_and_features_in_float32():
     backbone, exact = narrow(dtype="bfloat16"), narrow()
     ends = backbone(random_images(), train=True)

@@ -49,6 +49,7 @@ class TestMoCoV1:
 
 
 class TestMoCoV3:
+    @pytest.mark.slow
     def test_loss_is_two_temperatures_of_info_nce_in_both_directions(self):
         task = tiny.table_task("moco_v3", temperature=0.5)
         average = shifted(task)
@@ -72,6 +73,7 @@ class TestMoCoV3:
 
 
 class TestNNCLR:
+    @pytest.mark.slow
     def test_loss_contrasts_neighbours_with_the_predictions_of_the_other_view(self):
         task = tiny.table_task("nnclr", support=16, temperature=0.2)
         views = tiny.noise("first", "second")

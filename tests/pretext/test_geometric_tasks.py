@@ -55,6 +55,7 @@ class Pair(nnx.Module):
 
 
 class TestRotation:
+    @pytest.mark.slow
     def test_label_is_the_number_of_left_turns(self):
         image = np.zeros((4, 16, 16, 3), np.uint8)
         image[:, :4] = 255  # a bright top: a left turn makes it a bright left
@@ -85,6 +86,7 @@ class TestRelativeLocation:
         config = tiny.stage("relative_location", **changes)
         return tiny.task(config, body, images=24)
 
+    @pytest.mark.slow
     def test_label_is_the_place_of_the_neighbour(self):
         task = self.make(CellNumber(), dropout=0.0)
         task.hidden, task.head = Through(), Pair()
@@ -93,6 +95,7 @@ class TestRelativeLocation:
         assert float(output.metrics["accuracy"]) == 1
         assert float(output.loss) < 1e-6
 
+    @pytest.mark.slow
     def test_dropout_falls_on_the_hidden_layer_in_training_alone(self):
         task = self.make(tiny.Linear(8), dropout=0.5, patch=5)
         seen = []
@@ -111,6 +114,7 @@ class TestRelativeLocation:
         assert set(np.unique(dropped)) == {0.0, 2.0} and 0.4 < (dropped == 0).mean() < 0.6
         assert (whole == 1).all()
 
+    @pytest.mark.slow
     def test_patches_come_from_their_cells_apart_from_one_another(self):
         size = 33  # cells of 11 px, patches of 8
         task = self.make(tiny.Linear(8), views={**tiny.STILL, "size": size}, patch=8)

@@ -52,6 +52,7 @@ class TestNPID:
         expected = info_nce(self.query(task, views), bank[index], bank, 0.1, others)
         assert float(task.loss(views).loss) == pytest.approx(expected, rel=1e-5)
 
+    @pytest.mark.slow
     def test_own_entry_never_counts_as_a_drawn_negative(self):
         task = make("npid", images=4, negatives=2, temperature=0.1)
         batch = {"image": tiny.batch(1)["image"], "index": jnp.array([3])}

@@ -49,6 +49,7 @@ class TestPermutations:
 
 
 class TestJigsaw:
+    @pytest.mark.slow
     def test_pieces_lie_in_the_order_of_the_label(self, monkeypatch):
         numbers = jnp.broadcast_to(jnp.arange(9.0)[None, :, None, None, None], (24, 9, 3, 3, 3))
         monkeypatch.setattr(grid, "draw", lambda *_: numbers)
@@ -59,6 +60,7 @@ class TestJigsaw:
         other = task.views(jax.random.key(1), {"image": None})
         assert (views["label"] != other["label"]).any()
 
+    @pytest.mark.slow
     def test_loss_is_the_cross_entropy_over_the_permutations(self):
         task = tiny.table_task("jigsaw", permutations=12, hidden=5)
         views = jax.jit(task.views)(jax.random.key(0), tiny.batch())
@@ -71,6 +73,7 @@ class TestJigsaw:
         assert float(output.loss) == pytest.approx(tiny.cross_entropy(logits, labels), rel=1e-4)
         assert float(output.metrics["accuracy"]) == np.mean(logits.argmax(axis=1) == labels)
 
+    @pytest.mark.slow
     def test_pieces_are_normalised_one_by_one_and_lie_apart(self):
         task = tiny.table_task("jigsaw", views={**tiny.STILL, "size": 33}, permutations=2)
         assert task.patch == 8  # of cells of 11

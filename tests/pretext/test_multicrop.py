@@ -40,6 +40,7 @@ def drawn(images, key=0):
     return {name: np.asarray(seen) for name, seen in crops().views(jax.random.key(key), jnp.asarray(images)).items()}
 
 
+@pytest.mark.slow
 def test_crops_come_image_major_and_each_its_own():
     views = drawn(IMAGES)
     assert views["global"].shape == (32, 32, 32, 3) and views["local"].shape == (48, 16, 16, 3)

@@ -15,6 +15,7 @@ def sigmoid_entropy(logits, labels) -> float:
     return float(-np.mean(np.where(labels, np.log(p), np.log(1 - p))))
 
 
+@pytest.mark.slow
 def test_labels_are_what_was_done_to_the_cubes(monkeypatch):
     cubes = np.random.default_rng(0).normal(size=(16, 8, 4, 4, 4, 1)).astype(np.float32)
     monkeypatch.setattr(grid, "draw", lambda *_, **__: jnp.asarray(cubes))
@@ -35,6 +36,7 @@ def test_labels_are_what_was_done_to_the_cubes(monkeypatch):
     assert len(set(views["order"].tolist())) > 5
 
 
+@pytest.mark.slow
 def test_loss_is_the_weighted_sum_over_three_answers():
     task = tiny.table_task("rubik", permutations=20, orientation=0.5, masking=2.0)
     views = jax.jit(task.views)(jax.random.key(0), tiny.table_batch("rubik"))

@@ -49,11 +49,13 @@ def test_different_pictures_are_not_the_same():
     assert not reasons(one, other)
 
 
+@pytest.mark.slow
 def test_the_splits_of_one_data_set_are_compared(tmp_path):
     prepare("derm_phantom/tiny", data_dir=tmp_path)
     assert not [o for o in check(["derm_phantom/tiny"], tmp_path) if o.reason != "content"]
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, capsys):
     for folder in ("a", "b"):
         prepare("derm_phantom/tiny", data_dir=tmp_path / folder)

@@ -77,6 +77,7 @@ def test_whole(folder, tmp_path, report):
     assert (first["slices"], first["spacing_mm"], first["patches"]) == (18, list(SPACING), 16)
 
 
+@pytest.mark.slow
 def test_patches_are_where_they_say_and_the_same_every_time(tmp_path):
     """In a volume whose HU tell the place, the middle of a patch is its centre."""
     z, y, x = (np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True))
@@ -150,6 +151,7 @@ def test_metaimage_volumes(tmp_path, report):
     assert "a second series of the name scan7" in report(builder)["damaged"][0]["reason"]
 
 
+@pytest.mark.slow
 def test_damage_is_listed_and_too_much_of_it_fails(folder, tmp_path, report):
     (folder / "s1" / "IM0010").unlink()
     (folder / "s2" / "IM0003").write_bytes((folder / "s2" / "IM0003").read_bytes()[:-1000])

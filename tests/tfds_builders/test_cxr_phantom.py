@@ -56,6 +56,7 @@ def test_two_images_show_the_same_disease():
     assert same > np.mean([overlap(masks[i][0], masks[i - 1][1]) for i in range(14)]) + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64])
 def test_opacities_lie_in_the_lungs_and_brighten_them(size):
     for label in NAMES:

@@ -53,6 +53,7 @@ def test_two_photographs_show_the_same_lesion():
     assert same > other + 0.1
 
 
+@pytest.mark.slow
 def test_the_data_set_is_the_same_every_time(tiny, tmp_path, read):
     first, second = read(tiny), read(prepare("derm_phantom/tiny", data_dir=tmp_path))
     for split in first:
@@ -60,7 +61,7 @@ def test_the_data_set_is_the_same_every_time(tiny, tmp_path, read):
             assert one["image_id"] == other["image_id"] and (one["image"] == other["image"]).all()
 
 
-@pytest.mark.parametrize("config", ["tiny", "demo"])
+@pytest.mark.parametrize("config", ["tiny", pytest.param("demo", marks=pytest.mark.slow)])
 def test_splits(config, request, read, report):
     builder = request.getfixturevalue(config)
     splits = read(builder)

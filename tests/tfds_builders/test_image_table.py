@@ -311,6 +311,7 @@ def write_nodules(source, folder):
     return table.write("lidc_nodules.csv")
 
 
+@pytest.mark.slow
 def test_real_nodules(real_data, tmp_path, build, report):
     folder = tmp_path / "nodules"
     folder.mkdir()

@@ -101,6 +101,7 @@ def crosses_itself(points) -> bool:
     return bool((apart & (side(*other, one[0]) * side(*other, one[1]) < 0)).any())
 
 
+@pytest.mark.slow
 def test_mask_areas_are_those_of_the_outlines(some):
     """By Pick's theorem the pixels strictly inside a simple polygon are A - B/2 + 1."""
     simple = 0
@@ -118,6 +119,7 @@ def test_mask_areas_are_those_of_the_outlines(some):
     assert simple > 300
 
 
+@pytest.mark.slow
 def test_made_series_give_back_their_nodules(some, patients, tmp_path):
     """The voxels are drawn by OpenCV, the masks made by `masks`; they agree in every nodule of whole series."""
     whole = dict(sorted(some.items(), key=lambda item: len(item[1]))[:5])

@@ -46,6 +46,7 @@ def test_second_call_does_nothing(tmp_path):
     assert any(".array_record" in file.name for file in files)
 
 
+@pytest.mark.slow
 def test_a_failure_half_way_leaves_what_was_there_and_nothing_more(tmp_path, monkeypatch):
     prepare("derm_phantom/tiny", data_dir=tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -78,6 +79,7 @@ def test_unknown_names(tmp_path, name, message):
         prepare(name, data_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, capsys):
     assert main(["prepare", "derm_phantom/tiny", "--data_dir", str(tmp_path)]) == 0
     shown = capsys.readouterr().out

@@ -247,6 +247,7 @@ def test_structural_errors_when_finding(tree):
         find_series(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_random_damage_gives_a_volume_or_a_reason(tmp_path):
     random = np.random.default_rng(0)
@@ -264,6 +265,7 @@ def test_random_damage_gives_a_volume_or_a_reason(tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_real_series(real_data):
     """60 slices, 3 mm apart, whose file names are not in their order; HU of air, lung, tissue and bone are there."""
     found = find_series(real_data / "ct_series")
