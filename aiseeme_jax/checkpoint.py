@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aiseeme_jax import models
-from aiseeme_jax.models import torch_format
+from aiseeme_jax.models import timm_format, torch_format
 
 BACKBONE = "backbone.safetensors"
 FISHER = "fisher.safetensors"
@@ -161,7 +161,7 @@ def drop_checkpoints(directory: Path) -> None:
 
 
 def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any], *, file: str = BACKBONE) -> None:
-    """Writes `backbone.safetensors` with torchvision names; `info` (its model config, above all) travels in the
+    """Writes `backbone.safetensors` as `export_backbone` does; `info` (its model config, above all) travels in the
     header.
     """
     if jax.process_index():
@@ -172,16 +172,31 @@ def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any]
     beside.replace(directory / file)
 
 
-def export_backbone(backbone: nnx.Module, path: str | Path, *, info: Mapping[str, Any] | None = None) -> None:
-    """Writes a backbone as safetensors with torchvision names, for PyTorch, timm or MONAI.
+def export_backbone(
+    backbone: nnx.Module, path: str | Path, *, info: Mapping[str, Any] | None = None, size: int | None = None
+) -> None:
+    """Writes a backbone as safetensors, a ResNet with torchvision names, a ViT with timm's: for PyTorch, timm or MONAI.
 
     Args:
-      backbone: a ResNet of this package.
+      backbone: a ResNet or ViT of this package.
       path: file to write, ending in .safetensors.
       info: JSON-serialisable facts to keep in the file's header.
+      size: side in pixels of the images that another program will show a ViT: timm wants positions in the file, and
+        they are those of one size. This package computes them.
     """
     info = {**(info or {}), "model": backbone.config, "backbone_hash": backbone_hash(backbone)}
-    torch_format.write_safetensors(path, torch_format.to_torchvision(backbone), {"aiseeme": json.dumps(info)})
+    torch_format.write_safetensors(path, _tensors(backbone, size), {"aiseeme": json.dumps(info)})
+
+
+def _tensors(backbone: nnx.Module, size: int | None = None) -> torch_format.Tensors:
+    if isinstance(backbone, models.ViT):
+        return timm_format.to_timm(backbone, size=size)
+    return torch_format.to_torchvision(backbone)
+
+
+def _fill(backbone: nnx.Module, tensors: torch_format.Tensors) -> None:
+    fill = timm_format.from_timm if isinstance(backbone, models.ViT) else torch_format.from_torchvision
+    fill(backbone, tensors)
 
 
 def load_backbone(path: str | Path) -> tuple[nnx.Module, dict[str, Any]]:
@@ -200,14 +215,14 @@ def load_backbone(path: str | Path) -> tuple[nnx.Module, dict[str, Any]]:
         )
     info = json.loads(header["aiseeme"])
     backbone = models.make_backbone(**info["model"], rngs=nnx.Rngs(0))
-    torch_format.from_torchvision(backbone, torch_format.read_weights(file))
+    _fill(backbone, torch_format.read_weights(file))
     if backbone_hash(backbone) != info["backbone_hash"]:
         raise ValueError(f"{file} is damaged: its weights do not have the hash in its header")
     return backbone, info
 
 
 def any_backbone(path: str | Path, model: Mapping[str, Any]) -> nnx.Module:
-    """A backbone from wherever it lies: as its file describes itself, or weights with torchvision's names of `model`.
+    """A backbone from wherever it lies: as its file describes itself, or weights of `model` under their common names.
 
     Raises FileNotFoundError if there is nothing at `path`, ValueError if it is damaged or does not fit the model.
     """
@@ -216,7 +231,7 @@ def any_backbone(path: str | Path, model: Mapping[str, Any]) -> nnx.Module:
         return load_backbone(file)[0]
     backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
     try:
-        torch_format.from_torchvision(backbone, torch_format.read_weights(file))
+        _fill(backbone, torch_format.read_weights(file))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     return backbone
@@ -249,7 +264,7 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
 
     Args:
       model: arguments of `models.make_backbone`.
-      init: 'scratch', a workdir or stage of this program, or a file of torchvision-named weights.
+      init: 'scratch', a workdir or stage of this program, or a file of weights as `export_backbone` names them.
       seed: of random weights.
 
     Raises FileNotFoundError if there is nothing at `init`, ValueError if it does not fit the model.
@@ -262,7 +277,7 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
     except FileNotFoundError as error:
         raise FileNotFoundError(f"init: {error}") from None
     try:
-        torch_format.from_torchvision(backbone, torch_format.read_weights(file))
+        _fill(backbone, torch_format.read_weights(file))
     except ValueError as error:
         raise ValueError(f"init: {file}: {error}") from None
     return backbone

@@ -16,7 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import checkpoint, data, distill, experiment, report, teachers, train
-from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.evaluate import features, protocols
 from aiseeme_jax.pictures import save_views
 from aiseeme_jax.plan import Arm, arm_steps, arms, check, sequences_from, stage_task
 
@@ -112,6 +112,7 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
         pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
         teacher=frozen,
         patience=config.patience,
+        gather=lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec),
         pictures={"views": picture},
     )
     seen = {"images": len(split), "excluded": split.excluded}

@@ -7,6 +7,7 @@ epoch.
 """
 
 import collections
+import functools
 from collections.abc import Callable, Iterator
 
 import grain
@@ -71,7 +72,7 @@ class Batches:
     """Endless training batches on the devices: `image` [B, H, W, C] uint8, or of volumes [B, D, H, W, 1] int16 HU,
     `index` int32 [B] and `label` int32 [B], -1 where not known.
 
-    Calling it with a step gives the iterator that starts there.
+    Calling it with a step gives the iterator that starts there; `in_order` passes over the split once.
 
     Args:
       split: where the images come from.
@@ -90,7 +91,18 @@ class Batches:
         self._resident = None
 
     def __call__(self, start_step: int = 0) -> Iterator[dict[str, Array]]:
-        source = order(len(self.split), batch_size=self.batch_size, seed=self.seed)
+        steps = order(len(self.split), batch_size=self.batch_size, seed=self.seed)
+        return self._read(steps, start_step)
+
+    def in_order(self) -> Iterator[dict[str, Array]]:
+        """Every image once, by index; the last batch is filled up with the last image."""
+        last = len(self.split) - 1
+        rows = (last // self.batch_size + 1) * self.batch_size
+        # `min` and not a lambda: it travels to worker processes.
+        indices = grain.MapDataset.range(rows).map(functools.partial(min, last))
+        return self._read(indices.batch(self.batch_size), 0)
+
+    def _read(self, source: grain.MapDataset, start_step: int) -> Iterator[dict[str, Array]]:
         place = self._gather if self.residence == "device" else self._place
         if self.residence == "stream":
             source = source.map(_Load(self.split, jax.process_index(), jax.process_count()))

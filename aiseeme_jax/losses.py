@@ -229,9 +229,27 @@ def dino(
         )
     target = jax.nn.softmax((_wide(teacher) - _wide(centre)) / teacher_temperature)
     log_p = jax.nn.log_softmax(_wide(student) / student_temperature)
-    entropy = -jnp.einsum("ngk,nvk->gv", target, log_p, precision=jax.lax.Precision.HIGHEST) / student.shape[0]
-    other = ~jnp.eye(seen, views, dtype=bool)
-    return jnp.sum(jnp.where(other, entropy, 0)) / (seen * (views - 1))
+    return _over_other_views(target, log_p)
+
+
+def swapped_prediction(
+    scores: Float[Array, "batch views prototypes"],
+    codes: Float[Array, "batch globals prototypes"],
+    *,
+    temperature: float,
+) -> Float[Array, ""]:
+    """Mean over images and pairs (code of view g, scores of view v != g) of the cross-entropy H(code_g, P_v).
+
+    P_v = softmax(scores_v / temperature); code i is that of view i, and there are at least two views.
+    Source: Caron et al., NeurIPS 2020 (arXiv 2006.09882), eqs. 1 and 2, over more views as in section 3.2.
+    """
+    _check_positive(temperature=temperature)
+    if scores.shape[1] < max(codes.shape[1], 2) or scores.shape[::2] != codes.shape[::2]:
+        raise ValueError(
+            f"there are scores {scores.shape} and codes {codes.shape}: images and prototypes must agree, and there be "
+            "a view for each code and at least two"
+        )
+    return _over_other_views(_wide(codes), jax.nn.log_softmax(_wide(scores) / temperature))
 
 
 def sinkhorn(
@@ -342,6 +360,16 @@ def _at_label(log_probabilities: Float[Array, "batch classes"], labels: Int[Arra
     classes = log_probabilities.shape[1]
     picked = jnp.take_along_axis(log_probabilities, jnp.clip(labels, 0, classes - 1)[:, None], axis=1)[:, 0]
     return jnp.where((labels >= 0) & (labels < classes), picked, jnp.nan)
+
+
+def _over_other_views(
+    wanted: Float[Array, "batch globals k"], log_p: Float[Array, "batch views k"]
+) -> Float[Array, ""]:
+    """Mean over images and pairs (g, v != g) of -sum_k wanted_g log p_v; view i of one is view i of the other."""
+    seen, views = wanted.shape[1], log_p.shape[1]
+    entropy = -jnp.einsum("ngk,nvk->gv", wanted, log_p, precision=jax.lax.Precision.HIGHEST) / len(log_p)
+    other = ~jnp.eye(seen, views, dtype=bool)
+    return jnp.sum(jnp.where(other, entropy, 0)) / (seen * (views - 1))
 
 
 def _check_same_shape(**arrays: Array) -> None:

@@ -7,6 +7,7 @@ A new optimizer or schedule is one function and one entry of its table.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -90,6 +91,21 @@ def make_optimizer(
 def decayed(params: Any) -> Any:
     """Pytree of bools like `params`: True for the parameters that take weight decay and LARS adaptation."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def restarted(state: optax.OptState, fresh: optax.OptState, names: tuple[str, ...]) -> optax.OptState:
+    """An optimizer's state in which what it remembers of the parameters under `names`, at the top of their tree, is as
+    in `fresh`. Counts of steps go on.
+    """
+    return jax.tree.map_with_path(lambda path, old, new: new if _attribute(path) in names else old, state, fresh)
+
+
+def _attribute(path: tuple[Any, ...]) -> str | None:
+    """The top of the tree of parameters that a leaf of an optimizer's state lies in: such a tree is all dictionaries,
+    and what holds it is not. None for a leaf outside.
+    """
+    within = itertools.takewhile(lambda entry: isinstance(entry, jax.tree_util.DictKey), reversed(path))
+    return next((entry.key for entry in reversed(list(within))), None)
 
 
 def _rates(names: tuple[str, ...], params: Any) -> Any:

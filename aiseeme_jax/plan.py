@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, optim, pretext, teachers
+from aiseeme_jax import augment, checkpoint, data, models, optim, pretext, teachers
 from aiseeme_jax.evaluate import finetune, protocols
 
 
@@ -195,7 +195,7 @@ def _check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.Place, i
 
 
 def _check_views(config: ConfigDict, part: ConfigDict) -> None:
-    """Views can be made, and are of the kind the model takes."""
+    """Views can be made, and are of the kind and size the model takes."""
     views = augment.views_of(FrozenConfigDict(part.views))
     if views.dimensions != config.model.dimensions:
         presets = [name for name, preset in augment.PRESETS.items() if preset.kind.dimensions != views.dimensions]
@@ -203,6 +203,7 @@ def _check_views(config: ConfigDict, part: ConfigDict) -> None:
             f"views.dimensions is {views.dimensions}, but model.dimensions {config.model.dimensions}: "
             f"take views of one of the presets {', '.join(presets)}"
         )
+    models.check_size(config.model, views.size)
 
 
 def _check_target(config: ConfigDict, target: ConfigDict, images: int) -> None:

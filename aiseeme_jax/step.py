@@ -155,6 +155,24 @@ def train_step(
     return jax.lax.with_sharding_constraint(state, _everywhere()), metrics, features
 
 
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"], key: PRNGKeyArray) -> TrainState:
+    """The state after the task's own `at_epoch`; what it draws anew, the optimizer has never seen.
+
+    Args:
+      program: static.
+      state: donated.
+      features: of the whole split, the same in every process.
+      key: of this call.
+    """
+    task = nnx.merge(program.graph, state.params, state.rest)
+    task.at_epoch(features, key)
+    _, params, rest = split(task)
+    optimizer = optim.restarted(state.optimizer, program.optimizer().init(params), task.RESTARTS)
+    state = state.replace(params=params, rest=rest, optimizer=optimizer)
+    return jax.lax.with_sharding_constraint(state, _everywhere())
+
+
 def _after_update(program: Program, params: nnx.State, rest: nnx.State, step: Int[Array, ""]):
     task = nnx.merge(program.graph, params, rest)
     task.after_update((step + 1) / program.total_steps)

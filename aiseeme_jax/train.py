@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import checkpoint, data, distill
 from aiseeme_jax.pretext.base import Task
-from aiseeme_jax.step import Program, TrainState, make_state, split, task_of, train_step
+from aiseeme_jax.step import Program, TrainState, at_epoch, make_state, split, task_of, train_step
 from aiseeme_jax.stopping import Clock, Preempted, StopSignal
 from aiseeme_jax.telemetry import Telemetry, collapse_warning, feature_health
 
@@ -58,7 +59,8 @@ def fit(
     pace: Pace,
     teacher: distill.Frozen | None = None,
     patience: int = 10,
-    at_epoch: Callable[[Task], None] | None = None,
+    gather: Callable[[nnx.Module], Float[np.ndarray, "n d"]] | None = None,
+    after_epoch: Callable[[Task], None] | None = None,
     pictures: Mapping[str, np.ndarray] | None = None,
 ) -> Result:
     """Trains `task` to `total_steps`, from its newest checkpoint in `directory` if there is one.
@@ -72,12 +74,15 @@ def fit(
       title: shown beside the progress.
       teacher: what `distill.keep` made of the teachers when it gave `task` its keeper.
       patience: non-finite steps in a row that end the run.
-      at_epoch: called with the task after each epoch; may write to the task's own variables.
+      gather: backbone -> its pooled features of the whole split, for a task with an `at_epoch`.
+      after_epoch: called with the task after each epoch; may write to the task's own variables.
       pictures: name -> [H, W, C], 0 to 1, for TensorBoard when the run begins.
 
     Raises Preempted after SIGTERM (saved), Diverged after too many non-finite steps, ValueError if the checkpoint
-    belongs to another teacher.
+    belongs to another teacher, or if the task has an `at_epoch` and there is no `gather`.
     """
+    if task.AT_EPOCH != "never" and gather is None:
+        raise ValueError(f"{title}: {type(task).__name__} needs the features of the whole split: give `gather`")
     program, state = make_state(
         task, stage, total_steps=total_steps, steps_per_epoch=steps_per_epoch, teacher=teacher, patience=patience
     )
@@ -96,6 +101,8 @@ def fit(
         stream = batches(start)
         queued: collections.deque = collections.deque()
         for step in range(start + 1, total_steps + 1):
+            if _due(task, step - 1, steps_per_epoch):
+                state = _cluster(program, state, gather, key, step - 1)
             state, metrics, features = train_step(program, state, next(stream), key)
             queued.append(metrics["loss"])
             if len(queued) > QUEUED_STEPS:
@@ -104,8 +111,8 @@ def fit(
             if step % pace.log_every == 0 or step == start + 1 or last:
                 _log(telemetry, step, metrics, features)
                 _check(state, patience)
-            if at_epoch and step % steps_per_epoch == 0:
-                state = _epoch(program, state, at_epoch)
+            if after_epoch and step % steps_per_epoch == 0:
+                state = _epoch(program, state, after_epoch)
             stopping = stop.requested(agree=step % pace.log_every == 0)
             if step % pace.checkpoint_every == 0 or last or stopping:
                 _check(state, patience)
@@ -166,8 +173,28 @@ def _check(state: TrainState, patience: int) -> None:
         )
 
 
-def _epoch(program: Program, state: TrainState, at_epoch: Callable[[Task], None]) -> TrainState:
+def _due(task: Task, done: int, steps_per_epoch: int) -> bool:
+    """Whether the task's `at_epoch` comes before the step that follows `done` steps."""
+    return {"never": False, "first": done == 0, "every": done % steps_per_epoch == 0}[task.AT_EPOCH]
+
+
+def _cluster(
+    program: Program,
+    state: TrainState,
+    gather: Callable[[nnx.Module], Float[np.ndarray, "n d"]],
+    key: PRNGKeyArray,
+    done: int,
+) -> TrainState:
+    """The task's `at_epoch`. All it needs follows from the state and `done`: taken up at a checkpoint that was saved
+    before it, a run does the same once more.
+    """
+    features = gather(task_of(program, state).backbone)
+    # Steps count up from 0 in their keys, this counts down from the other end.
+    return at_epoch(program, state, features, jax.random.fold_in(key, 2**32 - 1 - done))
+
+
+def _epoch(program: Program, state: TrainState, after_epoch: Callable[[Task], None]) -> TrainState:
     task = task_of(program, state)
-    at_epoch(task)
+    after_epoch(task)
     _, params, rest = split(task)
     return state.replace(params=params, rest=rest)

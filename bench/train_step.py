@@ -17,6 +17,7 @@ from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from aiseeme_jax import augment, data, models, pretext, train
+from aiseeme_jax.evaluate import features
 from aiseeme_jax.pretext.base import Output, Task
 from bench import measure
 from configs import base
@@ -107,6 +108,7 @@ def whole_loop(options: argparse.Namespace, split: data.Split, batches: data.Bat
             directory=Path(directory),
             title="whole loop",
             pace=train.Pace(log_every=10, checkpoint_every=max(options.steps * options.rounds // 2, 1)),
+            gather=lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec),
         )
     return result.record["images_per_second"]
 

@@ -188,14 +188,16 @@ def get_config() -> ConfigDict:
     config.data.exclude = ()  # text or CSV files of image ids (or groups) kept out of pretraining, such as a test set's
 
     config.model = ConfigDict()
-    config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50
-    config.model.width = 1.0  # multiplies the channels
+    config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50 | vit_tiny | vit_small | vit_base
+    config.model.width = 1.0  # multiplies the channels; of a ViT the features, in as many heads
     config.model.channels = 3  # of the images
     config.model.dimensions = 2  # 2: images | 3: volumes, with views of a preset of volumes
-    config.model.stem = "standard"  # standard (7x7/2 and pool) | small (3x3/1)
+    config.model.stem = "standard"  # of a ResNet: standard (7x7/2 and pool) | small (3x3/1)
+    config.model.patch = 0  # of a ViT: side of a patch in pixels, which divides views.size; 0 = 16, of volumes 8
     config.model.dtype = "bfloat16"  # of the computation; weights, losses and statistics are float32
 
-    config.init = "scratch"  # scratch, a workdir or stage of this program, a file of torchvision-named ResNet weights
+    # scratch, a workdir or stage of this program, a file of weights under torchvision's names, of a ViT under timm's
+    config.init = "scratch"
     config.imagenet = ""  # file of weights for the `imagenet` baseline
     config.stages = ()  # of stage(...)
     # Other curricula beside it, each an arm: name -> tuple of stage(...). What begins alike is trained once.

@@ -12,12 +12,13 @@ from configs import base, recipes
 
 SIZE = 32
 EPOCHS = 3
-VIT_TASKS = ("moco_v3", "dino", "simclr")
+VIT_TASKS = ("mae", "moco_v3", "dino", "simclr")
 RESNET_TASKS = (
     *("relative_location", "rotation", "jigsaw"),
     *("colorization", "context_restoration", "models_genesis", "inpainting"),
     *("npid", "moco_v1", "moco_v2", "moco_v3", "simclr", "nnclr", "densecl"),
     *("byol", "simsiam", "barlow_twins", "vicreg", "dino"),
+    *("deepcluster", "clusterfit", "odc", "swav"),
 )
 PAIRS = (("rotation", "simclr"), ("relative_location", "moco_v2"), ("simclr", "rotation"))
 # Weights as published where they are, else one by the size of the term; none was tuned.
@@ -36,7 +37,7 @@ DISTILLATION = {
 
 
 def get_config(variant: str = "resnet"):
-    return recipes.choose("pretext_tasks", {"resnet": resnet, "pairs": pairs}, variant)
+    return recipes.choose("pretext_tasks", {"resnet": resnet, "vit": vit, "pairs": pairs}, variant)
 
 
 def resnet():
@@ -44,7 +45,7 @@ def resnet():
 
 
 def vit():
-    return several({task: _stages(task) for task in VIT_TASKS}, name="vit_tiny")
+    return several({task: _stages(task) for task in VIT_TASKS}, name="vit_tiny", patch=4)
 
 
 def pairs():

@@ -61,6 +61,7 @@ def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch:
     own |= {name: {"momentum": 0.98} for name in ("byol", "moco_v3", "dino")}
     # Two crops of 128 images beside eight local ones would be four times the work of any other task.
     own["dino"] |= {"local_crops": 2, "hidden": 512}
+    own["swav"] = {"local_crops": 2}
     return tuple(
         stage(
             task,

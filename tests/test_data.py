@@ -76,6 +76,17 @@ class TestBatches:
         for batch in (next(stream(0)), next(device(0))):
             assert {value.sharding.spec for value in batch.values()} == {jax.sharding.PartitionSpec("data")}
 
+    @pytest.mark.parametrize(
+        "way", [{}, {"residence": "device"}, pytest.param({"workers": 2}, marks=pytest.mark.slow)], ids=str
+    )
+    def test_a_pass_in_order_has_every_image_and_fills_the_last_batch(self, way):
+        split = tiny.split(21)
+        batches = list(data.Batches(split, batch_size=8, seed=3, **way).in_order())
+        rows = np.concatenate([batch["index"] for batch in batches])
+        np.testing.assert_array_equal(rows, [*range(21), 20, 20, 20])
+        np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in batches]), split.images()[rows])
+        assert {batch["image"].sharding.spec for batch in batches} == {jax.sharding.PartitionSpec("data")}
+
     @pytest.mark.slow
     @pytest.mark.parametrize("workers", [1, 2, 3])
     def test_workers_do_not_change_a_bit(self, workers):
@@ -210,6 +221,7 @@ def prepare(folder, name, features, rows):
 class TestEveryBuilder:
     """Data sets of other kinds than `derm_phantom`, by the features they have."""
 
+    @pytest.mark.slow
     def test_volumes_without_labels(self, tmp_path):
         import tensorflow_datasets as tfds
 

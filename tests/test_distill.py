@@ -110,6 +110,7 @@ def value(loss, *arrays):
 
 
 class TestLosses:
+    @pytest.mark.slow
     @each_loss
     def test_equals_the_reference_on_one_device_and_on_eight(self, name):
         loss, reference, arrays = CASES[name]
@@ -429,6 +430,7 @@ def gradients(task, frozen, sharded: int = 1):
 
 
 class TestGradient:
+    @pytest.mark.slow
     def test_all_kinds_on_eight_devices_are_those_of_one_and_reach_what_learns(self):
         task = Blank(tiny.Pixels(), form="contrastive", projector=nnx.Linear(6, 4, rngs=nnx.Rngs(3)))
         terms = [dataclasses.replace(term(kind), name=kind) for kind in distill.KINDS]
@@ -494,6 +496,7 @@ class TestFisher:
 
         return [tiny.arrays(gradient(nnx.as_pure(weights), one)) for one in image]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("count", [1, 4])
     def test_equals_squared_gradients_of_the_images(self, count):
         """Of batches of one image: their mean. Of larger ones: B times the square of their mean gradient."""

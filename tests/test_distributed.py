@@ -33,9 +33,9 @@ def weights(workdir, stage):
     return dict(torch_format.read_weights(workdir / "stages" / stage / checkpoint.BACKBONE))
 
 
-def assert_close(one, other, tolerance):
+def assert_close(one, other, tolerance, stages=("00-rotation", "01-moco_v2")):
     """Every stage's weights, relative to the size of each array."""
-    for stage in ("00-rotation", "01-moco_v2"):
+    for stage in stages:
         a, b = weights(one, stage), weights(other, stage)
         assert a.keys() == b.keys()
         for name in a:
@@ -56,6 +56,19 @@ def test_two_processes_end_where_one_does(one_process, phantom, tmp_path):  # no
     )
     np.testing.assert_allclose(found.probs, expected.probs, atol=1e-5)
     assert [row.metric for row in results.read_rows(workdir)] == [row.metric for row in results.read_rows(one_process)]
+
+
+def test_two_processes_come_to_the_same_clusters(phantom, tmp_path):  # noqa: F811
+    """Of features that neither of them has made alone; otherwise they would train on different labels."""
+    options = {"config": "tests/tiny_config.py:clustering"}
+    code, said = running.launch(tmp_path / "one", phantom, devices=2, **options)
+    assert code == 0, said
+    flags = ("--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2")
+    processes = [running.start(tmp_path / "two", phantom, *flags, f"--process_id={i}", **options) for i in range(2)]
+    for process in processes:
+        code, said = running.finish(process)
+        assert code == 0, said
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-6, ("00-deepcluster", "01-clusterfit"))
 
 
 def test_killed_processes_go_on(one_process, phantom, tmp_path):  # noqa: F811

@@ -28,6 +28,7 @@ def code_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_example_task_trains_from_its_two_places(tmp_path, monkeypatch, no_events):  # noqa: F811
     names: dict = {}
     exec(code_blocks(ADDING)[0], names)
@@ -38,6 +39,7 @@ def test_the_example_task_trains_from_its_two_places(tmp_path, monkeypatch, no_e
     assert result.record["steps"] == 3 and np.isfinite(result.record["final_loss"])
 
 
+@pytest.mark.slow
 def test_the_notebook_lines_work(tmp_path, monkeypatch):
     backbone = models.make_backbone("resnet18", width=0.125, rngs=nnx.Rngs(0))
     checkpoint.save_backbone(tmp_path / "runs/demo/stages/00-rotation", backbone, {"task": "rotation"})

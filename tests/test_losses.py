@@ -83,6 +83,16 @@ def reference_dino(student, teacher, centre, student_temperature, teacher_temper
     return np.mean(terms)
 
 
+def reference_swapped_prediction(scores, codes, temperature):
+    terms = []
+    for image in range(len(scores)):
+        for g in range(codes.shape[1]):
+            for v in range(scores.shape[1]):
+                if v != g:
+                    terms.append(-np.sum(codes[image, g] * np.log(softmax(scores[image, v] / temperature))))
+    return np.mean(terms)
+
+
 def reference_negative_cosine(p, z):
     return -np.mean([a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(p, z, strict=True)])
 
@@ -194,6 +204,11 @@ CASES = {
         lambda s, t: losses.dino(s, t, centre=CENTRE, student_temperature=0.5, teacher_temperature=0.3),
         lambda s, t: reference_dino(s, t, CENTRE, 0.5, 0.3),
         (draw(N, 5, D, seed=15), draw(N, 2, D, seed=16)),
+    ),
+    "swapped_prediction": (
+        lambda s, q: losses.swapped_prediction(s, q, temperature=0.4),
+        lambda s, q: reference_swapped_prediction(s, q, 0.4),
+        (draw(N, 5, D, seed=15), softmax(draw(N, 2, D, seed=16))),
     ),
     "negative_cosine": (losses.negative_cosine, reference_negative_cosine, (A, B)),
     "barlow_twins": (
@@ -308,7 +323,7 @@ def test_bfloat16_is_computed_in_float32(name):
 PAIRED = ["nt_xent", "negative_cosine", "barlow_twins", "vicreg", "mse", "kl_distill", "info_nce_in_batch"]
 
 
-@pytest.mark.parametrize("name", PAIRED + ["info_nce_shared", "info_nce_own", "dino"])
+@pytest.mark.parametrize("name", PAIRED + ["info_nce_shared", "info_nce_own", "dino", "swapped_prediction"])
 def test_order_of_the_batch_does_not_matter(name):
     loss, _, arrays = CASES[name]
     order = np.random.default_rng(1).permutation(N)
@@ -426,6 +441,10 @@ def test_hand_worked_values():
     value = losses.dino(student, teacher, centre=5 * skewed, student_temperature=2.0, teacher_temperature=1.0)
     pairs = 1.5 * math.log(2), 1.5 * math.log(2), math.log(3), 5 / 3 * math.log(2)
     np.testing.assert_allclose(value, sum(pairs) / 4, rtol=1e-6)
+    # The same pairs: the codes are the teacher's shares.
+    codes = np.broadcast_to([[0.5, 0.25, 0.25], [1 / 3] * 3], (4, 2, 3))
+    value = losses.swapped_prediction(student, codes, temperature=2.0)
+    np.testing.assert_allclose(value, sum(pairs) / 4, rtol=1e-6)
 
 
 def test_bounds_are_reached():
@@ -446,6 +465,7 @@ def test_zero_and_constant_rows_keep_a_finite_gradient(name):
         assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_a_zero_row_gets_no_gradient():
     """A predictor that starts without a bias gives zero rows: at a floor of 1e-12 they would get a gradient of 1e12."""
     prediction = np.where(np.arange(N)[:, None] == 3, 0, A)
@@ -454,6 +474,7 @@ def test_a_zero_row_gets_no_gradient():
         assert not gradient[3].any() and gradient[2].any()
 
 
+@pytest.mark.slow
 def test_extreme_logits_stay_finite():
     logits, labels = jnp.array([[300.0, -300.0], [300.0, -300.0]]), jnp.array([0, 1])
     for loss in (
@@ -554,6 +575,8 @@ def test_bad_arguments_are_named():
         losses.dino(A[:, None], np.stack([A, B], 1), centre=CENTRE, student_temperature=0.1, teacher_temperature=0.1)
     with pytest.raises(ValueError, match="teacher_temperature is 0"):
         losses.dino(A[:, None], A[:, None], centre=CENTRE, student_temperature=0.1, teacher_temperature=0)
+    with pytest.raises(ValueError, match=r"scores \(16, 1, 6\) and codes \(16, 1, 6\)"):
+        losses.swapped_prediction(A[:, None], A[:, None], temperature=0.1)
     with pytest.raises(ValueError, match="2 rows"):
         losses.vicreg(A[:1], B[:1], invariance=1.0, variance=1.0, covariance=1.0)
 

@@ -248,6 +248,24 @@ def test_what_is_to_learn_at_a_constant_rate_does_not_follow_the_schedule(name):
     assert not updates["backbone"]["kernel"].any() and expected["backbone"]["kernel"].any()
 
 
+@pytest.mark.parametrize("name, constant", [("sgd", ("head",)), ("adamw", ()), ("lars", ())])
+def test_what_is_remembered_of_some_parameters_can_be_forgotten(name, constant):
+    """And of those at the top of the tree alone, not of another module's part of the same name."""
+    schedule = optim.make_schedule(schedule_config(), 0.1, 100, 10, 8)
+    optimizer = optim.make_optimizer(optimizer_config(name), schedule, constant=constant)
+    params = {"head": {"kernel": jnp.ones((2, 3))}, "body": {"head": jnp.ones((2, 2))}}
+    fresh = optimizer.init(params)
+    _, before = optimizer.update(jax.tree.map(lambda x: 2 * x, params), fresh, params)
+    after = optim.restarted(before, fresh, ("head",))
+
+    def forgotten(path, old, new, start):
+        within = "['head']['kernel']" in jax.tree_util.keystr(path)
+        np.testing.assert_array_equal(new, start if within else old)
+        return within and bool(np.any(old != start))
+
+    assert any(jax.tree.leaves(jax.tree.map_with_path(forgotten, before, after, fresh)))
+
+
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_an_nnx_state_is_updated_as_a_plain_dict_is(name):
     model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))

@@ -81,6 +81,21 @@ def test_views_of_the_other_kind_name_the_presets_of_this_one(opened):
         plan.check(config("grey", views="volume"), opened("grey"))
 
 
+class TestViTs:
+    def test_views_must_consist_of_whole_patches(self, opened):
+        model = {"name": "tiny_vit", "width": 1.0, "stem": "standard"}
+        plan.check(config("colour", ("mae", "rotation"), patch=8, **model), opened("colour"))
+        split, broken = opened("grey"), config("grey", ("npid",), patch=5, **model)
+        for part, stages in ((r"stages\[0\] \(npid\)", broken.stages), (r"targets\[0\] \(knn\)", ())):
+            broken.stages = stages
+            with pytest.raises(ValueError, match=f"{part}: 16 px do not divide into patches of 5 px: .*model.patch"):
+                plan.check(broken, split)
+
+    def test_a_task_for_them_alone_names_them(self, opened):
+        with pytest.raises(ValueError, match=r"stages\[1\] \(mae\): mae needs a ViT, .* vit_tiny, vit_small, vit_base"):
+            plan.check(config("grey", ("rotation", "mae")), opened("grey"))
+
+
 class TestLabels:
     def test_targets_need_them(self, opened):
         unlabelled = opened("grey", labels=[-1] * 24, class_names=())

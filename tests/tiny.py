@@ -12,12 +12,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import FrozenConfigDict
 
 from aiseeme_jax import augment, data, models, pretext, telemetry, train
+from aiseeme_jax.evaluate import features
 from aiseeme_jax.models import resnet
+from aiseeme_jax.models import vit as transformers
 from configs import base
 
 SIZE = 16
 # Not a bottleneck; blocks of each stage.
 TINY = (False, (1, 0, 0, 0))
+# Features, blocks, heads.
+TINY_VIT = (24, 2, 2)
+# Tasks that work with a ViT alone.
+OF_VITS = ("mae",)
 # Crops and flips alone: colour and blur are long to compile and not what is tested here.
 PLAIN = {"flip_horizontal": 0.5, "jitter_probability": 0.0, "blur_probability": 0.0, "grey_probability": 0.0}
 PLAIN |= {"solarise_probability": 0.0}
@@ -31,6 +37,8 @@ FIELDS = {
     "simsiam": {"bottleneck": 8},
     "nnclr": {"hidden": 12},
     "dino": {"hidden": 32, "bottleneck": 16, "local_crops": 2},
+    "odc": {"clusters": 4, "hidden": 12, "dimensions": 8},
+    "swav": {"dimensions": 16, "local_crops": 2},
 }
 
 
@@ -42,9 +50,11 @@ def no_events(monkeypatch):
 
 @pytest.fixture
 def tiny_in_the_table(monkeypatch):
-    """'tiny', a ResNet of one block, is a name of `models.BACKBONES`."""
+    """'tiny', a ResNet of one block, and 'tiny_vit' are names of `models.BACKBONES`."""
     monkeypatch.setitem(resnet.ARCHITECTURES, "tiny", TINY)
-    monkeypatch.setattr(models, "BACKBONES", {**models.BACKBONES, "tiny": partial(models.ResNet, "tiny")})
+    monkeypatch.setitem(transformers.ARCHITECTURES, "tiny_vit", TINY_VIT)
+    added = {"tiny": partial(models.ResNet, "tiny"), "tiny_vit": partial(models.ViT, "tiny_vit")}
+    monkeypatch.setattr(models, "BACKBONES", {**models.BACKBONES, **added})
 
 
 def images(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
@@ -74,6 +84,12 @@ def split(count: int = 24, *, seed: int = 0) -> data.Split:
 def backbone(seed: int = 0, **options) -> models.ResNet:
     with mock.patch.dict(resnet.ARCHITECTURES, tiny=TINY):
         return models.ResNet("tiny", width=0.125, stem="small", **options, rngs=nnx.Rngs(seed))
+
+
+def vit(seed: int = 0, **options) -> models.ViT:
+    """A ViT of patches of 4 pixels, which has no batch statistics."""
+    with mock.patch.dict(transformers.ARCHITECTURES, tiny_vit=TINY_VIT):
+        return models.ViT("tiny_vit", **{"patch": 4, **options}, rngs=nnx.Rngs(seed))
 
 
 class Linear(nnx.Module):
@@ -129,14 +145,18 @@ def table_stage(name: str, **changes):
     return stage(name, **{**kind, **FIELDS.get(name, {}), **changes})
 
 
-def table_body(name: str, *, seed: int = 0) -> nnx.Module:
-    """A backbone without batch statistics, for any task of the table."""
-    return Pixels(channels=1 if of_volumes(name) else 3, seed=seed)
+def table_body(name: str, *, seed: int = 0, channels: int | None = None, dimensions: int | None = None) -> nnx.Module:
+    """A backbone without batch statistics, for any task of the table; of what the task needs unless told otherwise."""
+    channels = channels or (1 if of_volumes(name) else 3)
+    if name in OF_VITS:
+        return vit(seed, channels=channels, dimensions=dimensions or (3 if of_volumes(name) else 2))
+    return Pixels(channels=channels, seed=seed)
 
 
-def table_backbone(name: str) -> models.ResNet:
-    """`backbone()`, for any task of the table."""
-    return backbone(channels=1, dimensions=3) if of_volumes(name) else backbone()
+def table_backbone(name: str) -> nnx.Module:
+    """`backbone()`, for any task of the table, or a ViT if it needs one."""
+    make = vit if name in OF_VITS else backbone
+    return make(channels=1, dimensions=3) if of_volumes(name) else make()
 
 
 def table_batch(name: str, count: int = 8) -> dict[str, jax.Array]:
@@ -213,6 +233,7 @@ def fit(task_, config, directory, *, batches=None, **options) -> train.Result:
         "directory": directory,
         "title": "test",
         "pace": train.Pace(log_every=1, checkpoint_every=2),
+        "gather": lambda body: features.extract(body, split(), views=task_.spec, batch_size=config.batch_size),
     }
     batches = batches or data.Batches(split(), batch_size=config.batch_size, seed=0)
     return train.fit(task_, batches, stage=config, **{**settings, **options})

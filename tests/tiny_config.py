@@ -13,11 +13,14 @@ resnet.ARCHITECTURES["tiny"] = tiny.TINY
 models.BACKBONES = {**models.BACKBONES, "tiny": partial(models.ResNet, "tiny")}
 
 
-def get_config():
+def get_config(kind: str = ""):
+    """As said above; of kind 'clustering' with the two tasks that look at the whole split at once."""
     config = base.get_config()
     config.data.name = "derm_phantom/tiny"
     config.model.update({"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32"})
     config.stages = (stage("rotation", 30), stage("moco_v2", 60, distill={"kind": "mse"}))
+    if kind == "clustering":
+        config.stages = (stage("deepcluster", 40), stage("clusterfit", 20))
     config.targets = (base.target("knn", size=tiny.SIZE, neighbours=(3, 5)),)
     config.baselines = ()
     config.statistics.samples = 20

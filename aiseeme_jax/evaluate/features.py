@@ -1,5 +1,6 @@
 """Frozen features of a whole split, in its order."""
 
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import jax
@@ -10,6 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
 from aiseeme_jax import augment, data
+
+# Batches the host may be ahead of the devices: each holds its images in device memory.
+QUEUED_BATCHES = 2
 
 
 def extract(
@@ -26,9 +30,25 @@ def extract(
     batch matters to a row. ValueError names the endpoints if there is none called `endpoint`.
     """
     batches = data.evaluation_batches(split, batch_size)
-    # Fetched at the end only: the host reads the next batch while the devices work.
-    rows = [_features(backbone, batch["image"], views, endpoint) for batch in batches]
-    return np.concatenate(jax.device_get(rows))[: len(split)]
+    return of_batches(backbone, batches, len(split), views=views, endpoint=endpoint)
+
+
+def of_batches(
+    backbone: nnx.Module,
+    batches: Iterable[Mapping[str, Array]],
+    images: int,
+    *,
+    views: augment.AnyViews,
+    endpoint: str = "pooled",
+) -> Float[np.ndarray, "n d"]:
+    """The same of the first `images` images of batches."""
+    rows = []
+    for batch in batches:
+        # Fetched at the end only: the host reads the next batches while the devices work, but not all of them.
+        rows.append(_features(backbone, batch["image"], views, endpoint))
+        if len(rows) > QUEUED_BATCHES:
+            rows[-1 - QUEUED_BATCHES].block_until_ready()
+    return np.concatenate(jax.device_get(rows))[:images]
 
 
 def on_every_device(x: Array) -> Array:

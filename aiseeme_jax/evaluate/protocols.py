@@ -206,7 +206,7 @@ def _finetune(arm: Arm, run: Run):
         title=f"{arm.name}: finetune {run.fraction:.4g}, seed {run.seed}",
         pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
         patience=config.patience,
-        at_epoch=remember_best,
+        after_epoch=remember_best,
     )
     score = result.task.recall()
     probs = finetune.predict(result.task, arm.splits["test"], views=views, batch_size=config.runtime.evaluation_batch)

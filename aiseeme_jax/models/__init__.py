@@ -8,15 +8,20 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from aiseeme_jax.models import resnet, vit
 from aiseeme_jax.models.decoder import Decoder
 from aiseeme_jax.models.heads import MLP
-from aiseeme_jax.models.resnet import ARCHITECTURES, ResNet
+from aiseeme_jax.models.resnet import ResNet
+from aiseeme_jax.models.vit import ViT
 
 BACKBONES: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
-    {name: partial(ResNet, name) for name in ARCHITECTURES}
+    {
+        **{name: partial(ResNet, name) for name in resnet.ARCHITECTURES},
+        **{name: partial(ViT, name) for name in vit.ARCHITECTURES},
+    }
 )
 
-__all__ = ["BACKBONES", "MLP", "Decoder", "ResNet", "make_backbone"]
+__all__ = ["BACKBONES", "MLP", "Decoder", "ResNet", "ViT", "check_size", "make_backbone"]
 
 
 def make_backbone(
@@ -24,6 +29,7 @@ def make_backbone(
     *,
     width: float = 1.0,
     stem: str = "standard",
+    patch: int = 0,
     dtype: Any = jnp.float32,
     channels: int = 3,
     dimensions: int = 2,
@@ -31,11 +37,18 @@ def make_backbone(
 ) -> nnx.Module:
     """A backbone with fresh weights: `backbone(images, train=...)` gives its endpoints.
 
-    Args: as `ResNet`.
+    Args: as `ResNet` and `ViT`.
 
     Raises:
-      ValueError: an unknown name, stem, width or number of dimensions; the message names the known ones.
+      ValueError: an unknown name, stem, width, patch or number of dimensions; the message names the known ones.
     """
     if name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}: known are {', '.join(BACKBONES)}")
-    return BACKBONES[name](width=width, stem=stem, dtype=dtype, channels=channels, dimensions=dimensions, rngs=rngs)
+    size = {"width": width, "stem": stem, "patch": patch}
+    return BACKBONES[name](**size, dtype=dtype, channels=channels, dimensions=dimensions, rngs=rngs)
+
+
+def check_size(model: Mapping[str, Any], size: int) -> None:
+    """Raises ValueError unless a backbone made of `model` takes views of `size` pixels: a ViT wants whole patches."""
+    if model["name"] in vit.ARCHITECTURES:
+        vit.check_side(size, vit.patch_size(model["patch"], model["dimensions"]))

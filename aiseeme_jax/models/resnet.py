@@ -119,6 +119,7 @@ class ResNet(nnx.Module):
       dtype: of the convolutions: float32 or bfloat16.
       channels: of the images.
       dimensions: 2 for images, 3 for volumes.
+      patch: a ViT's; 0.
 
     Attributes:
       features: D, the length of the pooled features.
@@ -134,8 +135,11 @@ class ResNet(nnx.Module):
         dtype: Any = jnp.float32,
         channels: int = 3,
         dimensions: int = 2,
+        patch: int = 0,
         rngs: nnx.Rngs,
     ):
+        if patch:
+            raise ValueError(f"a ResNet has no patches: leave model.patch at 0, not {patch}")
         if stem not in STEMS:
             raise ValueError(f"unknown stem {stem!r}: known are {', '.join(STEMS)}")
         if not width > 0:

@@ -2,7 +2,7 @@
 
 A tensor dictionary maps names like `layer1.0.conv1.weight` to arrays in PyTorch's layout (a convolution is [out, in,
 h, w], of a backbone for volumes [out, in, d, h, w]). Taking weights out and putting them back gives the same bits.
-Reading `.pt` and `.pth` needs PyTorch, which this project does not install.
+Reading `.pt` and `.pth` needs PyTorch, which this project does not install. Files serve ViTs too (`timm_format.py`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,21 +44,26 @@ def from_torchvision(backbone: ResNet, tensors: Mapping[str, np.ndarray]) -> Non
         for name, tensor in tensors.items()
         if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
     }
-    missing = [name for name in variables if name not in given]
-    unexpected = [name for name in given if name not in variables]
     expected = {name: _outwards(variable).shape for name, variable in variables.items()}
-    misshaped = [
-        f"{name} is {given[name].shape} instead of {expected[name]}"
-        for name in variables
-        if name in given and given[name].shape != expected[name]
-    ]
-    if missing or unexpected or misshaped:
-        listed = (("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped))
-        problems = [f"{len(names)} {kind} ({_first(names)})" for kind, names in listed if names]
+    problems = misfits(expected, given)
+    if problems:
         hint = _hint(backbone, given, expected)
-        raise ValueError(f"these weights do not fit {_describe(backbone)}: {'; '.join(problems)}.{hint}")
+        raise ValueError(f"these weights do not fit {_describe(backbone)}: {problems}.{hint}")
     for name, variable in variables.items():
         variable.set_value(jnp.asarray(_inwards(given[name], variable), jnp.float32))
+
+
+def misfits(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> str:
+    """Tensors that are missing, unexpected or of another shape, counted and the first of each named; '' if none is."""
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
+    misshaped = [
+        f"{name} is {given[name].shape} instead of {expected[name]}"
+        for name in expected
+        if name in given and given[name].shape != expected[name]
+    ]
+    listed = (("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped))
+    return "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in listed if names)
 
 
 def read_weights(path: str | Path) -> Tensors:

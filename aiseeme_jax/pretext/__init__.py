@@ -10,18 +10,22 @@ from aiseeme_jax import augment
 from aiseeme_jax.pretext.barlow_twins import BarlowTwins
 from aiseeme_jax.pretext.base import Output, Setting, Task
 from aiseeme_jax.pretext.byol import BYOL
+from aiseeme_jax.pretext.clusterfit import ClusterFit
 from aiseeme_jax.pretext.colorization import Colorization
 from aiseeme_jax.pretext.context_restoration import ContextRestoration
+from aiseeme_jax.pretext.deepcluster import DeepCluster
 from aiseeme_jax.pretext.densecl import DenseCL
 from aiseeme_jax.pretext.dino import DINO
 from aiseeme_jax.pretext.inpainting import Inpainting
 from aiseeme_jax.pretext.jigsaw import Jigsaw
+from aiseeme_jax.pretext.mae import MAE
 from aiseeme_jax.pretext.moco_v1 import MoCoV1
 from aiseeme_jax.pretext.moco_v2 import MoCoV2
 from aiseeme_jax.pretext.moco_v3 import MoCoV3
 from aiseeme_jax.pretext.models_genesis import ModelsGenesis
 from aiseeme_jax.pretext.nnclr import NNCLR
 from aiseeme_jax.pretext.npid import NPID
+from aiseeme_jax.pretext.odc import ODC
 from aiseeme_jax.pretext.relative_location import RelativeLocation
 from aiseeme_jax.pretext.relative_location3d import RelativeLocation3D
 from aiseeme_jax.pretext.rotation import Rotation
@@ -29,6 +33,7 @@ from aiseeme_jax.pretext.rotation3d import Rotation3D
 from aiseeme_jax.pretext.rubik import Rubik
 from aiseeme_jax.pretext.simclr import SimCLR
 from aiseeme_jax.pretext.simsiam import SimSiam
+from aiseeme_jax.pretext.swav import SwAV
 from aiseeme_jax.pretext.vicreg import VICReg
 
 TASKS: dict[str, type[Task]] = {
@@ -42,6 +47,7 @@ TASKS: dict[str, type[Task]] = {
     "context_restoration": ContextRestoration,
     "models_genesis": ModelsGenesis,
     "inpainting": Inpainting,
+    "mae": MAE,
     "npid": NPID,
     "moco_v1": MoCoV1,
     "moco_v2": MoCoV2,
@@ -54,6 +60,10 @@ TASKS: dict[str, type[Task]] = {
     "barlow_twins": BarlowTwins,
     "vicreg": VICReg,
     "dino": DINO,
+    "deepcluster": DeepCluster,
+    "clusterfit": ClusterFit,
+    "odc": ODC,
+    "swav": SwAV,
 }
 
 __all__ = ["TASKS", "Output", "Setting", "Task", "make_task", "task_class", "task_fields"]

@@ -51,8 +51,8 @@ class Output:
       metrics: scalars to log.
       images: [M, h, w, C], or [M, d, h, w, C] of volumes: what the backbone saw, image-major: M = batch x views, the
         views of one image side by side.
-      features: [M, D] the pooled features the backbone gave for `images`. Distillation compares these with the
-        teacher's.
+      features: [M, D] the pooled features the backbone gave for `images`, or for the part of each that it was shown
+        (`mae`). Distillation compares these with the teacher's.
     """
 
     loss: Float[Array, ""]
@@ -70,6 +70,9 @@ class Task(nnx.Module):
       FIXED: fields of `augment.Views` the task cannot bear otherwise (rotation prediction and a random right angle).
       DIMENSIONS: of the images it can be trained on: 2, 3 for volumes, or both.
       CONSTANT_RATE: attributes whose parameters learn at the stage's peak rate throughout, whatever its schedule.
+      AT_EPOCH: when `at_epoch` is called: 'never', 'first' (before the stage's first step) or 'every' (before the first
+        step of each epoch).
+      RESTARTS: attributes that `at_epoch` draws anew; what the optimizer remembers of their parameters goes with them.
       CASSLE: form of the task's own loss between two projections, for distillation of kind 'cassle': a name in
         `distill.cassle.DISTANCES`, or 'prototypes'.
     """
@@ -78,6 +81,8 @@ class Task(nnx.Module):
     FIXED: ClassVar[Mapping[str, Any]] = {}
     DIMENSIONS: ClassVar[tuple[int, ...]] = (2, 3)
     CONSTANT_RATE: ClassVar[tuple[str, ...]] = ()
+    AT_EPOCH: ClassVar[str] = "never"
+    RESTARTS: ClassVar[tuple[str, ...]] = ()
     CASSLE: ClassVar[str] = "mse"
 
     def __init__(self, backbone: nnx.Module, spec: augment.AnyViews):
@@ -98,6 +103,11 @@ class Task(nnx.Module):
 
     def after_update(self, progress: Float[Array, ""]) -> None:
         """Called after each parameter update with the share of the stage done, 0 to 1."""
+
+    def at_epoch(self, features: Float[Array, "n d"], key: PRNGKeyArray) -> None:
+        """Called when AT_EPOCH says, jitted, with the pooled features of every image of the split, by its index: of
+        central views, in evaluation mode, float32. May write to any variable of the task.
+        """
 
     def projection(self) -> nnx.Module | None:
         """What maps pooled features to the embeddings the loss compares. Default: `projector`, own or the encoder's."""

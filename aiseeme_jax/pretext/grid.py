@@ -4,6 +4,7 @@ Shortcuts are closed as in Doersch et al. (ICCV 2015): gaps and jitter between p
 normalised one by one and often grey against chromatic aberration.
 """
 
+from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment
@@ -12,15 +13,21 @@ SIDE = 3
 RECIPE = {"crop_scale": (0.7, 1.0), "flip_horizontal": 0.5, "grey_probability": 0.66}
 
 
-def patch_size(task: str, asked: int, spec: augment.AnyViews, *, side: int = SIDE) -> int:
+def patch_size(task: str, asked: int, backbone: nnx.Module, spec: augment.AnyViews, *, side: int = SIDE) -> int:
     """Size of a patch in pixels: three quarters of a grid cell (64 of 85 at 255 px, as published), unless asked for.
 
-    `side` is that of the grid, in cells.
+    For a ViT down to a multiple of its own patches, of at least one. `side` is that of the grid, in cells.
 
-    Raises ValueError if a patch does not fit its cell.
+    Raises ValueError if a patch does not fit its cell, or does not consist of whole patches of the ViT.
     """
     cell = spec.size // side
-    size = asked or max(cell * 3 // 4, 1)
+    multiple = getattr(backbone, "patch", 1)
+    size = asked or max(cell * 3 // 4 // multiple, 1) * multiple
+    if size % multiple:
+        raise ValueError(
+            f"{task}: a patch of {size} px is no multiple of the {multiple} px of the backbone's (model.patch); "
+            "change `patch`"
+        )
     if not 0 < size <= cell:
         raise ValueError(
             f"{task}: a patch of {size} px does not fit a cell of {cell} px "

@@ -48,7 +48,7 @@ class Jigsaw(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        self.patch = grid.patch_size("jigsaw", patch, spec)
+        self.patch = grid.patch_size("jigsaw", patch, backbone, spec)
         self.permutations = permutations or min(max(setting.images // 100, 100), PUBLISHED_PERMUTATIONS)
         max_hamming(PIECES, self.permutations)
         hidden = hidden or max(backbone.features // 2, 1)

@@ -77,7 +77,8 @@ def multi_crop(
         `crop_scale` is for views that must hold the whole matter, which a local crop must not.
       shares: what first, second and local crops get of fields of the spec, as in `TwoViews`.
 
-    Raises ValueError if the local crops would be larger than the views, or for a scale that is no range in (0, 1].
+    Raises ValueError if the local crops would be larger than the views or cut the patches of a ViT, or for a scale that
+    is no range in (0, 1].
     """
     if local_crops < 0:
         raise ValueError(f"{task}: local_crops is {local_crops}; it must be at least 0")
@@ -86,6 +87,11 @@ def multi_crop(
         raise ValueError(f"{task}: local_scale must be (low, high) with 0 < low <= high <= 1, not {(low, high)}")
     multiple = getattr(backbone, "patch", MULTIPLE)
     size = local_size or max(round(spec.size * LOCAL_SHARE / multiple), 1) * multiple
+    if local_crops and size % getattr(backbone, "patch", 1):
+        raise ValueError(
+            f"{task}: local crops of {size} px do not divide into the backbone's patches of {multiple} px "
+            "(model.patch); change `local_size`"
+        )
     if local_crops and size > spec.size:
         raise ValueError(
             f"{task}: local crops of {size} px are larger than the views of {spec.size} px; "

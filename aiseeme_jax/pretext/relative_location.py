@@ -36,7 +36,7 @@ class RelativeLocation(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        self.patch = grid.patch_size(self.NAME, patch, spec)
+        self.patch = grid.patch_size(self.NAME, patch, backbone, spec)
         cells = grid.SIDE**spec.dimensions
         self.centre = cells // 2
         self.neighbours = tuple(cell for cell in range(cells) if cell != self.centre)

@@ -57,7 +57,7 @@ class Rubik(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        self.patch = grid.patch_size("rubik", patch, spec, side=SIDE)
+        self.patch = grid.patch_size("rubik", patch, backbone, spec, side=SIDE)
         max_hamming(CUBES, permutations)
         self.permutations, self.orientation, self.masking = permutations, orientation, masking
         hidden = hidden or max(backbone.features // 2, 1)

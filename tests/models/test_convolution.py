@@ -14,7 +14,8 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 @pytest.mark.parametrize(
     ("side", "size", "stride", "by_product"),
     [(1, 3, 1, True), (2, 3, 1, True), (2, 3, 2, True), (4, 3, 2, True), (3, 3, 2, True),
-     pytest.param(11, 7, 2, True, marks=pytest.mark.slow), (3, 3, 1, False), (6, 3, 2, False), (2, 1, 1, False), (2, 1, 2, False), (16, 7, 2, False)],
+     pytest.param(11, 7, 2, True, marks=pytest.mark.slow),
+     (3, 3, 1, False), (6, 3, 2, False), (2, 1, 1, False), (2, 1, 2, False), (16, 7, 2, False)],
 )  # fmt: skip
 def test_convolution_is_that_of_xla(side, size, stride, by_product):
     generator = np.random.default_rng(0)

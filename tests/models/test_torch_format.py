@@ -30,6 +30,7 @@ def same(one, other):
     return all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_round_trip_is_exact(name, tmp_path):
     backbone, other = shaken(name=name), make(name=name, seed=1)

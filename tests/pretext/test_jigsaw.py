@@ -89,6 +89,15 @@ class TestJigsaw:
         task = tiny.task(tiny.stage("jigsaw"), tiny.Pixels(), images=images)
         assert task.permutations == permutations and task.head.kernel.shape == (27, permutations)
 
+    def test_pieces_consist_of_whole_patches_of_a_vit(self):
+        make = lambda **fields: nnx.eval_shape(lambda: tiny.table_task("jigsaw", tiny.vit(), **fields))  # noqa: E731
+        assert make().patch == 4  # three quarters of a cell of 5 are 3
+        assert make(views={"size": 40}).patch == 8  # of 13, 9
+        with pytest.raises(ValueError, match=r"jigsaw: a patch of 5 px is no multiple of the 4 px .*model.patch"):
+            make(patch=5)
+        with pytest.raises(ValueError, match="jigsaw: a patch of 4 px does not fit a cell of 2 px"):
+            make(views={"size": 8})
+
     def test_what_does_not_fit_is_an_error(self):
         with pytest.raises(ValueError, match=r"jigsaw: a patch of 6 px does not fit a cell of 5 px \(views.size 16"):
             tiny.table_task("jigsaw", patch=6)

@@ -31,6 +31,14 @@ def test_local_size_left_to_itself_suits_views_and_patches(size, plain, patched)
         assert crops(spec, Patches()).local.size == patched
 
 
+def test_local_crops_of_broken_patches_are_refused():
+    with pytest.raises(
+        ValueError, match="dino: local crops of 24 px do not divide into the backbone's patches of 16 px"
+    ):
+        crops(backbone=Patches(), local_size=24)
+    assert crops(backbone=Patches(), local_size=24, local_crops=0).count == 0
+
+
 # One shape throughout: making views is mostly compilation.
 COUNT = 16
 IMAGES = tiny.images(COUNT, size=32)

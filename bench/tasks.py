@@ -1,0 +1,176 @@
+"""What a step of each pretext task costs, against the plain supervised step of the same backbone.
+
+    python -m bench.tasks                                                   a narrow ResNet-18 at 64 px, for CPUs
+    python -m bench.tasks --model=resnet50 --width=1 --size=224 --batch=256 --dtype=bfloat16
+    python -m bench.tasks simclr byol dino                                  these alone
+
+On views made beforehand from noise: network, loss and update, no augmentation, no disk. `operations` is the compiler's
+own count of floating-point operations, so it has every forward and backward pass, head and loss in it; a step whose
+time is more of the supervised one than its operations are costs more than its passes explain. Tasks of volumes run on
+volumes of `--side`, with the same network in 3-D, and tasks that refuse the network run with `--vit`, each beside the
+supervised step of its own network.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from aiseeme_jax import augment, models, pretext, train
+from aiseeme_jax.evaluate.finetune import Classifier
+from aiseeme_jax.pretext.base import Task
+from bench import measure
+from bench.train_step import Ready
+from configs import base
+
+# Images there are said to be: banks, queues and clusters are sized by them.
+IMAGES = 8192
+CLASSES = 8
+SUPERVISED = "supervised"
+# Views are made once and not measured; none of this changes what the network does.
+PLAIN = {"jitter_probability": 0.0, "blur_probability": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ground:
+    """What tasks are measured on: a network and what it is shown."""
+
+    model: dict[str, Any]
+    size: int
+    dimensions: int
+    preset: str
+
+    def __str__(self) -> str:
+        shown = f"{self.size} px" if self.dimensions == 2 else f"volumes of {self.size}"
+        return f"{self.model['name']}, {shown}"
+
+
+@dataclasses.dataclass
+class Step:
+    """The compiled step of a task with its state and a batch of ready views."""
+
+    compiled: Any
+    state: Any
+    batch: dict[str, Any]
+    key: jax.Array
+
+    def __call__(self, steps: int) -> None:
+        for _ in range(steps):
+            self.state, metrics, _ = self.compiled(self.state, self.batch, self.key)
+        jax.block_until_ready((self.state, metrics))
+
+    @property
+    def operations(self) -> float:
+        return self.compiled.cost_analysis()["flops"]
+
+    @property
+    def mebibytes(self) -> float:
+        """The state, the batch and all that lies beside them while the step runs."""
+        memory = self.compiled.memory_analysis()
+        return (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
+
+
+def grounds(options: argparse.Namespace, names: Sequence[str]) -> list[tuple[Ground, list[str]]]:
+    """The tasks by what they are measured on."""
+    network = {"name": options.model, "width": options.width, "stem": options.stem}
+    images = Ground(network, options.size, 2, "natural")
+    volumes = Ground({**network, "stem": "small", "channels": 1}, options.side, 3, "ct")
+    patches = Ground({"name": options.vit, "patch": options.patch}, options.size, 2, "natural")
+    found = [(images, []), (volumes, []), (patches, [])]
+    for name in names:
+        place = 1 if 2 not in pretext.TASKS[name].DIMENSIONS else 0 if fits(name, options, images) else 2
+        found[place][1].append(name)
+    return [(ground, tasks) for ground, tasks in found if tasks]
+
+
+def fits(name: str, options: argparse.Namespace, ground: Ground) -> bool:
+    """Whether a task takes the network."""
+    try:
+        nnx.eval_shape(lambda: make_task(name, options, ground)[0])
+    except ValueError:
+        return False
+    return True
+
+
+def make_step(name: str, options: argparse.Namespace, ground: Ground) -> Step:
+    task, stage = make_task(name, options, ground)
+    shape = (options.batch, *[ground.size] * ground.dimensions, task.backbone.channels)
+    low, high, kind = (0, 255, np.uint8) if ground.dimensions == 2 else (-999, 400, np.int16)
+    pixels = np.random.default_rng(0).integers(low, high, shape, kind)
+    indices = np.arange(options.batch, dtype=np.int32)
+    batch = {"image": pixels, "index": indices, "label": indices % CLASSES}
+    batch = jax.device_put({**batch, "views": jax.jit(task.views)(jax.random.key(0), batch)})
+    program, state = train.make_state(
+        Ready(task), stage, total_steps=1_000_000, steps_per_epoch=IMAGES // options.batch, teacher=None, patience=10
+    )
+    key = jax.random.key(0)
+    return Step(train.train_step.lower(program, state, batch, key).compile(), state, batch, key)
+
+
+def make_task(name: str, options: argparse.Namespace, ground: Ground) -> tuple[Task, FrozenConfigDict]:
+    views = {"size": ground.size, "preset": ground.preset}
+    backbone = models.make_backbone(**ground.model, dtype=options.dtype, dimensions=ground.dimensions, rngs=nnx.Rngs(0))
+    optimizer = {"name": "adamw", "learning_rate": 1e-3}
+    if name == SUPERVISED:
+        target = base.target("finetune", batch_size=options.batch, optimizer=optimizer, views=PLAIN, **views)
+        spec = augment.views_of(FrozenConfigDict(target).views)
+        made = Classifier(backbone, spec, class_weights=[1.0] * CLASSES, rngs=nnx.Rngs(0))
+        return made, _as_stage(target)
+    stage = base.stage(name, batch_size=options.batch, optimizer=optimizer, views=PLAIN, **views)
+    spec = augment.views_of(FrozenConfigDict(stage).views)
+    setting = pretext.Setting(IMAGES, options.batch, options.dtype)
+    return pretext.make_task(name, backbone, spec, setting, stage.fields, rngs=nnx.Rngs(0)), FrozenConfigDict(stage)
+
+
+def _as_stage(target: ConfigDict) -> FrozenConfigDict:
+    """Fine-tuning as a stage without a teacher."""
+    return FrozenConfigDict({**target.to_dict(), "task_weight": 1.0, "distill": base.distillation().to_dict()})
+
+
+def row(name: str, step: Step, supervised: Step, options: argparse.Namespace) -> tuple[str, ...]:
+    speeds = measure.images_per_second(
+        {SUPERVISED: supervised, name: step}, images_per_step=options.batch, steps=options.steps, rounds=options.rounds
+    )
+    time = speeds[SUPERVISED] / speeds[name]
+    operations = step.operations / supervised.operations
+    figures = (f"{speeds[name]:.0f}", f"{time:.2f}", f"{operations:.2f}", f"{time / operations:.2f}")
+    return (name, *figures, f"{step.mebibytes:.0f}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", choices=[*pretext.TASKS, []], help="all, if none is named")
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--stem", default="standard")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--side", type=int, default=16, help="of volumes")
+    parser.add_argument("--vit", default="vit_tiny", help="for tasks that need one")
+    parser.add_argument("--patch", type=int, default=8, help="of the ViT")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--steps", type=int, default=4, help="steps in a turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    chosen = options.tasks or list(pretext.TASKS)
+    print(measure.versions("jax", "flax"))
+    print(f"{options.model} x {options.width:g}, batch {options.batch}, {options.dtype}, {IMAGES} images")
+    for ground, names in grounds(options, chosen):
+        supervised = make_step(SUPERVISED, options, ground)
+        rows = [(str(ground), "images/s", "time", "operations", "time / operations", "MiB")]
+        rows.append((SUPERVISED, "", "1", "1", "1", f"{supervised.mebibytes:.0f}"))
+        rows += [row(name, make_step(name, options, ground), supervised, options) for name in names]
+        print(f"\n{measure.table(rows)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
