@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from aiseeme_jax.losses.arrays import matmul
+
 # Rows compared with all centroids at a time.
 CHUNK = 4096
 # Components with a smaller share of the largest variance are rounding errors in float32.
@@ -33,11 +35,11 @@ def whitened(rows: Float[Array, "n d"], dimensions: int) -> Float[Array, "n p"]:
     rows = rows.astype(jnp.float32)
     count = min(dimensions, rows.shape[1], rows.shape[0] - 1)
     centred = rows - jnp.mean(rows, axis=0)
-    variances, axes = jnp.linalg.eigh(_matmul(centred.T, centred) / rows.shape[0])
+    variances, axes = jnp.linalg.eigh(matmul(centred.T, centred) / rows.shape[0])
     variances, axes = variances[::-1][:count], axes[:, ::-1][:, :count]
     present = variances > SMALLEST_VARIANCE * variances[0]
     scale = jnp.where(present, jax.lax.rsqrt(jnp.where(present, variances, 1)), 0)
-    return _matmul(centred, axes * scale)
+    return matmul(centred, axes * scale)
 
 
 def kmeans(key: PRNGKeyArray, rows: Float[Array, "n d"], clusters: int, *, iterations: int) -> Clusters:
@@ -99,13 +101,13 @@ def _assign(parts: Float[Array, "m c d"], valid: Bool[Array, "m c"], centroids: 
 
     def chunk(totals, part):
         rows, valid = part
-        nearness = _matmul(rows, centroids.T) - half
+        nearness = matmul(rows, centroids.T) - half
         labels = jnp.argmax(nearness, axis=1).astype(jnp.int32)
         distances = jnp.maximum(jnp.sum(jnp.square(rows), axis=1) - 2 * jnp.max(nearness, axis=1), 0)
         members = jax.nn.one_hot(labels, len(centroids)) * valid[:, None]
         sums, counts = totals
         found = (labels, jnp.where(valid, distances, -1))
-        return (sums + _matmul(members.T, rows), counts + jnp.sum(members, axis=0)), found
+        return (sums + matmul(members.T, rows), counts + jnp.sum(members, axis=0)), found
 
     nothing = (jnp.zeros_like(centroids), jnp.zeros(len(centroids)))
     (sums, counts), (labels, distances) = jax.lax.scan(chunk, nothing, (parts, valid))
@@ -120,7 +122,3 @@ def _centroids(
     _, farthest = jax.lax.top_k(distances, len(counts))
     refill = rows[farthest[jnp.cumsum(empty) - 1]]
     return jnp.where(empty[:, None], refill, sums / jnp.maximum(counts, 1)[:, None])
-
-
-def _matmul(a: Float[Array, "n d"], b: Float[Array, "d k"]) -> Float[Array, "n k"]:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -116,12 +116,7 @@ def fit(
             stopping = stop.requested(agree=step % pace.log_every == 0)
             if step % pace.checkpoint_every == 0 or last or stopping:
                 _check(state, patience)
-                record |= {
-                    "seconds": round(clock.seconds(), 1),
-                    "images_per_second": telemetry.images_per_second or record.get("images_per_second"),
-                    "final_loss": float(metrics["loss"]),
-                    "skipped_steps": int(state.skipped),
-                }
+                record |= _record(state, metrics, clock, telemetry)
                 # The teacher is a file with a hash, not a part of what training changes.
                 store.save(step, state.replace(teacher=None), record)
             if stopping:
@@ -131,6 +126,19 @@ def fit(
         if stop.requested(agree=True):
             raise Preempted(f"{title}: stopped after its last step; the same command goes on")
     return Result(task_of(program, state), {"steps": total_steps, **record})
+
+
+def _record(
+    state: TrainState, metrics: Mapping[str, Array], clock: Clock, telemetry: Telemetry
+) -> dict[str, float | int]:
+    """What `done.json` will say of the stage, as it is now. A run too short to measure its speed leaves what was."""
+    speed = {"images_per_second": telemetry.images_per_second} if telemetry.images_per_second else {}
+    return {
+        "seconds": round(clock.seconds(), 1),
+        **speed,
+        "final_loss": float(metrics["loss"]),
+        "skipped_steps": int(state.skipped),
+    }
 
 
 def _resume(

@@ -238,7 +238,8 @@ class TestRun:
         monkeypatch.setattr(curriculum, "run_stage", lambda *_: split_seen.append(_[-1].ids))
         monkeypatch.setattr(checkpoint, "load_backbone", lambda path: (None, {}))
         split_seen = []
-        curriculum.train_arm(config(), tmp_path, curriculum.arms(config())[0], curriculum.Source(config()))
+        arm = curriculum.arms(config())[0]
+        curriculum.train_arm(config(), arm, [tmp_path / "one", tmp_path / "two"], curriculum.Source(config()))
         assert splits == ["train"] and len(split_seen) == 2
 
     def test_run_may_start_from_an_earlier_one(self, finished, tmp_path):

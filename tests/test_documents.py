@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
+from running import QUICKER_TO_COMPILE
 from tiny import no_events  # noqa: F401
 
 import aiseeme_jax
@@ -20,8 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
 ADDING = (REPOSITORY / "docs" / "adding_a_task.md").read_text()
 
-# As a user's shell has it, without the tests' virtual devices.
-ONE_DEVICE = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+# Without the tests' virtual devices.
+ONE_DEVICE = {**os.environ, "XLA_FLAGS": QUICKER_TO_COMPILE}
 
 
 def code_blocks(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from aiseeme_jax import losses
-from aiseeme_jax.losses import _check_same_shape, _matmul, _normalise, _wide
+from aiseeme_jax.losses.arrays import check_same_shape, matmul, normalise, wide
 
 # Vertices of the triangles that are looked at together.
 _VERTICES = 8
@@ -31,7 +31,7 @@ def relational_distance(student: Float[Array, "rows s"], teacher: Float[Array, "
     count = student.shape[0]
     relative = []
     for rows in (student, teacher):
-        distance = _distances(_wide(rows))[1]
+        distance = _distances(wide(rows))[1]
         mean = jnp.sum(distance) / (count * (count - 1))
         relative.append(distance / jnp.where(mean > 0, mean, 1))
     return jnp.sum(_huber(relative[0] - relative[1])) / (count * (count - 1))
@@ -48,7 +48,7 @@ def relational_angle(student: Float[Array, "rows s"], teacher: Float[Array, "row
     """
     _check_rows(student, teacher, 3)
     count = student.shape[0]
-    sides = [_distances(_wide(rows)) for rows in (student, teacher)]
+    sides = [_distances(wide(rows)) for rows in (student, teacher)]
 
     def at(vertex):
         seen, wanted = (_cosines(products, distance, vertex) for products, distance in sides)
@@ -66,8 +66,8 @@ def similarity_preserving(student: Float[Array, "rows *s"], teacher: Float[Array
     2019 (arXiv 1907.09682), eqs. 1 to 4.
     """
     _check_rows(student, teacher, 1)
-    flat = [_wide(rows).reshape(rows.shape[0], -1) for rows in (student, teacher)]
-    one, other = (_normalise(_matmul(rows, rows.T)) for rows in flat)
+    flat = [wide(rows).reshape(rows.shape[0], -1) for rows in (student, teacher)]
+    one, other = (normalise(matmul(rows, rows.T)) for rows in flat)
     return jnp.mean(jnp.square(one - other))
 
 
@@ -78,7 +78,7 @@ def contrastive(
 
     Source: Fini et al., CVPR 2022 (arXiv 2112.04215), with both views of all images in one matrix, as in their code.
     """
-    prediction, target = _normalise(_wide(prediction)), _normalise(_wide(target))
+    prediction, target = normalise(wide(prediction)), normalise(wide(target))
     forth = losses.info_nce_in_batch(prediction, target, temperature=temperature)
     back = losses.info_nce_in_batch(target, prediction, temperature=temperature)
     return (forth + back) / 2
@@ -96,10 +96,10 @@ def prototype_cross_entropy(
 
     Rows and prototypes (columns) are L2-normalised here. Source: Fini et al., CVPR 2022 (arXiv 2112.04215), for SwAV.
     """
-    _check_same_shape(prediction=prediction, target=target)
+    check_same_shape(prediction=prediction, target=target)
 
     def logits(rows, columns):
-        return _matmul(_normalise(_wide(rows)), _normalise(_wide(columns).T).T) / temperature
+        return matmul(normalise(wide(rows)), normalise(wide(columns).T).T) / temperature
 
     wanted = jax.nn.softmax(logits(target, target_prototypes))
     return -jnp.mean(jnp.sum(wanted * jax.nn.log_softmax(logits(prediction, prototypes)), axis=-1))
@@ -113,9 +113,9 @@ def quadratic(
     """1/2 sum_i F_i (w_i - a_i)^2 over all elements of all arrays; F = 1 without `importance`."""
     total = jnp.zeros(())
     for position, (weight, kept) in enumerate(zip(weights, anchor, strict=True)):
-        _check_same_shape(weight=weight, anchor=kept)
-        square = jnp.square(_wide(weight) - _wide(kept))
-        total += jnp.sum(square if importance is None else _wide(importance[position]) * square)
+        check_same_shape(weight=weight, anchor=kept)
+        square = jnp.square(wide(weight) - wide(kept))
+        total += jnp.sum(square if importance is None else wide(importance[position]) * square)
     return total / 2
 
 
@@ -123,7 +123,7 @@ def _distances(rows: Float[Array, "n d"]) -> tuple[Float[Array, "n n"], Float[Ar
     """Inner products of the centred rows, and distances; a distance lost in rounding is 0 and has no gradient."""
     # Centred, since products of rows far from 0 would round away what tells them apart.
     centred = rows - jnp.mean(rows, axis=0)
-    products = _matmul(centred, centred.T)
+    products = matmul(centred, centred.T)
     squares = jnp.diagonal(products)
     sums = squares[:, None] + squares[None, :]
     squared = sums - 2 * products

@@ -15,6 +15,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment
+from aiseeme_jax.losses import arrays
 
 Batch = Mapping[str, Array]
 
@@ -170,10 +171,8 @@ class TwoViews(Task):
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Rows of length one, in float32."""
-    x = x.astype(jnp.float32)
-    # The square root has no gradient at 0: keep the floor inside it.
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+    """Rows of length one, in float32; a zero row stays zero and gets no gradient."""
+    return arrays.normalise(arrays.wide(x))
 
 
 def accuracy(logits: Float[Array, "n k"], labels: Int[Array, "n"]) -> Float[Array, ""]:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment, clustering, losses, models
+from aiseeme_jax.losses.arrays import matmul
 from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, accuracy, normalise
 from aiseeme_jax.pretext.cluster_count import cluster_count
 from aiseeme_jax.pretext.deepcluster import DeepCluster
@@ -157,7 +158,7 @@ def means(memory: Float[Array, "n d"], labels: Int[Array, "n"], old: Float[Array
 
     def add(total, part):
         # Products, since devices that scatter sums in any order would not agree with each other.
-        return total + _matmul(jax.nn.one_hot(part[1], len(old)).T, part[0]), None
+        return total + matmul(jax.nn.one_hot(part[1], len(old)).T, part[0]), None
 
     sums, _ = jax.lax.scan(add, jnp.zeros_like(old), parts)
     counts = sizes(labels, len(old))[:, None]
@@ -215,7 +216,7 @@ def halves(memory: Float[Array, "n d"], members: Bool[Array, "n"]) -> Bool[Array
     def iterate(_, moved):
         one, other = _mean(memory, members & ~moved), _mean(memory, moved)
         middle = (jnp.sum(other * other) - jnp.sum(one * one)) / 2
-        return members & (_matmul(memory, other - one) > middle)
+        return members & (matmul(memory, other - one) > middle)
 
     found = jax.lax.fori_loop(0, ITERATIONS, iterate, second)
     return jnp.where(jnp.any(found) & jnp.any(members & ~found), found, second)
@@ -225,15 +226,11 @@ def _nearest(
     rows: Float[Array, "m d"], centroids: Float[Array, "k d"], among: Bool[Array, "k"] | bool = True
 ) -> Int[Array, "m"]:
     """The cluster with the largest inner product; as published, so of two in one direction the tighter one."""
-    return jnp.argmax(jnp.where(among, _matmul(rows, centroids.T), -jnp.inf), axis=1).astype(jnp.int32)
+    return jnp.argmax(jnp.where(among, matmul(rows, centroids.T), -jnp.inf), axis=1).astype(jnp.int32)
 
 
 def _mean(memory: Float[Array, "n d"], members: Bool[Array, "n"]) -> Float[Array, "d"]:
-    return _matmul(members.astype(memory.dtype), memory) / jnp.maximum(jnp.sum(members), 1)
-
-
-def _matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return matmul(members.astype(memory.dtype), memory) / jnp.maximum(jnp.sum(members), 1)
 
 
 def _smallest(asked: int, mean: int) -> int:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.losses.arrays import matmul
 from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, normalise
 from aiseeme_jax.pretext.cluster_count import cluster_count
 from aiseeme_jax.pretext.momentum_contrast import Queue, queue_size
@@ -144,7 +145,7 @@ class SwAV(Task):
 
 def _scores(embedded: Float[Array, "n d"], directions: Float[Array, "d k"]) -> Float[Array, "n k"]:
     """Cosines, in true float32: epsilon would magnify what an accelerator rounds away."""
-    return jnp.matmul(embedded, directions, precision=jax.lax.Precision.HIGHEST)
+    return matmul(embedded, directions)
 
 
 def _unit_columns(directions: Float[Array, "d k"]) -> Float[Array, "d k"]:

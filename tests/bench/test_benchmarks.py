@@ -9,12 +9,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from running import QUICK_TO_COMPILE
 
 from bench import measure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# As a user's shell has it, without the tests' virtual devices.
-ONE_DEVICE = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+# Without the tests' virtual devices.
+ONE_DEVICE = {**os.environ, "XLA_FLAGS": QUICK_TO_COMPILE}
 
 
 def run(module: str, *options: str) -> str:
@@ -51,6 +52,19 @@ def test_train_step_takes_volumes(tmp_path):
         "bench.train_step", "--dimensions=3", "--size=16", "--data=nodule_phantom/tiny", f"--data_dir={tmp_path}"
     )
     assert "data nodule_phantom/tiny:train, (16, 16, 16, 1)" in printed
+
+
+@pytest.mark.slow
+def test_tasks_are_measured_beside_the_supervised_step_of_their_own_network():
+    tables = run("bench.tasks", "simclr", "mae", "rotation3d").split("\n\n")[1:]
+    for table, (network, name) in zip(
+        tables,
+        (("resnet18, 32 px", "simclr"), ("resnet18, volumes of 16", "rotation3d"), ("vit_tiny, 32 px", "mae")),
+        strict=True,
+    ):
+        head, _, supervised, row = (line.strip("|").split("|") for line in table.strip().splitlines())
+        assert [cells[0].strip() for cells in (head, supervised, row)] == [network, "supervised", name]
+        assert all(float(cell) > 0 for cell in row[1:])
 
 
 @pytest.mark.slow

@@ -1,0 +1,35 @@
+"""Every loss as a plain function of arrays.
+
+Contract: a loss sees the whole batch ("global view": no collectives, no axis names; `jit` over a sharded
+batch gives the same number and the same gradient as one device), takes arrays of any float dtype, computes in
+float32 (float64 stays float64) and returns a float32 scalar: the mean over the batch, in nats. No function
+stops a gradient: what must not learn (keys, targets, teachers) is wrapped in `jax.lax.stop_gradient` by the
+caller. Inputs must be finite.
+"""
+
+from aiseeme_jax.losses.classification import binary_cross_entropy, class_balanced_weights, cross_entropy, focal
+from aiseeme_jax.losses.contrastive import dense_correspondence, dense_info_nce, info_nce, info_nce_in_batch, nt_xent
+from aiseeme_jax.losses.invariance import barlow_twins, negative_cosine, vicreg
+from aiseeme_jax.losses.reconstruction import masked_mse, mse
+from aiseeme_jax.losses.soft_targets import dino, kl_distill, sinkhorn, swapped_prediction
+
+__all__ = [
+    "barlow_twins",
+    "binary_cross_entropy",
+    "class_balanced_weights",
+    "cross_entropy",
+    "dense_correspondence",
+    "dense_info_nce",
+    "dino",
+    "focal",
+    "info_nce",
+    "info_nce_in_batch",
+    "kl_distill",
+    "masked_mse",
+    "mse",
+    "negative_cosine",
+    "nt_xent",
+    "sinkhorn",
+    "swapped_prediction",
+    "vicreg",
+]

@@ -1,0 +1,25 @@
+"""Losses on what should equal something, element by element."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from aiseeme_jax.losses.arrays import check_same_shape, wide
+
+
+def mse(prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Mean of the squared differences over all elements."""
+    check_same_shape(prediction=prediction, target=target)
+    return jnp.mean(jnp.square(wide(prediction) - wide(target)))
+
+
+def masked_mse(
+    prediction: Float[Array, "*shape"], target: Float[Array, "*shape"], mask: Bool[Array, "*shape"]
+) -> Float[Array, ""]:
+    """Mean of the squared differences over the elements where the mask, broadcast to them, is True; 0 if none is.
+
+    Source: Pathak et al., CVPR 2016 (arXiv 1604.07379), eq. 1, as a mean.
+    """
+    check_same_shape(prediction=prediction, target=target)
+    mask = jnp.broadcast_to(mask, prediction.shape)
+    squares = jnp.where(mask, jnp.square(wide(prediction) - wide(target)), 0)
+    return jnp.sum(squares) / jnp.maximum(jnp.sum(mask, dtype=squares.dtype), 1)
