@@ -117,6 +117,7 @@ class TestCurricula:
         made = self.several(baselines=("scratch",))
         assert [arm.name for arm in curriculum.arms(made)] == ["again", "alone", "distilled", "plain", "scratch"]
 
+    @pytest.mark.slow
     def test_what_begins_alike_is_trained_once_and_serves_all(self, tmp_path):
         made = self.several(baselines=(), targets=())
         curriculum.run(made, tmp_path)

@@ -9,6 +9,8 @@ import pytest
 
 from aiseeme_jax.augment import corruption
 
+pytestmark = pytest.mark.slow
+
 
 def numbered(*space) -> np.ndarray:
     """Every pixel has a number of its own, the same in both channels."""
@@ -22,7 +24,6 @@ def many(draw, count: int):
 
 
 class TestSwappedPatches:
-    @pytest.mark.slow
     @pytest.mark.parametrize("space, size", [((14, 11), 4), ((7, 8, 6), 2)])
     def test_two_patches_apart_change_places(self, space, size):
         image = numbered(*space)
@@ -76,7 +77,6 @@ class TestBezier:
 
 
 class TestShuffledBlocks:
-    @pytest.mark.slow
     @pytest.mark.parametrize("space, largest", [((40, 30), 4), ((12, 9, 10), 3)])
     def test_pixels_stay_in_their_blocks(self, space, largest):
         def draw(key):

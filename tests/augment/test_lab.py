@@ -7,6 +7,8 @@ import pytest
 
 from aiseeme_jax.augment import lab
 
+pytestmark = pytest.mark.slow
+
 
 def reference_lab(red, green, blue) -> tuple[float, float, float]:
     """One pixel, by the standard's steps: gamma, XYZ, white point, cube root."""
@@ -44,7 +46,6 @@ class TestBins:
         assert bins.shape == (261, 2) and len(np.unique(bins, axis=0)) == 261
         assert not (bins % 10).any() and (bins == 0).all(axis=1).any()
 
-    @pytest.mark.slow
     def test_colours_find_the_nearest(self):
         bins = lab.colour_bins()
         ab = np.random.default_rng(0).uniform(-120, 120, (400, 2))

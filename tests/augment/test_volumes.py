@@ -12,6 +12,8 @@ from scipy import ndimage
 
 from aiseeme_jax import augment
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = augment.VolumeViews(
     size=8,
     flip_z=0.5,
@@ -54,7 +56,6 @@ class TestKeys:
         alike = view(np.repeat(volumes[:1], 4, axis=0), EVERYTHING)
         assert len(np.unique(alike.reshape(4, -1), axis=0)) == 4
 
-    @pytest.mark.slow
     def test_views_are_the_same_on_one_device_and_on_eight(self):
         volumes = jnp.asarray(random_volumes(8))
         mesh = Mesh(np.array(jax.devices()), ("data",))

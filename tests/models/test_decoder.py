@@ -8,6 +8,8 @@ from flax import nnx
 
 from aiseeme_jax import models
 
+pytestmark = pytest.mark.slow
+
 
 class Maps(nnx.Module):
     """A backbone whose maps are cut out of its images: a coarse one, a finer one."""
@@ -35,7 +37,6 @@ def decoder_of(name: str, size: int, **options):
 
 
 class TestSizes:
-    @pytest.mark.slow
     def test_skips_lie_beside_the_map_of_their_size(self):
         decoder, result = decoder_of("resnet18", 64)
         steps = ((4, "stage3"), (8, "stage2"), (16, "stage1"), (32, None), (64, None))
@@ -54,7 +55,6 @@ class TestSizes:
         assert result.shape == (2, 33, 33, 5)
         assert [side for side, _ in decoder.steps] == ([3, 5, 9, 18, 33] if skips else [4, 8, 16, 32, 33])
 
-    @pytest.mark.slow
     def test_volumes_and_half_precision(self):
         decoder, result = decoder_of("resnet18", 16, dimensions=3, dtype="bfloat16")
         assert result.shape == (2, 16, 16, 16, 5) and result.dtype == jnp.float32
@@ -72,7 +72,6 @@ def by_hand(decoder: models.Decoder, coarse: np.ndarray, fine: np.ndarray) -> np
     return np.maximum(x, 0) @ np.asarray(decoder.head.kernel) + np.asarray(decoder.head.bias)
 
 
-@pytest.mark.slow
 def test_a_step_repeats_lays_beside_convolves_and_normalises():
     decoder = models.Decoder(Maps(), 8, 3, dimensions=2, skips=True, stride=2, rngs=nnx.Rngs(0))
     assert decoder.steps == ((4, "stage1"),)

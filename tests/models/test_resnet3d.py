@@ -9,6 +9,8 @@ from flax import nnx
 from aiseeme_jax import checkpoint, models
 from aiseeme_jax.models import convolution, torch_format
 
+pytestmark = pytest.mark.slow
+
 LAYOUT = ("NDHWC", "DHWIO", "NDHWC")
 
 
@@ -60,7 +62,6 @@ def test_pooling_is_that_of_xla():
     np.testing.assert_array_equal(convolution.max_pool(volumes), expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("stem", "sides"), [("standard", (8, 8, 4, 2, 1)), ("small", (32, 32, 16, 8, 4))])
 @pytest.mark.parametrize(("name", "expansion"), [("resnet18", 1), ("resnet50", 4)])
 def test_endpoints_have_a_depth(name, expansion, stem, sides):
@@ -79,7 +80,6 @@ def test_depth_multiplies_the_parameters_of_every_window():
     assert count(deep) == count(flat) + 2 * windows
 
 
-@pytest.mark.slow
 def test_config_makes_the_backbone_again_and_a_file_keeps_it(tmp_path):
     backbone = make("resnet50")
     assert backbone.config["dimensions"] == backbone.dimensions == 3

@@ -13,6 +13,8 @@ from tiny import tiny_in_the_table  # noqa: F401
 from aiseeme_jax import checkpoint, models, optim
 from aiseeme_jax.models import timm_format, torch_format, vit
 
+pytestmark = pytest.mark.slow
+
 
 def random_images(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

@@ -9,6 +9,8 @@ from flax import nnx
 
 from aiseeme_jax.augment import lab
 
+pytestmark = pytest.mark.slow
+
 
 class Head(nnx.Module):
     """In the place of the decoder: fixed logits."""

@@ -10,6 +10,8 @@ from flax import nnx
 from aiseeme_jax import pretext
 from aiseeme_jax.pretext import nnclr
 
+pytestmark = pytest.mark.slow
+
 
 def in_batch(query, key, temperature):
     return tiny.cross_entropy(tiny.unit(query) @ tiny.unit(key).T / temperature, np.arange(len(query)))
@@ -49,7 +51,6 @@ class TestMoCoV1:
 
 
 class TestMoCoV3:
-    @pytest.mark.slow
     def test_loss_is_two_temperatures_of_info_nce_in_both_directions(self):
         task = tiny.table_task("moco_v3", temperature=0.5)
         average = shifted(task)
@@ -73,7 +74,6 @@ class TestMoCoV3:
 
 
 class TestNNCLR:
-    @pytest.mark.slow
     def test_loss_contrasts_neighbours_with_the_predictions_of_the_other_view(self):
         task = tiny.table_task("nnclr", support=16, temperature=0.2)
         views = tiny.noise("first", "second")

@@ -14,6 +14,8 @@ from aiseeme_jax import augment, train
 from aiseeme_jax.pretext import grid, jigsaw
 from aiseeme_jax.pretext.permutations import max_hamming
 
+pytestmark = pytest.mark.slow
+
 
 def distances(permutations) -> np.ndarray:
     """Number of places in which each two differ."""
@@ -49,7 +51,6 @@ class TestPermutations:
 
 
 class TestJigsaw:
-    @pytest.mark.slow
     def test_pieces_lie_in_the_order_of_the_label(self, monkeypatch):
         numbers = jnp.broadcast_to(jnp.arange(9.0)[None, :, None, None, None], (24, 9, 3, 3, 3))
         monkeypatch.setattr(grid, "draw", lambda *_: numbers)
@@ -60,7 +61,6 @@ class TestJigsaw:
         other = task.views(jax.random.key(1), {"image": None})
         assert (views["label"] != other["label"]).any()
 
-    @pytest.mark.slow
     def test_loss_is_the_cross_entropy_over_the_permutations(self):
         task = tiny.table_task("jigsaw", permutations=12, hidden=5)
         views = jax.jit(task.views)(jax.random.key(0), tiny.batch())
@@ -73,7 +73,6 @@ class TestJigsaw:
         assert float(output.loss) == pytest.approx(tiny.cross_entropy(logits, labels), rel=1e-4)
         assert float(output.metrics["accuracy"]) == np.mean(logits.argmax(axis=1) == labels)
 
-    @pytest.mark.slow
     def test_pieces_are_normalised_one_by_one_and_lie_apart(self):
         task = tiny.table_task("jigsaw", views={**tiny.STILL, "size": 33}, permutations=2)
         assert task.patch == 8  # of cells of 11
@@ -155,7 +154,6 @@ def accuracy_after_training(name: str, steps: int = 300) -> float:
     return float(loss(params, jnp.asarray(cast_on_noise(400, seed=2)), jax.random.key(steps))[1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name, chance", [("relative_location", 1 / 8), ("jigsaw", 1 / 4)])
 def test_a_one_layer_model_cannot_tell_place_by_colour(monkeypatch, name, chance):
     assert accuracy_after_training(name) < 1.35 * chance

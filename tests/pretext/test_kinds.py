@@ -10,6 +10,8 @@ from ml_collections import FrozenConfigDict
 from aiseeme_jax import pretext
 from configs import base
 
+pytestmark = pytest.mark.slow
+
 # Preset, and what is stored: [8, …].
 STORED = {"grey": ("cxr", (16, 16, 1), np.uint8), "volume": ("ct", (16, 16, 16, 1), np.int16)}
 STILL_VOLUMES = {"jitter_probability": 0.0, "blur_probability": 0.0, "noise_probability": 0.0, "right_angles": False}

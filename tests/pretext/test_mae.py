@@ -11,6 +11,8 @@ from flax import nnx
 
 from aiseeme_jax.pretext import mae
 
+pytestmark = pytest.mark.slow
+
 PATCH = 4
 
 

@@ -11,6 +11,8 @@ import tiny
 from aiseeme_jax import augment
 from aiseeme_jax.pretext.multicrop import by_image, multi_crop
 
+pytestmark = pytest.mark.slow
+
 SPEC = augment.Views(**{**tiny.STILL, "size": 32, "crop_scale": (0.4, 1.0)})
 
 
@@ -48,7 +50,6 @@ def drawn(images, key=0):
     return {name: np.asarray(seen) for name, seen in crops().views(jax.random.key(key), jnp.asarray(images)).items()}
 
 
-@pytest.mark.slow
 def test_crops_come_image_major_and_each_its_own():
     views = drawn(IMAGES)
     assert views["global"].shape == (32, 32, 32, 3) and views["local"].shape == (48, 16, 16, 3)

@@ -14,7 +14,7 @@ from aiseeme_jax import augment, checkpoint, curriculum, data, step, train
 from aiseeme_jax.evaluate import features
 from configs import base
 
-pytestmark = pytest.mark.usefixtures("no_events")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_events")]
 
 ADAMW = {"name": "adamw", "learning_rate": 1e-3}
 # The blob of each of the 24 images.

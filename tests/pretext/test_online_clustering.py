@@ -11,6 +11,8 @@ from aiseeme_jax import pretext, train
 from aiseeme_jax.pretext import odc
 from aiseeme_jax.pretext.cluster_count import cluster_count
 
+pytestmark = pytest.mark.slow
+
 
 def softmax(x):
     shares = np.exp(x - x.max(axis=-1, keepdims=True))

@@ -10,6 +10,8 @@ from flax import nnx
 from aiseeme_jax import pretext, train
 from aiseeme_jax.pretext import dino
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND = "first", "second"
 
 
@@ -71,7 +73,6 @@ class TestBYOL:
 
 
 class TestSimSiam:
-    @pytest.mark.slow
     def test_gradient_is_that_of_predictions_of_projections_that_stand_still(self):
         task = tiny.table_task("simsiam")
         views = tiny.noise(FIRST, SECOND)
@@ -101,7 +102,6 @@ class TestSimSiam:
         assert last.scale is None and last.bias is None
         assert task.predictor.norms[-1] is None and task.predictor.layers[-1].bias is not None
 
-    @pytest.mark.slow
     def test_predictor_learns_at_the_peak_rate_when_all_else_has_come_to_rest(self):
         """A schedule that ends at 0 after one step: in the second only the predictor moves."""
         rest = {"name": "step", "milestones": (0.5,), "factor": 1e-9}
@@ -181,7 +181,6 @@ class TestDINO:
         head.directions.set_value(7 * head.directions.get_value())
         np.testing.assert_allclose(tiny.run(head, x), expected, atol=1e-5)
 
-    @pytest.mark.slow
     def test_teacher_warms_up_and_prototypes_thaw_with_the_progress_of_the_stage(self):
         task = tiny.table_task("dino", warmup=0.5, frozen=0.25)
         found = []
@@ -192,7 +191,6 @@ class TestDINO:
             found.append((pytest.approx(float(task.temperature.get_value()), abs=1e-7), frozen))
         assert found == [(0.04, True), (0.0475, True), (0.055, False), (0.07, False), (0.07, False)]
 
-    @pytest.mark.slow
     def test_frozen_prototypes_get_no_gradient_and_all_else_does(self):
         task = tiny.table_task("dino")
         views = crops()

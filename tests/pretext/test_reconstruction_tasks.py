@@ -12,6 +12,8 @@ from flax import nnx
 from aiseeme_jax import augment, pretext
 from aiseeme_jax.pretext.models_genesis import ModelsGenesis
 
+pytestmark = pytest.mark.slow
+
 TASKS = ("context_restoration", "models_genesis", "inpainting")
 
 
@@ -38,7 +40,6 @@ def drawn(name: str, **fields):
     return task, jax.jit(task.views)(jax.random.key(0), tiny.batch())
 
 
-@pytest.mark.slow
 def test_context_restoration_compares_the_whole_view_with_what_was_swapped():
     task, views = drawn("context_restoration")
     assert (task.patch, task.swaps) == (2, 10)
@@ -78,7 +79,6 @@ class TestModelsGenesis:
         jitted, view = jax.jit(run), tiny.images(1)[0] / np.float32(255)
         return lambda *rates: np.asarray(jitted(jnp.array(rates), jax.random.split(jax.random.key(0), 200), view)), view
 
-    @pytest.mark.slow
     def test_nothing_of_probability_zero_happens(self, damage):
         run, view = damage
         np.testing.assert_allclose(run(0.0, 0.0, 0.0, 0.8), np.broadcast_to(view, (200, *view.shape)), atol=1e-5)
@@ -114,7 +114,6 @@ class TestModelsGenesis:
         assert painted[:, 0].mean(axis=1).round().mean() == pytest.approx(0.72, abs=0.1)
         assert painted.any(axis=(1, 2)).mean() == pytest.approx(0.9 * (0.8 + 0.2 * 0.95), abs=0.07)
 
-    @pytest.mark.slow
     def test_loss_is_the_squared_error_of_the_whole_view(self):
         task, views = drawn("models_genesis")
         image, target = (np.asarray(views[name], np.float64) for name in ("image", "target"))
@@ -152,7 +151,6 @@ def test_what_cannot_be_is_an_error(name, fields, message):
         tiny.table_task(name, **fields)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_volumes_are_damaged_and_restored_as_images_are(name):
     body = tiny.Pixels(channels=1)

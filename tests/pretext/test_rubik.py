@@ -9,13 +9,14 @@ import tiny
 from aiseeme_jax.pretext import grid
 from aiseeme_jax.pretext.permutations import max_hamming
 
+pytestmark = pytest.mark.slow
+
 
 def sigmoid_entropy(logits, labels) -> float:
     p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
     return float(-np.mean(np.where(labels, np.log(p), np.log(1 - p))))
 
 
-@pytest.mark.slow
 def test_labels_are_what_was_done_to_the_cubes(monkeypatch):
     cubes = np.random.default_rng(0).normal(size=(16, 8, 4, 4, 4, 1)).astype(np.float32)
     monkeypatch.setattr(grid, "draw", lambda *_, **__: jnp.asarray(cubes))
@@ -36,7 +37,6 @@ def test_labels_are_what_was_done_to_the_cubes(monkeypatch):
     assert len(set(views["order"].tolist())) > 5
 
 
-@pytest.mark.slow
 def test_loss_is_the_weighted_sum_over_three_answers():
     task = tiny.table_task("rubik", permutations=20, orientation=0.5, masking=2.0)
     views = jax.jit(task.views)(jax.random.key(0), tiny.table_batch("rubik"))

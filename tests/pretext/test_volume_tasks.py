@@ -10,6 +10,8 @@ from flax import nnx
 from aiseeme_jax import augment
 from aiseeme_jax.pretext import rotation3d
 
+pytestmark = pytest.mark.slow
+
 # A view is the volume.
 STILL = tiny.PLAIN_VOLUMES | {"crop_scale": (1.0, 1.0), "flip_x": 0.0}
 TURNS = [(0, (1, 2)), *((k, axes) for axes in ((1, 2), (0, 2), (0, 1)) for k in (1, 2, 3))]

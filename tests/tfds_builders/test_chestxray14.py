@@ -11,6 +11,8 @@ from tfds_builders import prepare
 from tfds_builders.chestxray14 import official as names
 from tfds_builders.common.radiographs import age_of, relative_box
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(tmp_path) -> Nih:
@@ -314,7 +316,6 @@ def test_boxes_that_are_none(values):
         relative_box(*values, 1024)
 
 
-@pytest.mark.slow
 def test_a_beam_runner_prepares_the_same(files, tmp_path, read, report):
     import apache_beam as beam
     import tensorflow_datasets as tfds

@@ -9,6 +9,8 @@ from chest_sets import CHEXPERT_HEADER, CheXpert
 from tfds_builders import prepare
 from tfds_builders.chexpert import official as names
 
+pytestmark = pytest.mark.slow
+
 LABELS = CHEXPERT_HEADER.split(",")[5:]
 
 

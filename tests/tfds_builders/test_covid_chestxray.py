@@ -7,6 +7,8 @@ from cxr_sets import collection, grey, png_mask
 from tfds_builders import prepare
 from tfds_builders.covid_chestxray.findings import CLASSES, label_of, path_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(tmp_path):
@@ -172,7 +174,6 @@ def test_a_mask_of_another_image_is_damage(files, build, report):
     assert "the mask belongs to another image" in damaged["reason"]
 
 
-@pytest.mark.slow
 def test_real_archive(real_data, tmp_path, read, report):
     builder = prepare("covid_chestxray/64_covid_mask", data_dir=tmp_path, manual_dir=real_data / "covid_chestxray")
     made, splits = report(builder), read(builder)

@@ -9,6 +9,8 @@ from tfds_builders import prepare
 from tfds_builders.common.damage import DamagedInput
 from tfds_builders.covidx.lists import LABELS, Row, read_line
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def build(tmp_path):

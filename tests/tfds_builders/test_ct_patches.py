@@ -13,6 +13,8 @@ from aiseeme_jax.splits import open_split
 from tfds_builders.common.damage import TooMuchDamage
 from tfds_builders.ct_patches import Builder
 
+pytestmark = pytest.mark.slow
+
 SPACING = (4.0, 2.0, 2.0)
 SHAPE = (18, 50, 50)
 
@@ -77,7 +79,6 @@ def test_whole(folder, tmp_path, report):
     assert (first["slices"], first["spacing_mm"], first["patches"]) == (18, list(SPACING), 16)
 
 
-@pytest.mark.slow
 def test_patches_are_where_they_say_and_the_same_every_time(tmp_path):
     """In a volume whose HU tell the place, the middle of a patch is its centre."""
     z, y, x = (np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True))
@@ -151,7 +152,6 @@ def test_metaimage_volumes(tmp_path, report):
     assert "a second series of the name scan7" in report(builder)["damaged"][0]["reason"]
 
 
-@pytest.mark.slow
 def test_damage_is_listed_and_too_much_of_it_fails(folder, tmp_path, report):
     (folder / "s1" / "IM0010").unlink()
     (folder / "s2" / "IM0003").write_bytes((folder / "s2" / "IM0003").read_bytes()[:-1000])
@@ -179,7 +179,6 @@ def test_nothing_there(tmp_path):
         prepare(tmp_path / "a", tmp_path / "data")
 
 
-@pytest.mark.slow
 def test_beam_gives_the_same(folder, tmp_path, report):
     import apache_beam as beam
 
@@ -198,7 +197,6 @@ def test_beam_gives_the_same(folder, tmp_path, report):
     )
 
 
-@pytest.mark.slow
 def test_real_series(real_data, tmp_path, report):
     builder = prepare(real_data / "ct_series", tmp_path / "data", "64")
     rows, said = read(builder)["train"], report(builder)

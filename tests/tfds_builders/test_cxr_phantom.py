@@ -16,6 +16,8 @@ from tfds_builders.cxr_phantom.cxr_phantom_dataset_builder import Builder, plan
 from tfds_builders.cxr_phantom.opacities import CLASSES
 from tfds_builders.cxr_phantom.radiographs import radiograph
 
+pytestmark = pytest.mark.slow
+
 NAMES = list(CLASSES)
 
 
@@ -56,7 +58,6 @@ def test_two_images_show_the_same_disease():
     assert same > np.mean([overlap(masks[i][0], masks[i - 1][1]) for i in range(14)]) + 0.2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64])
 def test_opacities_lie_in_the_lungs_and_brighten_them(size):
     for label in NAMES:
@@ -150,7 +151,6 @@ def probe(model, features, labels, test):
     return balanced_accuracy_score(labels[test], pipeline.predict(features[test]))
 
 
-@pytest.mark.slow
 def test_brightness_and_raw_pixels_do_not_give_the_class_away(demo):
     images, labels, test = demo
     mean = images.mean(axis=(1, 2))[:, None]

@@ -88,6 +88,7 @@ def test_splits(config, request, read, report):
     assert "ynthetic" in builder.info.description and report(builder)["synthetic"] is True
 
 
+@pytest.mark.slow
 def test_masks_lie_on_the_lesions(demo, read):
     """Inside the mask the image differs from the skin around; the mask is neither empty nor everything."""
     contrasts = []
@@ -105,6 +106,7 @@ def probe(features, splits):
     return balanced_accuracy_score(splits[1], model.predict(features[1]))
 
 
+@pytest.mark.slow
 def test_colour_and_raw_pixels_do_not_give_the_class_away(demo, read):
     splits = read(demo)
     (train, train_labels), (test, test_labels) = arrays(splits["train"]), arrays(splits["test"])
@@ -115,6 +117,7 @@ def test_colour_and_raw_pixels_do_not_give_the_class_away(demo, read):
     assert 0.25 < probe(pixels, labels) < 0.6
 
 
+@pytest.mark.slow
 def test_up_can_be_told_from_down(demo, read):
     """A linear probe on 8x8 brightness tells upright images from upside-down ones well above chance."""
     splits = read(demo)

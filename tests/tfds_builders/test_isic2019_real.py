@@ -9,6 +9,8 @@ from tfds_builders import prepare
 from tfds_builders.common.splits import split_by_group
 from tfds_builders.isic2019 import official
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {
     "NV": 12875, "MEL": 4522, "BCC": 3323, "BKL": 2624, "AK": 867, "SCC": 628, "VASC": 253, "DF": 239
 }  # fmt: skip
@@ -40,7 +42,6 @@ def test_split_of_the_full_tables(full_rows):
         assert all(abs(counts[name] - share * number) <= 3 for name, number in COUNTS.items())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("config", ["64", "64_mask"])
 def test_real_archive(real_data, tmp_path, read, report, config):
     builder = prepare(f"isic2019/{config}", data_dir=tmp_path, manual_dir=real_data / "isic2019")

@@ -9,6 +9,8 @@ from official_format import jpeg
 
 from tfds_builders import prepare
 
+pytestmark = pytest.mark.slow
+
 YEARS = {2016: year_2016, 2017: year_2017, 2018: year_2018}
 
 
@@ -213,7 +215,6 @@ def test_few_damaged_rows_are_listed(make, build, read, report):
     assert report(builder)["images_not_in_the_tables"]["training"] == 1
 
 
-@pytest.mark.slow
 def test_ham10000_is_the_training_set_of_2018(real_data, make, build, read, report):
     files = make(2018)
     with open(real_data / "isic2019" / "HAM10000_metadata.csv", newline="") as file:

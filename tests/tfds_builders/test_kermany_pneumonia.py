@@ -10,6 +10,8 @@ from tfds_builders import prepare
 from tfds_builders.common.parts import carve, cross_counts, torn_groups
 from tfds_builders.kermany_pneumonia.names import CLASSES, read_names
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def build(tmp_path):
@@ -162,7 +164,6 @@ def test_no_archive(tmp_path):
     assert not (tmp_path / "data" / "kermany_pneumonia").exists()
 
 
-@pytest.mark.slow
 def test_real_archive(real_data, tmp_path, read, report):
     builder = prepare("kermany_pneumonia/64", data_dir=tmp_path, manual_dir=real_data / "kermany")
     splits = read(builder)

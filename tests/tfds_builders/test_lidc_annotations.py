@@ -7,6 +7,8 @@ from lidc_series import RADIOGRAPH, message, nodule, non_nodule, roi, square, wr
 from tfds_builders.lidc_idri import annotations
 from tfds_builders.lidc_idri.annotations import WITHDRAWN, parse, read_archive
 
+pytestmark = pytest.mark.slow
+
 GOOD = (3, 1, 6, 4, 4, 2, 1, 5, 4)
 RING = square(20, 30, 3)
 

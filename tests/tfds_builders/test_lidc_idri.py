@@ -15,6 +15,8 @@ from tfds_builders.common.series import read_series
 from tfds_builders.lidc_idri.annotations import parse
 from tfds_builders.lidc_idri.nodules import find_nodules
 
+pytestmark = pytest.mark.slow
+
 SIDE, PIXEL, STEP = 48, 1.0, 2.0
 PLACES = (-40.0, -38.0, -36.0)
 
@@ -342,7 +344,6 @@ def test_a_scan_lying_the_other_way_is_turned_with_its_masks(tmp_path):
     assert (voxels[one.box.voxels] > -400).all() and (voxels[~one.box.voxels] < -400).all()
 
 
-@pytest.mark.slow
 def test_a_beam_runner_prepares_the_same(collection, examples, report):
     import apache_beam as beam
     import tensorflow_datasets as tfds

@@ -10,6 +10,8 @@ from tfds_builders.lidc_idri import clustering, masks, views
 from tfds_builders.lidc_idri.annotations import Annotation, Outline
 from tfds_builders.lidc_idri.nodules import Nodule, label_of
 
+pytestmark = pytest.mark.slow
+
 RATINGS = (3,) * 9
 
 

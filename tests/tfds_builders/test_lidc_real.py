@@ -16,6 +16,8 @@ from tfds_builders.lidc_idri import clustering, masks
 from tfds_builders.lidc_idri.annotations import MALIGNANCY, PUBLISHED, parse, read_archive
 from tfds_builders.lidc_idri.nodules import find_nodules, label_of
 
+pytestmark = pytest.mark.slow
+
 # Neither pixel spacing nor distance of slices is in the XML. The mean spacing of CT scans of the chest is near this.
 PIXEL = 0.7
 
@@ -51,7 +53,6 @@ def slice_distance(reading) -> float:
     return float(steps[steps > 0.3].min()) if (steps > 0.3).any() else 2.5
 
 
-@pytest.mark.slow
 def test_published_counts(readings, patients):
     counts = readings.counts()
     assert not readings.damaged
@@ -71,7 +72,6 @@ def test_published_counts(readings, patients):
     assert sum(number == 2 for number in scans.values()) == 8 and max(scans.values()) == 2
 
 
-@pytest.mark.slow
 def test_nodules_after_grouping(readings):
     """2,651 are published, for the true spacings, which only the DICOM files have. At the nominal 0.7 mm it is one more
     (measured also: 2,650 at 0.5 mm, 2,652 at 0.95 mm).
@@ -101,7 +101,6 @@ def crosses_itself(points) -> bool:
     return bool((apart & (side(*other, one[0]) * side(*other, one[1]) < 0)).any())
 
 
-@pytest.mark.slow
 def test_mask_areas_are_those_of_the_outlines(some):
     """By Pick's theorem the pixels strictly inside a simple polygon are A - B/2 + 1."""
     simple = 0
@@ -119,7 +118,6 @@ def test_mask_areas_are_those_of_the_outlines(some):
     assert simple > 300
 
 
-@pytest.mark.slow
 def test_made_series_give_back_their_nodules(some, patients, tmp_path):
     """The voxels are drawn by OpenCV, the masks made by `masks`; they agree in every nodule of whole series."""
     whole = dict(sorted(some.items(), key=lambda item: len(item[1]))[:5])
@@ -144,7 +142,6 @@ def test_made_series_give_back_their_nodules(some, patients, tmp_path):
     assert checked >= 5
 
 
-@pytest.mark.slow
 def test_real_annotations_through_the_builder(lidc, tmp_path, report):
     import tensorflow_datasets as tfds
 

@@ -16,6 +16,8 @@ from tfds_builders.luna16 import Builder
 from tfds_builders.luna16.cutting import choose
 from tfds_builders.luna16.official import Nodule
 
+pytestmark = pytest.mark.slow
+
 SPACING = np.array([2.0, 1.5, 1.5])
 SHAPE = (30, 40, 40)
 ORIGIN = np.array([-30.0, -20.0, 100.0])
@@ -206,7 +208,6 @@ def test_a_part_without_any_subset(tmp_path):
         prepare(tmp_path, tmp_path / "data", "32_part")
 
 
-@pytest.mark.slow
 def test_beam_gives_the_same(luna, tmp_path, read, report):
     import apache_beam as beam
 

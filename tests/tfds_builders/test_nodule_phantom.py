@@ -17,6 +17,8 @@ from tfds_builders.nodule_phantom.nodules import Nature, draw_nodule, label_of
 from tfds_builders.nodule_phantom.scans import scan
 from tfds_builders.nodule_phantom.space import grid_of, noise, tube
 
+pytestmark = pytest.mark.slow
+
 SMOOTH = Nature(1.5, 12.0, 0.0, 0.0, 0.5, "solid", "none")
 
 
@@ -159,7 +161,6 @@ def probe(model, features, labels, test):
     return balanced_accuracy_score(labels[test], pipeline.predict(features[test]))
 
 
-@pytest.mark.slow
 def test_brightness_and_raw_voxels_do_not_give_the_label_away(demo):
     volumes, labels, test = demo
     mean = volumes.mean(axis=(1, 2, 3))[:, None]

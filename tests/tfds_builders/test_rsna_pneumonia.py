@@ -12,6 +12,8 @@ from dicom_files import radiograph, to_bytes
 from tfds_builders import prepare
 from tfds_builders.rsna_pneumonia import official as names
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(tmp_path) -> Rsna:
@@ -240,7 +242,6 @@ def test_a_table_of_another_encoding_is_named(files, tmp_path):
         prepare("rsna_pneumonia/64", data_dir=tmp_path / "data", manual_dir=files.folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("syntax", ["JPEGBaselineProcess1", "JPEGLosslessProcess14_1"])
 def test_compressed_images(files, build, read, tmp_path, syntax):
     from dicom_files import compressed
