@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, models, optim, pretext
+from aiseeme_jax import augment, distill, models, optim, pretext
 from aiseeme_jax.evaluate import protocols
-from configs import base, cxr_curriculum, isic_curriculum, lidc_curriculum
+from configs import base, cxr_curriculum, isic_curriculum, lidc_curriculum, pretext_tasks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = ("full", "small", "demo")
@@ -99,6 +99,27 @@ def test_examples_in_the_docstring_are_commands_of_their_own(name, experiment):
 def test_unknown_variant_names_the_known_ones(name, experiment):
     with pytest.raises(ValueError, match=f"unknown variant 'smal' of {name}: known are full, small, demo"):
         experiment.get_config("smal")
+
+
+class TestPretextTasks:
+    def test_every_task_of_images_is_compared(self):
+        compared = {name for variant in ("resnet", "vit") for name in pretext_tasks.get_config(variant).curricula}
+        assert compared == {name for name, task in pretext.TASKS.items() if 2 in task.DIMENSIONS}
+
+    def test_pairs_are_plain_and_of_every_kind_of_distillation_beside_the_second_task_alone(self):
+        curricula = pretext_tasks.get_config("pairs").curricula
+        for first, second in pretext_tasks.PAIRS:
+            kinds = {"none", *distill.KINDS, distill.MERGE}
+            named = [stages for name, stages in curricula.items() if name.startswith(f"{first}-{second}")]
+            assert all([stage.task for stage in stages] == [first, second] for stages in named)
+            assert all(stages[0].distill.kind == "none" for stages in named)
+            assert {stages[1].distill.kind for stages in named} == kinds and len(named) == len(kinds)
+            assert [stage.task for stage in curricula[second]] == [second]
+
+    @pytest.mark.parametrize("variant", ["resnet", "vit", "pairs"])
+    def test_is_locked_throughout(self, variant):
+        for path, node in nodes(pretext_tasks.get_config(variant)):
+            assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
 
 def test_batches_of_volumes_have_learning_rates_to_scale():
