@@ -141,9 +141,10 @@ def check(config: ConfigDict, split: data.Split) -> None:
     for arm in arms(config):
         if arm.init != "scratch":
             checkpoint.starting_backbone(config.model, arm.init, config.seed)
+    judged: set[tuple] = set()
     for arm in arms(config):
         if not arm.alone:
-            _check_stages(config, arm, len(split))
+            _check_stages(config, arm, len(split), judged)
     labelled = len(protocols.target_splits(config)["train"]) if config.targets else 0
     seen = set()
     for position, target in enumerate(config.targets):
@@ -176,9 +177,14 @@ def _check_training(training: ConfigDict, images: int) -> None:
     optim.make_optimizer(training.optimizer, schedule)
 
 
-def _check_stages(config: ConfigDict, arm: Arm, images: int) -> None:
+def _check_stages(config: ConfigDict, arm: Arm, images: int, judged: set[tuple]) -> None:
+    """Judges the stages of an arm but those whose beginning is among the `judged`, and adds them there."""
     field = "stages" if arm.name == "curriculum" else f"curricula.{arm.name}"
-    for position, stage in arm.stages:
+    for place, (position, stage) in enumerate(arm.stages):
+        beginning = arm.beginning(place + 1)
+        if beginning in judged:
+            continue
+        judged.add(beginning)
         check_stage = functools.partial(_check_stage, config, stage, arm.place(position), images)
         _about(f"{field}[{position}] ({stage.task})", check_stage)
 

@@ -144,7 +144,7 @@ def row(name: str, step: Step, supervised: Step, options: argparse.Namespace) ->
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", choices=[*pretext.TASKS, []], help="all, if none is named")
+    parser.add_argument("tasks", nargs="*", help="all, if none is named")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--stem", default="standard")
@@ -156,7 +156,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--steps", type=int, default=4, help="steps in a turn")
     parser.add_argument("--rounds", type=int, default=3)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.tasks) - set(pretext.TASKS))
+    if unknown:
+        parser.error(f"unknown task {unknown[0]!r}: known are {', '.join(sorted(pretext.TASKS))}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

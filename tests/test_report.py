@@ -25,6 +25,7 @@ CONFIG = {
     "model": {"name": "resnet18", "width": 0.25, "dimensions": 2, "stem": "small", "dtype": "float32"},
     "stages": [{"task": task} for task in TASKS],
     "targets": [{"protocol": t, "fractions": list(f), "seeds": list(s)} for t, (f, s) in TARGETS.items()],
+    "curricula": {},
     "baselines": ["scratch", "single"],
     "statistics": STATISTICS,
     "fingerprint": "0" * 64,

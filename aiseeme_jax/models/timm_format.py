@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from aiseeme_jax.models.torch_format import Tensors, misfits
+from aiseeme_jax.models.torch_format import Tensors, misfits, other_dimensions
 from aiseeme_jax.models.vit import TransformerBlock, ViT, check_side, positions
 
 EMBEDDING = "patch_embed.proj.weight"
@@ -121,10 +121,7 @@ def _hint(backbone: ViT, given: Mapping[str, np.ndarray], expected: Mapping[str,
     if theirs == ours or len(theirs) not in (4, 5):
         return ""
     if len(theirs) != len(ours):
-        return (
-            f" These are weights of a {len(theirs) - 2}-D network, and this one is {len(ours) - 2}-D "
-            "(model.dimensions): nothing carries over from one to the other."
-        )
+        return other_dimensions(theirs, ours)
     hints = []
     if theirs[2:] != ours[2:]:
         hints.append(f"model.patch: theirs is {theirs[2]}")

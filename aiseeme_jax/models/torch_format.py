@@ -66,6 +66,14 @@ def misfits(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndar
     return "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in listed if names)
 
 
+def other_dimensions(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
+    """What there is to say where the first kernels, [out, in, *space], are of images here and of volumes there."""
+    return (
+        f" These are weights of a {len(theirs) - 2}-D network, and this one is {len(ours) - 2}-D "
+        "(model.dimensions): nothing carries over from one to the other."
+    )
+
+
 def read_weights(path: str | Path) -> Tensors:
     """Tensors of a `.safetensors`, `.pt` or `.pth` file, with the prefixes of common trainers taken off.
 
@@ -185,10 +193,7 @@ def _hint(backbone: ResNet, given: Mapping[str, np.ndarray], expected: Mapping[s
     if len(theirs) not in (4, 5):
         return ""
     if len(theirs) != len(ours):
-        return (
-            f" These are weights of a {len(theirs) - 2}-D network, and this one is {len(ours) - 2}-D "
-            "(model.dimensions): nothing carries over from one to the other."
-        )
+        return other_dimensions(theirs, ours)
     hints = []
     if theirs[2:] != ours[2:]:
         stem = {7: "standard", 3: "small"}.get(theirs[2], "another")

@@ -117,11 +117,9 @@ def _planned_arms(config: dict[str, Any]) -> Iterator[str]:
     if config["job"] == "evaluate":
         yield "init"
         return
-    # Absent from workdirs begun before there were any.
-    curricula = config.get("curricula", {})
-    if config["stages"] or not curricula:
+    if config["stages"] or not config["curricula"]:
         yield "curriculum"
-    yield from curricula
+    yield from config["curricula"]
     for name in config["baselines"]:
         if name == "single":
             yield from (f"single:{stage['task']}" for stage in config["stages"])
