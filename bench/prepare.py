@@ -4,8 +4,8 @@
     python -m bench.prepare isic2019/64=FOLDER kermany_pneumonia/64=FOLDER   others, from their archives in FOLDER
 
 Each data set is prepared in a process of its own, so that its peak memory is its own; time and memory of the imports
-are told apart. `image_table` reads 1,000 and 4,000 drawn JPEGs of 1024 x 768 pixels: memory must not grow with their
-number.
+are told apart. `image_table` reads 1,000 and 4,000 drawn JPEGs of 1024 x 768 pixels, `ct_patches` 2 and 8 drawn DICOM
+series of 128 slices of 512 x 512: memory must not grow with their number.
 """
 
 import argparse
@@ -21,17 +21,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from bench.measure import processor, table, versions_of
 
-IMAGES, TIMES = 1000, 4
-PACKAGES = ("tensorflow-datasets", "array-record", "opencv-python-headless", "numpy")
+IMAGES, SERIES, TIMES = 1000, 2, 4
+SLICES, SIDE = 128, 512
+PACKAGES = ("tensorflow-datasets", "array-record", "opencv-python-headless", "pydicom", "numpy")
 EMBEDDED = ("derm_phantom/64", "cxr_phantom/64", "nodule_phantom/32")
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 import tensorflow_datasets
 from tfds_builders import prepare
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# Linux's own count: getrusage hands a new process the peak of the one that started it.
+peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 before, start = peak(), time.perf_counter()
 builder = prepare(sys.argv[1], data_dir=sys.argv[2], manual_dir=sys.argv[3] or None)
 seconds = time.perf_counter() - start
@@ -63,11 +67,11 @@ def chosen(given: Sequence[str], folder: Path) -> Iterator[tuple[str, str, str]]
     for name in EMBEDDED:
         yield name, name, ""
     for times in (1, TIMES):
-        yield (
-            f"image_table/224, {times * IMAGES} JPEGs",
-            "image_table/224",
-            str(draw_images(folder / str(times), times)),
-        )
+        drawn = draw_images(folder / f"images {times}", times)
+        yield f"image_table/224, {times * IMAGES} JPEGs", "image_table/224", str(drawn)
+    for times in (1, TIMES):
+        drawn = draw_series(folder / f"series {times}", times)
+        yield f"ct_patches/64, {times * SERIES} series", "ct_patches/64", str(drawn)
 
 
 def draw_images(folder: Path, times: int) -> Path:
@@ -82,6 +86,40 @@ def draw_images(folder: Path, times: int) -> Path:
             cv2.imwrite(str(folder / f"{number}.jpg"), cv2.resize(coarse, (1024, 768)))
             writer.writerow((f"{number}.jpg", "ab"[number % 2], number))
     return folder
+
+
+def draw_series(folder: Path, times: int) -> Path:
+    """A folder of `times` x SERIES patients' CT of 0.7 x 0.7 x 2 mm: noise within a body of soft tissue."""
+    random = np.random.default_rng(times)
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    body = np.where(x**2 + (y / 0.7) ** 2 < 0.8, 40, -1000)
+    for number in range(times * SERIES):
+        series = f"1.2.826.0.1.3680043.8.498.{number + 1}"
+        place = folder / str(number)
+        place.mkdir(parents=True)
+        for position in range(SLICES):
+            plane = body + random.integers(-30, 30, body.shape)
+            slice_file(plane, series, position).save_as(place / f"{position}.dcm", enforce_file_format=True)
+    return folder
+
+
+def slice_file(hounsfield: np.ndarray, series: str, position: int) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    elements = dict(
+        SOPClassUID=CTImageStorage, SOPInstanceUID=f"{series}.{position + 1}", Modality="CT", PatientID=series,
+        ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], SeriesInstanceUID=series, InstanceNumber=position + 1,
+        ImagePositionPatient=[0.0, 0.0, 2.0 * position], ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=[0.7, 0.7], SliceThickness=2.0, RescaleSlope=1, RescaleIntercept=-1024, Rows=SIDE, Columns=SIDE,
+        SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", BitsAllocated=16, BitsStored=16, HighBit=15,
+        PixelRepresentation=0,
+    )  # fmt: skip
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.PixelData = (hounsfield + 1024).astype(np.uint16).tobytes()
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    return dataset
 
 
 def measured(name: str, manual: str, data_dir: Path) -> tuple[str, ...]:

@@ -37,6 +37,12 @@ def programs_of_a_module_are_let_go():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def leavings(tmp_path_factory):
+    """TFDS and Beam leave folders where temporary files go; pytest clears its own away."""
+    tempfile.tempdir = os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("leavings"))
+
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -284,6 +284,7 @@ class TestBudget:
         expected = [("curriculum 0: rotation", 4), ("curriculum 1: npid", 5), ("single:npid", 5)]
         assert self.lengths(tmp_path, monkeypatch, stages=stages) == expected
 
+    @pytest.mark.slow
     def test_or_sees_as_many_images_as_the_whole_curriculum(self, tmp_path, monkeypatch):
         stages = (stage("rotation", 4), stage("npid", 5, batch_size=16))
         asked = dict(self.lengths(tmp_path, monkeypatch, stages=stages, single_budget="total"))

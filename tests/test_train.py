@@ -350,6 +350,7 @@ class TestResume:
         resumed = tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "asked", pace=pace)
         tiny.assert_same(resumed.task, tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "whole", pace=pace).task)
 
+    @pytest.mark.slow
     def test_log_of_a_resumed_run_has_each_step_once(self, tmp_path):
         stage = toy_stage()
         with pytest.raises(Killed):

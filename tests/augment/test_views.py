@@ -55,6 +55,7 @@ def test_views_are_a_function_of_the_key():
     assert all(np.abs(np.asarray(a - b)).max() > 0.01 for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.slow
 def test_view_of_an_image_does_not_depend_on_the_others():
     images, key = random_images(), jax.random.key(0)
     view = augment.random_view(key, images, EVERYTHING)

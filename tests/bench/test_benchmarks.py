@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from running import QUICK_TO_COMPILE
 
-from bench import measure
+from bench import measure, prepare
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without the tests' virtual devices.
@@ -71,6 +71,25 @@ def test_tasks_are_measured_beside_the_supervised_step_of_their_own_network():
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_vs_torch_prints_its_table():
     assert "of the faster PyTorch" in run("bench.vs_torch")
+
+
+@pytest.mark.slow
+def test_prepare_prints_records_speed_and_memory_of_images_and_volumes(tmp_path, monkeypatch, capsys):
+    for name, smaller in {"IMAGES": 40, "SERIES": 1, "SLICES": 48, "SIDE": 128}.items():
+        monkeypatch.setattr(prepare, name, smaller)
+    monkeypatch.setattr(prepare, "EMBEDDED", ("derm_phantom/tiny",))
+    prepare.main([])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()[4:]]
+    titles = [
+        "image_table/224, 40 JPEGs",
+        "image_table/224, 160 JPEGs",
+        "ct_patches/64, 1 series",
+        "ct_patches/64, 4 series",
+    ]
+    assert [row[0] for row in rows] == ["derm_phantom/tiny", *titles]
+    assert [row[1] for row in rows[1:3]] == ["40", "160"]
+    for _, records, seconds, speed, before, peak in rows:
+        assert float(records) > 0 and float(seconds) > 0 and float(speed) > 0 and float(peak) >= float(before) > 0
 
 
 def test_compilations_are_counted():

@@ -55,6 +55,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
         finetune.class_weights(LABELS, 2, "balanced")
 
 
+@pytest.mark.slow
 def test_loss_is_the_weighted_cross_entropy(make_classifier, batch):
     weights = (0.5, 1.0, 3.0)
     classifier = make_classifier(weights)

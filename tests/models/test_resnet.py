@@ -69,6 +69,7 @@ def test_running_averages_are_not_rounded_in_half_precision():
     np.testing.assert_allclose(norm(x, train=False).astype(jnp.float32), -0.3, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_train_moves_the_averages_and_evaluation_uses_them():
     backbone, images = narrow(), random_images()
     before = jax.tree.map(jnp.copy, nnx.state(backbone, nnx.BatchStat))
@@ -126,6 +127,7 @@ def test_grey_images_have_a_backbone_of_their_own():
         backbone(random_images(), train=False)
 
 
+@pytest.mark.slow
 def test_config_makes_the_backbone_again():
     backbone = narrow("resnet50", dtype="bfloat16", channels=1)
     again = models.make_backbone(**backbone.config, rngs=nnx.Rngs(0))

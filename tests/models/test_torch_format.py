@@ -43,6 +43,7 @@ def test_round_trip_is_exact(name, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
 
 
+@pytest.mark.slow
 def test_layout_and_names_are_those_of_pytorch():
     tensors = torch_format.to_torchvision(make("resnet50"))
     assert tensors["conv1.weight"].shape == (8, 3, 7, 7)

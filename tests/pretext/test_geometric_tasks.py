@@ -128,6 +128,7 @@ class TestRelativeLocation:
         assert gaps.min() >= 1, "patches that touch let a line running through both give the answer away"
         assert len(set(gaps)) > 1, "without jitter the gap is always the same"
 
+    @pytest.mark.slow
     def test_patches_are_normalised_one_by_one(self):
         patches = self.make(tiny.Linear(3)).views(jax.random.key(0), tiny.batch())["patches"]
         np.testing.assert_allclose(patches.mean(axis=(2, 3)), 0, atol=1e-5)

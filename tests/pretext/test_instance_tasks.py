@@ -66,6 +66,7 @@ class TestNPID:
             drawn_own += 3 in np.asarray(jax.random.randint(views["negatives"], (2,), 0, 4))
         assert drawn_own, "no draw held the own entry: the test tests nothing"
 
+    @pytest.mark.slow
     def test_fewer_negatives_make_a_smaller_softmax(self):
         task = make("npid", negatives=5)
         uniform = jnp.broadcast_to(task.bank.get_value()[:1], task.bank.get_value().shape)
