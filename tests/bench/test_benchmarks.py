@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from running import QUICK_TO_COMPILE
+from running import QUICK_TO_COMPILE, phantom  # noqa: F401
 
 from bench import measure, prepare
 
@@ -36,8 +36,8 @@ def run(module: str, *options: str) -> str:
 
 
 @pytest.mark.slow
-def test_train_step_prints_its_table_and_compiles_once():
-    printed = run("bench.train_step")
+def test_train_step_prints_its_table_and_compiles_once(phantom):  # noqa: F811
+    printed = run("bench.train_step", "--data=derm_phantom/tiny", f"--data_dir={phantom}")
     for row in ("step, views ready", "step with augmentation", "residence=stream", "residence=device", "peak memory"):
         assert row in printed
     assert "no compilation after the first step" in printed

@@ -74,16 +74,19 @@ class Table:
                 more = f", and {len(twice) - 1} more" if len(twice) > 1 else ""
                 name = twice[0] if isinstance(twice[0], str) else twice[0].name
                 raise ValueError(f"the image {name} is listed twice{more}: keep one of the rows")
-        absent = [
-            record.image for record in self.records if record.image.name not in self.archives[record.image.archive]
-        ]
-        if absent:
-            shown = ", ".join(f"{place.name}" for place in absent[:SHOWN]) + (" …" if len(absent) > SHOWN else "")
-            paths = ", ".join(sorted({str(self.archives[place.archive].path) for place in absent}))
-            raise FileNotFoundError(
-                f"{len(absent)} of {len(self.records)} images of the tables are not in {paths}: {shown}. "
-                "Complete the archive, or take their rows out of the tables."
-            )
+        check_present([record.image for record in self.records], self.archives)
+
+
+def check_present(places: Sequence[Place], archives: Mapping[str, Archive]) -> None:
+    """FileNotFoundError names some of the images that are not in their archive."""
+    absent = [place for place in places if place.name not in archives[place.archive]]
+    if absent:
+        shown = ", ".join(place.name for place in absent[:SHOWN]) + (" …" if len(absent) > SHOWN else "")
+        paths = ", ".join(sorted({str(archives[place.archive].path) for place in absent}))
+        raise FileNotFoundError(
+            f"{len(absent)} of {len(places)} images of the tables are not in {paths}: {shown}. "
+            "Complete the archive, or take their rows out of the tables."
+        )
 
 
 def required(folder: Path, found: Mapping[str, Path | None], advice: str) -> dict[str, Path]:

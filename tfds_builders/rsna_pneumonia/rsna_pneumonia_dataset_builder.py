@@ -19,7 +19,7 @@ from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.dicom import parse
 from tfds_builders.common.image_builder import ImageBuilder, ImageConfig
 from tfds_builders.common.radiographs import UNKNOWN, boxes_feature, png_sizes
-from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.records import Place, Record, Table, check_present, required
 from tfds_builders.common.reporting import compared
 from tfds_builders.common.scan import in_threads
 from tfds_builders.common.splits import split_of
@@ -90,6 +90,8 @@ class Builder(ImageBuilder):
             log.warning("%s: %s", self.name, PATIENTS_UNKNOWN)
         others, patient_elsewhere = self._unlabelled(archives, nih) if self.builder_config.unlabelled else ([], 0)
         places = [Place(official.TRAIN, row.image_id) for row in rows] + [Place(official.TEST, name) for name in others]
+        # Reading headers takes minutes: what cannot work is said before.
+        check_present(places, archives)
         views = read_views(archives, places)
         records = [
             make_record(place, nih, views, row)
@@ -159,9 +161,7 @@ def read_views(archives: Mapping[str, Archive], places: Sequence[Place]) -> dict
     """The view of each image, from its header, where alone it is told; no other element is looked at."""
     names: dict[str, list[str]] = {key: [] for key in archives}
     for archive, name in places:
-        # Those that are not there are named by `Table.check`.
-        if name in archives[archive]:
-            names[archive].append(name)
+        names[archive].append(name)
     stream = itertools.chain.from_iterable(archives[key].stream(several) for key, several in names.items())
     views = dict.fromkeys((name for _, name in places), UNKNOWN)
     found = in_threads(lambda item: (item[0], view_of(*item)), stream)
