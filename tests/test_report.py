@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from aiseeme_jax import checkpoint, report
+from aiseeme_jax import checkpoint, compare, report
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.report import tables
 from aiseeme_jax.report.contents import read_contents
@@ -292,3 +292,30 @@ def test_an_interval_around_zero_is_said_to_include_it(tmp_path):
     results.write_rows(tmp_path, rows)
     text = words(report.write_report(tmp_path).read_text())
     assert "minus scratch is +0.000 [+0.000 to +0.000], an interval that includes 0" in text
+
+
+class TestCompare:
+    def lines(self, capsys):
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+
+    def test_arms_are_subtracted_over_the_same_images_and_seeds(self, workdir, capsys):
+        compare.main([str(workdir), "single:simclr", "single:*"])
+        head, _, reference, *others = self.lines(capsys)
+        assert head[1:3] == ["kNN: Balanced accuracy", "kNN: AUROC"] and len(head) == 1 + 2 * len(TARGETS)
+        assert reference[0] == "single:simclr, as it is"
+        assert [row[0] for row in others] == ["single:rotation", "single:moco_v2"]
+        runs = [[make_predictions(arm, "linear", 1.0, seed) for seed in (0, 1)] for arm in ("single:moco_v2", ARMS[-1])]
+        probs = [[found.probs for found in several] for several in runs]
+        first = runs[0][0]
+        value, low, high = metrics.difference_ci(metrics.auroc, first.labels, *probs, groups=first.groups, **STATISTICS)
+        assert others[1][4] == f"{value:+.3f} [{low:+.3f} to {high:+.3f}]".replace("-", "−")
+
+    def test_all_others_are_compared_unless_told_otherwise(self, workdir, capsys):
+        compare.main([str(workdir), "scratch"])
+        assert [row[0] for row in self.lines(capsys)[3:]] == [arm for arm in ARMS if arm != "scratch"]
+
+    @pytest.mark.parametrize("arguments", [["simclr"], ["scratch", "simclr"]])
+    def test_an_unknown_arm_names_the_known_ones(self, workdir, arguments, capsys):
+        with pytest.raises(SystemExit):
+            compare.main([str(workdir), *arguments])
+        assert f"no arm 'simclr': there are {', '.join(ARMS)}" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """The tables of the report: numbers with their intervals, the best of each column marked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,7 +97,9 @@ def differences(contents: Contents) -> Table | None:
     """Balanced accuracy of each arm minus that of `scratch`, paired on the same test images."""
     targets = [target for target in contents.targets if contents.runs_of("scratch", target)]
     rows = [
-        (arm, [_difference(contents, arm, target) for target in targets]) for arm in contents.arms if arm != "scratch"
+        (arm, [difference(contents, arm, "scratch", target) for target in targets])
+        for arm in contents.arms
+        if arm != "scratch"
     ]
     return _table(_headings(contents, targets), [_section("Balanced accuracy", rows, signed=True)])
 
@@ -158,9 +160,12 @@ def target_name(target: str) -> str:
     return TARGETS.get(target, target)
 
 
-def _difference(contents: Contents, arm: str, target: str) -> Cell | None:
+def difference(
+    contents: Contents, arm: str, reference: str, target: str, metric: Callable = metrics.balanced_accuracy
+) -> Cell | None:
+    """The metric of one arm minus that of another, paired on the same test images; None if one was not measured."""
     pair = [
-        [results.load_predictions(run.directory) for run in contents.runs_of(name, target)] for name in (arm, "scratch")
+        [results.load_predictions(run.directory) for run in contents.runs_of(name, target)] for name in (arm, reference)
     ]
     if not all(pair):
         return None
@@ -168,7 +173,7 @@ def _difference(contents: Contents, arm: str, target: str) -> Cell | None:
     if any(not np.array_equal(p.ids, first.ids) for runs in pair for p in runs):
         return None
     value, low, high = metrics.difference_ci(
-        metrics.balanced_accuracy,
+        metric,
         first.labels,
         *([p.probs for p in runs] for runs in pair),
         groups=first.groups,
