@@ -1,6 +1,7 @@
 """The report says what lies in the workdir, whole or half, and nothing leaves the page."""
 
 import base64
+import dataclasses
 import html.parser
 import json
 import re
@@ -10,7 +11,7 @@ import pytest
 
 from aiseeme_jax import checkpoint, compare, report
 from aiseeme_jax.evaluate import metrics, results
-from aiseeme_jax.report import tables
+from aiseeme_jax.report import summary, tables
 from aiseeme_jax.report.contents import read_contents
 
 TASKS = ("rotation", "moco_v2", "simclr")
@@ -292,6 +293,14 @@ def test_an_interval_around_zero_is_said_to_include_it(tmp_path):
     results.write_rows(tmp_path, rows)
     text = words(report.write_report(tmp_path).read_text())
     assert "minus scratch is +0.000 [+0.000 to +0.000], an interval that includes 0" in text
+
+
+@pytest.mark.parametrize("others, said", [(2, "beside scratch, single:rotation."), (9, "beside 9 arms.")])
+def test_many_arms_are_counted_in_the_summary(workdir, others, said):
+    arms = ["curriculum", "scratch", "single:rotation", *(f"single:{i}" for i in range(7))][: 1 + others]
+    rows = [results.Row(arm, "knn", 1.0, 0, "balanced_accuracy", 0.5, 0.4, 0.6) for arm in arms]
+    contents = dataclasses.replace(read_contents(workdir), arms=arms, rows=rows, targets=["knn"])
+    assert summary.sentences(contents, None)[0].endswith(said)
 
 
 class TestCompare:

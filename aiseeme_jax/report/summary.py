@@ -4,6 +4,9 @@ from aiseeme_jax.evaluate import results
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.tables import Cell, Table, over_seeds, target_name
 
+# Beyond so many, arms are counted: the table below names them.
+NAMED = 8
+
 
 def sentences(contents: Contents, differences: Table | None) -> list[str]:
     """What was compared, then for each target the best arm and what the curriculum gained."""
@@ -46,9 +49,13 @@ def _compared(contents: Contents) -> str:
     arms = [arm for arm in contents.arms if arm in measured]
     tasks = " → ".join(stage["task"] for stage in contents.config["stages"]) if contents.config else ""
     if "curriculum" not in arms or not tasks:
-        return f"Measured: {', '.join(arms)}."
-    others = f" beside {', '.join(arms[1:])}" if arms[1:] else ""
+        return f"Measured: {_listed(arms)}."
+    others = f" beside {_listed(arms[1:])}" if arms[1:] else ""
     return f"A backbone trained by the curriculum {tasks} was measured{others}."
+
+
+def _listed(arms: list[str]) -> str:
+    return ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
 
 
 def _best(contents: Contents, target: str) -> tuple[str, Cell] | None:
