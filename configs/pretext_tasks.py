@@ -1,7 +1,7 @@
 """Every pretext task of images alone, and pairs of tasks with every way to distil between them, on ISIC 2019.
 
     python launch.py --config=configs/pretext_tasks.py --workdir=runs/tasks              ResNet-18 x 0.25, each task
-    python launch.py --config=configs/pretext_tasks.py:vit --workdir=runs/tasks_vit      ViT-Ti x 0.5, two tasks
+    python launch.py --config=configs/pretext_tasks.py:vit --workdir=runs/tasks_vit      ViT-Ti x 0.5, MAE
     python launch.py --config=configs/pretext_tasks.py:pairs --workdir=runs/pairs        ResNet-18 x 0.25, two stages
 
 Sized for two CPU cores: 32 px, and few epochs, the same for all. Each task, and each pair, is an arm beside random
@@ -12,7 +12,7 @@ from configs import base, recipes
 
 SIZE = 32
 EPOCHS = 3
-VIT_TASKS = ("mae", "simclr")
+VIT_TASKS = ("mae",)
 RESNET_TASKS = (
     *("relative_location", "rotation", "jigsaw"),
     *("colorization", "context_restoration", "models_genesis", "inpainting"),
