@@ -2,8 +2,8 @@
 
 A share is what was measured, less a margin. Losses of the queues (`moco_*`, `densecl`) start low, against random rows;
 those of `dino` and `deepcluster` follow a teacher and labels that change. What keeps them honest is that none
-collapses. Which tasks lift the probe so soon depends on what the textures ask for; on dermoscopy, in more steps, all but
-MAE do: results/pretext_tasks.md.
+collapses. Which tasks lift the probe so soon depends on what the textures ask for; on dermoscopy, in more steps, all
+but MAE do: results/pretext_tasks.md.
 """
 
 import jax
