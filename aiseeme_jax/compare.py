@@ -27,16 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         contents = read_contents(options.workdir)
         arms = chosen(contents, options.reference, options.arms)
+        lines = list(table(contents, options.reference, arms))
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    print("\n".join(table(contents, options.reference, arms)))
+    print("\n".join(lines))
 
 
 def chosen(contents: Contents, reference: str, patterns: Sequence[str]) -> list[str]:
-    """Arms that a pattern names, but for the reference; ValueError if one of them, or the reference, names none."""
-    for pattern in (reference, *patterns):
-        if not fnmatch.filter(contents.arms, pattern):
-            raise ValueError(f"no arm '{pattern}': there are {', '.join(contents.arms)}")
+    """Arms that a pattern names, but for the reference; ValueError if one names none, or the reference is none."""
+    unknown = [reference] if reference not in contents.arms else []
+    unknown += [pattern for pattern in patterns if not any(fnmatch.fnmatchcase(arm, pattern) for arm in contents.arms)]
+    if unknown:
+        raise ValueError(f"no arm '{unknown[0]}': there are {', '.join(contents.arms)}")
     named = [arm for arm in contents.arms if any(fnmatch.fnmatchcase(arm, pattern) for pattern in patterns)]
     return [arm for arm in named if arm != reference]
 

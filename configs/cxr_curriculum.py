@@ -49,7 +49,7 @@ def demo():
     common = {"preset": "cxr", "size": 32}
     config.stages = recipes.narrow_stages(epochs={"rotation": 8, "moco_v2": 10, "simclr": 15}, batch=64, **common)
     config.targets = recipes.narrow_targets(fractions=(1.0,), finetune_epochs=20, **common)
-    # In steps of 64 at 1e-3 the opacities of these few images are not found.
+    # Eight epochs in steps of 64 at 1e-3 stay near chance.
     config.targets[-1].update({"batch_size": 32})
     config.targets[-1].optimizer.learning_rate = 2e-3
     config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 50})

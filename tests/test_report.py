@@ -323,8 +323,16 @@ class TestCompare:
         compare.main([str(workdir), "scratch"])
         assert [row[0] for row in self.lines(capsys)[3:]] == [arm for arm in ARMS if arm != "scratch"]
 
-    @pytest.mark.parametrize("arguments", [["simclr"], ["scratch", "simclr"]])
+    @pytest.mark.parametrize("arguments", [["sim*"], ["scratch", "sim*"]])
     def test_an_unknown_arm_names_the_known_ones(self, workdir, arguments, capsys):
         with pytest.raises(SystemExit):
             compare.main([str(workdir), *arguments])
-        assert f"no arm 'simclr': there are {', '.join(ARMS)}" in capsys.readouterr().err
+        assert f"no arm 'sim*': there are {', '.join(ARMS)}" in capsys.readouterr().err
+
+    def test_damaged_predictions_are_one_message(self, tmp_path, capsys):
+        write_targets(tmp_path, arms=ARMS[:2], targets=("knn",))
+        damaged = checkpoint.target_directory(tmp_path, "scratch", "knn", 1.0, 0) / "predictions.npz"
+        damaged.write_bytes(b"no archive")
+        with pytest.raises(SystemExit):
+            compare.main([str(tmp_path), "curriculum"])
+        assert f"{damaged} is damaged" in capsys.readouterr().err
