@@ -75,7 +75,7 @@ def test_vs_torch_prints_its_table():
 
 @pytest.mark.slow
 def test_prepare_prints_records_speed_and_memory_of_images_and_volumes(tmp_path, monkeypatch, capsys):
-    for name, smaller in {"IMAGES": 40, "SERIES": 1, "SLICES": 48, "SIDE": 128}.items():
+    for name, smaller in {"IMAGES": 40, "NIH_IMAGES": 50, "SERIES": 1, "SLICES": 48, "SIDE": 128}.items():
         monkeypatch.setattr(prepare, name, smaller)
     monkeypatch.setattr(prepare, "EMBEDDED", ("derm_phantom/tiny",))
     prepare.main([])
@@ -83,13 +83,25 @@ def test_prepare_prints_records_speed_and_memory_of_images_and_volumes(tmp_path,
     titles = [
         "image_table/224, 40 JPEGs",
         "image_table/224, 160 JPEGs",
+        "image_table/64, 50 small JPEGs",
         "ct_patches/64, 1 series",
         "ct_patches/64, 4 series",
     ]
     assert [row[0] for row in rows] == ["derm_phantom/tiny", *titles]
-    assert [row[1] for row in rows[1:3]] == ["40", "160"]
+    assert [row[1] for row in rows[1:4]] == ["40", "160", "50"]
     for _, records, seconds, speed, before, peak in rows:
         assert float(records) > 0 and float(seconds) > 0 and float(speed) > 0 and float(peak) >= float(before) > 0
+
+
+@pytest.mark.slow
+def test_prepare_goes_on_after_a_data_set_that_fails(tmp_path, capfd):
+    with pytest.raises(SystemExit) as ended:
+        prepare.main([f"image_table/64={tmp_path}", "derm_phantom/tiny="])
+    assert ended.value.code == 1
+    said = capfd.readouterr()
+    assert "image_table/64:\n" in said.err and str(tmp_path) in said.err
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.out.splitlines()[4:]]
+    assert rows[0][:2] == ["image_table/64", "failed"] and float(rows[1][1].replace(",", "")) > 0
 
 
 def test_compilations_are_counted():

@@ -8,10 +8,9 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tensorflow_datasets.core import shuffle
 
 from tfds_builders import prepare
-from tfds_builders.common import reporting
+from tfds_builders.common import sorting
 from tfds_builders.derm_phantom.lesions import CLASSES
 from tfds_builders.derm_phantom.photographs import photograph
 
@@ -67,13 +66,13 @@ def test_the_data_set_is_the_same_every_time(tiny, tmp_path, read):
 
 @pytest.mark.slow
 def test_the_data_set_is_the_same_where_it_is_sorted_on_disk(tiny, tmp_path, read, monkeypatch):
-    monkeypatch.setattr(reporting, "SORTED_IN_MEMORY", 10_000)
-    with mock.patch.object(shuffle._Bucket, "flush", autospec=True, side_effect=shuffle._Bucket.flush) as flushed:
+    monkeypatch.setattr(sorting, "IN_MEMORY", 10_000)
+    with mock.patch.object(sorting.Bucket, "add", autospec=True, side_effect=sorting.Bucket.add) as added:
         first, second = read(tiny), read(prepare("derm_phantom/tiny", data_dir=tmp_path))
-    assert flushed.called
+    assert added.called
     for split in first:
         assert [one["image_id"] for one in first[split]] == [other["image_id"] for other in second[split]]
-    assert shuffle.MAX_MEM_BUFFER_SIZE > reporting.SORTED_IN_MEMORY
+    assert not list(tmp_path.rglob("bucket*"))
 
 
 @pytest.mark.parametrize("config", ["tiny", pytest.param("demo", marks=pytest.mark.slow)])

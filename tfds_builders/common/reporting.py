@@ -2,23 +2,20 @@
 it.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
+from tfds_builders.common import sorting
 from tfds_builders.common.damage import MAX_SHARE, Damaged, check_share
 
 REPORT = "prepare_report.json"
-# Of a split, what TFDS keeps in memory before it sorts on disk. Its own 1,000 MiB would be all a preparation may take.
-SORTED_IN_MEMORY = 256 << 20
 
 
 class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -56,7 +53,7 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Raises ValueError if what is prepared is seen to be made from another input than lies in `manual_dir`."""
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        with _sorting_on_disk():
+        with sorting.within_little_memory():
             super()._download_and_prepare(dl_manager, download_config)
         check_share(self.damaged, self.inputs, self.max_damaged, self.damage_listing())
         # Here the folder is still the temporary one, so data and report appear together or not at all.
@@ -68,16 +65,6 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Where all damaged inputs are listed if the preparation fails of them."""
         name = "_".join(filter(None, (self.name, self.builder_config and self.builder_config.name)))
         return Path(self._data_dir_root) / f"{name}_damaged.json"
-
-
-@contextlib.contextmanager
-def _sorting_on_disk() -> Iterator[None]:
-    """TFDS has no argument for it."""
-    before, shuffle.MAX_MEM_BUFFER_SIZE = shuffle.MAX_MEM_BUFFER_SIZE, SORTED_IN_MEMORY
-    try:
-        yield
-    finally:
-        shuffle.MAX_MEM_BUFFER_SIZE = before
 
 
 def split_counts(
