@@ -83,7 +83,7 @@ def step(program, state, poison: str = "none", key: int = 0):
 
 
 class TestNonFinite:
-    @pytest.mark.parametrize("poison", ["loss", "gradient"])
+    @pytest.mark.parametrize("poison", [pytest.param("loss", marks=pytest.mark.slow), "gradient"])
     def test_step_changes_the_counters_alone(self, poison):
         program, state = start(toy_stage())
         state, _, _ = step(program, state)
@@ -318,7 +318,8 @@ def newest(directory, stage, task=None):
 
 
 class TestResume:
-    @pytest.mark.parametrize("name", ["toy", *(pytest.param(n, marks=pytest.mark.slow) for n in ("npid", "moco_v2"))])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["toy", "npid", "moco_v2"])
     def test_run_stopped_at_a_random_step_ends_in_the_same_bits_without_compiling_anew(self, name, tmp_path):
         adamw = {"name": "adamw", "learning_rate": 1e-3}
         stage = toy_stage() if name == "toy" else tiny.stage(name, steps=8, optimizer=adamw)

@@ -21,7 +21,7 @@ def disturbed(params):
     """Away from the start, where zero-initialised norms hide most of the gradient."""
     leaves, structure = jax.tree.flatten(params)
     random = np.random.default_rng(0)
-    moved = [leaf + 0.1 * random.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
+    moved = [leaf + 0.05 * random.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
     return jax.tree.unflatten(structure, moved)
 
 
@@ -39,7 +39,8 @@ def marked(quick=QUICK):
     return [pytest.param(n, marks=[pytest.mark.slow] * (n not in quick)) for n in pretext.TASKS]
 
 
-@pytest.mark.parametrize("name", marked(["simclr"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pretext.TASKS)
 def test_gradient_and_state_on_eight_devices_are_those_of_one(name):
     graph, params, rest = train.split(tiny.table_task(name, tiny.table_backbone(name), batch=BATCH))
     params = disturbed(params)
@@ -53,8 +54,8 @@ def test_gradient_and_state_on_eight_devices_are_those_of_one(name):
     (loss_1, rest_1), gradient_1 = step(params, tiny.on_devices(tiny.table_batch(name, BATCH), 1))
     (loss_8, rest_8), gradient_8 = step(params, tiny.on_devices(tiny.table_batch(name, BATCH), 8))
     assert float(loss_8) == pytest.approx(float(loss_1), rel=1e-5)
-    # Float32 over four batch normalisations of 16 rows; a loss or a statistic of one device alone is off by far more.
-    assert relative_error(gradient_8, gradient_1) <= 5e-5
+    # Rounding of float32 alone is up to 6e-6; a loss or a statistic of one device alone is off by far more.
+    assert relative_error(gradient_8, gradient_1) <= 1e-5
     assert tiny.arrays(rest_8).keys() == tiny.arrays(rest_1).keys()
     for key, value in tiny.arrays(rest_1).items():
         np.testing.assert_allclose(tiny.arrays(rest_8)[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
@@ -116,7 +117,8 @@ def test_every_task_takes_a_vit(name):
     assert output.features.shape == (len(output.images), 24)
 
 
-@pytest.mark.parametrize("name", marked(["npid"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pretext.TASKS)
 def test_run_taken_up_in_the_middle_ends_in_the_same_bits(name, tmp_path, no_events):  # noqa: F811
     def fit(directory, steps, **options):
         config = tiny.table_stage(name, steps=4)
