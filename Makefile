@@ -18,10 +18,10 @@ demo: venv
 	$(BIN)/python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
 
 test: venv
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-fast: venv
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow"
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,17 +1,24 @@
-"""Linear probe: multinomial logistic regression on standardised features, strength chosen on validation."""
+"""Linear probe: multinomial logistic regression on standardised features, strength chosen on validation.
 
+scikit-learn is imported where it is used: it takes a second, and every start of the program reads this module.
+"""
+
+import functools
+import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from aiseeme_jax.evaluate.metrics import balanced_accuracy
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 
 class LinearProbe(NamedTuple):
@@ -60,8 +67,8 @@ def linear_probe(
         raise ValueError("the linear probe needs at least two classes among the training labels")
     x = _standardised(features)
     best, best_score, unconverged = None, -np.inf, 0
-    for strength in sorted(strengths):
-        model, converged = _fit(x["train"], labels["train"], strength, class_weight, max_iter)
+    fits = _fits(x["train"], labels["train"], sorted(strengths), class_weight, max_iter)
+    for strength, (model, converged) in zip(sorted(strengths), fits, strict=True):
         unconverged += not converged
         score = balanced_accuracy(labels["validation"], _probabilities(model, x["validation"], classes))
         if score > best_score:
@@ -72,6 +79,8 @@ def linear_probe(
 
 
 def _standardised(features: Mapping[str, ArrayLike]) -> dict[str, Float[np.ndarray, "n d"]]:
+    from sklearn.preprocessing import StandardScaler
+
     # float64: the line search of L-BFGS gives up early in float32.
     x = {split: np.asarray(features[split], np.float64) for split in ("train", "validation", "test")}
     for split, rows in x.items():
@@ -81,19 +90,35 @@ def _standardised(features: Mapping[str, ArrayLike]) -> dict[str, Float[np.ndarr
     return {split: scaler.transform(rows) for split, rows in x.items()}
 
 
-def _fit(
-    x: Float[np.ndarray, "n d"], labels: ArrayLike, strength: float, class_weight: str, max_iter: int
-) -> tuple[LogisticRegression, bool]:
-    weight = None if class_weight == "none" else class_weight
-    model = LogisticRegression(C=strength, class_weight=weight, max_iter=max_iter)
-    with warnings.catch_warnings():
+def _fits(
+    x: Float[np.ndarray, "n d"], labels: ArrayLike, strengths: Sequence[float], class_weight: str, max_iter: int
+) -> list[tuple["LogisticRegression", bool]]:
+    """One fit of each strength, side by side, a thread each.
+
+    Threads within the products of so few columns wait for one another longer than they work, and would let the number
+    of cores into the result.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    fit = functools.partial(_fit, x, np.asarray(labels), class_weight=class_weight, max_iter=max_iter)
+    workers = min(len(strengths), os.cpu_count() or 1)
+    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         # Counted and reported in the result, once, where the library would warn for each candidate.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(x, np.asarray(labels))
+        return list(pool.map(fit, strengths))
+
+
+def _fit(
+    x: Float[np.ndarray, "n d"], labels: np.ndarray, strength: float, *, class_weight: str, max_iter: int
+) -> tuple["LogisticRegression", bool]:
+    from sklearn.linear_model import LogisticRegression
+
+    weight = None if class_weight == "none" else class_weight
+    model = LogisticRegression(C=strength, class_weight=weight, max_iter=max_iter).fit(x, labels)
     return model, bool(model.n_iter_.max() < max_iter)
 
 
-def _probabilities(model: LogisticRegression, x: Float[np.ndarray, "n d"], classes: int) -> Float[np.ndarray, "n c"]:
+def _probabilities(model: "LogisticRegression", x: Float[np.ndarray, "n d"], classes: int) -> Float[np.ndarray, "n c"]:
     probs = np.zeros((len(x), classes))
     probs[:, model.classes_] = model.predict_proba(x)
     return probs

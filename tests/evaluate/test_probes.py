@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from aiseeme_jax.evaluate import knn, metrics
 from aiseeme_jax.evaluate.knn import knn_probabilities, knn_probe
@@ -115,6 +116,18 @@ def test_linear_probe_equals_scikit_learn_at_the_best_strength(weight):
     assert (probe.strength, probe.validation_score) == (best, scores[best])
     expected = models[best].predict_proba(scaler.transform(np.float64(features["test"])))
     np.testing.assert_allclose(probe.probs["test"], expected, rtol=1e-6)
+
+
+def test_linear_probe_does_not_depend_on_the_number_of_threads():
+    features, labels = three_splits(spread=1.5)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            before = threadpool_info()
+            found.append(linear_probe(features, labels, strengths=(1e-2, 1.0, 10.0), classes=3, **PROBE))
+            assert threadpool_info() == before
+    for split in ("validation", "test"):
+        np.testing.assert_array_equal(found[0].probs[split], found[1].probs[split])
 
 
 def test_balanced_weights_help_the_rare_class():

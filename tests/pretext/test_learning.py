@@ -1,10 +1,14 @@
 """A hundred steps on textures: the loss falls, in bfloat16 as in float32, and the features are worth more than before.
 
-A share is what was measured, less a margin. Losses of the queues (`moco_*`, `densecl`) start low, against random rows;
-those of `dino` and `deepcluster` follow a teacher and labels that change. What keeps them honest is that none
-collapses. Which tasks lift the probe so soon depends on what the textures ask for; on dermoscopy, in more steps, all
-but MAE do: results/pretext_tasks.md.
+Of a loss against a queue, a teacher or labels that move, the curve says little: early queues are random and easily told
+apart. So the first weights are measured against what the last ones are measured against: the same images, views, queue,
+teacher and labels. A share is what was measured, less a margin.
 """
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,25 +25,32 @@ from aiseeme_jax.telemetry import collapse_warning, feature_health
 
 pytestmark = pytest.mark.slow
 
-# Beyond a few steps at this learning rate, rounding alone drives two curves apart.
-IMAGES, STEPS, IN_BFLOAT16 = 256, 100, 5
+# Beyond a few steps at these learning rates, rounding alone drives two curves apart.
+IMAGES, BATCH, STEPS, IN_BFLOAT16 = 512, 64, 100, 5
+# Steps between two clusterings, where there are several.
+CLUSTERED_EVERY = 25
 PERIODS = (3, 4, 6, 8)
-# Of the mean loss of the first ten steps, what the last ten are to have lost at least.
-FALLS = {
-    **{"relative_location": 0.05, "rotation": 0.6, "jigsaw": 0.03},
-    **{"relative_location3d": 0.04, "rotation3d": 0.2, "rubik": 0.02},
-    **{"colorization": 0.3, "context_restoration": 0.7, "inpainting": 0.6, "models_genesis": 0.3, "mae": 0.1},
-    **{"npid": 0.3, "moco_v3": 0.015, "simclr": 0.4, "nnclr": 0.03},
-    **{"byol": 0.2, "simsiam": 0.1, "barlow_twins": 0.3, "vicreg": 0.1},
-    **{"clusterfit": 0.03, "odc": 0.02, "swav": 0.15},
+LEARNING_RATE, OTHER_RATES = 1e-2, {"mae": 3e-3}
+OTHER_RATES |= dict.fromkeys(("jigsaw", "models_genesis", "nnclr", "byol", "dino", "swav"), 3e-2)
+# A teacher of 0.999 would stand still, and in the smallest crops a period is not to be seen.
+FIELDS = {"mae": {"share": 0.5}, "swav": {"local_scale": (0.4, 0.8)}}
+FIELDS |= dict.fromkeys(("byol", "dino"), {"momentum": 0.97})
+FIELDS |= dict.fromkeys(("moco_v1", "moco_v2", "moco_v3", "densecl", "odc"), {"momentum": 0.9})
+# Of the loss of the first weights, what the last ones have lost at least; and by how much the linear probe's balanced
+# accuracy rises at least. About half of what two seeds gave.
+WANTED = {
+    **{"relative_location": (0.08, 0.08), "rotation": (0.9, 0.08), "jigsaw": (0.02, 0.05)},
+    **{"relative_location3d": (0.05, 0.02), "rotation3d": (0.15, 0.1), "rubik": (0.03, 0.05)},
+    **{"colorization": (0.4, 0.04), "context_restoration": (0.6, 0.1), "models_genesis": (0.3, 0.02)},
+    **{"inpainting": (0.6, 0.04), "mae": (0.4, 0.005)},
+    **{"npid": (0.005, 0.1), "moco_v1": (0.008, 0.1), "moco_v2": (0.0, 0.03), "moco_v3": (0.01, 0.1)},
+    **{"simclr": (0.3, 0.15), "nnclr": (0.005, 0.01), "densecl": (0.03, 0.1)},
+    **{"byol": (0.4, 0.06), "simsiam": (0.15, 0.03), "barlow_twins": (0.2, 0.1), "vicreg": (0.15, 0.05)},
+    **{"dino": (0.2, 0.05), "deepcluster": (0.015, 0.15), "clusterfit": (0.07, 0.15), "odc": (0.02, 0.02)},
+    **{"swav": (0.15, 0.03)},
 }
-NOT_TOLD_BY_THEIR_LOSS = ("moco_v1", "moco_v2", "densecl", "dino", "deepcluster")
 # The least value of a loss that can be negative.
 LEAST = {"simsiam": -1.0}
-LIFTED = (
-    *("rotation", "relative_location3d", "rotation3d"),
-    *("moco_v1", "moco_v3", "simclr", "nnclr", "simsiam"),
-)
 STRONG_COLOUR = {"jitter_probability": 1.0, "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.1}
 STRONG_COLOUR |= {"grey_probability": 0.2, "crop_scale": (0.7, 1.0), "mean": (0.45,) * 3, "std": (0.25,) * 3}
 
@@ -72,34 +83,63 @@ def one_device(monkeypatch):
 
 def make(name: str, monkeypatch, dtype: str):
     volumes = tiny.of_volumes(name)
-    views = {} if volumes else {"views": tiny.PLAIN | STRONG_COLOUR}
-    # A teacher of 0.999 would stand still.
-    averaged = {"momentum": 0.9} if name != "npid" and "momentum" in pretext.task_fields(name) else {}
-    optimizer = {"name": "adamw", "learning_rate": 1e-2}
-    stage = tiny.table_stage(name, steps=STEPS, batch=16 if volumes else 64, optimizer=optimizer, **views, **averaged)
+    changes = {} if volumes else {"views": tiny.PLAIN | ({} if name in tiny.OF_VITS else STRONG_COLOUR)}
+    changes["optimizer"] = {"name": "adamw", "learning_rate": OTHER_RATES.get(name, LEARNING_RATE)}
+    fields = tiny.FIELDS.get(name, {}) | FIELDS.get(name, {})
+    monkeypatch.setitem(tiny.FIELDS, name, fields)
+    stage = tiny.table_stage(name, steps=STEPS, batch=16 if volumes else BATCH, **changes)
     kind = {"dtype": jnp.dtype(dtype)} | ({"channels": 1, "dimensions": 3} if volumes else {})
     if name in tiny.OF_VITS:
         return stage, tiny.task(stage, tiny.vit(**kind), images=IMAGES, dtype=dtype)
-    monkeypatch.setitem(resnet.ARCHITECTURES, "small", (False, (1, 0, 0, 0) if volumes else (1, 1, 0, 0)))
+    monkeypatch.setitem(resnet.ARCHITECTURES, "small", (False, (1, 0, 0, 0) if volumes else (1, 1, 1, 0)))
     body = models.ResNet("small", width=0.125, stem="small", rngs=nnx.Rngs(0), **kind)
     return stage, tiny.task(stage, body, images=IMAGES, dtype=dtype)
 
 
-def learn(task, stage, split, steps: int):
-    """Losses, features of the last batch, the task after."""
-    epoch = IMAGES // stage.batch_size
-    program, state = train.make_state(task, stage, total_steps=STEPS, steps_per_epoch=epoch, teacher=None, patience=3)
-    seen, key, found = [], jax.random.key(0), None
+class Learned(NamedTuple):
+    """Losses of all steps, features of the last batch, what comes next, and the weights before it all."""
+
+    losses: np.ndarray
+    features: jax.Array
+    program: train.Program
+    state: train.TrainState
+    batches: Iterator
+    first: nnx.State
+
+
+def learn(task, stage, split, steps: int) -> Learned:
+    program, state = train.make_state(
+        task, stage, total_steps=STEPS, steps_per_epoch=CLUSTERED_EVERY, teacher=None, patience=3
+    )
+    first, losses = copied(state.params), []
     batches = data.Batches(split, batch_size=stage.batch_size, seed=0)(0)
     for step in range(steps):
-        if task.AT_EPOCH == "every" and step % epoch == 0 or task.AT_EPOCH == "first" and step == 0:
-            rows = features.extract(
-                train.task_of(program, state).backbone, split, views=task.spec, batch_size=stage.batch_size
-            )
+        if task.AT_EPOCH == "every" and step % CLUSTERED_EVERY == 0 or task.AT_EPOCH == "first" and step == 0:
+            body = train.task_of(program, state).backbone
+            rows = features.extract(body, split, views=task.spec, batch_size=stage.batch_size)
             state = train.at_epoch(program, state, rows, jax.random.key(step))
-        state, metrics, found = train.train_step(program, state, next(batches), key)
-        seen.append(metrics["loss"])
-    return np.array(jax.device_get(seen)), found, train.task_of(program, state)
+        state, metrics, found = train.train_step(program, state, next(batches), jax.random.key(0))
+        losses.append(metrics["loss"])
+        compiled = compiled if step else train.train_step._cache_size()
+    assert train.train_step._cache_size() == compiled
+    return Learned(np.array(jax.device_get(losses)), found, program, state, batches, first)
+
+
+def fall(name: str, learned: Learned) -> float:
+    """Share of the first weights' loss that the last ones have lost, over four batches."""
+    before, after = [], []
+    for batch in itertools.islice(learned.batches, 4):
+        for params, losses in ((learned.first, before), (learned.state.params, after)):
+            # A step gives the loss before it moves the weights.
+            state = copied(dataclasses.replace(learned.state, params=params))
+            loss = train.train_step(learned.program, state, batch, jax.random.key(0))[1]["loss"]
+            losses.append(float(loss) - LEAST.get(name, 0.0))
+    return 1 - sum(after) / sum(before)
+
+
+def copied(tree):
+    """A step takes the buffers of what it is given."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def probe(task, splits) -> float:
@@ -115,17 +155,16 @@ def test_a_hundred_steps(name, monkeypatch):
     dimensions = 3 if tiny.of_volumes(name) else 2
     splits = {"train": textures(dimensions, 1), "test": textures(dimensions, 2)}
     stage, task = make(name, monkeypatch, "float32")
-    before = probe(task, splits) if name in LIFTED else 0.0
-    seen, found, task = learn(task, stage, splits["train"], STEPS)
-
-    assert collapse_warning({key: float(value) for key, value in feature_health(found).items()}) is None
-    assert np.isfinite(seen).all()
-    if name not in NOT_TOLD_BY_THEIR_LOSS:
-        first, last = seen[:10].mean() - LEAST.get(name, 0), seen[-10:].mean() - LEAST.get(name, 0)
-        assert 1 - last / first >= FALLS[name]
-    if name in LIFTED:
-        assert probe(task, splits) >= before + 0.05
+    before = probe(task, splits)
+    learned = learn(task, stage, splits["train"], STEPS)
+    after = probe(train.task_of(learned.program, learned.state), splits)
+    lost, lift = WANTED[name]
+    health = {key: float(value) for key, value in feature_health(learned.features).items()}
+    assert collapse_warning(health) is None
+    assert np.isfinite(learned.losses).all()
+    assert fall(name, learned) >= lost
+    assert after >= before + lift
 
     stage, task = make(name, monkeypatch, "bfloat16")
-    rough, _, _ = learn(task, stage, splits["train"], IN_BFLOAT16)
-    np.testing.assert_allclose(rough, seen[:IN_BFLOAT16], rtol=0.05, atol=0.05)
+    rough = learn(task, stage, splits["train"], IN_BFLOAT16)
+    np.testing.assert_allclose(rough.losses, learned.losses[:IN_BFLOAT16], rtol=0.05, atol=0.05)
