@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from running import QUICK_TO_COMPILE, phantom  # noqa: F401
+from tiny import tiny_in_the_table  # noqa: F401
 
-from bench import measure, prepare
+from bench import measure, prepare, tasks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without the tests' virtual devices.
@@ -55,13 +56,12 @@ def test_train_step_takes_volumes(tmp_path):
 
 
 @pytest.mark.slow
-def test_tasks_are_measured_beside_the_supervised_step_of_their_own_network():
-    tables = run("bench.tasks", "simclr", "mae", "rotation3d").split("\n\n")[1:]
-    for table, (network, name) in zip(
-        tables,
-        (("resnet18, 32 px", "simclr"), ("resnet18, volumes of 16", "rotation3d"), ("vit_tiny, 32 px", "mae")),
-        strict=True,
-    ):
+def test_tasks_are_measured_beside_the_supervised_step_of_their_own_network(tiny_in_the_table, capsys):  # noqa: F811
+    sizes = ["--model=tiny", "--vit=tiny_vit", "--width=0.125", "--size=32", "--batch=8", "--steps=1", "--rounds=1"]
+    tasks.main(["simclr", "mae", "rotation3d", *sizes])
+    tables = capsys.readouterr().out.split("\n\n")[1:]
+    networks = (("tiny, 32 px", "simclr"), ("tiny, volumes of 16", "rotation3d"), ("tiny_vit, 32 px", "mae"))
+    for table, (network, name) in zip(tables, networks, strict=True):
         head, _, supervised, row = (line.strip("|").split("|") for line in table.strip().splitlines())
         assert [cells[0].strip() for cells in (head, supervised, row)] == [network, "supervised", name]
         assert all(float(cell) > 0 for cell in row[1:])

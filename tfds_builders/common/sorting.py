@@ -6,6 +6,7 @@ it, so this module puts other values in their places.
 """
 
 import contextlib
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ class Bucket:
     The file is open only while it is written to, so that a thousand of them do not meet the limit of open files.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
         self._records = 0
 
