@@ -1,8 +1,8 @@
 """Sorts what a preparation writes within little memory, however many images there are.
 
-TFDS sorts the records of a split by the hash of their keys: in memory up to 1,000 MiB, beyond that in a thousand files
-that it opens through TensorFlow. Either alone takes about what a preparation may take in all. It has no argument for
-it, so this module puts other values in their places.
+TFDS sorts the records of a split by the hash of their keys: in memory up to 1,000 MiB, which is all that a preparation
+should take, and beyond that in a thousand files, for which it imports TensorFlow. It has no argument for either, so
+this module puts its own in their places.
 """
 
 import contextlib
@@ -53,6 +53,7 @@ class Bucket:
 
 @contextlib.contextmanager
 def within_little_memory() -> Iterator[None]:
+    """TFDS sorts as this module says, until it is left."""
     before = shuffle.MAX_MEM_BUFFER_SIZE, shuffle._Bucket
     shuffle.MAX_MEM_BUFFER_SIZE, shuffle._Bucket = IN_MEMORY, Bucket
     try:
