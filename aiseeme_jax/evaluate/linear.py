@@ -95,8 +95,8 @@ def _fits(
 ) -> list[tuple["LogisticRegression", bool]]:
     """One fit of each strength, side by side, a thread each.
 
-    Threads within the products of so few columns wait for one another longer than they work, and would let the number
-    of cores into the result.
+    Threads within products of so few columns cost more than they bring (results/speed.md), and would let the number of
+    cores into the result.
     """
     from sklearn.exceptions import ConvergenceWarning
 
