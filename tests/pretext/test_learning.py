@@ -33,7 +33,7 @@ PERIODS = (3, 4, 6, 8)
 
 
 class Course(NamedTuple):
-    """What a task must reach, at most about half of what two starts gave, and how it is trained for that.
+    """What a task must reach, well below what two starts gave, and how it is trained for that.
 
     `fall` is the share of the first weights' loss that the last ones have lost, `lift` what the linear probe's balanced
     accuracy has gained.
