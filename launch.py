@@ -34,6 +34,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 JOBS = {"curriculum": "aiseeme_jax.curriculum", "evaluate": "aiseeme_jax.evaluation"}
+# How ml_collections begins what it says of an error in a config file; the error itself is the first of its causes.
+WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
 # What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
 PREEMPTED = 143
 INTERRUPTED = 130
@@ -87,7 +89,7 @@ def _start_devices() -> None:
 
 def _is_input_error(error: Exception) -> bool:
     """Whether an error judges what the user gave: raised by this program, its config, or on the way to a file."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | flags.Error):
         return True
     frames = traceback.extract_tb(error.__traceback__)
     own = Path(__file__).resolve().parent
@@ -95,17 +97,27 @@ def _is_input_error(error: Exception) -> bool:
     return "ml_collections" in raised_in.parts or (own in raised_in.parents and ".venv" not in raised_in.parts)
 
 
+def _message(error: Exception) -> str:
+    """What an error says, without the traceback that ml_collections makes of one in a config file."""
+    if not any(words in str(error) for words in WRAPPED):
+        return str(error)
+    first = error
+    while first.__context__ is not None:
+        first = first.__context__
+    return str(first)
+
+
 def _run() -> None:
     """Errors in what the user gave end in one message and exit code 2; any other keeps its traceback."""
     try:
-        app.run(main)
+        app.run(main, flags_parser=flags.FLAGS)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (ValueError, AttributeError, TypeError, IndexError, ImportError, OSError) as error:
+    except (flags.Error, ValueError, AttributeError, TypeError, IndexError, ImportError, OSError) as error:
         if "--debug" in sys.argv or not _is_input_error(error):
             raise
-        print(f"error: {error}\n(--debug shows where)", file=sys.stderr)
+        print(f"error: {_message(error)}\n(--debug shows where)", file=sys.stderr)
         sys.exit(2)
 
 

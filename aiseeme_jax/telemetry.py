@@ -4,8 +4,7 @@ Contract: `log(step, …)` is told how many updates are complete and values that
 nothing here waits for the accelerator or holds up training: events are written by a thread, a line of JSON is
 appended and flushed. metrics.jsonl holds one object per line, {"step": int, name: number or null, …} or
 {"step": int, "warning": text}; null stands for a value that is not finite. Whatever a killed run left is
-readable, and a resumed one goes on after the lines up to its `start_step`. Only process 0 writes. tensorflow,
-which clu's writer needs, is imported when a `Telemetry` is made and at no other time.
+readable, and a resumed one goes on after what lies up to its `start_step`. Only process 0 writes.
 """
 
 import contextlib
@@ -22,8 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Array, Float
+
+from aiseeme_jax import events
 
 METRICS = "metrics.jsonl"
 BAR_SECONDS = 0.1  # a terminal need not be redrawn more often,
@@ -63,7 +63,7 @@ class Telemetry:
         directory.mkdir(parents=True, exist_ok=True)
         self._journal = _Journal(directory / METRICS, start_step)
         self._display = _Display(title, total_steps)
-        self._events = _event_writer(directory) if writers else None
+        self._events = events.writer(directory, start_step=start_step) if writers else None
 
     @property
     def images_per_second(self) -> float | None:
@@ -260,39 +260,6 @@ def collapse_warning(health: Mapping[str, float]) -> str | None:
         return None
     how = "all images get nearly the same" if std < COLLAPSED_STD else "they vary along a single direction"
     return f"the features collapse, {how} (feature_std {std:.2g}, effective_rank {rank:.2g})"
-
-
-def write_scalars(directory: Path, step: int, scalars: Mapping[str, float]) -> None:
-    """Adds figures that belong to no running stage, such as a target's metrics, to the events of a folder."""
-    events = _event_writer(directory) if jax.process_index() == 0 else None
-    if events:
-        events.write_scalars(step, dict(scalars))
-        events.close()
-
-
-def _event_writer(directory: Path) -> Any | None:
-    """clu's TensorBoard writer on its own thread, or None, said once, where what it imports is missing."""
-    # tensorflow would otherwise talk into the progress bar while it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        import tensorflow
-        from clu import metric_writers
-    except ImportError as error:
-        advice = "No TensorBoard events, only %s: %s. `pip install clu tensorboard tensorflow-cpu` adds them."
-        logging.log_first_n(logging.WARNING, advice, 1, METRICS, error)
-        return None
-
-    class PromptWriter(metric_writers.SummaryWriter):
-        """Flushes after each write, on the writer's thread: a kill then costs no more than in the JSONL."""
-
-        def write_scalars(self, *args, **kwargs):
-            super().write_scalars(*args, **kwargs)
-            self.flush()
-
-    with contextlib.suppress(RuntimeError):  # tensorflow is already in use, and has the memory it wants
-        tensorflow.config.set_visible_devices([], "GPU")
-    return metric_writers.AsyncWriter(PromptWriter(os.fspath(directory)))
 
 
 def _is_before(line: bytes, start_step: int) -> bool:

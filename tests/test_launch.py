@@ -146,10 +146,9 @@ def test_batch_that_does_not_divide_over_the_devices(phantom, tmp_path):  # noqa
 
 
 def test_unknown_variant_and_absent_config_file(phantom, tmp_path):  # noqa: F811
-    code, said = running.launch(tmp_path / "run", phantom, config="configs/isic_curriculum.py:huge")
-    assert code > 0 and "unknown variant 'huge' of isic_curriculum: known are full, small, demo" in said
-    code, said = running.launch(tmp_path / "run", phantom, config="configs/absent.py")
-    assert code > 0 and "absent.py" in said
+    said = fails(tmp_path / "run", phantom, config="configs/isic_curriculum.py:huge")
+    assert said.startswith("error: unknown variant 'huge' of isic_curriculum: known are full, small, demo\n")
+    assert "absent.py" in fails(tmp_path / "run", phantom, config="configs/absent.py")
 
 
 def test_data_set_that_is_not_prepared(tmp_path):

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import FrozenConfigDict
 
-from aiseeme_jax import augment, data, models, pretext, telemetry, train
+from aiseeme_jax import augment, data, events, models, pretext, train
 from aiseeme_jax.evaluate import features
 from aiseeme_jax.models import resnet
 from aiseeme_jax.models import vit as transformers
@@ -47,7 +47,7 @@ FIELDS = {
 @pytest.fixture
 def no_events(monkeypatch):
     """No TensorBoard files: tensorflow takes seconds to import."""
-    monkeypatch.setattr(telemetry, "_event_writer", lambda directory: None)
+    monkeypatch.setattr(events, "writer", lambda directory, **options: None)
 
 
 @pytest.fixture

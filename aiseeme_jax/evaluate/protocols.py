@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, optim, telemetry, train
+from aiseeme_jax import augment, checkpoint, data, events, optim, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
 from aiseeme_jax.evaluate.fractions import nested_fraction
 from aiseeme_jax.evaluate.knn import knn_probe
@@ -89,11 +89,11 @@ def evaluate_arm(
         return
     arm = Arm(config, name, backbone, target_splits(config))
     steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
-    events = last_stage or checkpoint.targets_directory(workdir, name)
+    time_line = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
         record = _evaluate(arm, run)
         tag = f"{name}/{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
-        telemetry.write_scalars(events, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
+        events.write_scalars(time_line, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
         # The record last: a run without it is done again.
         checkpoint.write_json(run.directory / checkpoint.DONE, record)
         checkpoint.drop_checkpoints(run.directory)

@@ -1,0 +1,78 @@
+"""TensorBoard events, through clu, on one time line however often a run is killed and taken up.
+
+tensorflow, which clu's writer needs, is imported when a writer is made and at no other time; where it is missing there
+are no events, which is said once. Only process 0 writes.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+FILES = "events.out.tfevents.*"
+
+
+def writer(directory: Path, *, start_step: int | None = None) -> Any | None:
+    """clu's writer on its own thread, or None.
+
+    Args:
+      directory: holds the event files.
+      start_step: what earlier processes wrote of later steps is forgotten, since those are run again; None: all stays.
+    """
+    # tensorflow would otherwise talk into the progress bar while it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    if jax.process_index() != 0:
+        return None
+    try:
+        import tensorflow
+        from clu import metric_writers
+    except ImportError as error:
+        advice = "No TensorBoard events: %s. `pip install clu tensorboard tensorflow-cpu` adds them."
+        logging.log_first_n(logging.WARNING, advice, 1, error)
+        return None
+
+    class PromptWriter(metric_writers.SummaryWriter):
+        """Flushes after each write, on the writer's thread: a kill then costs no more than in the JSONL."""
+
+        def write_scalars(self, *args, **kwargs):
+            super().write_scalars(*args, **kwargs)
+            self.flush()
+
+    with contextlib.suppress(RuntimeError):  # tensorflow is already in use, and has the memory it wants
+        tensorflow.config.set_visible_devices([], "GPU")
+    if start_step is not None:
+        _forget_after(tensorflow, directory, start_step)
+    return metric_writers.AsyncWriter(PromptWriter(os.fspath(directory)))
+
+
+def write_scalars(directory: Path, step: int, scalars: Mapping[str, float]) -> None:
+    """Adds figures that belong to no running stage, such as a target's metrics, to the events of a folder."""
+    events = writer(directory)
+    if events:
+        events.write_scalars(step, dict(scalars))
+        events.close()
+
+
+def _forget_after(tensorflow: Any, directory: Path, step: int) -> None:
+    """Takes the steps after `step` out of the event files of a folder; at 0, before any step, all there is."""
+    for path in sorted(directory.glob(FILES)):
+        if not step:
+            path.unlink()
+            continue
+        shorter = path.with_name(f".{path.name}")
+        with tensorflow.io.TFRecordWriter(os.fspath(shorter)) as file:
+            for record in _whole(tensorflow, path):
+                if tensorflow.compat.v1.Event.FromString(record).step <= step:
+                    file.write(record)
+        os.replace(shorter, path)
+
+
+def _whole(tensorflow: Any, path: Path) -> Iterator[bytes]:
+    """The records of a file up to the one that a kill tore."""
+    with contextlib.suppress(tensorflow.errors.DataLossError):
+        yield from tensorflow.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
