@@ -1,6 +1,5 @@
 """What a run writes and shows, across kills and resumes, and the measures of collapse."""
 
-import builtins
 import io
 import json
 import math

@@ -17,6 +17,7 @@ from jaxtyping import Int32
 
 from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.locations import Files, Location, walk
+from tfds_builders.lidc_idri.trees import number, read_tree, text, uncollected, whole
 
 # Each rating goes from 1 to this.
 RATINGS = {
@@ -112,13 +113,7 @@ KINDS = (
 )  # fmt: skip
 
 
-class NoDoctype(ET.TreeBuilder):
-    """Refuses a document type: it can name other files, or entities that expand without end."""
-
-    def doctype(self, *_: object) -> None:
-        raise DamagedInput("has a document type declaration (DOCTYPE), which no LIDC file has: not an official file")
-
-
+@uncollected()
 def read_archive(path: Path) -> Readings:
     """The readings in a zip file or folder. Of several files of one series, equal ones count once, and the one that
     TCIA resubmitted replaces the others; a series whose files differ otherwise is listed as damaged.
@@ -186,25 +181,17 @@ def parse(data: bytes, path: str) -> Reading | None:
 
     Raises DamagedInput if it is not well formed, declares a document type, or lacks what the format demands.
     """
-    try:
-        root = ET.fromstring(data, ET.XMLParser(target=NoDoctype()))
-    except (ET.ParseError, ValueError, LookupError) as error:
-        if isinstance(error, DamagedInput):
-            raise
-        raise DamagedInput(f"not well-formed XML ({error}): download it again") from error
-    namespace, _, kind = root.tag.rpartition("}")
+    root, kind = read_tree(data)
     if kind == "IdriReadMessage":
         return None
     if kind != "LidcReadMessage":
         raise DamagedInput(f"its root is {kind}, not LidcReadMessage or IdriReadMessage: no LIDC file")
-    for item in root.iter():
-        item.tag = item.tag.removeprefix(f"{namespace}}}")
     counts: Counter[str] = Counter()
     sessions = root.findall("readingSession")
     annotations = []
-    for number, session in enumerate(sessions):
+    for place, session in enumerate(sessions):
         counts["non_nodules"] += len(session.findall("nonNodule"))
-        nodules = (read_nodule(item, number, counts) for item in session.findall("unblindedReadNodule"))
+        nodules = (read_nodule(item, place, counts) for item in session.findall("unblindedReadNodule"))
         annotations += [nodule for nodule in nodules if nodule]
     # What follows the header, whatever its line ends.
     contents = b"".join(data[max(0, data.find(b"<readingSession")) :].split())
@@ -271,26 +258,3 @@ def read_outline(roi: ET.Element) -> Outline:
     if not math.isfinite(z):
         raise DamagedInput(f"imageZposition is no number: {text(roi, 'imageZposition')!r}")
     return Outline(z, text(roi, "imageSOP_UID"), inclusion == "TRUE", points)
-
-
-def text(item: ET.Element | None, name: str, default: str = "") -> str:
-    found = "" if item is None else (item.findtext(name) or "").strip()
-    if not found and not default:
-        raise DamagedInput(f"{'the file' if item is None else item.tag} has no {name}")
-    return found or default
-
-
-def number(value: str) -> float:
-    """NaN for what is no number."""
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan
-
-
-def whole(item: ET.Element, name: str, default: str = "") -> int:
-    value = text(item, name, default)
-    try:
-        return int(value)
-    except ValueError as error:
-        raise DamagedInput(f"{name} is {value!r}, not a whole number") from error
