@@ -29,12 +29,13 @@ def writer(directory: Path, *, start_step: int | None = None) -> Any | None:
     if jax.process_index() != 0:
         return None
     try:
-        import tensorflow
         from clu import metric_writers
     except ImportError as error:
         advice = "No TensorBoard events: %s. `pip install clu tensorboard tensorflow-cpu` adds them."
         logging.log_first_n(logging.WARNING, advice, 1, error)
         return None
+
+    import tensorflow
 
     class PromptWriter(metric_writers.SummaryWriter):
         """Flushes after each write, on the writer's thread: a kill then costs no more than in the JSONL."""

@@ -9,6 +9,7 @@
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -113,7 +114,7 @@ def whole_loop(options: argparse.Namespace, split: data.Split, batches: data.Bat
     return result.record["images_per_second"]
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="simclr")
     parser.add_argument("--model", default="resnet18")
@@ -128,11 +129,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--steps", type=int, default=10, help="steps in a turn")
     parser.add_argument("--rounds", type=int, default=5)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    options = parse()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
     # grain's reading processes look at absl's flags.
     flags.FLAGS.mark_as_parsed()
     split = open_data(options.data, options.data_dir, options.dimensions)

@@ -28,10 +28,21 @@ def phantom(tmp_path_factory) -> Path:
     return folder
 
 
-def start(workdir: Path, data_dir: Path, *flags: str, devices: int = 1, config: str = "tests/tiny_config.py"):
-    """A running launch.py; its messages go to `<workdir>.log`, of several processes to one log each."""
+def start(
+    workdir: Path,
+    data_dir: Path,
+    *flags: str,
+    devices: int = 1,
+    config: str = "tests/tiny_config.py",
+    events: bool = False,
+):
+    """A running launch.py; its messages go to `<workdir>.log`, of several processes to one log each.
+
+    Without `events` it finds no clu: tensorflow takes seconds to import.
+    """
     xla = f"--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}"
-    places = os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY)])
+    tests = REPOSITORY / "tests"
+    places = os.pathsep.join(map(str, [*([] if events else [tests / "no_clu"]), tests, REPOSITORY]))
     command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]
     command += [f"--config.runtime.data_dir={data_dir}", *flags]
     log = next(path for i in range(100) if not (path := workdir.with_name(f"{workdir.name}-{i}.log")).exists())

@@ -1,7 +1,7 @@
 """The demos on grey images and on volumes, from data set to report, in few steps."""
 
 import pytest
-from tiny import no_events  # noqa: F401
+from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import tfds_builders
 from aiseeme_jax import checkpoint, curriculum
@@ -17,7 +17,7 @@ def shorten(training):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_events")
+@pytest.mark.usefixtures("no_events", "tiny_in_the_table")
 @pytest.mark.parametrize(
     "experiment, phantom", [(cxr_curriculum, "cxr_phantom/tiny"), (lidc_curriculum, "nodule_phantom/tiny")]
 )
@@ -26,7 +26,7 @@ def test_demo_end_to_end(experiment, phantom, tmp_path):
     config = experiment.get_config("demo")
     assert config.data.name == phantom.replace("tiny", "demo")
     config.data.name = phantom
-    config.model.width = 0.125
+    config.model.update({"name": "tiny", "width": 0.125})
     for training in (*config.stages, *(t for t in config.targets if t.protocol == "finetune")):
         shorten(training)
     config.stages[1].distill.kind = "kl"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from running import QUICKER_TO_COMPILE
+from running import QUICK_TO_COMPILE
 from tiny import no_events  # noqa: F401
 
 import aiseeme_jax
@@ -22,7 +22,7 @@ README = (REPOSITORY / "README.md").read_text()
 ADDING = (REPOSITORY / "docs" / "adding_a_task.md").read_text()
 
 # Without the tests' virtual devices.
-ONE_DEVICE = {**os.environ, "XLA_FLAGS": QUICKER_TO_COMPILE}
+ONE_DEVICE = {**os.environ, "XLA_FLAGS": QUICK_TO_COMPILE}
 
 
 def code_blocks(text: str) -> list[str]:
@@ -84,11 +84,16 @@ def test_the_core_imports_without_tensorflow_clu_or_tfds():
     assert done.returncode == 0, done.stderr
 
 
+# The demo's trainings cut to two epochs, in which everything happens that happens in eight.
+SHORT = [f"--config.stages[{place}].duration.epochs=2.0" for place in range(3)]
+SHORT.append("--config.targets[2].duration.epochs=2.0")
+
+
 @pytest.mark.slow
 def test_the_demo_end_to_end(tmp_path):
     """The commands of `make demo`, then once more: the second time there is nothing to do."""
     run = [sys.executable, "launch.py", "--config=configs/isic_curriculum.py:demo", f"--workdir={tmp_path / 'demo'}"]
-    run.append(f"--config.runtime.data_dir={tmp_path / 'data'}")
+    run += [f"--config.runtime.data_dir={tmp_path / 'data'}", *SHORT]
     prepare = [sys.executable, "-m", "tfds_builders", "prepare", "derm_phantom/demo", "--data_dir", tmp_path / "data"]
     subprocess.run(prepare, cwd=REPOSITORY, env=ONE_DEVICE, check=True)
     first = subprocess.run(run, cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True)

@@ -18,9 +18,13 @@ pytestmark = pytest.mark.slow
 def whole(phantom, tmp_path_factory):  # noqa: F811
     """The workdir of a run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    code, said = running.launch(workdir, phantom)
+    code, said = running.launch(workdir, phantom, events=True)
     assert code == 0, said
     return workdir
+
+
+def test_every_stage_leaves_tensorboard_events(whole):
+    assert all(list(stage.glob("events.out.tfevents.*")) for stage in (whole / "stages").iterdir())
 
 
 @pytest.mark.parametrize("stage", ["00-rotation", "01-moco_v2"])

@@ -12,53 +12,38 @@ import pytest
 from running import QUICK_TO_COMPILE, phantom  # noqa: F401
 from tiny import tiny_in_the_table  # noqa: F401
 
-from bench import measure, prepare, tasks
+from bench import measure, prepare, tasks, train_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without the tests' virtual devices.
 ONE_DEVICE = {**os.environ, "XLA_FLAGS": QUICK_TO_COMPILE}
-
-
-def run(module: str, *options: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        module,
-        "--width=0.125",
-        "--size=32",
-        "--batch=8",
-        "--steps=1",
-        "--rounds=1",
-        *options,
-    ]
-    done = subprocess.run(command, cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+SMALL = ["--width=0.125", "--size=32", "--batch=8", "--steps=1", "--rounds=1"]
 
 
 @pytest.mark.slow
-def test_train_step_prints_its_table_and_compiles_once(phantom):  # noqa: F811
-    printed = run("bench.train_step", "--data=derm_phantom/tiny", f"--data_dir={phantom}")
+@pytest.mark.usefixtures("tiny_in_the_table")
+def test_train_step_prints_its_table_and_compiles_once(phantom, capsys):  # noqa: F811
+    train_step.main([*SMALL, "--model=tiny", "--data=derm_phantom/tiny", f"--data_dir={phantom}"])
+    printed = capsys.readouterr().out
     for row in ("step, views ready", "step with augmentation", "residence=stream", "residence=device", "peak memory"):
         assert row in printed
     assert "no compilation after the first step" in printed
 
 
 @pytest.mark.slow
-def test_train_step_takes_volumes(tmp_path):
+@pytest.mark.usefixtures("tiny_in_the_table")
+def test_train_step_takes_volumes(tmp_path, capsys):
     import tfds_builders
 
     tfds_builders.prepare("nodule_phantom/tiny", data_dir=tmp_path)
-    printed = run(
-        "bench.train_step", "--dimensions=3", "--size=16", "--data=nodule_phantom/tiny", f"--data_dir={tmp_path}"
-    )
-    assert "data nodule_phantom/tiny:train, (16, 16, 16, 1)" in printed
+    volumes = ["--dimensions=3", "--size=16", "--data=nodule_phantom/tiny", f"--data_dir={tmp_path}"]
+    train_step.main([*SMALL, "--model=tiny", *volumes])
+    assert "data nodule_phantom/tiny:train, (16, 16, 16, 1)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_tasks_are_measured_beside_the_supervised_step_of_their_own_network(tiny_in_the_table, capsys):  # noqa: F811
-    sizes = ["--model=tiny", "--vit=tiny_vit", "--width=0.125", "--size=32", "--batch=8", "--steps=1", "--rounds=1"]
-    tasks.main(["simclr", "mae", "rotation3d", *sizes])
+    tasks.main(["simclr", "mae", "rotation3d", "--model=tiny", "--vit=tiny_vit", *SMALL])
     tables = capsys.readouterr().out.split("\n\n")[1:]
     networks = (("tiny, 32 px", "simclr"), ("tiny, volumes of 16", "rotation3d"), ("tiny_vit, 32 px", "mae"))
     for table, (network, name) in zip(tables, networks, strict=True):
@@ -70,7 +55,11 @@ def test_tasks_are_measured_beside_the_supervised_step_of_their_own_network(tiny
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_vs_torch_prints_its_table():
-    assert "of the faster PyTorch" in run("bench.vs_torch")
+    """In a process of its own, which PyTorch then does not share with the other tests."""
+    command = [sys.executable, "-m", "bench.vs_torch", *SMALL]
+    done = subprocess.run(command, cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "of the faster PyTorch" in done.stdout
 
 
 @pytest.mark.slow
