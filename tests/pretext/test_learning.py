@@ -112,7 +112,7 @@ def make(name: str, monkeypatch, dtype: str):
     changes = {} if volumes else {"views": tiny.PLAIN | ({} if name in tiny.OF_VITS else STRONG_COLOUR)}
     changes["optimizer"] = {"name": "adamw", "learning_rate": COURSES[name].rate}
     monkeypatch.setitem(tiny.FIELDS, name, tiny.FIELDS.get(name, {}) | COURSES[name].fields)
-    stage = tiny.table_stage(name, steps=STEPS, batch=16 if volumes else BATCH, **changes)
+    stage = tiny.table_stage(name, steps=STEPS, batch=8 if volumes else BATCH, **changes)
     kind = {"dtype": jnp.dtype(dtype)} | ({"channels": 1, "dimensions": 3} if volumes else {})
     if name in tiny.OF_VITS:
         return stage, tiny.task(stage, tiny.vit(**kind), images=IMAGES, dtype=dtype)
