@@ -6,13 +6,16 @@ python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_path
 
 config_flags.DEFINE_config_file("config", None, "Experiment file, with a variant after a colon.", lock_config=True)
 flags.DEFINE_string("workdir", None, "Folder for everything of this run.")
@@ -97,20 +100,59 @@ def _is_input_error(error: Exception) -> bool:
     return "ml_collections" in raised_in.parts or (own in raised_in.parents and ".venv" not in raised_in.parts)
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parsing, but that a field the config does not have is named beside those that it has."""
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError, IndexError) as error:
+        wrong = _wrong_field(argv)
+        if wrong is None:
+            raise
+        raise ValueError(wrong) from error
+
+
+def _wrong_field(argv: list[str]) -> str | None:
+    """What is wrong with the first --config.FIELD that the config file has no place for."""
+    flag = re.compile(r"--?config(?:\.(?P<field>[^=]+))?(?:=(?P<value>.*))?", re.DOTALL)
+    matches = [(i, match) for i, argument in enumerate(argv) if (match := flag.fullmatch(argument))]
+    (i, named), *_ = [(i, match) for i, match in matches if not match["field"]]
+    config = flags.FLAGS["config"].parser.parse(named["value"] or argv[i + 1])
+    found = (_missing(config, match["field"]) for _, match in matches if match["field"])
+    return next((wrong for wrong in found if wrong), None)
+
+
+def _missing(config: Any, field: str) -> str | None:
+    """Where the way to a field ends before the field."""
+    at = "config"
+    for part in config_path.split(field):
+        if isinstance(part, int):
+            if not isinstance(config, tuple | list) or part >= len(config):
+                held = len(config) if isinstance(config, tuple | list) else "no"
+                return f"{at} has {held} entries: there is no {at}[{part}]"
+            at += f"[{part}]"
+        else:
+            known = sorted(config) if isinstance(config, ConfigDict) else []
+            if part not in known:
+                return f"unknown field '{part}' of {at}: known are {', '.join(known) or 'none'}"
+            at += f".{part}"
+        config = config[part]
+    return None
+
+
 def _message(error: Exception) -> str:
     """What an error says, without the traceback that ml_collections makes of one in a config file."""
     if not any(words in str(error) for words in WRAPPED):
         return str(error)
-    first = error
-    while first.__context__ is not None:
-        first = first.__context__
+    first: BaseException = error
+    while before := first.__cause__ or first.__context__:
+        first = before
     return str(first)
 
 
 def _run() -> None:
     """Errors in what the user gave end in one message and exit code 2; any other keeps its traceback."""
     try:
-        app.run(main, flags_parser=flags.FLAGS)
+        app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
