@@ -1,5 +1,8 @@
 """A hundred steps on textures: the loss falls, in bfloat16 as in float32, and the features are worth more than before.
 
+The latter is asked of a task only where it came true at each of three starts (orders of the images and of the views).
+It did not for six: so short a training moved their linear probe up from one start and down from another.
+
 Of a loss against a queue, a teacher or labels that move, the curve says little: early queues are random and easily told
 apart. So the first weights are measured against what the last ones are measured against: the same images, views, queue,
 teacher and labels.
@@ -26,54 +29,55 @@ from aiseeme_jax.telemetry import collapse_warning, feature_health
 pytestmark = pytest.mark.slow
 
 # Beyond a few steps at these learning rates, rounding alone drives two curves apart.
-IMAGES, BATCH, STEPS, IN_BFLOAT16 = 512, 64, 100, 5
+IMAGES, STEPS, IN_BFLOAT16 = 512, 100, 5
 # Steps between two clusterings, where there are several.
 CLUSTERED_EVERY = 25
 PERIODS = (3, 4, 6, 8)
 
 
 class Course(NamedTuple):
-    """What a task must reach, well below what two starts gave, and how it is trained for that.
+    """What a task must reach, about half of the least that three starts gave, and how it is trained for that.
 
     `fall` is the share of the first weights' loss that the last ones have lost, `lift` what the linear probe's balanced
     accuracy has gained.
     """
 
     fall: float
-    lift: float
+    lift: float | None
     rate: float = 1e-2
+    batch: int = 64
     fields: dict[str, Any] = {}
 
 
 # A teacher of momentum 0.999 would stand still (BYOL's rises to 1); SwAV's smallest crops would show no period.
 COURSES = {
-    "relative_location": Course(0.08, 0.08),
-    "rotation": Course(0.9, 0.08),
-    "jigsaw": Course(0.02, 0.05, rate=3e-2),
-    "relative_location3d": Course(0.05, 0.02),
-    "rotation3d": Course(0.15, 0.1),
-    "rubik": Course(0.03, 0.05),
-    "colorization": Course(0.4, 0.04),
-    "context_restoration": Course(0.6, 0.1),
-    "models_genesis": Course(0.3, 0.02, rate=3e-2),
-    "inpainting": Course(0.6, 0.04),
-    "mae": Course(0.4, 0.005, rate=3e-3, fields={"share": 0.5}),
-    "npid": Course(0.005, 0.1),
-    "moco_v1": Course(0.008, 0.1, fields={"momentum": 0.9}),
-    "moco_v2": Course(0.03, 0.05, rate=3e-2, fields={"momentum": 0.99, "temperature": 0.07}),
-    "moco_v3": Course(0.01, 0.1, fields={"momentum": 0.9}),
-    "simclr": Course(0.3, 0.15),
-    "nnclr": Course(0.005, 0.01, rate=3e-2),
-    "densecl": Course(0.03, 0.1, fields={"momentum": 0.9}),
-    "byol": Course(0.3, 0.02, fields={"momentum": 0.0, "hidden": 16}),
-    "simsiam": Course(0.15, 0.03),
-    "barlow_twins": Course(0.2, 0.1),
-    "vicreg": Course(0.15, 0.05),
-    "dino": Course(0.2, 0.05, rate=3e-2, fields={"momentum": 0.97}),
-    "deepcluster": Course(0.015, 0.15),
-    "clusterfit": Course(0.07, 0.15),
-    "odc": Course(0.02, 0.02, fields={"momentum": 0.9}),
-    "swav": Course(0.15, 0.03, rate=3e-2, fields={"local_scale": (0.4, 0.8)}),
+    "relative_location": Course(0.08, 0.1, batch=128),
+    "rotation": Course(0.9, 0.15),
+    "jigsaw": Course(0.015, None, rate=3e-2),
+    "relative_location3d": Course(0.04, 0.03, batch=8),
+    "rotation3d": Course(0.07, 0.1, batch=16),
+    "rubik": Course(0.03, 0.06, batch=16),
+    "colorization": Course(0.3, 0.02),
+    "context_restoration": Course(0.5, 0.1),
+    "models_genesis": Course(0.25, None, rate=3e-2),
+    "inpainting": Course(0.5, 0.05),
+    "mae": Course(0.3, None, rate=3e-3, fields={"share": 0.5}),
+    "npid": Course(0.015, 0.1),
+    "moco_v1": Course(0.004, 0.15, fields={"momentum": 0.9}),
+    "moco_v2": Course(0.02, 0.04, rate=3e-2, fields={"momentum": 0.99, "temperature": 0.07}),
+    "moco_v3": Course(0.008, 0.08, fields={"momentum": 0.9}),
+    "simclr": Course(0.25, 0.2),
+    "nnclr": Course(0.008, None, rate=3e-2),
+    "densecl": Course(0.03, 0.08, fields={"momentum": 0.9}),
+    "byol": Course(0.3, None, fields={"momentum": 0.0, "hidden": 16}),
+    "simsiam": Course(0.15, None),
+    "barlow_twins": Course(0.15, 0.07),
+    "vicreg": Course(0.15, 0.04),
+    "dino": Course(0.2, 0.06, rate=3e-2, fields={"momentum": 0.97}),
+    "deepcluster": Course(0.01, 0.15),
+    "clusterfit": Course(0.08, 0.2),
+    "odc": Course(0.02, 0.05, fields={"momentum": 0.9}),
+    "swav": Course(0.15, 0.04, rate=3e-2, fields={"local_scale": (0.4, 0.8)}),
 }
 # The least value of a loss that can be negative.
 LEAST = {"simsiam": -1.0}
@@ -112,7 +116,7 @@ def make(name: str, monkeypatch, dtype: str):
     changes = {} if volumes else {"views": tiny.PLAIN | ({} if name in tiny.OF_VITS else STRONG_COLOUR)}
     changes["optimizer"] = {"name": "adamw", "learning_rate": COURSES[name].rate}
     monkeypatch.setitem(tiny.FIELDS, name, tiny.FIELDS.get(name, {}) | COURSES[name].fields)
-    stage = tiny.table_stage(name, steps=STEPS, batch=8 if volumes else BATCH, **changes)
+    stage = tiny.table_stage(name, steps=STEPS, batch=COURSES[name].batch, **changes)
     kind = {"dtype": jnp.dtype(dtype)} | ({"channels": 1, "dimensions": 3} if volumes else {})
     if name in tiny.OF_VITS:
         return stage, tiny.task(stage, tiny.vit(**kind), images=IMAGES, dtype=dtype)
@@ -180,14 +184,16 @@ def test_a_hundred_steps(name, monkeypatch):
     dimensions = 3 if tiny.of_volumes(name) else 2
     splits = {"train": textures(dimensions, 1), "test": textures(dimensions, 2)}
     stage, task = make(name, monkeypatch, "float32")
-    before = probe(task, splits)
+    course = COURSES[name]
+    before = None if course.lift is None else probe(task, splits)
     learned = learn(task, stage, splits["train"], STEPS)
-    after = probe(train.task_of(learned.program, learned.state), splits)
     health = {key: float(value) for key, value in feature_health(learned.features).items()}
     assert collapse_warning(health) is None
     assert np.isfinite(learned.losses).all()
-    assert fall(name, learned) >= COURSES[name].fall
-    assert after >= before + COURSES[name].lift
+    if course.lift is not None:
+        after = probe(train.task_of(learned.program, learned.state), splits)
+        assert after >= before + course.lift
+    assert fall(name, learned) >= course.fall
 
     stage, task = make(name, monkeypatch, "bfloat16")
     rough = learn(task, stage, splits["train"], IN_BFLOAT16)
