@@ -12,8 +12,13 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # A test's time is mostly compilation, and a program that runs for a moment is not worth optimising.
-QUICKER_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-QUICK_TO_COMPILE = f"{QUICKER_TO_COMPILE} --xla_backend_optimization_level=0"
+QUICK_TO_COMPILE = " ".join(
+    [
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
+)
 # Seconds after which a process that should have ended is taken to hang.
 PATIENCE = 300
 
