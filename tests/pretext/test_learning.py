@@ -1,7 +1,7 @@
 """A hundred steps on textures: the loss falls, in bfloat16 as in float32, and the features are worth more than before.
 
 The latter is asked of a task only where it came true at each of three starts (orders of the images and of the views).
-It did not for six: so short a training moved their linear probe up from one start and down from another.
+It did not for six, whose linear probe so short a training moved up from one start and down from another, or hardly.
 
 Of a loss against a queue, a teacher or labels that move, the curve says little: early queues are random and easily told
 apart. So the first weights are measured against what the last ones are measured against: the same images, views, queue,
@@ -36,7 +36,7 @@ PERIODS = (3, 4, 6, 8)
 
 
 class Course(NamedTuple):
-    """What a task must reach, about half of the least that three starts gave, and how it is trained for that.
+    """What a task must reach, well below the least that three starts gave, and how it is trained for that.
 
     `fall` is the share of the first weights' loss that the last ones have lost, `lift` what the linear probe's balanced
     accuracy has gained.
