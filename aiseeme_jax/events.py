@@ -65,7 +65,8 @@ def _forget_after(tensorflow: Any, directory: Path, step: int) -> None:
         if not step:
             path.unlink()
             continue
-        shorter = path.with_name(f".{path.name}")
+        # Not by the file's name with something added: TensorBoard would read what a kill left of it.
+        shorter = directory / ".shorter"
         with tensorflow.io.TFRecordWriter(os.fspath(shorter)) as file:
             for record in _whole(tensorflow, path):
                 if tensorflow.compat.v1.Event.FromString(record).step <= step:
