@@ -48,6 +48,11 @@ def nested_fraction(labels: ArrayLike, groups: Sequence, fraction: float, seed: 
     return np.flatnonzero(chosen[member])
 
 
+def in_words(fraction: float) -> str:
+    """'all labels', '10 % of the labels'."""
+    return "all labels" if fraction == 1 else f"{100 * fraction:g} % of the labels"
+
+
 def _rarest_class(holds: np.ndarray, counts: Int[np.ndarray, "c"]) -> Int[np.ndarray, "g"]:
     """For each group the class with the fewest rows in all, among those it holds."""
     return np.where(holds, counts, np.iinfo(np.int64).max).argmin(axis=1)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, checkpoint, data, events, optim, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
-from aiseeme_jax.evaluate.fractions import nested_fraction
+from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
 from aiseeme_jax.evaluate.knn import knn_probe
 from aiseeme_jax.evaluate.linear import linear_probe
 
@@ -116,7 +116,7 @@ def _evaluate(arm: Arm, run: Run) -> dict[str, Any]:
         seed=statistics.seed,
         class_names=test.class_names,
     )
-    title = f"{arm.name}: {run.target.protocol} on {run.fraction:.4g} of the labels, seed {run.seed}"
+    title = f"{arm.name}: {run.target.protocol} on {in_words(run.fraction)}, seed {run.seed}"
     log.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
     return {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
 
@@ -203,7 +203,7 @@ def _finetune(arm: Arm, run: Run):
         steps_per_epoch=per_epoch,
         seed=run.seed,
         directory=run.directory,
-        title=f"{arm.name}: finetune {run.fraction:.4g}, seed {run.seed}",
+        title=f"{arm.name}: finetune on {in_words(run.fraction)}, seed {run.seed}",
         pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
         patience=config.patience,
         after_epoch=remember_best,

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiseeme_jax import checkpoint
 from aiseeme_jax.evaluate import results
+from aiseeme_jax.evaluate.fractions import in_words
 
 # Of the intervals computed here, where there is no config to say.
 BOOTSTRAP = {"samples": 1000, "seed": 0}
@@ -185,7 +186,6 @@ def _missing(config: dict[str, Any], arms: list[str], rows: list[results.Row], s
         for fraction in target["fractions"]:
             absent = [arm for arm in arms if (arm, target["protocol"], fraction) not in measured]
             if absent:
-                share = "all labels" if fraction == 1 else f"{100 * fraction:g} % of the labels"
                 whom = "any arm" if absent == arms else ", ".join(absent)
-                missing.append(f"No results of {target['protocol']} on {share} for {whom}.")
+                missing.append(f"No results of {target['protocol']} on {in_words(fraction)} for {whom}.")
     return missing

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aiseeme_jax.evaluate.fractions import nested_fraction
+from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.33, 0.5, 0.9, 1.0)
 
@@ -75,3 +75,7 @@ def test_bad_rows_are_named():
         nested_fraction([0, 1], ["a"], 0.5, 0)
     with pytest.raises(ValueError, match="row 1 has no label"):
         nested_fraction([0, -1], ["a", "b"], 0.5, 0)
+
+
+def test_in_words():
+    assert [in_words(f) for f in (0.01, 0.125, 1.0)] == ["1 % of the labels", "12.5 % of the labels", "all labels"]
