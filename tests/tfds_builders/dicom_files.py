@@ -13,13 +13,17 @@ SERIES = "1.2.826.0.1.3680043.8.498.1"
 
 
 def plain(pixels: np.ndarray, bits: int = 16, **elements: Any) -> FileDataset:
-    """An uncompressed single-frame image of the integers `pixels`; keyword arguments are DICOM elements."""
+    """An uncompressed single-frame image of the integers `pixels`; keyword arguments are DICOM elements.
+
+    The same image has the same UID, so that what is prepared of it, digests included, is the same in every run.
+    """
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     allocated = 8 if pixels.dtype.itemsize == 1 else 16
     values = dict(
-        SOPInstanceUID=generate_uid(), Rows=pixels.shape[0], Columns=pixels.shape[1], SamplesPerPixel=1,
+        SOPInstanceUID=generate_uid(None, [str(pixels.tobytes()), repr(elements)]), SamplesPerPixel=1,
+        Rows=pixels.shape[0], Columns=pixels.shape[1],
         PhotometricInterpretation="MONOCHROME2", BitsAllocated=allocated, BitsStored=min(bits, allocated),
         HighBit=min(bits, allocated) - 1, PixelRepresentation=int(pixels.dtype.kind == "i"),
     )  # fmt: skip

@@ -67,10 +67,13 @@ def test_every_image_arrives_with_its_values(files, build, read):
 
 def test_pixels_are_those_of_the_file_and_nothing_of_a_person_is_stored(files, build, read):
     builder = build(config="full")
-    image = by_id(read(builder))[name_of(4)]["image"]
-    assert (image[..., 0] == np.random.default_rng(4).integers(0, 256, (24, 32), dtype=np.uint8)).all()
-    stored = b"".join(path.read_bytes() for path in Path(builder.data_dir).iterdir())
-    assert b"Jane" not in stored and b"1950" not in stored
+    found = by_id(read(builder))
+    wanted = np.random.default_rng(4).integers(0, 256, (24, 32), dtype=np.uint8)
+    assert (found[name_of(4)]["image"][..., 0] == wanted).all()
+    beside = [path.read_text() for path in Path(builder.data_dir).glob("*.json")]
+    assert name_of(4) in repr(found) and builder.name in "".join(beside)
+    for stored in (repr(found), *beside):  # the records are compressed: they are searched as they are read
+        assert "Doe^Jane" not in stored and "19500101" not in stored
 
 
 def test_monochrome1_is_inverted(files, build, read):
