@@ -3,6 +3,7 @@
 Fields of a pretext task are the keyword arguments of its class, defaults included; `stage` puts them under `fields`.
 """
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -61,8 +62,6 @@ def training() -> ConfigDict:
 
 def views(recipe, fixed, *, size: int, preset: str) -> ConfigDict:
     """All fields of `augment.Views`, or of `VolumeViews`: the task's recipe as the modality's preset bends it."""
-    import dataclasses
-
     made = augment.make_views(preset, size=size, recipe=recipe, fixed=fixed)
     return ConfigDict({field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
 
