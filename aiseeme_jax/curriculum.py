@@ -116,7 +116,7 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
         pictures={"views": picture},
     )
     seen = {"images": len(split), "excluded": split.excluded}
-    trained, merged = lesson.merge(result.task.backbone)
+    trained, merged = lesson.merge(result.task.handed_over())
     nnx.update(result.task.backbone, nnx.state(trained))
     count = teachers.fisher_batches(stage, stands, len(split), sequences_from(config, arm, place + 1))
     if count:

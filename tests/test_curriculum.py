@@ -3,14 +3,17 @@
 import csv
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from ml_collections import ConfigDict
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
-from aiseeme_jax import checkpoint, curriculum, data, plan, train
+from aiseeme_jax import checkpoint, curriculum, data, plan, pretext, train
 from aiseeme_jax.evaluate import protocols, results
 from configs import base
 
@@ -242,6 +245,16 @@ class TestRun:
         arm = curriculum.arms(config())[0]
         curriculum.train_arm(config(), arm, [tmp_path / "one", tmp_path / "two"], curriculum.Source(config()))
         assert splits == ["train"] and len(split_seen) == 2
+
+    def test_a_stage_leaves_what_its_task_hands_over(self, tmp_path, monkeypatch):
+        def emptied(task):
+            copy = nnx.clone(task.backbone)
+            nnx.update(copy, jax.tree.map(jnp.zeros_like, nnx.state(copy)))
+            return copy
+
+        monkeypatch.setattr(pretext.task_class("rotation"), "handed_over", emptied)
+        curriculum.run(config((stage("rotation", 1),), baselines=(), targets=()), tmp_path)
+        assert not any(leaf.any() for leaf in tiny.arrays(aiseeme_jax.load_backbone(tmp_path)[0]).values())
 
     def test_run_may_start_from_an_earlier_one(self, finished, tmp_path):
         later = config((stage("rotation", 4),), init=str(finished), baselines=(), targets=())
