@@ -184,7 +184,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.name = "isic2019/224"  # data set and config, prepared by TFDS
     config.data.synthetic = False  # said in the report
-    config.data.exclude = ()  # text or CSV files of image ids (or groups) kept out of pretraining, such as a test set's
+    config.data.exclude = ()  # CSV or text files of ids (image, group, series) kept out of pretraining: a test set's
 
     config.model = ConfigDict()
     config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50 | vit_tiny | vit_small | vit_base
