@@ -106,6 +106,43 @@ def test_shrinking_averages_over_areas():
     assert (images.square(stripes, 32) == 100).all()
 
 
+@pytest.mark.parametrize("height", [20, 31, 32, 50])
+def test_the_side_that_shrinks_is_averaged_whatever_the_other_does(height):
+    # Linear interpolation would look at the two pixels between the stripes alone.
+    stripes = np.tile(np.array([200, 0, 0, 200], np.uint8), (height, 32))
+    for image in (stripes, stripes.T):
+        assert (images.square(np.ascontiguousarray(image), 32) == 100).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_alpha_of_16_bits_does_not_count_as_brightness(suffix, channels):
+    colour = np.linspace(0, 4095, 20 * 20 * 3).reshape(20, 20, 3).astype(np.uint16)
+    alpha = np.full((20, 20, 1), 65535, np.uint16)
+    with_alpha, without = (cv2.imencode(suffix, each)[1].tobytes() for each in (np.dstack([colour, alpha]), colour))
+    pixels, notes = images.read_pixels(with_alpha, "x", channels)
+    assert pixels.max() > 250 and (pixels == images.read_pixels(without, "x", channels)[0]).all()
+    assert notes[:2] == ("alpha", "16 bit")
+
+
+def test_grey_with_alpha_is_grey():
+    grey = np.linspace(0, 4095, 20 * 20).reshape(20, 20).astype(np.uint16)
+    pixels, notes = images.read_pixels(grey_alpha_png(grey), "x", 1)
+    assert (pixels[..., 0] == images.stretch(grey)).all() and notes == ("alpha", "16 bit", "equal channels")
+
+
+def grey_alpha_png(grey: np.ndarray) -> bytes:
+    """16 bit, opaque; after ISO/IEC 15948, since OpenCV does not write two channels."""
+    opaque = np.stack([grey, np.full_like(grey, 65535)], axis=-1).astype(">u2")
+    lines = zlib.compress(b"".join(b"\0" + line.tobytes() for line in opaque))
+    head = b"".join(side.to_bytes(4, "big") for side in grey.shape[::-1]) + bytes([16, 4, 0, 0, 0])
+    chunks = [(b"IHDR", head), (b"IDAT", lines), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        for kind, data in chunks
+    )  # fmt: skip
+
+
 def test_table_with_byte_order_mark_and_windows_line_ends(tmp_path):
     (tmp_path / "t.csv").write_bytes("\ufeffimage,a\r\nx, 1 \r\n".encode())
     assert read_table(tmp_path / "t.csv", "image", ["a"]) == {"x": {"a": "1"}}
@@ -119,12 +156,32 @@ def test_table_with_byte_order_mark_and_windows_line_ends(tmp_path):
         ("image,a\nx,1\nx,2\n", "line 3: image x occurs twice"),
         ("image,a\nx\n", "line 2: the row has fewer values"),
         ("image,a\n,1\n", "line 2: the column image is blank"),
+        ("image,b,a\nx,,1,0\n", "line 2: the row has more values than the header"),
+        ("image,a,b\nx,1\n", "line 2: the row has fewer values"),
+        ("image,a,a\nx,1,0\n", "two columns a"),
+        ('image,a\nx,1\ny,"0\nz,1\n', "from line 3 on"),
+        ('image,a\nx,1\ny,"0\nz,"1"\n', "from line 3 on"),
+        (f"image,a\n{'x' * 200_000},1\n", "from line 2 on"),
+        ("image,a\né,1\n", "no table of UTF-8 text"),
     ],
 )
-def test_wrong_tables(tmp_path, text, message):
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_table(tmp_path / "t.csv", "image", ["a"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_wrong_tables(tmp_path, text, message, zipped):
+    path, data = tmp_path / "t.csv", text.encode("latin-1")
+    path.write_bytes(data)
+    if zipped:
+        path = tmp_path / "t.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("t.csv", data)
+    with pytest.raises(ValueError, match=message) as error:
+        read_table(path, "image", ["a"])
+    assert type(error.value) is ValueError and str(path) in str(error.value)
+
+
+def test_commas_at_the_end_of_header_or_rows_are_no_columns(tmp_path):
+    for text in ("image,a,,\nx,1,,\n", "image,a\nx,1,,\n", "image,a,,\nx,1\n"):
+        (tmp_path / "t.csv").write_text(text)
+        assert read_table(tmp_path / "t.csv", "image", ["a"]) == {"x": {"a": "1"}}
 
 
 @pytest.mark.parametrize("name", DATASETS)
