@@ -88,6 +88,41 @@ def test_duplicates(tmp_path):
     assert "-26 mm" in series.notes[0] and "differ" in series.notes[1] and "-22 mm" in series.notes[1]
 
 
+def acquisition(hounsfield, number, first=1, **more):
+    """Slices whose InstanceNumbers begin at `first`."""
+    slices = ct_slices(hounsfield, AcquisitionNumber=number, **more)
+    for place, one in enumerate(slices):
+        one.InstanceNumber = first + place
+    return slices
+
+
+@pytest.mark.parametrize("first", [1, 4, 100])
+def test_of_two_acquisitions_at_the_same_positions_the_lower_one_stays(tmp_path, first):
+    series = read([*acquisition(-HU, 2), *acquisition(HU, 1, first)], tmp_path)
+    assert (series.voxels == HU).all() and "6 slices that differ" in series.notes[0]
+
+
+def test_acquisitions_one_after_another_are_one_volume(tmp_path):
+    steps = [*acquisition(HU[:3], 2), *acquisition(HU[3:], 1, origin=(-10, -20, -24))]
+    assert (read(steps, tmp_path).voxels == HU).all()
+
+
+@pytest.mark.parametrize(
+    ("mixed", "message"),
+    [
+        ([*acquisition(HU, None), *acquisition(-HU, None)], "two acquisitions .*at -30 mm.* one InstanceNumber"),
+        ([*acquisition(HU, 1), *acquisition(-HU, 2, 50, origin=(-10, -20, -29))], "2 acquisitions.* changes 11 times"),
+        (
+            [*ct_slices(HU, FrameOfReferenceUID="1.8"), *ct_slices(-HU, FrameOfReferenceUID="1.9")],
+            "mixed: FrameOfReferenceUID .* differ",
+        ),
+    ],
+)
+def test_acquisitions_that_are_woven_into_each_other_are_refused(tmp_path, mixed, message):
+    with pytest.raises(DamagedInput, match=message):
+        read(mixed, tmp_path)
+
+
 def test_one_slice_takes_its_thickness(tmp_path):
     series = read(ct_slices(HU)[:1], tmp_path)
     assert series.spacing[0] == 9.0 and "one slice" in series.notes[0]

@@ -1,4 +1,4 @@
-"""CSV tables with a header; what is missing, doubled or shifted, or a stray quotation mark, is an error that names it."""
+"""CSV tables with a header; what is missing, doubled, shifted or ill quoted is an error that names the place."""
 
 import contextlib
 import csv
