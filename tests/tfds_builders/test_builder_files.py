@@ -1,7 +1,9 @@
 """Archives, images and tables: what is found, what is refused."""
 
+import json
 import zipfile
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from tfds_builders import DATASETS
 from tfds_builders.common import images
 from tfds_builders.common.archives import Archive
 from tfds_builders.common.bare import without_metadata
+from tfds_builders.common.damage import Report
 from tfds_builders.common.tables import read_table
 
 
@@ -182,6 +185,14 @@ def test_commas_at_the_end_of_header_or_rows_are_no_columns(tmp_path):
     for text in ("image,a,,\nx,1,,\n", "image,a\nx,1,,\n", "image,a,,\nx,1\n"):
         (tmp_path / "t.csv").write_text(text)
         assert read_table(tmp_path / "t.csv", "image", ["a"]) == {"x": {"a": "1"}}
+
+
+@pytest.mark.parametrize("folder", ["/home/a b/päth", "scans"])
+def test_reports_say_paths_below_the_folder_of_inputs(tmp_path, folder):
+    report = Report(tmp_path / "r.json", [Path(folder)])
+    report.write([f"{folder}/x/1.dcm", f"{folder}: x.png", f"a ({folder}/y) b", f"/other{folder}/z", f"{folder}2/z"])
+    said = json.loads((tmp_path / "r.json").read_text())
+    assert said == ["x/1.dcm", "x.png", "a (y) b", f"/other{folder}/z", f"{folder}2/z"]
 
 
 @pytest.mark.parametrize("name", DATASETS)

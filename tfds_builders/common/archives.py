@@ -4,6 +4,7 @@ An image is known by its file name without folder and suffix (`ISIC_0024306`) or
 (`train/p1/view1.jpg`), whichever the container.
 """
 
+import re
 import stat
 import tarfile
 import zipfile
@@ -96,6 +97,13 @@ class Archive:
             reason = str(error)
         for member, name in wanted.items():
             yield name, DamagedInput(f"{self.path}: {member} cannot be read ({reason}): download the archive again")
+
+
+def reason_of(error: Exception) -> str:
+    """Without the name of the file or member: messages say it, and it may be a patient's, so reports must not."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r" ?b?['\"].*['\"]", "", str(error)) or type(error).__name__
 
 
 def read_file(path: Path) -> bytes:

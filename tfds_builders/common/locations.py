@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from tfds_builders.common.archives import UNREADABLE, open_zip, safe_names
+from tfds_builders.common.archives import UNREADABLE, open_zip, reason_of, safe_names
 from tfds_builders.common.damage import DamagedInput
 
 CHUNK = 1 << 22
@@ -55,7 +55,7 @@ class Files:
                 self._archives[location.path] = open_zip(location.path)
             return self._archives[location.path].open(location.member)
         except (OSError, KeyError, *UNREADABLE) as error:
-            raise DamagedInput(f"{location} cannot be opened ({error}): copy it again") from error
+            raise DamagedInput(f"{location} cannot be opened ({reason_of(error)}): copy it again") from error
 
     def read(self, location: Location) -> bytearray:
         """All of the file, held once; DamagedInput as `open`, and if it cannot be read to its end."""
@@ -65,7 +65,7 @@ class Files:
                 while chunk := file.read(CHUNK):
                     data += chunk
             except (OSError, *UNREADABLE) as error:
-                raise DamagedInput(f"{location} cannot be read ({error}): copy it again") from error
+                raise DamagedInput(f"{location} cannot be read ({reason_of(error)}): copy it again") from error
         return data
 
 

@@ -32,7 +32,9 @@ def read_metaimage(location: Location) -> Series:
         place = header[LAST_KEY]
         if place != "LOCAL":
             if place != PurePosixPath(place).name or "\\" in place:
-                raise DamagedInput(f"{location}: {LAST_KEY} {place!r} is not beside it: put both files into one folder")
+                raise DamagedInput(
+                    f"{location}: {LAST_KEY} names a file that is not beside it: put both into one folder"
+                )
             rest = files.read(location.sibling(place))
     shape = tuple(int(n) for n in numbers(header, "DimSize", 3, location)[::-1])
     spacing = numbers(header, "ElementSpacing", 3, location)[::-1]
