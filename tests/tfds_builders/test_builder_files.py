@@ -14,7 +14,7 @@ from tfds_builders import DATASETS
 from tfds_builders.common import images
 from tfds_builders.common.archives import Archive
 from tfds_builders.common.bare import without_metadata
-from tfds_builders.common.damage import Report
+from tfds_builders.common.damage import DamagedInput, Report
 from tfds_builders.common.tables import read_table
 
 
@@ -38,6 +38,32 @@ def test_members_that_climb_out_are_refused(tmp_path, name):
         archive.writestr(zipfile.ZipInfo(name), b"x")
     with pytest.raises(ValueError, match="points out of the archive"):
         Archive(tmp_path / "a.zip", (".jpg",))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_is_damage_whatever_compressed_it(tmp_path, method):
+    noise = np.random.default_rng(0).bytes(3000) * 5
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("x.jpg", noise)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[300:700] = bytes(400)
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DamagedInput, match=r"x.jpg cannot be read .*download the archive again"):
+        Archive(tmp_path / "a.zip", (".jpg",)).read("x")
+
+
+@pytest.mark.parametrize(
+    "changed", [{6: 99}, {9: 8, 46: 255}, {28: 0}, {42: 255}], ids=["version", "alphabet", "no name", "place"]
+)
+def test_a_damaged_directory_of_a_zip_file_is_an_error_that_names_the_file(tmp_path, changed):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x.jpg", b"x")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for place, value in changed.items():
+        data[data.index(b"PK\x01\x02") + place] = value
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.zip"):
+        Archive(tmp_path / "a.zip", (".jpg",)).read("x")
 
 
 def test_links_are_refused(tmp_path):

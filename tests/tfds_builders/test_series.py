@@ -1,5 +1,6 @@
 """CT series: found, ordered by position, and refused with a reason where a volume cannot be trusted."""
 
+import resource
 import zipfile
 from collections import Counter
 
@@ -9,7 +10,7 @@ from dicom_files import SERIES, ct_slices, plain, to_bytes, write_all
 
 from tfds_builders.common import geometry
 from tfds_builders.common.damage import DamagedInput
-from tfds_builders.common.locations import Location
+from tfds_builders.common.locations import OPEN_ZIPS, Files, Location
 from tfds_builders.common.series import find_series, read_series
 
 HU = np.random.default_rng(0).integers(-1000, 2000, (6, 8, 10)).astype(np.int16)
@@ -242,6 +243,30 @@ def test_finding(tree):
     assert all((read_series(places).voxels == HU).all() for places in found.values())
     assert found["1.3"][0] == Location(tree / "more.zip", "x/0.dcm")
     assert find_series(tree / "more.zip")["1.3"] == found["1.3"]
+
+
+def test_more_zip_files_than_a_process_may_open(tmp_path):
+    data = to_bytes(ct_slices(HU)[0])
+    for number in range(80):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            archive.writestr("1.dcm", data)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(tmp_path / "0.zip") as free:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free.fileno() + 60, hard))
+    try:
+        found = find_series(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sum(map(len, found.values())) == 80 and not found.damaged
+
+
+def test_a_file_of_a_zip_file_that_was_closed_can_still_be_read(tmp_path):
+    for number in range(OPEN_ZIPS + 1):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            archive.writestr("x", b"x" * 10000)
+    with Files() as files:
+        first, *others = (files.open(Location(tmp_path / f"{number}.zip", "x")) for number in range(OPEN_ZIPS + 1))
+        assert all(file.read() == b"x" * 10000 for file in (first, *others))
 
 
 def test_damaged_files_are_listed_when_finding(tree):

@@ -19,6 +19,7 @@ TYPES = {
     "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 LAST_KEY = "ElementDataFile"
+SYNONYMS = {"Position": "Offset", "Origin": "Offset", "Orientation": "TransformMatrix", "Rotation": "TransformMatrix"}
 
 
 def read_metaimage(location: Location) -> Series:
@@ -63,7 +64,8 @@ def split_header(data: bytearray, location: Location) -> tuple[dict[str, str], b
         key, equals, value = line.decode("latin-1").partition("=")
         if not equals or file.tell() > LONGEST_HEADER:
             raise DamagedInput(f"{location} is no MetaImage header (no {LAST_KEY}): replace it")
-        header[key.strip()] = value.strip()
+        key = key.strip()
+        header[SYNONYMS.get(key, key)] = value.strip()
     check_kind(header, location)
     return header, file.read()
 

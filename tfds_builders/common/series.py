@@ -14,6 +14,7 @@ from jaxtyping import Float, Int16
 from tqdm import tqdm
 
 from tfds_builders.common import dicom, slices
+from tfds_builders.common.archives import is_resource_fork
 from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.locations import Files, Location, walk
 
@@ -110,7 +111,7 @@ def find_series(*paths: str | Path) -> SeriesFound:
 
 def add_file(found: SeriesFound, location: Location, files: Files) -> str:
     """Adds a file to its series, or returns why it belongs to none."""
-    if location.name.name.startswith("._") or "__MACOSX" in location.name.parts:
+    if is_resource_fork(location.name):
         return "no DICOM"
     with files.open(location) as file:
         header = dicom.header_if_dicom(file, str(location), TAGS)

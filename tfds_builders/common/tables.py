@@ -4,10 +4,10 @@ import contextlib
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from tfds_builders.common.archives import UNREADABLE, open_zip, safe_names
+from tfds_builders.common.archives import UNREADABLE, is_resource_fork, open_zip, safe_names
 from tfds_builders.common.locations import Files, Location
 
 # A file, or a member of a zip file.
@@ -41,7 +41,8 @@ def csv_in(path: TablePath) -> Location:
     if isinstance(path, Location) or path.suffix.lower() != ".zip":
         return path if isinstance(path, Location) else Location(path)
     with open_zip(path) as archive:
-        names = [name for name in safe_names(path, archive) if name.endswith(".csv") and "__MACOSX" not in name]
+        found = (name for name in safe_names(path, archive) if not is_resource_fork(PurePosixPath(name)))
+        names = [name for name in found if name.endswith(".csv")]
     if len(names) != 1:
         raise ValueError(f"{path} holds {len(names)} CSV files, not one: use the archive as published")
     return Location(path, names[0])

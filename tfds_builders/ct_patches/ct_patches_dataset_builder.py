@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from tfds_builders.common.archives import is_resource_fork
 from tfds_builders.common.damage import Damaged
 from tfds_builders.common.locations import Location, walk
 from tfds_builders.common.metaimage import SUFFIXES
@@ -88,7 +89,8 @@ def group_of(found: SeriesFound, uid: str) -> str:
 
 def volume_units(folder: Path) -> list[Unit]:
     """One for each MetaImage volume; the name of its file is its UID, and its patient, since it has no other."""
-    return [volume_unit(location) for location in walk(folder) if location.name.suffix.lower() in SUFFIXES]
+    volumes = (location for location in walk(folder) if location.name.suffix.lower() in SUFFIXES)
+    return [volume_unit(location) for location in volumes if not is_resource_fork(location.name)]
 
 
 def volume_unit(location: Location) -> Unit:
