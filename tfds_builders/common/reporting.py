@@ -2,6 +2,7 @@
 it.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.common import sorting
+from tfds_builders.common import leftovers, sorting
 from tfds_builders.common.damage import MAX_SHARE, Damaged, Report, check_share, stored
 
 log = logging.getLogger(__name__)
@@ -54,15 +55,23 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def check_prepared(self, manual_dir: Path) -> None:
         """Raises ValueError if what is prepared is seen to be made from another input than lies in `manual_dir`."""
 
+    def download_and_prepare(self, **arguments: Any) -> None:
+        """As of TFDS, and what an interrupted preparation left does not stay."""
+        with leftovers.ended_by_exception(), contextlib.ExitStack() as self._until_done:
+            super().download_and_prepare(**arguments)
+
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         self._folders = input_folders(dl_manager)
+        # Here the folder is the temporary one.
+        self._until_done.enter_context(leftovers.claimed(Path(self.data_dir)))
+        leftovers.remove(Path(self.data_dir).parent)
         with sorting.within_little_memory():
             super()._download_and_prepare(dl_manager, download_config)
         check_share(self.damaged, self.inputs, self.max_damaged, self.damage_listing())
         for item in self.damaged:
             if item.stored:
                 log.warning("left out: %s: %s", item.path, item.reason)
-        # Here the folder is still the temporary one, so data and report appear together or not at all.
+        # The folder is still the temporary one, so data and report appear together or not at all.
         report = Report(Path(self.data_dir) / REPORT, self._folders)
         damage = {"inputs_read": self.inputs, "damaged": stored(self.damaged)}
         report.write({"dataset": self.info.full_name, **self.report, **damage})
@@ -77,7 +86,7 @@ def input_folders(dl_manager: Any) -> list[Path]:
     """Where a preparation's inputs lie: manual_dir, if there is one, and where downloads go."""
     try:
         return [Path(dl_manager.manual_dir), Path(dl_manager.download_dir)]
-    except AssertionError:  # of TFDS: no manual_dir
+    except (AssertionError, ValueError):  # of TFDS: there is no manual_dir, or the builder wants none
         return [Path(dl_manager.download_dir)]
 
 
