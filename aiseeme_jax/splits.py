@@ -206,7 +206,9 @@ def _feature(name: str, features: Mapping[str, Any], known: Sequence[str]) -> st
 
 def prepared_directory(name: str, data_dir: str | Path) -> Path:
     """The newest version's folder of a prepared data set, or FileNotFoundError that says how to prepare it."""
-    versions = [p.parent for p in Path(data_dir).expanduser().glob(f"{name}/*/dataset_info.json")]
+    found = (p.parent for p in Path(data_dir).expanduser().glob(f"{name}/*/dataset_info.json"))
+    # A preparation that was killed leaves a folder that may have all of a data set but its name.
+    versions = [p for p in found if re.fullmatch(r"\d+\.\d+\.\d+", p.name)]
     if not versions:
         builder = name.split("/")[0]
         archives = "" if builder.endswith("phantom") else " --manual_dir FOLDER"

@@ -6,6 +6,7 @@ found again after another shortening and JPEG. Turned or mirrored copies are not
 """
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -78,7 +79,9 @@ def read_all(names: Sequence[str], data_dir: str | Path) -> list[Contents]:
 
 def newest(folder: Path, name: str) -> Path:
     """The folder of the newest version of a prepared data set."""
-    versions = [path.parent for path in folder.glob("*/dataset_info.json")]
+    found = (path.parent for path in folder.glob("*/dataset_info.json"))
+    # A preparation that was killed leaves a folder that may have all of a data set but its name.
+    versions = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     if not versions:
         raise FileNotFoundError(f"{name} is not prepared in {folder.parent.parent}: prepare it first, with its config")
     return max(versions, key=lambda path: tuple(int(number) for number in path.name.split(".")))
