@@ -92,7 +92,7 @@ def evaluate_arm(
     time_line = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
         record = _evaluate(arm, run)
-        tag = f"{name}/{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
+        tag = f"{name}/{run.target.protocol}/{run.directory.name}"
         events.write_scalars(time_line, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
         # The record last: a run without it is done again.
         checkpoint.write_json(run.directory / checkpoint.DONE, record)
