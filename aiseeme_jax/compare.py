@@ -130,7 +130,7 @@ def _why_not(contents: Contents, arm: str, reference: str, column: Column) -> st
     for name in (arm, reference):
         if arm == reference or not contents.runs_of(name, column.target, column.fraction):
             return f"no results of {name}"
-    return f"{arm} and {reference} were measured on other test images"
+    return f"{arm} and {reference} do not have the same test images in the same order"
 
 
 def _line(first: str, cells: Iterable[str]) -> str:

@@ -461,7 +461,7 @@ class TestCompare:
         assert reference[3] == gain[3] == gain[5] == "–" != gain[1]
         assert notes == [
             ["– Linear probe: no results of scratch"],
-            ["– Fine-tuning: curriculum and scratch were measured on other test images"],
+            ["– Fine-tuning: curriculum and scratch do not have the same test images in the same order"],
         ]
 
     def test_nothing_measured_is_one_message(self, tmp_path, capsys):
