@@ -47,7 +47,9 @@ def targets_directory(workdir: Path, arm: str) -> Path:
 
 
 def target_directory(workdir: Path, arm: str, target: str, fraction: float, seed: int) -> Path:
-    return targets_directory(workdir, arm) / target / f"fraction-{fraction:g}-seed-{seed}"
+    # Every digit of it, so that the fraction of a folder is that of the config and of results.csv.
+    share = repr(float(fraction)).removesuffix(".0")
+    return targets_directory(workdir, arm) / target / f"fraction-{share}-seed-{seed}"
 
 
 def file_name(arm: str) -> str:

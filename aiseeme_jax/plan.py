@@ -6,13 +6,19 @@ not the days before it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, checkpoint, data, models, optim, pretext, teachers
 from aiseeme_jax.evaluate import finetune, protocols
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +63,22 @@ def arms(config: ConfigDict) -> tuple[Arm, ...]:
     """The curriculum, those beside it, and the baselines.
 
     Raises ValueError for a baseline that is not known or lacks its weights, and for a curriculum under a name that is
-    taken.
+    taken or becomes the folder of another arm.
     """
     found = [_whole_arm(name, config.init, stages) for name, stages in config.curricula.items()]
     if config.stages or not found:
         found.insert(0, _whole_arm("curriculum", config.init, config.stages))
     others = list(_baselines(config))
-    taken = {"curriculum", *(arm.name for arm in others)} & set(config.curricula)
+    # 'scratch' even where it is no baseline: fine-tuning begins it anew with each seed.
+    taken = {"curriculum", "scratch", *(arm.name for arm in others)} & set(config.curricula)
     if taken:
         raise ValueError(f"curricula: '{min(taken)}' is the name of another arm")
-    return tuple({arm.name: arm for arm in [*found, *others]}.values())
+    planned = {arm.name: arm for arm in [*found, *others]}
+    for one, other in itertools.combinations(planned, 2):
+        folder = checkpoint.file_name(one)
+        if folder == checkpoint.file_name(other):
+            raise ValueError(f"curricula: the arms '{one}' and '{other}' would both lie in the folder '{folder}'")
+    return tuple(planned.values())
 
 
 def _baselines(config: ConfigDict) -> Iterator[Arm]:
@@ -133,10 +145,7 @@ def check(config: ConfigDict, split: data.Split) -> None:
 
     Raises ValueError, or FileNotFoundError for weights that are not there; the message names the part it is about.
     """
-    for name in ("log_every", "checkpoint_every", "evaluation_batch"):
-        if config.runtime[name] < 1:
-            raise ValueError(f"runtime.{name} is {config.runtime[name]}; it must be at least 1")
-    data.check_residence(config.runtime.residence)
+    check_runtime(config.runtime)
     data.check_model(split, config.model)
     for arm in arms(config):
         if arm.init != "scratch":
@@ -145,16 +154,40 @@ def check(config: ConfigDict, split: data.Split) -> None:
     for arm in arms(config):
         if not arm.alone:
             _check_stages(config, arm, len(split), judged)
-    labelled = len(protocols.target_splits(config)["train"]) if config.targets else 0
+    if config.targets:
+        check_targets(config, protocols.target_splits(config))
+
+
+def check_runtime(runtime: ConfigDict) -> None:
+    """Where and how the work is done; ValueError names the field."""
+    for name in ("log_every", "checkpoint_every", "evaluation_batch"):
+        if runtime[name] < 1:
+            raise ValueError(f"runtime.{name} is {runtime[name]}; it must be at least 1")
+    data.check_residence(runtime.residence)
+
+
+def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
+    """Judges the targets and the statistics against the labelled images, and warns if they allow no intervals.
+
+    Args:
+      splits: as of `protocols.target_splits`.
+
+    Raises ValueError; the message names the target or the field.
+    """
+    for name, least in (("samples", 1), ("seed", 0)):
+        if config.statistics[name] < least:
+            raise ValueError(f"statistics.{name} is {config.statistics[name]}; it must be at least {least}")
     seen = set()
     for position, target in enumerate(config.targets):
         part = f"targets[{position}] ({target.protocol})"
-        _about(part, lambda target=target: _check_target(config, target, labelled))
+        _about(part, functools.partial(_check_target, config, target, splits["train"]))
         if target.protocol in seen:
             raise ValueError(
                 f"targets[{position}]: a second target '{target.protocol}'; there can be one of each protocol"
             )
         seen.add(target.protocol)
+    if len(set(splits["test"].groups)) == 1:
+        log.warning("%s: all images are of one lesion or patient; no result will have an interval", splits["test"].name)
 
 
 def _about(part: str, judge: Callable[[], None]) -> None:
@@ -212,17 +245,46 @@ def _check_views(config: ConfigDict, part: ConfigDict) -> None:
     models.check_size(config.model, views.size)
 
 
-def _check_target(config: ConfigDict, target: ConfigDict, images: int) -> None:
+def _check_target(config: ConfigDict, target: ConfigDict, train: data.Split) -> None:
     if target.protocol not in protocols.PROTOCOLS:
         raise ValueError(f"unknown protocol '{target.protocol}': known are {', '.join(protocols.PROTOCOLS)}")
     _check_views(config, target)
-    if not target.fractions or not all(0 < fraction <= 1 for fraction in target.fractions):
-        raise ValueError(f"fractions are {tuple(target.fractions)}; each must lie in (0, 1]")
-    if len(set(target.seeds)) != len(target.seeds) or not target.seeds:
-        raise ValueError(f"seeds are {tuple(target.seeds)}; there must be some, each once")
-    if target.protocol in ("linear", "finetune"):
-        finetune.class_weights([0], 1, target.class_weight)
-    if target.protocol == "finetune":
-        for fraction in target.fractions:
-            size = protocols.finetune_batch(target.batch_size, round(images * fraction))
-            _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), max(round(images * fraction), size))
+    shares, seeds = tuple(target.fractions), tuple(target.seeds)
+    if not shares or len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"fractions are {shares}; there must be some, each once and in (0, 1]")
+    if len(set(seeds)) < len(seeds) or not _whole(seeds, least=0):
+        raise ValueError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
+    _CHECKS[target.protocol](target, train)
+
+
+def _check_knn(target: ConfigDict, train: data.Split) -> None:
+    if not _whole(target.neighbours, least=1):
+        raise ValueError(f"neighbours are {tuple(target.neighbours)}; there must be some, each whole and at least 1")
+    if not target.temperature > 0:
+        raise ValueError(f"temperature is {target.temperature}; it must be positive")
+
+
+def _check_linear(target: ConfigDict, train: data.Split) -> None:
+    finetune.class_weights([0], 1, target.class_weight)
+    if not target.strengths or not all(strength > 0 for strength in target.strengths):
+        raise ValueError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")
+    if target.max_iter < 1:
+        raise ValueError(f"max_iter is {target.max_iter}; it must be at least 1")
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError(f"{train.name} has labels of one class; a linear probe needs two")
+
+
+def _check_finetune(target: ConfigDict, train: data.Split) -> None:
+    finetune.class_weights([0], 1, target.class_weight)
+    for fraction in target.fractions:
+        images = round(len(train) * fraction)
+        size = protocols.finetune_batch(target.batch_size, images)
+        _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), max(images, size))
+
+
+_CHECKS = {"knn": _check_knn, "linear": _check_linear, "finetune": _check_finetune}
+
+
+def _whole(values: Iterable[Any], *, least: int) -> bool:
+    """Whether there are values, all integers of at least `least`."""
+    return bool(values) and all(isinstance(value, int) and value >= least for value in values)

@@ -199,6 +199,7 @@ def test_folders_of_arms_and_targets(tmp_path):
     assert checkpoint.stage_directory(tmp_path, "single:npid", 0, "npid") == arm / "stages" / "00-npid"
     expected = tmp_path / "targets" / "single-npid" / "knn" / "fraction-0.1-seed-3"
     assert checkpoint.target_directory(tmp_path, "single:npid", "knn", 0.1, 3) == expected
+    assert checkpoint.target_directory(tmp_path, "scratch", "knn", 1, 0).name == "fraction-1-seed-0"
 
 
 def test_done_is_the_record_or_none(tmp_path):

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, checkpoint, data, events, optim, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
-from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
+from aiseeme_jax.evaluate.fractions import in_words, nested_fraction, seeds_for
 from aiseeme_jax.evaluate.knn import knn_probe
 from aiseeme_jax.evaluate.linear import linear_probe
 
@@ -61,11 +61,10 @@ class Run:
 
 
 def runs(config: ConfigDict, workdir: Path, arm: str) -> Iterator[Run]:
-    """Every run of an arm. On all labels a frozen protocol gives one answer, so it is asked for one seed only."""
+    """Every run of an arm."""
     for target in config.targets:
         for fraction in target.fractions:
-            alike = fraction == 1 and target.protocol != "finetune"
-            for seed in target.seeds[:1] if alike else target.seeds:
+            for seed in seeds_for(target.protocol, fraction, target.seeds):
                 directory = checkpoint.target_directory(workdir, arm, target.protocol, fraction, seed)
                 yield Run(target, fraction, seed, directory)
 
@@ -92,7 +91,7 @@ def evaluate_arm(
     time_line = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
         record = _evaluate(arm, run)
-        tag = f"{name}/{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
+        tag = f"{name}/{run.target.protocol}/{run.directory.name}"
         events.write_scalars(time_line, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
         # The record last: a run without it is done again.
         checkpoint.write_json(run.directory / checkpoint.DONE, record)
