@@ -173,8 +173,24 @@ def test_data_set_that_is_not_prepared(tmp_path):
 def test_other_config_under_an_old_workdir(whole, phantom):  # noqa: F811
     before = running.outcome(whole)
     said = fails(whole, phantom, "--config.seed=7", "--config.patience=3")
-    assert "was begun with another config" in said and "seed: 0 -> 7" in said and "patience: 10 -> 3" in said
+    assert "was begun with another config" in said and "seed: 0 -> 7, but stages/00-rotation is finished" in said
     assert running.outcome(whole) == before
+    said = fails(whole, phantom, "--config.runtime.log_every=0")
+    assert "runtime.log_every is 0; it must be at least 1" in said
+
+
+def test_a_stage_that_diverged_goes_on_as_the_message_says(whole, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    said = fails(workdir, phantom, "--config.stages[1].optimizer.learning_rate=1e38", "--config.patience=2")
+    assert "not finite for 2 steps in a row" in said and "under the same --workdir" in said
+    finished = (workdir / "stages/00-rotation/done.json").read_text()
+    code, said = running.launch(workdir, phantom)
+    assert code == 0, said
+    assert "stages[1].optimizer.learning_rate: 1e+38 -> 0.001" in said and "patience: 2 -> 10" in said
+    assert "stages/01-moco_v2 begins anew" in said
+    assert (workdir / "stages/00-rotation/done.json").read_text() == finished
+    assert running.outcome(workdir) == running.outcome(whole)
+    assert (workdir / "before/1/stages/01-moco_v2/metrics.jsonl").exists()
 
 
 def test_damaged_init(phantom, tmp_path):  # noqa: F811
