@@ -102,6 +102,31 @@ class TestBackbone:
         ):
             tiny.assert_same(aiseeme_jax.load_backbone(path)[0], narrow(seed))
 
+    def finish(self, workdir, arm, *tasks, seed=0):
+        for position, task in enumerate(tasks):
+            directory = checkpoint.stage_directory(workdir, arm, position, task)
+            curriculum.hand_over(directory, narrow(seed + position), {"task": task})
+
+    def test_of_a_workdir_is_that_of_the_arm_asked_for(self, tmp_path):
+        self.finish(tmp_path, "curriculum", "rotation", "simclr")
+        self.finish(tmp_path, "single:simclr", "simclr", seed=5)
+        for arm, seed in ((None, 1), ("curriculum", 1), ("single:simclr", 5)):
+            tiny.assert_same(aiseeme_jax.load_backbone(tmp_path, arm)[0], narrow(seed))
+        with pytest.raises(
+            ValueError, match=r"no finished stage of an arm 'npid' .*: there are curriculum, single.simclr"
+        ):
+            aiseeme_jax.load_backbone(tmp_path, arm="npid")
+        with pytest.raises(ValueError, match="00-rotation' is no workdir: it has no arm 'curriculum'"):
+            aiseeme_jax.load_backbone(tmp_path / "stages" / "00-rotation", arm="curriculum")
+
+    def test_without_a_curriculum_there_must_be_one_arm_or_it_must_be_named(self, tmp_path):
+        self.finish(tmp_path, "plain", "rotation", "npid")
+        tiny.assert_same(aiseeme_jax.load_backbone(tmp_path)[0], narrow(1))
+        self.finish(tmp_path, "distilled", "rotation", seed=5)
+        with pytest.raises(ValueError, match="holds several arms: say `arm`, .* There are distilled, plain"):
+            aiseeme_jax.load_backbone(tmp_path)
+        tiny.assert_same(aiseeme_jax.load_backbone(tmp_path, arm="distilled")[0], narrow(5))
+
     def test_export_is_an_init_of_the_same_bits(self, tmp_path):
         exported = narrow()
         aiseeme_jax.export_backbone(exported, tmp_path / "weights.safetensors")
