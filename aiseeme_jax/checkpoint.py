@@ -142,6 +142,21 @@ class Store:
         step = self._manager.latest_step()
         if step is None:
             return None
+        folder = self._manager.directory / str(step)
+        try:
+            stored = _leaves(self._ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
+        except Exception as error:
+            raise _damaged(folder, error) from error
+        # Judged here, since orbax would cast a value of another type without a word.
+        wanted = _leaves(template)
+        differing = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+        if differing:
+            raise ValueError(
+                f"{folder} does not fit this program: it was written by another version, or for another config. "
+                f"Do not delete it: go on with that version, or begin in another --workdir. {len(differing)} arrays "
+                f"differ, such as {differing[0]}: "
+                f"{stored.get(differing[0], '(absent)')} -> {wanted.get(differing[0], '(absent)')}"
+            )
         everywhere = NamedSharding(mesh, PartitionSpec())
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template)
         args = self._ocp.args
@@ -150,11 +165,21 @@ class Store:
                 step, args=args.Composite(state=args.StandardRestore(abstract), record=args.JsonRestore())
             )
         except Exception as error:
-            folder = self._manager.directory / str(step)
-            raise ValueError(
-                f"{folder} cannot be read; delete it to go on from an earlier checkpoint. {error}"
-            ) from error
+            raise _damaged(folder, error) from error
         return found.state, found.record
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Shape and type of each array of a state, or of what orbax says of a stored one, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{tuple(leaf.shape)} {leaf.dtype}"
+        for path, leaf in leaves
+    }
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"{folder} is damaged; delete it to go on from an earlier checkpoint. {error}")
 
 
 def drop_checkpoints(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -212,6 +213,37 @@ class TestStore:
             tiny.assert_same(state, self.on_devices())
             store.save(2, self.on_devices(2), {})
         assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+    @pytest.mark.parametrize(
+        "change, difference",
+        [
+            ({"weights": np.zeros((2, 4), np.float32)}, r"weights: \(2, 3\) float32 -> \(2, 4\) float32"),
+            ({"weights": np.zeros((2, 3), np.int32)}, r"weights: \(2, 3\) float32 -> \(2, 3\) int32"),
+            ({"more": np.zeros(2, np.float32)}, r"more: \(absent\) -> \(2,\) float32"),
+            ({"weights": None}, r"weights: \(2, 3\) float32 -> \(absent\)"),
+        ],
+    )
+    def test_a_checkpoint_of_another_version_is_not_called_damaged(self, tmp_path, change, difference):
+        with checkpoint.Store(tmp_path) as store:
+            store.save(1, self.on_devices(), {})
+        with checkpoint.Store(tmp_path) as store:
+            with pytest.raises(ValueError, match=f"checkpoints/1 does not fit .*Do not delete it.* {difference}"):
+                store.restore(jax.tree.map(jnp.asarray, {**self.state, **change}), data.data_mesh())
+
+    # Orbax gives up a read with others under way.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize("file", ["_METADATA", "manifest.ocdbt"])
+    def test_a_damaged_checkpoint_is_called_so_and_may_be_deleted(self, tmp_path, file):
+        with checkpoint.Store(tmp_path) as store:
+            store.save(1, self.on_devices(1), {})
+            store.save(2, self.on_devices(2), {})
+        (tmp_path / "checkpoints" / "2" / "state" / file).write_text("{")
+        with checkpoint.Store(tmp_path) as store:
+            with pytest.raises(ValueError, match="checkpoints/2 is damaged; delete it to go on from an earlier"):
+                store.restore(self.on_devices(), data.data_mesh())
+        shutil.rmtree(tmp_path / "checkpoints" / "2")
+        with checkpoint.Store(tmp_path) as store:
+            tiny.assert_same(store.restore(self.on_devices(), data.data_mesh())[0], self.on_devices(1))
 
     def test_empty_folder_has_nothing_to_restore(self, tmp_path):
         with checkpoint.Store(tmp_path) as store:

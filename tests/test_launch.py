@@ -154,6 +154,17 @@ def test_bad_input_is_one_message(case, phantom, tmp_path):  # noqa: F811
     assert not workdir.exists(), "the workdir now belongs to the mistake"
 
 
+@pytest.mark.parametrize("kind", ["type", "index", "value", "attribute"])
+def test_a_bug_shows_its_traceback_whatever_the_type_of_its_error(kind, phantom, tmp_path):  # noqa: F811
+    code, said = running.launch(tmp_path / "run", phantom, config=f"tests/failing_config.py:{kind}")
+    assert code == 1 and "Traceback" in said and "failing_config.py" in said
+
+
+def test_a_judgement_of_the_input_does_not(phantom, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", phantom, config="tests/failing_config.py:judged")
+    assert "error: title is too long\n(--debug shows where)" in said
+
+
 def test_batch_that_does_not_divide_over_the_devices(phantom, tmp_path):  # noqa: F811
     said = fails(tmp_path / "run", phantom, "--config.stages[0].batch_size=9", devices=2)
     assert "a batch of 9 does not divide over 2 devices; change `batch_size`" in said
