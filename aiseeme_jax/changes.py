@@ -71,13 +71,15 @@ class Part:
 
 def judge(config: ConfigDict, workdir: Path) -> Change:
     """What changed in the config of a workdir. Raises ValueError, with fields, values and reasons, if it must not."""
-    old = checkpoint.read_json(workdir / experiment.CONFIG)
-    fields = experiment.differences(old, experiment.resolve(config))
+    old, new = checkpoint.read_json(workdir / experiment.CONFIG), experiment.resolve(config)
+    fields = experiment.differences(old, new)
     if not fields:
         return Change({}, ())
+    # An earlier version may have had fewer fields.
+    before = _parts(_as_config({**new, **old}), workdir)
     refused: dict[str, Path] = {}
     stale = []
-    for directory, touched in _touched(_parts(_as_config(old), workdir), _parts(config, workdir), fields).items():
+    for directory, touched in _touched(before, _parts(config, workdir), fields).items():
         if checkpoint.read_done(directory):
             refused = dict.fromkeys(touched, directory) | refused
         elif directory.exists():
@@ -139,7 +141,7 @@ def _touched(before: dict[Any, Part], after: dict[Any, Part], fields: Pairs) -> 
 
 def _refusal(workdir: Path, fields: Pairs, refused: dict[str, Path]) -> str:
     lines = [f"{_line(path, fields)}, but {refused[path].relative_to(workdir)} is finished" for path in refused]
-    advice = "Use another --workdir, or the old values. (What is deleted is not finished.)"
+    advice = "Use another --workdir, or the old values. Where a finished folder is deleted, its part is done anew."
     return "\n".join([f"{workdir} was begun with another config:", *_first(lines), advice])
 
 

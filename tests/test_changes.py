@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 from ml_collections import ConfigDict
@@ -59,7 +60,9 @@ def refusal(made, workdir) -> list[str]:
         start(made, workdir)
     first, *lines, last = str(error.value).splitlines()
     assert first == f"{workdir} was begun with another config:"
-    assert last == "Use another --workdir, or the old values. (What is deleted is not finished.)"
+    assert (
+        last == "Use another --workdir, or the old values. Where a finished folder is deleted, its part is done anew."
+    )
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
     return [line.strip() for line in lines]
 
@@ -243,6 +246,24 @@ def test_the_job_stays_once_something_is_finished(workdir):
     assert refusal(config(job="evaluate"), workdir) == [
         "job: curriculum -> evaluate, but stages/00-rotation is finished"
     ]
+
+
+def test_a_finished_part_may_change_once_its_folder_and_what_came_of_it_are_deleted(workdir):
+    train(workdir, config(), 0, 1)
+    changed = config()
+    changed.stages[0].batch_size = 8
+    shutil.rmtree(workdir / "stages/00-rotation")
+    assert refusal(changed, workdir) == ["stages[0].batch_size: 256 -> 8, but stages/01-moco_v2 is finished"]
+    shutil.rmtree(workdir / "stages/01-moco_v2")
+    start(changed, workdir)
+
+
+def test_a_workdir_of_a_version_with_fewer_fields_is_compared_as_well(workdir):
+    train(workdir, config(), 0)
+    old = written(workdir)
+    del old["curricula"], old["model"]["patch"]
+    checkpoint.write_json(workdir / "config.json", old)
+    assert refusal(config(), workdir) == ["model.patch: (absent) -> 0, but stages/00-rotation is finished"]
 
 
 def test_a_changed_config_is_judged_before_it_is_written(workdir, monkeypatch):
