@@ -9,6 +9,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,15 @@ class Arm:
     """A way to come by a backbone.
 
     Attributes:
-      name: 'curriculum', that of another curriculum, 'scratch', 'imagenet' or 'single:<task>'.
+      name: 'curriculum', that of another curriculum, 'scratch', 'imagenet' or 'single:<task>'; 'init' of the job
+        `evaluate`.
       init: as `config.init`.
       stages: (position in its curriculum, config) of each stage it trains.
       tasks: of all stages of its curriculum.
       alone: it trains one stage of its curriculum without those before it.
       whole: each of its stages lasts as many images as the whole curriculum.
+      start: field of the config that says what it begins with, empty if none does.
+      listed: field of the config that lists its stages.
     """
 
     name: str
@@ -40,6 +44,13 @@ class Arm:
     tasks: tuple[str, ...] = ()
     alone: bool = False
     whole: bool = False
+    start: str = "init"
+    listed: str = "stages"
+
+    @property
+    def random(self) -> bool:
+        """Whether its backbone is a random one that nothing trained."""
+        return self.init == "scratch" and not self.stages
 
     def place(self, position: int) -> teachers.Place:
         """Where a stage of it stands."""
@@ -51,8 +62,8 @@ class Arm:
         return self.init, self.whole, stages
 
 
-def _whole_arm(name: str, init: str, stages: Sequence[ConfigDict]) -> Arm:
-    return Arm(name, init, tuple(enumerate(stages)), _tasks(stages))
+def _whole_arm(name: str, init: str, stages: Sequence[ConfigDict], listed: str = "stages") -> Arm:
+    return Arm(name, init, tuple(enumerate(stages)), _tasks(stages), listed=listed)
 
 
 def _tasks(stages: Sequence[ConfigDict]) -> tuple[str, ...]:
@@ -60,12 +71,15 @@ def _tasks(stages: Sequence[ConfigDict]) -> tuple[str, ...]:
 
 
 def arms(config: ConfigDict) -> tuple[Arm, ...]:
-    """The curriculum, those beside it, and the baselines.
+    """The curriculum, those beside it, and the baselines; of the job `evaluate` the backbone at `init`.
 
     Raises ValueError for a baseline that is not known or lacks its weights, and for a curriculum under a name that is
     taken or becomes the folder of another arm.
     """
-    found = [_whole_arm(name, config.init, stages) for name, stages in config.curricula.items()]
+    if config.job == "evaluate":
+        return (Arm("init", config.init),)
+    curricula = config.curricula.items()
+    found = [_whole_arm(name, config.init, stages, f"curricula.{name}") for name, stages in curricula]
     if config.stages or not found:
         found.insert(0, _whole_arm("curriculum", config.init, config.stages))
     others = list(_baselines(config))
@@ -85,11 +99,11 @@ def _baselines(config: ConfigDict) -> Iterator[Arm]:
     for name in config.baselines:
         kind, _, task = name.partition(":")
         if name == "scratch":
-            yield Arm("scratch", "scratch")
+            yield Arm("scratch", "scratch", start="")
         elif name == "imagenet":
             if not config.imagenet:
                 raise ValueError("the baseline 'imagenet' needs --config.imagenet=FILE, weights with torchvision names")
-            yield Arm("imagenet", config.imagenet)
+            yield Arm("imagenet", config.imagenet, start="imagenet")
         elif kind == "single":
             yield from _single_arms(config, task)
         else:
@@ -113,6 +127,24 @@ def sequences_from(config: ConfigDict, arm: Arm, count: int) -> list[tuple[Confi
     """The stages of every curriculum that begins with the first `count` of an arm."""
     alike = [other for other in arms(config) if not other.alone and other.beginning(count) == arm.beginning(count)]
     return [tuple(stage for _, stage in other.stages) for other in alike]
+
+
+def stage_folders(workdir: Path, planned: Sequence[Arm]) -> dict[str, list[Path]]:
+    """Where the stages of each arm lie. What several arms begin with in common lies in the folder of one, once: of the
+    one where it is done or begun, else of the first.
+    """
+    own: dict[tuple[str, int], Path] = {}
+    shared: dict[tuple, list[Path]] = {}
+    for arm in planned:
+        for place, (_, stage) in enumerate(arm.stages):
+            own[arm.name, place] = checkpoint.stage_directory(workdir, arm.name, place, stage.task)
+            shared.setdefault(arm.beginning(place + 1), []).append(own[arm.name, place])
+    chosen = {beginning: max(folders, key=_progress) for beginning, folders in shared.items()}
+    return {arm.name: [chosen[arm.beginning(place + 1)] for place in range(len(arm.stages))] for arm in planned}
+
+
+def _progress(directory: Path) -> tuple[bool, bool]:
+    return checkpoint.read_done(directory) is not None, (directory / checkpoint.CHECKPOINTS).exists()
 
 
 def steps_of_stage(stage: ConfigDict, images: int) -> int:
@@ -140,12 +172,26 @@ def stage_task(config: ConfigDict, stage: ConfigDict, backbone: nnx.Module, imag
     )
 
 
+def check_runtime(runtime: ConfigDict) -> None:
+    """Judges the part of a config that may change whenever a run is started. Raises ValueError that names the field."""
+    for name, least in (("log_every", 1), ("checkpoint_every", 1), ("evaluation_batch", 1), ("workers", 0)):
+        _at_least(least, f"runtime.{name}", runtime[name])
+    data.check_residence(runtime.residence)
+
+
+def _at_least(least: int, name: str, value: float) -> None:
+    # NaN is not at least anything.
+    if not value >= least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
 def check(config: ConfigDict, split: data.Split) -> None:
     """Judges a config against its pretraining split, and its targets against theirs, without training anything.
 
     Raises ValueError, or FileNotFoundError for weights that are not there; the message names the part it is about.
     """
     check_runtime(config.runtime)
+    _at_least(1, "patience", config.patience)
     data.check_model(split, config.model)
     for arm in arms(config):
         if arm.init != "scratch":
@@ -156,14 +202,6 @@ def check(config: ConfigDict, split: data.Split) -> None:
             _check_stages(config, arm, len(split), judged)
     if config.targets:
         check_targets(config, protocols.target_splits(config))
-
-
-def check_runtime(runtime: ConfigDict) -> None:
-    """Where and how the work is done; ValueError names the field."""
-    for name in ("log_every", "checkpoint_every", "evaluation_batch"):
-        if runtime[name] < 1:
-            raise ValueError(f"runtime.{name} is {runtime[name]}; it must be at least 1")
-    data.check_residence(runtime.residence)
 
 
 def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
@@ -212,18 +250,18 @@ def _check_training(training: ConfigDict, images: int) -> None:
 
 def _check_stages(config: ConfigDict, arm: Arm, images: int, judged: set[tuple]) -> None:
     """Judges the stages of an arm but those whose beginning is among the `judged`, and adds them there."""
-    field = "stages" if arm.name == "curriculum" else f"curricula.{arm.name}"
     for place, (position, stage) in enumerate(arm.stages):
         beginning = arm.beginning(place + 1)
         if beginning in judged:
             continue
         judged.add(beginning)
         check_stage = functools.partial(_check_stage, config, stage, arm.place(position), images)
-        _about(f"{field}[{position}] ({stage.task})", check_stage)
+        _about(f"{arm.listed}[{position}] ({stage.task})", check_stage)
 
 
 def _check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.Place, images: int) -> None:
     _check_training(stage, images)
+    _at_least(0, "task_weight", stage.task_weight)
     _check_views(config, stage)
 
     def make() -> pretext.Task:

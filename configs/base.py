@@ -213,7 +213,7 @@ def get_config() -> ConfigDict:
     config.statistics.samples = 1000  # bootstrap samples of the intervals, over groups (lesions, patients)
     config.statistics.seed = 0
 
-    # Where and how the work is done. These may change under an existing workdir: the weights do not depend on them.
+    # Where and how the work is done. These may always change under a workdir: the weights do not depend on them.
     config.runtime = ConfigDict()
     config.runtime.data_dir = "data"  # where data sets were prepared
     config.runtime.residence = "stream"  # stream: read as it goes | device: whole split in device memory

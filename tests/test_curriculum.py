@@ -301,7 +301,7 @@ class TestBudget:
             return train.Result(task, {})
 
         monkeypatch.setattr(train, "fit", fit)
-        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_: None)
+        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_, **__: None)
         curriculum.run(config(targets=(), **changes), tmp_path)
         return asked
 

@@ -81,6 +81,18 @@ def test_views_of_the_other_kind_name_the_presets_of_this_one(opened):
         plan.check(config("grey", views="volume"), opened("grey"))
 
 
+def test_patience_and_the_weight_of_a_task_have_their_least_values(opened):
+    split, made = opened("grey"), config("grey")
+    made.stages[0].task_weight = -1.0
+    with pytest.raises(ValueError, match=r"stages\[0\] \(npid\): task_weight is -1.0; it must be at least 0"):
+        plan.check(made, split)
+    made.stages[0].task_weight = 0.0
+    plan.check(made, split)
+    made.patience = 0
+    with pytest.raises(ValueError, match="patience is 0; it must be at least 1"):
+        plan.check(made, split)
+
+
 class TestViTs:
     def test_views_must_consist_of_whole_patches(self, opened):
         model = {"name": "tiny_vit", "width": 1.0, "stem": "standard"}
