@@ -144,6 +144,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     if protocol == "knn":
         config.neighbours = (5, 10, 20, 50, 100, 200)  # chosen on validation
         config.temperature = 0.07  # of the votes
+        config.class_weight = "balanced"  # balanced: votes over the number of training rows of their class | none
     elif protocol == "linear":
         config.strengths = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of the logistic regression, chosen on validation
         config.class_weight = "balanced"  # balanced | none

@@ -108,7 +108,7 @@ def class_weights(labels: ArrayLike, classes: int, kind: str) -> tuple[float, ..
     if kind not in ("balanced", "none"):
         raise ValueError(f"unknown class_weight '{kind}': known are balanced, none")
     if not len(labels) or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"fine-tuning needs every label between 0 and {classes - 1}; unlabelled rows cannot be used")
+        raise ValueError(f"every label must lie between 0 and {classes - 1}; unlabelled rows cannot be used")
     if kind == "none":
         return (1.0,) * classes
     counts = np.bincount(labels, minlength=classes)

@@ -137,7 +137,14 @@ def _frozen(arm: Arm, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 def _knn(arm: Arm, run: Run):
     vectors, labels = _frozen(arm, run)
     target, classes = run.target, len(arm.splits["test"].class_names)
-    probe = knn_probe(vectors, labels, ks=target.neighbours, temperature=target.temperature, classes=classes)
+    probe = knn_probe(
+        vectors,
+        labels,
+        ks=target.neighbours,
+        temperature=target.temperature,
+        class_weight=target.class_weight,
+        classes=classes,
+    )
     return probe.probs["test"], {"neighbours": probe.k, "validation_score": probe.validation_score}
 
 
