@@ -3,7 +3,9 @@
     python -m aiseeme_jax.compare runs/isic scratch                           every other arm against `scratch`
     python -m aiseeme_jax.compare runs/pairs rotation-simclr 'rotation-simclr-*'
 
-Prints a Markdown table; each target is taken with the largest share of the labels it was measured with.
+Prints a Markdown table, and below it why a difference is missing. Each target is taken with the largest share of the
+labels it was measured with. An interval covers the test images and, where a target has several seeds, the draw of
+labels and the seed of fine-tuning; not another pretraining.
 """
 
 import argparse
@@ -11,11 +13,11 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from aiseeme_jax.evaluate import metrics
 from aiseeme_jax.report import tables
 from aiseeme_jax.report.contents import Contents, read_contents
+from aiseeme_jax.report.measured import Cell, Incomparable, Measured
 
-METRICS = {name: metrics.METRICS[name] for name in ("balanced_accuracy", "auroc")}
+METRICS = ("balanced_accuracy", "auroc")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,20 +46,29 @@ def chosen(contents: Contents, reference: str, patterns: Sequence[str]) -> list[
 
 
 def table(contents: Contents, reference: str, arms: Sequence[str]) -> Iterator[str]:
-    """Lines: the reference as it is, then the others as differences from it."""
+    """Lines: the reference as it is, then the others as differences from it, then what they lack and why."""
+    measured, missing = Measured(contents), []
     columns = [(target, metric) for target in contents.targets for metric in METRICS]
     heads = [f"{tables.target_name(target)}: {tables.NAMES[metric]}" for target, metric in columns]
     yield _line("arm", heads)
     yield _line("---", ["---"] * len(columns))
-    own = [tables.over_seeds(contents, reference, t, contents.fraction_of(t), metric) for t, metric in columns]
+    own = [measured.over_seeds(reference, t, contents.fraction_of(t), metric) for t, metric in columns]
     yield _line(f"{reference}, as it is", map(_text, own))
     for arm in arms:
-        found = [tables.difference(contents, arm, reference, t, METRICS[metric]) for t, metric in columns]
+        found = []
+        for target, metric in columns:
+            try:
+                found.append(measured.difference(arm, reference, target, metric))
+            except Incomparable as reason:
+                found.append(None)
+                missing.append(f"{arm}, {tables.target_name(target)}: {reason}")
         yield _line(arm, map(_text, found))
+    if missing:
+        yield from ["", *dict.fromkeys(missing)]
 
 
-def _text(cell: tables.Cell | None) -> str:
-    return "–" if cell is None else f"{cell.text} {cell.interval}".strip()
+def _text(cell: Cell | None) -> str:
+    return "–" if cell is None else f"{cell.text} {cell.interval}"
 
 
 def _line(first: str, cells: Iterable[str]) -> str:
