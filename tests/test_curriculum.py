@@ -3,14 +3,17 @@
 import csv
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from ml_collections import ConfigDict
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
-from aiseeme_jax import checkpoint, curriculum, data, plan, train
+from aiseeme_jax import checkpoint, curriculum, data, plan, pretext, train
 from aiseeme_jax.evaluate import protocols, results
 from configs import base
 
@@ -135,10 +138,24 @@ class TestCurricula:
         page = (tmp_path / "report.html").read_text()
         assert "distilled" in page and "No results" not in page
 
-    def test_a_name_that_is_taken(self):
-        taken = config()
+    @pytest.mark.parametrize("baselines", [("scratch",), ()])
+    def test_a_name_that_is_taken(self, baselines):
+        taken = config(baselines=baselines)
         taken.curricula = ConfigDict({"scratch": (stage("npid", 2),)})
         with pytest.raises(ValueError, match="curricula: 'scratch' is the name of another arm"):
+            curriculum.arms(taken)
+
+    @pytest.mark.parametrize(
+        "names, message",
+        [
+            (["single-npid"], "'single-npid' and 'single:npid' would both lie in the folder 'single-npid'"),
+            (["a:b", "a/b"], "'a/b' and 'a:b' would both lie in the folder 'a-b'"),
+        ],
+    )
+    def test_names_that_become_one_folder(self, names, message):
+        taken = config()
+        taken.curricula = ConfigDict({name: (stage("rotation", 2),) for name in names})
+        with pytest.raises(ValueError, match=f"curricula: the arms {message}"):
             curriculum.arms(taken)
 
     def test_a_mistake_is_told_by_curriculum_and_place(self):
@@ -243,6 +260,16 @@ class TestRun:
         curriculum.train_arm(config(), arm, [tmp_path / "one", tmp_path / "two"], curriculum.Source(config()))
         assert splits == ["train"] and len(split_seen) == 2
 
+    def test_a_stage_leaves_what_its_task_hands_over(self, tmp_path, monkeypatch):
+        def emptied(task):
+            copy = nnx.clone(task.backbone)
+            nnx.update(copy, jax.tree.map(jnp.zeros_like, nnx.state(copy)))
+            return copy
+
+        monkeypatch.setattr(pretext.task_class("rotation"), "handed_over", emptied)
+        curriculum.run(config((stage("rotation", 1),), baselines=(), targets=()), tmp_path)
+        assert not any(leaf.any() for leaf in tiny.arrays(aiseeme_jax.load_backbone(tmp_path)[0]).values())
+
     def test_run_may_start_from_an_earlier_one(self, finished, tmp_path):
         later = config((stage("rotation", 4),), init=str(finished), baselines=(), targets=())
         curriculum.run(later, tmp_path / "later")
@@ -274,7 +301,7 @@ class TestBudget:
             return train.Result(task, {})
 
         monkeypatch.setattr(train, "fit", fit)
-        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_: None)
+        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_, **__: None)
         curriculum.run(config(targets=(), **changes), tmp_path)
         return asked
 

@@ -9,7 +9,8 @@ import SimpleITK
 import tensorflow_datasets as tfds
 from dicom_files import ct_slices, to_bytes, write_all
 
-from aiseeme_jax.splits import open_split
+from aiseeme_jax.splits import open_split, without
+from tfds_builders.__main__ import main
 from tfds_builders.common.damage import TooMuchDamage
 from tfds_builders.ct_patches import Builder
 
@@ -158,7 +159,27 @@ def test_the_same_scan_under_two_names_is_listed(tmp_path, report):
     for number in (0, 1):
         add(tmp_path / "a", number, volume=body(7))
     add(tmp_path / "a", 5)
-    assert report(prepare(tmp_path / "a", tmp_path / "data"))["identical_series"] == [["1.2.0", "1.2.1"]]
+    said = report(prepare(tmp_path / "a", tmp_path / "data"))
+    assert said["identical_series"] == [["1.2.0", "1.2.1"]] and said["joined_groups"] == [["P0", "P1"]]
+    split = open_split("ct_patches/32_2mm", "train", tmp_path / "data")
+    assert len(set(split.groups)) == said["splits"]["train"]["groups"] == 2
+
+
+def test_the_same_scan_of_patients_by_other_names_is_found_and_kept_out(tmp_path, capsys):
+    add(tmp_path / "a", 1)
+    add(tmp_path / "a", 2)
+    add(tmp_path / "b", 2, patient="Q2", spacing=(4.5, 2.0, 2.0), removed="NO")
+    for name in "ab":
+        prepare(tmp_path / name, tmp_path / name, "32" if name == "a" else "32_2mm")
+    (tmp_path / "a" / "other").symlink_to(tmp_path / "b" / "ct_patches")
+    names = ["ct_patches/32", "other/32_2mm", "--data_dir", str(tmp_path / "a")]
+    assert main(["check", *names, "--exclude", str(tmp_path / "ids.txt")]) == 1
+    assert "same series: 256 pairs" in capsys.readouterr().out
+    split = open_split("ct_patches/32", "train", tmp_path / "a")
+    (tmp_path / "series.txt").write_text("1.2.2\n")
+    for file in ("ids.txt", "series.txt"):
+        left = without(split, [str(tmp_path / file)])
+        assert left.excluded == 16 and set(left.groups) == {"P1"}
 
 
 def test_training_reads_what_is_stored(tmp_path):
