@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from aiseeme_jax import checkpoint, data, experiment, report
+from aiseeme_jax import checkpoint, data, experiment, plan, report
 from aiseeme_jax.evaluate import protocols
 
 ARM = "init"
@@ -18,7 +18,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     backbone = checkpoint.starting_backbone(config.model, config.init, config.seed)
     if not experiment.is_begun(workdir):
-        data.check_model(protocols.target_splits(config)["train"], config.model)
+        splits = protocols.target_splits(config)
+        data.check_model(splits["train"], config.model)
+        plan.check_targets(config, splits)
     if experiment.begin(config, workdir):
         return
     protocols.evaluate_arm(config, workdir, ARM, backbone)

@@ -6,13 +6,23 @@ not the days before it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, checkpoint, data, models, optim, pretext, teachers
 from aiseeme_jax.evaluate import finetune, protocols
+
+log = logging.getLogger(__name__)
+
+# What it means that the labelled images of a split lack a class.
+LACKING = {
+    "train": "it cannot be learnt",
+    "validation": "it has no say in what is chosen",
+    "test": "it is not measured",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +146,11 @@ def check(config: ConfigDict, split: data.Split) -> None:
     for name in ("log_every", "checkpoint_every", "evaluation_batch"):
         if config.runtime[name] < 1:
             raise ValueError(f"runtime.{name} is {config.runtime[name]}; it must be at least 1")
+    if not config.stages and not config.curricula and config.init == "scratch":
+        raise ValueError(
+            "no stages: there is nothing to pretrain; set `stages` or `curricula`, or to measure a backbone as it is, "
+            "`init` and --config.job=evaluate"
+        )
     data.check_residence(config.runtime.residence)
     data.check_model(split, config.model)
     for arm in arms(config):
@@ -145,7 +160,17 @@ def check(config: ConfigDict, split: data.Split) -> None:
     for arm in arms(config):
         if not arm.alone:
             _check_stages(config, arm, len(split), judged)
-    labelled = len(protocols.target_splits(config)["train"]) if config.targets else 0
+    if config.targets:
+        check_targets(config, protocols.target_splits(config))
+
+
+def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
+    """Judges the targets of a config against the labelled images of each split; warns of classes that a split lacks.
+
+    Raises ValueError; the message names the target it is about.
+    """
+    _check_classes(splits)
+    labelled = len(splits["train"])
     seen = set()
     for position, target in enumerate(config.targets):
         part = f"targets[{position}] ({target.protocol})"
@@ -162,6 +187,35 @@ def _about(part: str, judge: Callable[[], None]) -> None:
         judge()
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from error
+    except (ArithmeticError, LookupError, TypeError) as error:
+        # What a library makes of a value that it cannot take.
+        raise ValueError(f"{part}: {type(error).__name__}: {error}") from error
+
+
+def _check_classes(splits: Mapping[str, data.Split]) -> None:
+    names = splits["train"].class_names
+    absent = {
+        split: [name for label, name in enumerate(names) if label not in opened.labels]
+        for split, opened in splits.items()
+    }
+    present = [name for name in names if name not in absent["train"]]
+    if len(present) < 2:
+        raise ValueError(
+            f"targets: all {len(splits['train'])} labelled images of {splits['train'].name} are of the class "
+            f"'{present[0]}'; a classifier needs two classes, so leave `targets` empty or label images of another"
+        )
+    for split, lacking in absent.items():
+        for name in lacking:
+            log.warning("warning: %s has no image of the class '%s': %s", splits[split].name, name, LACKING[split])
+
+
+def _check_made_for(part: ConfigDict, field: str, maker: str) -> None:
+    """A stage has the fields and views of its task, a target those of its protocol."""
+    if part[field] != part.made_for:
+        raise ValueError(
+            f"{field} was changed to '{part[field]}', but the fields and views are those of '{part.made_for}': "
+            f"write {maker}('{part[field]}', …) in the config file"
+        )
 
 
 def _check_training(training: ConfigDict, images: int) -> None:
@@ -190,6 +244,8 @@ def _check_stages(config: ConfigDict, arm: Arm, images: int, judged: set[tuple])
 
 
 def _check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.Place, images: int) -> None:
+    pretext.task_class(stage.task)
+    _check_made_for(stage, "task", "stage")
     _check_training(stage, images)
     _check_views(config, stage)
 
@@ -215,6 +271,7 @@ def _check_views(config: ConfigDict, part: ConfigDict) -> None:
 def _check_target(config: ConfigDict, target: ConfigDict, images: int) -> None:
     if target.protocol not in protocols.PROTOCOLS:
         raise ValueError(f"unknown protocol '{target.protocol}': known are {', '.join(protocols.PROTOCOLS)}")
+    _check_made_for(target, "protocol", "target")
     _check_views(config, target)
     if not target.fractions or not all(0 < fraction <= 1 for fraction in target.fractions):
         raise ValueError(f"fractions are {tuple(target.fractions)}; each must lie in (0, 1]")

@@ -4,8 +4,8 @@ Conventions, those of the official ISIC scorer where it has one:
   * A row whose maximum is shared by two classes is undecided, which is wrong for every class.
   * A macro mean runs over the classes that occur in the labels; an absent class is NaN in a per-class result.
   * With two classes the average precision is that of class 1 alone, as is usual.
-A metric that is undefined on the data (AUROC with one class in the labels) raises ValueError; `summary`
-leaves it out.
+A metric that is undefined on the data (AUROC, average precision with one class in the labels) raises ValueError;
+`summary` leaves it out.
 """
 
 from collections.abc import Callable, Sequence

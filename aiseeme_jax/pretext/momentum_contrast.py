@@ -123,12 +123,14 @@ def queue_size(task: str, field: str, asked: int, setting: Setting, published: i
     """Length of a queue: `asked`, or if that is 0 a length that suits the data set.
 
     That is the largest multiple of the batch within a quarter of the images and the published length, at least one
-    batch. Raises ValueError, which names the task and its field, unless `asked` is a multiple of the batch and at most
+    batch. Raises ValueError, which names the task and its field, unless `asked` is a multiple of the batch, from 0 to
     the number of images.
     """
     batch, images = setting.batch, setting.images
     if not asked:
         return max(min(published, images // 4) // batch * batch, batch)
+    if asked < 0:
+        raise ValueError(f"{task}: a queue of {asked} is no length; raise `{field}` (0 is derived)")
     if asked % batch:
         raise ValueError(f"{task}: a queue of {asked} is no multiple of the batch of {batch}; change `{field}`")
     if asked > images:

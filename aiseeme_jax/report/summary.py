@@ -41,6 +41,9 @@ def facts(contents: Contents) -> list[str]:
         groups = len(set(test.groups))
         grouped = "" if groups == len(test.labels) else f" of {groups:,} lesions or patients"
         lines.append(f"{len(test.labels):,} test images{grouped}, {len(test.class_names)} classes")
+        present = len(set(test.labels.tolist()))
+        if present < len(test.class_names):
+            lines.append(f"{present} of {len(test.class_names)} classes occur in the test images: means are over these")
     return lines
 
 

@@ -33,9 +33,9 @@ class Damaged:
     reason: str
 
 
-def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: Path) -> None:
-    """Raises TooMuchDamage if more than the share `limit` of the `inputs` is damaged; all of them are then listed in
-    the file `listing`, since nothing else is left of the preparation.
+def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: Path, advice: str) -> None:
+    """Raises TooMuchDamage, with `advice`, if more than the share `limit` of the `inputs` is damaged; all of them are
+    then listed in the file `listing`, since nothing else is left of the preparation.
     """
     if len(damaged) <= limit * inputs:
         return
@@ -43,6 +43,6 @@ def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: 
     shown = "; ".join(f"{item.path}: {item.reason}" for item in damaged[:SHOWN])
     raise TooMuchDamage(
         f"{len(damaged)} of {inputs} inputs are damaged, more than the {limit:.1%} allowed: {shown}"
-        f"{' …' if len(damaged) > SHOWN else ''}. All are listed in {listing}. Replace them by the official files, "
-        "take their rows out of the tables, or allow a larger share with max_damaged"
+        f"{' …' if len(damaged) > SHOWN else ''}. All are listed in {listing}. {advice}, "
+        "or allow a larger share with max_damaged"
     )
