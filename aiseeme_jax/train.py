@@ -177,7 +177,8 @@ def _check(state: TrainState, patience: int) -> None:
         raise Diverged(
             f"the loss or its gradient was not finite for {patience} steps in a row, "
             f"the last at step {int(state.halted)}; "
-            "the last good checkpoint is kept. Lower the learning rate, or clip gradients (optimizer.clip_norm)"
+            "the last good checkpoint is kept. Lower the learning rate, or clip gradients (optimizer.clip_norm), under "
+            "the same --workdir: this training then begins anew, and what is finished stays"
         )
 
 

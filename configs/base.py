@@ -186,7 +186,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.name = "isic2019/224"  # data set and config, prepared by TFDS
     config.data.synthetic = False  # said in the report
-    config.data.exclude = ()  # text or CSV files of image ids (or groups) kept out of pretraining, such as a test set's
+    config.data.exclude = ()  # CSV or text files of ids (image, group, series) kept out of pretraining: a test set's
 
     config.model = ConfigDict()
     config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50 | vit_tiny | vit_small | vit_base
@@ -215,7 +215,7 @@ def get_config() -> ConfigDict:
     config.statistics.samples = 1000  # bootstrap samples of the intervals, over groups (lesions, patients)
     config.statistics.seed = 0
 
-    # Where and how the work is done. These may change under an existing workdir: the weights do not depend on them.
+    # Where and how the work is done. These may always change under a workdir: the weights do not depend on them.
     config.runtime = ConfigDict()
     config.runtime.data_dir = "data"  # where data sets were prepared
     config.runtime.residence = "stream"  # stream: read as it goes | device: whole split in device memory

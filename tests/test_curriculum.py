@@ -138,10 +138,24 @@ class TestCurricula:
         page = (tmp_path / "report.html").read_text()
         assert "distilled" in page and "No results" not in page
 
-    def test_a_name_that_is_taken(self):
-        taken = config()
+    @pytest.mark.parametrize("baselines", [("scratch",), ()])
+    def test_a_name_that_is_taken(self, baselines):
+        taken = config(baselines=baselines)
         taken.curricula = ConfigDict({"scratch": (stage("npid", 2),)})
         with pytest.raises(ValueError, match="curricula: 'scratch' is the name of another arm"):
+            curriculum.arms(taken)
+
+    @pytest.mark.parametrize(
+        "names, message",
+        [
+            (["single-npid"], "'single-npid' and 'single:npid' would both lie in the folder 'single-npid'"),
+            (["a:b", "a/b"], "'a/b' and 'a:b' would both lie in the folder 'a-b'"),
+        ],
+    )
+    def test_names_that_become_one_folder(self, names, message):
+        taken = config()
+        taken.curricula = ConfigDict({name: (stage("rotation", 2),) for name in names})
+        with pytest.raises(ValueError, match=f"curricula: the arms {message}"):
             curriculum.arms(taken)
 
     def test_a_mistake_is_told_by_curriculum_and_place(self):
@@ -287,7 +301,7 @@ class TestBudget:
             return train.Result(task, {})
 
         monkeypatch.setattr(train, "fit", fit)
-        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_: None)
+        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_, **__: None)
         curriculum.run(config(targets=(), **changes), tmp_path)
         return asked
 

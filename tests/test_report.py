@@ -64,18 +64,35 @@ def make_predictions(arm, target, fraction, seed, names=("MEL", "NV <i>", "BCC")
     return results.Predictions(labels, probs.astype(np.float32), ids, groups, names)
 
 
-def write_targets(workdir, arms=ARMS, targets=TARGETS):
+def write_predictions(workdir, made):
+    """The predictions and the rows of (arm, target, fraction, seed) -> predictions."""
     rows = []
+    for place, predictions in made.items():
+        directory = checkpoint.target_directory(workdir, *place)
+        results.save_predictions(directory, predictions)
+        rows += results.rows_of(results.Run(*place, directory), predictions, **STATISTICS)
+    results.write_rows(workdir, rows)
+
+
+def write_two_arms(workdir, fraction=1.0, **changes):
+    """Curriculum and scratch measured by one linear probe, with changed predictions."""
+    target = {"protocol": "linear", "fractions": [fraction], "seeds": [0]}
+    config = {**CONFIG, "stages": [], "baselines": ["scratch"], "targets": [target]}
+    checkpoint.write_json(workdir / "config.json", config)
+    places = [(arm, "linear", fraction, 0) for arm in ARMS[:2]]
+    made = {place: dataclasses.replace(make_predictions(*place), **changes) for place in places}
+    write_predictions(workdir, made)
+    return made
+
+
+def write_targets(workdir, arms=ARMS, targets=TARGETS):
+    made = {}
     for arm in arms:
         for target in targets:
             fractions, seeds = TARGETS[target]
             for fraction, seed in ((f, s) for f in fractions for s in seeds):
-                directory = checkpoint.target_directory(workdir, arm, target, fraction, seed)
-                predictions = make_predictions(arm, target, fraction, seed)
-                results.save_predictions(directory, predictions)
-                run = results.Run(arm, target, fraction, seed, directory)
-                rows += results.rows_of(run, predictions, **STATISTICS)
-    results.write_rows(workdir, rows)
+                made[arm, target, fraction, seed] = make_predictions(arm, target, fraction, seed)
+    write_predictions(workdir, made)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +115,7 @@ def page(workdir):
 class Page(html.parser.HTMLParser):
     """Collects text and attributes, and fails on tags that do not close in order."""
 
-    VOID = ("meta", "img", "line", "circle", "polyline", "br")
+    VOID = ("meta", "img", "line", "circle", "polyline", "br", "wbr")
 
     def __init__(self, text):
         super().__init__()
@@ -231,6 +248,83 @@ def test_a_half_finished_run_says_what_is_missing(tmp_path):
     assert "stage rotation" not in text.lower()
 
 
+def test_a_seed_that_is_not_there_is_missing(workdir, tmp_path):
+    checkpoint.write_json(tmp_path / "config.json", {**CONFIG, "stages": [], "baselines": ["scratch"]})
+    rows = [row for row in results.read_rows(workdir) if row.arm in ARMS[:2]]
+    lost = [("curriculum", 0.1, 1), ("curriculum", 1.0, 1)]
+    results.write_rows(tmp_path, [row for row in rows if (row.arm, row.fraction, row.seed) not in lost])
+    assert read_contents(tmp_path).missing == [
+        # On all labels a linear probe gives the same whatever the seed, and is not asked for another.
+        "No results of linear on 10 % of the labels with seed 1 for curriculum.",
+        "No results of finetune on 10 % of the labels with seed 1 for curriculum.",
+        "No results of finetune on all labels with seed 1 for curriculum.",
+    ]
+    results.write_rows(tmp_path, [row for row in rows if row.seed == 0 and row.arm == "scratch"])
+    assert read_contents(tmp_path).missing[-2:] == [
+        "No results of finetune on all labels for curriculum.",
+        "No results of finetune on all labels with seed 1 for scratch.",
+    ]
+
+
+def test_a_third_of_the_labels_has_differences_and_confusion(tmp_path, capsys):
+    write_two_arms(tmp_path, fraction=1 / 3)
+    contents = read_contents(tmp_path)
+    assert not contents.missing
+    assert tables.differences(contents) and tables.confusions(contents)
+    compare.main([str(tmp_path), "scratch", "--fraction", "0.333333"])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert "Linear probe on 33.3333 % of the labels: AUROC" in head
+    assert len(rows) == 2 and not any("| – |" in row for row in rows)
+    (tmp_path / "results.csv").unlink()
+    assert not read_contents(tmp_path).missing
+
+
+def test_one_patient_has_values_without_intervals(tmp_path):
+    write_two_arms(tmp_path, groups=["one"] * 80)
+    text = words(report.write_report(tmp_path).read_text())
+    assert "80 test images of one lesion or patient (no intervals), 3 classes" in text
+    section = tables.differences(read_contents(tmp_path)).sections[0]
+    (cell,) = dict(section.rows)["curriculum"]
+    assert f"the curriculum minus scratch is {cell.text}. " in text and not cell.interval and "nan" not in text
+
+
+def test_stages_of_other_curricula_are_told_apart(tmp_path):
+    config = {**CONFIG, "stages": CONFIG["stages"][:1], "curricula": {"a-b": [{"task": "a"}, {"task": "b"}]}}
+    checkpoint.write_json(tmp_path / "config.json", config)
+    for arm, position, task in (("curriculum", 0, "rotation"), ("a-b", 0, "a"), ("a-b", 1, "b")):
+        write_stage(tmp_path, arm, position, task, done=task != "b")
+    write_stage(tmp_path, "single:rotation", 0, "rotation")
+    contents = read_contents(tmp_path)
+    assert [stage.title for stage in contents.stages] == ["rotation", "a-b: a", "a-b: b", "single:rotation"]
+    assert "Stage a-b: b is not finished (at step 490)." in contents.missing
+    assert 'alt="Sample views of a-b: b"' in report.write_report(tmp_path).read_text()
+
+
+def test_fewer_labels_are_numbers_too(workdir, page):
+    table = tables.fractions(read_contents(workdir))
+    assert list(table.columns.values()) == ["10 % of the labels", "all labels"]
+    assert [section.title for section in table.sections] == ["Linear probe", "Fine-tuning"], "knn has one share"
+    cell = dict(table.sections[0].rows)["scratch"][0]
+    tenth = [make_predictions("scratch", "linear", 0.1, seed) for seed in (0, 1)]
+    assert cell.value == pytest.approx(np.mean([metrics.balanced_accuracy(p.labels, p.probs) for p in tenth]), abs=1e-5)
+    after = words(page).partition("Fewer labels")[2].partition("Confusion")[0]
+    assert f"{cell.text} {cell.interval}" in after and "all labels" in after
+
+
+def test_the_only_target_with_fewer_labels_is_named_over_its_numbers(tmp_path):
+    checkpoint.write_json(tmp_path / "config.json", CONFIG)
+    write_targets(tmp_path, arms=ARMS[:2], targets=["linear"])
+    text = words(report.write_report(tmp_path).read_text())
+    assert "all labels Linear probe curriculum 0." in text
+
+
+def test_long_names_of_arms_leave_room_on_a_narrow_screen(workdir, page):
+    narrow = page.partition("@media (max-width: 560px) {")[2].partition("@media")[0]
+    (heads,) = re.findall(r"\.results tbody th\[scope=row\] \{([^}]*)\}", narrow)
+    assert "max-width: 38vw" in heads and "white-space: normal" in heads
+    assert "single:moco_<wbr>v2</th>" in page
+
+
 def test_a_run_without_results_or_without_anything(tmp_path):
     assert "nothing was started in this folder" in words(report.write_report(tmp_path).read_text())
     checkpoint.write_json(tmp_path / "config.json", CONFIG)
@@ -295,12 +389,7 @@ def test_means_over_fewer_classes_than_there_are_say_so(tmp_path):
 def test_an_interval_around_zero_is_said_to_include_it(tmp_path):
     checkpoint.write_json(tmp_path / "config.json", {**CONFIG, "baselines": ["scratch"]})
     same = make_predictions("scratch", "knn", 1.0, 0)
-    rows = []
-    for arm in ("curriculum", "scratch"):
-        directory = checkpoint.target_directory(tmp_path, arm, "knn", 1.0, 0)
-        results.save_predictions(directory, same)
-        rows += results.rows_of(results.Run(arm, "knn", 1.0, 0, directory), same, **STATISTICS)
-    results.write_rows(tmp_path, rows)
+    write_predictions(tmp_path, {(arm, "knn", 1.0, 0): same for arm in ("curriculum", "scratch")})
     text = words(report.write_report(tmp_path).read_text())
     assert "minus scratch is +0.000 [+0.000 to +0.000], an interval that includes 0" in text
 
@@ -332,6 +421,64 @@ class TestCompare:
     def test_all_others_are_compared_unless_told_otherwise(self, workdir, capsys):
         compare.main([str(workdir), "scratch"])
         assert [row[0] for row in self.lines(capsys)[3:]] == [arm for arm in ARMS if arm != "scratch"]
+
+    def test_a_share_of_the_labels_can_be_asked_for(self, workdir, capsys):
+        compare.main([str(workdir), "scratch", "curriculum", "--fraction", "0.1"])
+        head, _, reference, gain = self.lines(capsys)
+        assert head[1:] == [
+            f"{target} on 10 % of the labels: {metric}"
+            for target in ("Linear probe", "Fine-tuning")
+            for metric in ("Balanced accuracy", "AUROC")
+        ], "knn was measured on all labels alone"
+        runs = [[make_predictions(arm, "finetune", 0.1, seed) for seed in (0, 1)] for arm in ("curriculum", "scratch")]
+        probs = [[found.probs for found in several] for several in runs]
+        first = runs[0][0]
+        value, low, high = metrics.difference_ci(
+            metrics.balanced_accuracy, first.labels, *probs, groups=first.groups, **STATISTICS
+        )
+        assert gain[3] == f"{value:+.3f} [{low:+.3f} to {high:+.3f}]".replace("-", "−")
+        with pytest.raises(SystemExit):
+            compare.main([str(workdir), "scratch", "--fraction", "0.2"])
+        assert "no target was measured with --fraction 0.2: there are 0.1, 1" in capsys.readouterr().err
+
+    def test_what_is_undefined_is_one_cell_and_a_line_that_says_why(self, tmp_path, capsys):
+        write_two_arms(tmp_path, labels=np.zeros(80, np.int32))
+        compare.main([str(tmp_path), "scratch"])
+        head, _, reference, gain, _, *notes = self.lines(capsys)
+        assert head[1:] == ["Linear probe: Balanced accuracy", "Linear probe: AUROC"]
+        assert reference[1].startswith("0.") and gain[1].startswith("+0.")
+        assert reference[2] == gain[2] == "–"
+        assert notes == [["– Linear probe: auroc is undefined: the labels hold only class [0]"]]
+
+    def test_values_without_intervals_say_why(self, tmp_path, capsys):
+        write_two_arms(tmp_path, groups=["one"] * 80)
+        compare.main([str(tmp_path), "scratch"])
+        *_, gain, _, first, second = self.lines(capsys)
+        assert re.fullmatch(r"\+0\.\d{3}", gain[1])
+        reason = "no interval, the test images are of too few lesions or patients"
+        assert [first, second] == [[f"Linear probe: {name}: {reason}"] for name in ("Balanced accuracy", "AUROC")]
+
+    def test_what_was_not_measured_is_said(self, tmp_path, capsys):
+        made = {(arm, "knn", 1.0, 0): make_predictions(arm, "knn", 1.0, 0) for arm in ARMS[:2]}
+        made["curriculum", "linear", 1.0, 0] = make_predictions("curriculum", "linear", 1.0, 0)
+        made["scratch", "finetune", 1.0, 0] = make_predictions("scratch", "finetune", 1.0, 0)
+        other = make_predictions("curriculum", "finetune", 1.0, 0)
+        ids = [f"other-{i}" for i in range(80)]
+        made["curriculum", "finetune", 1.0, 0] = dataclasses.replace(other, ids=ids)
+        write_predictions(tmp_path, made)
+        compare.main([str(tmp_path), "scratch"])
+        _, _, reference, gain, _, *notes = self.lines(capsys)
+        assert reference[3] == gain[3] == gain[5] == "–" != gain[1]
+        assert notes == [
+            ["– Linear probe: no results of scratch"],
+            ["– Fine-tuning: curriculum and scratch do not have the same test images in the same order"],
+        ]
+
+    def test_nothing_measured_is_one_message(self, tmp_path, capsys):
+        checkpoint.write_json(tmp_path / "config.json", CONFIG)
+        with pytest.raises(SystemExit):
+            compare.main([str(tmp_path), "scratch"])
+        assert "nothing has been measured yet" in capsys.readouterr().err
 
     @pytest.mark.parametrize("arguments", [["sim*"], ["scratch", "sim*"]])
     def test_an_unknown_arm_names_the_known_ones(self, workdir, arguments, capsys):

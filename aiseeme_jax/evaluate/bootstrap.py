@@ -34,14 +34,14 @@ def bootstrap_ci(
     samples: int,
     seed: int,
 ) -> tuple[float, float, float]:
-    """The metric on the data as it is, and the 95 % interval of the cluster bootstrap.
+    """The metric on the data as it is, and the 95 % interval of the cluster bootstrap, NaN where there is none.
 
     Args:
       metric: any function (labels, probs) -> float; the ones of `evaluate.metrics` run on all resamples at
         once. A resample on which it raises ValueError or is not finite is left out.
       groups: [N] lesion or patient of each row; None if every row stands alone.
 
-    Raises ValueError if the metric is undefined on the data itself or on half of the resamples.
+    Raises ValueError if the metric is undefined on the data itself.
     """
     value = float(metric(labels, probs))
     low, high = interval(resampled(metric, labels, probs, groups=groups, samples=samples, seed=seed))
@@ -94,13 +94,18 @@ def resampled(
 
 
 def resample_weights(groups: Sequence | None, rows: int, samples: int, seed: int) -> Iterator[Float[np.ndarray, "s n"]]:
-    """How often each row occurs in each resample, in blocks: one weight for all rows of a group."""
+    """How often each row occurs in each resample, in blocks: one weight for all rows of a group.
+
+    Where all rows belong to one group every resample would be the data themselves, and their percentiles a certainty
+    that nobody has. The resamples are then empty, so that whatever is measured on them is undefined.
+    """
     if samples < 1:
         raise ValueError(f"bootstrap samples must be at least 1, got {samples}")
     members = _group_of_row(groups, rows)
     count = int(members.max()) + 1
     if count < 2:
-        raise ValueError("the bootstrap needs at least two groups, all rows belong to one")
+        yield np.zeros((samples, rows))
+        return
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // rows)
     for start in range(0, samples, block):
@@ -111,19 +116,18 @@ def resample_weights(groups: Sequence | None, rows: int, samples: int, seed: int
 
 
 def interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentile of the finite values; ValueError unless more than half are finite."""
+    """The 2.5 and 97.5 percentile of the finite values; NaN unless more than half are finite."""
     finite = values[np.isfinite(values)]
     if 2 * len(finite) <= len(values):
-        raise ValueError(
-            f"the metric is undefined on {len(values) - len(finite)} of {len(values)} resamples: "
-            "too few groups of some class for an interval"
-        )
+        return np.nan, np.nan
     low, high = np.percentile(finite, [2.5, 97.5])
     return float(low), float(high)
 
 
 def _plain(metric: Metric, labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> float:
     rows = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
+    if not len(rows):
+        return np.nan
     try:
         return float(metric(labels[rows], probs[rows]))
     except ValueError:

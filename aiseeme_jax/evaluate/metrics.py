@@ -60,7 +60,8 @@ def _scalar(metric: Callable, labels: ArrayLike, probs: ArrayLike) -> float:
     labels, probs = weighted.checked(labels, probs)
     value = float(metric.weighted(labels, probs, np.ones((1, len(labels))))[0])
     if not np.isfinite(value):
-        raise ValueError(f"{metric.__name__} is undefined: the labels hold only class {np.unique(labels).tolist()}")
+        held = np.unique(labels).tolist()
+        raise weighted.Undefined(f"{metric.__name__} is undefined: the labels hold only class {held}")
     return value
 
 
@@ -176,10 +177,7 @@ def summary(
     rows = []
     for name, value, column in zip(names, values, drawn.T, strict=True):
         if np.isfinite(value):
-            try:
-                low, high = interval(column)
-            except ValueError:
-                low = high = float("nan")
+            low, high = interval(column)
             rows.append({"metric": name, "value": float(value), "low": low, "high": high})
     return rows
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, checkpoint, data, events, optim, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
-from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
+from aiseeme_jax.evaluate.fractions import in_words, nested_fraction, seeds_for
 from aiseeme_jax.evaluate.knn import knn_probe
 from aiseeme_jax.evaluate.linear import linear_probe
 
@@ -30,13 +30,14 @@ SPLITS = ("train", "validation", "test")
 class Arm:
     """A backbone under measurement, and what has been computed of it.
 
-    Features are extracted once for all protocols that want the same views.
+    Features are extracted once for all protocols that want the same views. `random` says that nothing has trained it.
     """
 
     config: ConfigDict
     name: str
     backbone: nnx.Module
     splits: dict[str, data.Split]
+    random: bool = False
     known: dict[augment.AnyViews, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def features(self, views: augment.AnyViews) -> dict[str, Any]:
@@ -61,11 +62,10 @@ class Run:
 
 
 def runs(config: ConfigDict, workdir: Path, arm: str) -> Iterator[Run]:
-    """Every run of an arm. On all labels a frozen protocol gives one answer, so it is asked for one seed only."""
+    """Every run of an arm."""
     for target in config.targets:
         for fraction in target.fractions:
-            alike = fraction == 1 and target.protocol != "finetune"
-            for seed in target.seeds[:1] if alike else target.seeds:
+            for seed in seeds_for(target.protocol, fraction, target.seeds):
                 directory = checkpoint.target_directory(workdir, arm, target.protocol, fraction, seed)
                 yield Run(target, fraction, seed, directory)
 
@@ -76,28 +76,58 @@ def target_splits(config: ConfigDict) -> dict[str, data.Split]:
 
 
 def evaluate_arm(
-    config: ConfigDict, workdir: Path, name: str, backbone: nnx.Module, last_stage: Path | None = None
+    config: ConfigDict,
+    workdir: Path,
+    name: str,
+    backbone: nnx.Module,
+    last_stage: Path | None = None,
+    *,
+    random: bool = False,
 ) -> None:
     """Measures a backbone on all targets that are not done.
 
     Args:
       name: of the arm.
       last_stage: folder whose TensorBoard time line gets the metrics at its end; None: a time line of their own.
+      random: nothing has trained the backbone; fine-tuning then begins with other weights for each seed.
     """
+    for run in runs(config, workdir, name):
+        _renew(run, config.statistics)
     open_runs = [run for run in runs(config, workdir, name) if not checkpoint.read_done(run.directory)]
     if not open_runs:
         return
-    arm = Arm(config, name, backbone, target_splits(config))
+    arm = Arm(config, name, backbone, target_splits(config), random)
     steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
     time_line = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
         record = _evaluate(arm, run)
-        tag = f"{name}/{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
+        tag = f"{name}/{run.target.protocol}/{run.directory.name}"
         events.write_scalars(time_line, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
         # The record last: a run without it is done again.
         checkpoint.write_json(run.directory / checkpoint.DONE, record)
         checkpoint.drop_checkpoints(run.directory)
         checkpoint.barrier(f"measured {run.directory.name}")
+
+
+def _renew(run: Run, statistics: ConfigDict) -> None:
+    """Computes the metrics of a finished run anew from its predictions, if `statistics` changed since."""
+    done = checkpoint.read_done(run.directory)
+    if done and done.get("statistics") != statistics.to_dict():
+        found = _summary(results.load_predictions(run.directory), statistics)
+        checkpoint.write_json(run.directory / checkpoint.DONE, {**done, **found})
+
+
+def _summary(predictions: results.Predictions, statistics: ConfigDict) -> dict[str, Any]:
+    """The metrics, and what their intervals were estimated with."""
+    found = metrics.summary(
+        predictions.labels,
+        predictions.probs,
+        groups=predictions.groups,
+        samples=statistics.samples,
+        seed=statistics.seed,
+        class_names=predictions.class_names,
+    )
+    return {"statistics": statistics.to_dict(), "metrics": found}
 
 
 def _evaluate(arm: Arm, run: Run) -> dict[str, Any]:
@@ -107,18 +137,10 @@ def _evaluate(arm: Arm, run: Run) -> dict[str, Any]:
     probs, chosen = PROTOCOLS[run.target.protocol](arm, run)
     predictions = results.Predictions(test.labels, probs, test.ids, test.groups, test.class_names)
     results.save_predictions(run.directory, predictions)
-    statistics = arm.config.statistics
-    found = metrics.summary(
-        test.labels,
-        probs,
-        groups=test.groups,
-        samples=statistics.samples,
-        seed=statistics.seed,
-        class_names=test.class_names,
-    )
+    found = _summary(predictions, arm.config.statistics)
     title = f"{arm.name}: {run.target.protocol} on {in_words(run.fraction)}, seed {run.seed}"
     log.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
-    return {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
+    return {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, **found}
 
 
 def _chosen_rows(arm: Arm, run: Run):
@@ -180,7 +202,7 @@ def _finetune(arm: Arm, run: Run):
     weights = finetune.class_weights(split.labels, classes, target.class_weight)
     views = augment.views_of(stage.views)
     # Without pretraining, another seed is another start as well.
-    start = arm.backbone if arm.name != "scratch" else checkpoint.starting_backbone(config.model, "scratch", run.seed)
+    start = checkpoint.starting_backbone(config.model, "scratch", run.seed) if arm.random else arm.backbone
     classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=nnx.Rngs(run.seed))
 
     def remember_best(classifier: finetune.Classifier) -> None:

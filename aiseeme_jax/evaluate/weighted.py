@@ -19,6 +19,10 @@ PerClass = Float[np.ndarray, "s c"]
 _TOLERANCE = 1e-5
 
 
+class Undefined(ValueError):
+    """The data do not define a metric."""
+
+
 def checked(labels: ArrayLike, probs: ArrayLike) -> tuple[Labels, Probs]:
     """Labels as int64 [N] and probabilities as float64 [N, C]; [N] means the probability of class 1 of two.
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Average, Bank, Encoder, Output, Setting, Task, normalise, rising
 from aiseeme_jax.pretext.byol import BYOL
 from aiseeme_jax.pretext.multicrop import by_image, multi_crop
@@ -89,6 +90,15 @@ class DINO(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive(
+            "dino",
+            student_temperature=student_temperature,
+            teacher_temperature=teacher_temperature,
+            warmup_temperature=warmup_temperature,
+        )
+        ranges.shares("dino", warmup=warmup, momentum=momentum, centre_momentum=centre_momentum, frozen=frozen)
+        ranges.at_least("dino", 0, local_size=local_size)
+        ranges.at_least("dino", 1, hidden=hidden, bottleneck=bottleneck)
         self.crops = multi_crop(
             "dino",
             backbone,

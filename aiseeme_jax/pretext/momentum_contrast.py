@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Average, Bank, Encoder, Output, Setting, Task, normalise, two_views
 
 PUBLISHED_QUEUE = 65_536
@@ -62,6 +63,8 @@ class MomentumContrast(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive(task, temperature=temperature)
+        ranges.shares(task, momentum=momentum)
         self.encoder = Encoder(backbone, projector)
         self.target = Average(self.encoder)
         check_groups(task, groups, setting)
@@ -123,14 +126,13 @@ def queue_size(task: str, field: str, asked: int, setting: Setting, published: i
     """Length of a queue: `asked`, or if that is 0 a length that suits the data set.
 
     That is the largest multiple of the batch within a quarter of the images and the published length, at least one
-    batch. Raises ValueError, which names the task and its field, unless `asked` is a multiple of the batch, from 0 to
+    batch. Raises ValueError, which names the task and its field, unless `asked` is a multiple of the batch and at most
     the number of images.
     """
     batch, images = setting.batch, setting.images
+    ranges.at_least(task, 0, **{field: asked})
     if not asked:
         return max(min(published, images // 4) // batch * batch, batch)
-    if asked < 0:
-        raise ValueError(f"{task}: a queue of {asked} is no length; raise `{field}` (0 is derived)")
     if asked % batch:
         raise ValueError(f"{task}: a queue of {asked} is no multiple of the batch of {batch}; change `{field}`")
     if asked > images:

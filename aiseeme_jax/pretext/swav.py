@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.losses.arrays import matmul
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, normalise
 from aiseeme_jax.pretext.cluster_count import cluster_count
 from aiseeme_jax.pretext.momentum_contrast import Queue, queue_size
@@ -70,6 +71,10 @@ class SwAV(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive("swav", temperature=temperature, epsilon=epsilon)
+        ranges.shares("swav", frozen=frozen, queue_start=queue_start)
+        ranges.at_least("swav", 0, hidden=hidden, local_size=local_size)
+        ranges.at_least("swav", 1, iterations=iterations, dimensions=dimensions)
         self.crops = multi_crop(
             "swav", backbone, spec, local_crops=local_crops, local_size=local_size, local_scale=local_scale
         )

@@ -47,6 +47,7 @@ def render(contents: Contents) -> str:
         further=tables.headline(contents, FURTHER),
         differences=differences,
         fractions=charts.fraction_curves(contents),
+        fraction_table=tables.fractions(contents),
         per_class=[(target, tables.per_class(contents, target)) for target in contents.targets],
         confusions=tables.confusions(contents),
         stages=tables.stage_rows(contents),

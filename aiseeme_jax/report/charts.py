@@ -50,7 +50,7 @@ def fraction_curves(contents: Contents) -> list[tuple[str, Markup]]:
     """Balanced accuracy over the share of labels, for each target that was measured with several."""
     found = []
     for target in contents.targets:
-        fractions = sorted({row.fraction for row in contents.rows if row.target == target})
+        fractions = contents.fractions_of(target)
         if len(fractions) < 2:
             continue
         lines = []

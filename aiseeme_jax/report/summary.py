@@ -1,5 +1,7 @@
 """The report in one paragraph: facts that were measured, no opinion."""
 
+from collections.abc import Sequence
+
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.tables import Cell, Table, over_seeds, target_name
@@ -38,13 +40,18 @@ def facts(contents: Contents) -> list[str]:
         lines.append(f"{excluded:,} images kept out of pretraining")
     if contents.runs:
         test = results.load_predictions(contents.runs[0].directory)
-        groups = len(set(test.groups))
-        grouped = "" if groups == len(test.labels) else f" of {groups:,} lesions or patients"
-        lines.append(f"{len(test.labels):,} test images{grouped}, {len(test.class_names)} classes")
+        lines.append(f"{len(test.labels):,} test images{_grouped(test.groups)}, {len(test.class_names)} classes")
         present = len(set(test.labels.tolist()))
         if present < len(test.class_names):
             lines.append(f"{present} of {len(test.class_names)} classes occur in the test images: means are over these")
     return lines
+
+
+def _grouped(groups: Sequence[str]) -> str:
+    count = len(set(groups))
+    if count == 1:
+        return " of one lesion or patient (no intervals)"
+    return "" if count == len(groups) else f" of {count:,} lesions or patients"
 
 
 def _compared(contents: Contents) -> str:
@@ -80,4 +87,4 @@ def _gain(cell: Cell) -> str:
 
 def _figure(cell: Cell) -> str:
     """Value and interval, not to be torn apart at the end of a line: no-break spaces, a word joiner."""
-    return f"{cell.text} {cell.interval}".replace(" ", "\u00a0").replace("–", "–\u2060")
+    return f"{cell.text} {cell.interval}".strip().replace(" ", "\u00a0").replace("–", "–\u2060")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.telemetry import duration
 
@@ -59,9 +60,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """Sections over the same columns: target or class -> heading."""
+    """Sections over the same columns: target, class or share of the labels -> heading."""
 
-    columns: dict[str, str]
+    columns: dict[str | float, str]
     sections: list[Section]
 
 
@@ -77,6 +78,21 @@ def headline(contents: Contents, names: Sequence[str]) -> Table | None:
         ]
         sections.append(_section(NAMES[name], rows))
     return _table(_headings(contents, [target for target, _ in columns]), sections)
+
+
+def fractions(contents: Contents) -> Table | None:
+    """Balanced accuracy of arms by shares of the labels, for each target that was measured with several."""
+    shares = {target: contents.fractions_of(target) for target in contents.targets}
+    shares = {target: found for target, found in shares.items() if len(found) > 1}
+    columns = sorted({fraction for found in shares.values() for fraction in found})
+    sections = []
+    for target in shares:
+        rows = [
+            (arm, [over_seeds(contents, arm, target, fraction, "balanced_accuracy") for fraction in columns])
+            for arm in contents.arms
+        ]
+        sections.append(_section(target_name(target), rows))
+    return _table({fraction: in_words(fraction) for fraction in columns}, sections)
 
 
 def per_class(contents: Contents, target: str) -> Table | None:
@@ -161,11 +177,20 @@ def target_name(target: str) -> str:
 
 
 def difference(
-    contents: Contents, arm: str, reference: str, target: str, metric: Callable = metrics.balanced_accuracy
+    contents: Contents,
+    arm: str,
+    reference: str,
+    target: str,
+    metric: Callable = metrics.balanced_accuracy,
+    fraction: float | None = None,
 ) -> Cell | None:
-    """The metric of one arm minus that of another, paired on the same test images; None if one was not measured."""
+    """The metric of one arm minus that of another, paired on the same test images; None if one was not measured.
+
+    On the largest share of the labels unless told otherwise. Raises `weighted.Undefined` if the metric is undefined.
+    """
     pair = [
-        [results.load_predictions(run.directory) for run in contents.runs_of(name, target)] for name in (arm, reference)
+        [results.load_predictions(run.directory) for run in contents.runs_of(name, target, fraction)]
+        for name in (arm, reference)
     ]
     if not all(pair):
         return None

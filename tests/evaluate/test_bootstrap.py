@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aiseeme_jax.evaluate import metrics
+from aiseeme_jax.evaluate import metrics, weighted
 from aiseeme_jax.evaluate.bootstrap import interval, resample_weights
 
 
@@ -135,14 +135,32 @@ def test_undefined_resamples_are_left_out():
 
 
 def test_no_interval_where_most_resamples_are_undefined():
-    with pytest.raises(ValueError, match="undefined on 3 of 4 resamples"):
-        interval(np.array([np.nan, np.nan, np.nan, 0.5]))
+    assert np.isnan(interval(np.array([np.nan, np.nan, np.nan, 0.5]))).all()
+
+
+def test_one_group_has_values_and_no_intervals():
+    labels, probs, _ = clustered_case()
+    arguments = dict(groups=["the only one"] * len(labels), samples=20, seed=0)
+    rows = metrics.summary(labels, probs, class_names=["MEL", "NV", "BCC"], **arguments)
+    assert rows[0]["value"] == metrics.balanced_accuracy(labels, probs)
+    assert all(np.isnan([row["low"], row["high"]]).all() for row in rows)
+    even = np.full_like(probs, 1 / 3)
+    value, *ends = metrics.difference_ci(metrics.accuracy, labels, [probs], [even], **arguments)
+    assert value == metrics.accuracy(labels, probs) and np.isnan(ends).all()
+    own = lambda labels, probs: float(probs[:, 0].max())  # noqa: E731
+    value, *ends = metrics.bootstrap_ci(own, labels, probs, **arguments)
+    assert value == probs[:, 0].max() and np.isnan(ends).all()
+
+
+def test_a_difference_of_what_is_undefined_says_so():
+    labels, probs = np.zeros(4, int), np.full((4, 2), 0.5)
+    with pytest.raises(weighted.Undefined, match=r"auroc is undefined: the labels hold only class \[0\]"):
+        metrics.difference_ci(metrics.auroc, labels, [probs], [probs], groups=None, samples=5, seed=0)
 
 
 @pytest.mark.parametrize(
     ("groups", "samples", "message"),
     [
-        (["a", "a", "a"], 10, "at least two groups"),
         (["a", "", "b"], 10, "row 1 has an empty group"),
         (["a", "b"], 10, r"got groups \(2,\) for 3 rows"),
         (["a", "b", "c"], 0, "at least 1"),

@@ -6,6 +6,7 @@ and uncompressed pixels by pydicom itself.
 
 import io
 import math
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
+from tfds_builders.common.archives import reason_of
 from tfds_builders.common.damage import DamagedInput
 
 MARK, MARK_AT = b"DICM", 128
@@ -68,7 +70,8 @@ def damage_named(name: str) -> Iterator[None]:
     except DamagedInput:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        told = reason_of(error) if isinstance(error, (OSError, zipfile.BadZipFile)) else str(error)
+        reason = " ".join(told.split()) or type(error).__name__
         raise DamagedInput(f"{name} cannot be read as DICOM ({reason[:LONGEST_REASON]}): replace it") from error
 
 
