@@ -7,8 +7,8 @@ one class of highest probability is decided for, as in the balanced accuracy.
   * A macro mean runs over the classes that occur in the labels; an absent class is NaN in a per-class result. A
     resample that lacks one of those classes has no macro mean.
   * With two classes the average precision is that of class 1 alone, as is usual.
-A metric that is undefined on the data (AUROC with one class in the labels) raises ValueError; `summary`
-leaves it out.
+A metric that is undefined on the data (AUROC, average precision with one class in the labels) raises ValueError;
+`summary` leaves it out.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -19,7 +19,7 @@ TIFF_STARTS = (b"II*\0", b"MM\0*")
 JPEG_BARE = {0x01, 0xFF, *range(0xD0, 0xD9)}
 # No image of a patient has a shorter side; a broken export may.
 SMALLEST = 16
-ADVICE = "replace the file by the official one, or take its row out of the tables"
+ADVICE = "replace the file by a whole one, or take its row out of the table"
 
 
 def is_whole(data: bytes) -> bool:
