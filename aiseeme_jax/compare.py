@@ -4,7 +4,8 @@
     python -m aiseeme_jax.compare runs/pairs rotation-simclr 'rotation-simclr-*'
 
 Prints a Markdown table, and below it why a cell is empty. Each target is taken with the largest share of the labels it
-was measured with, or with that of `--fraction`, where it was measured with it.
+was measured with, or with that of `--fraction`, where it was measured with it. An interval covers the test images and,
+where a target has several seeds, the draw of labels and the seed of fine-tuning; not another pretraining.
 """
 
 import argparse
@@ -13,14 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.fractions import in_words
-from aiseeme_jax.evaluate.weighted import Undefined
 from aiseeme_jax.report import tables
 from aiseeme_jax.report.contents import Contents, read_contents
+from aiseeme_jax.report.measured import Incomparable, Measured
 
-METRICS = {name: metrics.METRICS[name] for name in ("balanced_accuracy", "auroc")}
-EMPTY = "–"
+METRICS = ("balanced_accuracy", "auroc")
 
 
 @dataclass(frozen=True)
@@ -72,65 +71,44 @@ def columns(contents: Contents, asked: float | None = None) -> list[Column]:
 
     ValueError if nothing was measured, or not with that share.
     """
-    measured = {target: found for target in contents.targets if (found := contents.fractions_of(target))}
-    if not measured:
+    shares = {target: found for target in contents.targets if (found := contents.fractions_of(target))}
+    if not shares:
         raise ValueError("nothing has been measured yet")
     # As it reads: 0.333333 asks for a third.
     alike = lambda fraction: asked is None or f"{fraction:g}" == f"{asked:g}"  # noqa: E731
-    chosen = {target: max(filter(alike, found), default=None) for target, found in measured.items()}
+    chosen = {target: max(filter(alike, found), default=None) for target, found in shares.items()}
     if not any(chosen.values()):
-        known = sorted({fraction for found in measured.values() for fraction in found})
+        known = sorted({fraction for found in shares.values() for fraction in found})
         there = ", ".join(f"{fraction:g}" for fraction in known)
         raise ValueError(f"no target was measured with --fraction {asked:g}: there are {there}")
     return [Column(target, fraction, metric) for target, fraction in chosen.items() if fraction for metric in METRICS]
 
 
 def table(contents: Contents, reference: str, arms: Sequence[str], columns: Sequence[Column]) -> Iterator[str]:
-    """Lines: the reference as it is, the others as differences from it, and why a cell or an interval is not there."""
-    notes: list[str] = []
+    """Lines: the reference as it is, then the others as differences from it, then what they lack and why."""
+    measured, missing = Measured(contents), []
     yield _line("arm", [column.head for column in columns])
     yield _line("---", ["---"] * len(columns))
     for arm in [reference, *arms]:
-        found = [_cell(contents, arm, reference, column) for column in columns]
+        found = [_cell(measured, arm, reference, column) for column in columns]
         yield _line(f"{arm}, as it is" if arm == reference else arm, [text for text, _ in found])
-        notes += [note for _, note in found if note]
-    if notes:
-        yield ""
-        yield from dict.fromkeys(notes)
+        missing += [reason for _, reason in found if reason]
+    if missing:
+        yield from ["", *dict.fromkeys(missing)]
 
 
-def _cell(contents: Contents, arm: str, reference: str, column: Column) -> tuple[str, str]:
-    """The text of a cell, and what is to be said of it below the table, if anything."""
+def _cell(measured: Measured, arm: str, reference: str, column: Column) -> tuple[str, str]:
+    """The text of a cell, and what it lacks and why, if anything."""
+    target, fraction, metric = column.target, column.fraction, column.metric
     try:
-        cell = _own(contents, arm, column) if arm == reference else _gain(contents, arm, reference, column)
-    except Undefined as error:
-        return EMPTY, f"{EMPTY} {column.measured}: {error}"
-    if cell is None:
-        return EMPTY, f"{EMPTY} {column.measured}: {_why_not(contents, arm, reference, column)}"
-    if not cell.interval:
-        return cell.text, f"{column.head}: no interval, the test images are of too few lesions or patients"
-    return f"{cell.text} {cell.interval}", ""
-
-
-def _own(contents: Contents, arm: str, column: Column) -> tables.Cell | None:
-    cell = tables.over_seeds(contents, arm, column.target, column.fraction, column.metric)
-    if cell is None:
-        # results.csv leaves out what is undefined; the metric says why it is.
-        for run in contents.runs_of(arm, column.target, column.fraction):
-            found = results.load_predictions(run.directory)
-            METRICS[column.metric](found.labels, found.probs)
-    return cell
-
-
-def _gain(contents: Contents, arm: str, reference: str, column: Column) -> tables.Cell | None:
-    return tables.difference(contents, arm, reference, column.target, METRICS[column.metric], column.fraction)
-
-
-def _why_not(contents: Contents, arm: str, reference: str, column: Column) -> str:
-    for name in (arm, reference):
-        if arm == reference or not contents.runs_of(name, column.target, column.fraction):
-            return f"no results of {name}"
-    return f"{arm} and {reference} do not have the same test images in the same order"
+        if arm == reference:
+            cell = measured.as_it_is(arm, target, fraction, metric)
+        else:
+            cell = measured.difference(arm, reference, target, metric, fraction)
+    except Incomparable as reason:
+        return "–", f"{arm}, {column.measured}: {reason}"
+    lacks = "" if cell.bounded else f"{column.head}: no interval [–], for too few lesions or patients, or predictions"
+    return f"{cell.text} {cell.interval}", lacks
 
 
 def _line(first: str, cells: Iterable[str]) -> str:

@@ -338,6 +338,7 @@ def _check_target(config: ConfigDict, target: ConfigDict, train: data.Split) -> 
         raise ValueError(f"fractions are {shares}; there must be some, each once and in (0, 1]")
     if len(set(seeds)) < len(seeds) or not _whole(seeds, least=0):
         raise ValueError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
+    finetune.class_weights([0], 1, target.class_weight)
     _CHECKS[target.protocol](target, train)
 
 
@@ -349,7 +350,6 @@ def _check_knn(target: ConfigDict, train: data.Split) -> None:
 
 
 def _check_linear(target: ConfigDict, train: data.Split) -> None:
-    finetune.class_weights([0], 1, target.class_weight)
     if not target.strengths or not all(strength > 0 for strength in target.strengths):
         raise ValueError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")
     if target.max_iter < 1:
@@ -357,11 +357,11 @@ def _check_linear(target: ConfigDict, train: data.Split) -> None:
 
 
 def _check_finetune(target: ConfigDict, train: data.Split) -> None:
-    finetune.class_weights([0], 1, target.class_weight)
     for fraction in target.fractions:
-        images = round(len(train) * fraction)
-        size = protocols.finetune_batch(target.batch_size, images)
-        _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), max(images, size))
+        protocols.finetune_batch(target.batch_size, round(len(train) * fraction))
+    # The lengths are those of all labels, whatever the fraction.
+    size = protocols.finetune_batch(target.batch_size, len(train))
+    _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), len(train))
 
 
 _CHECKS = {"knn": _check_knn, "linear": _check_linear, "finetune": _check_finetune}

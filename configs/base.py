@@ -139,19 +139,24 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
         {
             "protocol": protocol,
             "made_for": protocol,  # as of a stage
-            "fractions": (1.0,),  # of the labelled training images; nested, stratified, whole groups
+            # Of the labelled training images; nested, stratified, whole groups. Validation keeps all its labels,
+            # whatever the fraction: k, C and epoch are chosen on more than "10 % of the labels".
+            "fractions": (1.0,),
             "seeds": (0,),  # of the fractions and of fine-tuning
         }
     )
     if protocol == "knn":
         config.neighbours = (5, 10, 20, 50, 100, 200)  # chosen on validation
         config.temperature = 0.07  # of the votes
+        config.class_weight = "balanced"  # balanced: votes over the number of training rows of their class | none
     elif protocol == "linear":
         config.strengths = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of the logistic regression, chosen on validation
         config.class_weight = "balanced"  # balanced | none
         config.max_iter = 1000  # of each fit
     elif protocol == "finetune":
         config.update(training())
+        # Epochs, of the warm-up too, are those of all labelled training images whatever the fraction: every fraction
+        # takes the same steps, and the best are sought at the same steps.
         config.duration = duration(epochs=50)
         config.class_weight = "balanced"  # balanced | none
     else:

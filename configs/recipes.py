@@ -44,7 +44,10 @@ def full_stage(task: str, *, preset: str, size: int, batch_size: int | None = No
 
 
 def full_targets(*, preset: str, size: int, fractions: tuple[float, ...]) -> tuple[ConfigDict, ...]:
-    """kNN on all labels, the linear probe and fine-tuning on shares of them, three seeds each."""
+    """kNN on all labels, the linear probe and fine-tuning on shares of them, three seeds each.
+
+    Fine-tuning takes the steps of all labels on every share: three shares cost three times the whole.
+    """
     common = {"preset": preset, "size": size}
     shares = {"fractions": fractions, "seeds": (0, 1, 2), **common}
     sgd = {"name": "sgd", "learning_rate": 0.01}
@@ -81,7 +84,7 @@ def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch:
 def narrow_targets(
     *, preset: str, size: int, fractions: tuple[float, ...], finetune_epochs: int
 ) -> tuple[ConfigDict, ...]:
-    """All three protocols, fine-tuning for few epochs."""
+    """All three protocols, fine-tuning for few epochs of all labels, on every share of them."""
     common = {"preset": preset, "size": size, "fractions": fractions}
     return (
         target("knn", seeds=(0, 1, 2), **common),

@@ -197,7 +197,10 @@ class TestTargets:
             ("linear", {"strengths": ()}, r"strengths are \(\); there must be some, each positive"),
             ("linear", {"strengths": (0.0, 1.0)}, r"strengths are \(0.0, 1.0\); there must be some, each positive"),
             ("linear", {"max_iter": 0}, "max_iter is 0; it must be at least 1"),
+            ("knn", {"class_weight": "even"}, "unknown class_weight 'even'"),
             ("linear", {"class_weight": "even"}, "unknown class_weight 'even'"),
+            ("finetune", {"class_weight": "even"}, "unknown class_weight 'even'"),
+            ("finetune", {"batch_size": 8, "duration": {"epochs": 0.0}}, "duration is 0"),
         ],
     )
     def test_a_wrong_field_is_told_before_anything_is_trained(self, opened, protocol, wrong, message):

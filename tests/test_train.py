@@ -418,13 +418,13 @@ class TestResume:
 class TestLoop:
     @pytest.mark.slow
     def test_epochs_end_with_a_look_at_the_task_which_may_write_to_it(self, tmp_path):
-        def after_epoch(task):
-            seen.append(float(task.counted.get_value()))
+        def after_epoch(task, step):
+            seen.append((step, float(task.counted.get_value())))
             task.counted.set_value(jnp.float32(100.0))
 
         seen = []
         result = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, after_epoch=after_epoch)
-        assert seen == [3, 103]
+        assert seen == [(3, 3), (6, 103)]
         assert float(result.task.counted.get_value()) == 102
 
     def test_record_says_what_a_reader_wants_to_know(self, tmp_path):

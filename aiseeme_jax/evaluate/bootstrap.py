@@ -6,8 +6,13 @@ are and with replacement, and the interval is the 2.5 and 97.5 percentile of the
 resamples, whatever is measured on them: the difference of two classifiers on the same rows is therefore a
 paired one.
 
-A resample may hold no row of a rare class. A macro mean then leaves that class out. Where the metric itself
-is undefined (AUROC with one class) the resample is left out, and where that befalls half of them there is no
+Several runs that differ in the draw of labels or in the seed of training are averaged. Each resample then draws
+its runs as well, as many as there are and with replacement, so that the interval covers test images and draws
+alike; for a difference both sides draw the same runs. R runs show (R - 1) / R of the variance between draws: of
+few the interval is somewhat short, and of one it says nothing about the draws.
+
+A resample may hold no row of a rare class. What is a mean over the classes is undefined there: a mean over the
+others would be another quantity. Undefined resamples are left out, and where they are half of all there is no
 interval.
 """
 
@@ -20,6 +25,10 @@ from numpy.typing import ArrayLike
 from aiseeme_jax.evaluate import weighted
 
 Metric = Callable[[ArrayLike, ArrayLike], float]
+
+# Groups a class needs for an interval of its own. Resamples of fewer are nearly all alike, those of one entirely so,
+# and their percentiles claim a certainty that nobody has.
+MIN_GROUPS = 10
 
 # Entries of one block of weights: 32 MiB of float64.
 _BLOCK = 2**22
@@ -61,15 +70,31 @@ def difference_ci(
     """Metric of `first` minus that of `second`, each the mean over its runs (seeds), and the paired interval.
 
     Args:
-      first, second: probabilities of one run per entry, all of the same rows.
+      first, second: probabilities of one run per entry, all of the same rows; runs in the same place belong together,
+        having the same labels and seed.
+
+    Raises ValueError if the metric is undefined on the data itself, or if the runs are not as many.
     """
     drawn = [
-        np.mean([resampled(metric, labels, p, groups=groups, samples=samples, seed=seed) for p in runs], axis=0)
-        for runs in (first, second)
+        np.subtract(*(resampled(metric, labels, p, groups=groups, samples=samples, seed=seed) for p in pair))
+        for pair in zip(first, second, strict=True)
     ]
     value = np.mean([metric(labels, p) for p in first]) - np.mean([metric(labels, p) for p in second])
-    low, high = interval(drawn[0] - drawn[1])
+    low, high = interval(mean_over_runs(drawn, seed))
     return float(value), low, high
+
+
+def mean_over_runs(drawn: Sequence[Float[np.ndarray, "samples"]], seed: int) -> Float[np.ndarray, "samples"]:
+    """In each resample the mean over as many runs as there are, drawn with replacement; one run is taken as it is.
+
+    Args:
+      drawn: for each run, its values on the same resamples.
+      seed: of the resamples; equal seed and number of runs mean equal draws.
+    """
+    drawn = np.asarray(drawn)
+    # Another stream than that of the groups, which begins with the same seed.
+    chosen = np.random.default_rng((seed, 1)).integers(len(drawn), size=drawn.shape)
+    return np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
 
 
 def resampled(
@@ -122,6 +147,13 @@ def interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.percentile(finite, [2.5, 97.5])
     return float(low), float(high)
+
+
+def groups_of_classes(labels: ArrayLike, groups: Sequence | None, classes: int) -> Int[np.ndarray, "classes"]:
+    """How many groups hold each class."""
+    labels = np.asarray(labels)
+    members = _group_of_row(groups, len(labels))
+    return np.array([len(np.unique(members[labels == c])) for c in range(classes)])
 
 
 def _plain(metric: Metric, labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> float:

@@ -5,6 +5,7 @@ any metric can be computed later without a model.
 """
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -159,7 +160,14 @@ def _frozen(arm: Arm, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 def _knn(arm: Arm, run: Run):
     vectors, labels = _frozen(arm, run)
     target, classes = run.target, len(arm.splits["test"].class_names)
-    probe = knn_probe(vectors, labels, ks=target.neighbours, temperature=target.temperature, classes=classes)
+    probe = knn_probe(
+        vectors,
+        labels,
+        ks=target.neighbours,
+        temperature=target.temperature,
+        class_weight=target.class_weight,
+        classes=classes,
+    )
     return probe.probs["test"], {"neighbours": probe.k, "validation_score": probe.validation_score}
 
 
@@ -184,20 +192,49 @@ def _linear(arm: Arm, run: Run):
 
 
 def finetune_batch(asked: int, images: int) -> int:
-    """The batch size, or the largest the devices can share where a small share of the labels holds fewer images."""
+    """The batch size, or the largest the devices can share where a small share of the labels holds fewer images.
+
+    Raises ValueError where there are fewer images than devices.
+    """
     devices = jax.device_count()
     if images < devices:
         raise ValueError(f"a fraction of {images} labelled images is too few for {devices} devices; raise `fractions`")
     return min(asked, images // devices * devices)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Steps of fine-tuning: of all, of its warm-up, and from one look at validation to the next."""
+
+    total: int
+    warmup: int
+    epoch: int
+
+
+def finetune_lengths(target: ConfigDict, images: int) -> Lengths:
+    """The lengths of fine-tuning on all `images` labelled images, which hold for every share of them.
+
+    A share is seen more often instead. Were it trained for as many epochs it would take as many fewer steps, and what a
+    start is worth on few labels could not be told from what it is worth in few steps.
+    """
+    batch_size = finetune_batch(target.batch_size, images)
+    per_epoch = data.steps_per_epoch(images, batch_size)
+    steps = functools.partial(optim.steps_of, steps_per_epoch=per_epoch, batch_size=batch_size)
+    return Lengths(steps(target.duration), steps(target.schedule.warmup), per_epoch)
+
+
+def _finetune_stage(target: ConfigDict, lengths: Lengths, images: int) -> FrozenConfigDict:
+    """The part of a program that says how to fine-tune on a share of so many images."""
+    stage = {**target.to_dict(), "batch_size": finetune_batch(target.batch_size, images)}
+    stage["schedule"]["warmup"] = {"epochs": None, "steps": lengths.warmup, "examples": None}
+    return FrozenConfigDict({**stage, "task_weight": 1.0, "distill": {"kind": "none"}})
+
+
 def _finetune(arm: Arm, run: Run):
     config, target = arm.config, run.target
     split = arm.splits["train"].subset(_chosen_rows(arm, run))
-    batch_size = finetune_batch(target.batch_size, len(split))
-    stage = FrozenConfigDict(
-        {**target.to_dict(), "batch_size": batch_size, "task_weight": 1.0, "distill": {"kind": "none"}}
-    )
+    lengths = finetune_lengths(target, len(arm.splits["train"]))
+    stage = _finetune_stage(target, lengths, len(split))
     classes = len(split.class_names)
     weights = finetune.class_weights(split.labels, classes, target.class_weight)
     views = augment.views_of(stage.views)
@@ -205,24 +242,23 @@ def _finetune(arm: Arm, run: Run):
     start = checkpoint.starting_backbone(config.model, "scratch", run.seed) if arm.random else arm.backbone
     classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=nnx.Rngs(run.seed))
 
-    def remember_best(classifier: finetune.Classifier) -> None:
+    def remember_best(classifier: finetune.Classifier, step: int) -> None:
         validation = arm.splits["validation"]
         probs = finetune.predict(classifier, validation, views=views, batch_size=config.runtime.evaluation_batch)
-        classifier.remember(metrics.balanced_accuracy(validation.labels, probs))
+        classifier.remember(metrics.balanced_accuracy(validation.labels, probs), step)
 
-    per_epoch = data.steps_per_epoch(len(split), batch_size)
     result = train.fit(
         classifier,
         data.Batches(
             split,
-            batch_size=batch_size,
+            batch_size=stage.batch_size,
             seed=run.seed,
             residence=config.runtime.residence,
             workers=config.runtime.workers,
         ),
         stage=stage,
-        total_steps=optim.steps_of(target.duration, steps_per_epoch=per_epoch, batch_size=batch_size),
-        steps_per_epoch=per_epoch,
+        total_steps=lengths.total,
+        steps_per_epoch=lengths.epoch,
         seed=run.seed,
         directory=run.directory,
         title=f"{arm.name}: finetune on {in_words(run.fraction)}, seed {run.seed}",
@@ -230,9 +266,10 @@ def _finetune(arm: Arm, run: Run):
         patience=config.patience,
         after_epoch=remember_best,
     )
-    score = result.task.recall()
+    best = result.task.recall()
+    chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}
     probs = finetune.predict(result.task, arm.splits["test"], views=views, batch_size=config.runtime.evaluation_batch)
-    return probs, {"validation_score": score, "images": len(split), **result.record}
+    return probs, {**chosen, "images": len(split), **result.record}
 
 
 PROTOCOLS = {"knn": _knn, "linear": _linear, "finetune": _finetune}

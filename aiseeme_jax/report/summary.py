@@ -4,20 +4,22 @@ from collections.abc import Sequence
 
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.report.contents import Contents
-from aiseeme_jax.report.tables import Cell, Table, over_seeds, target_name
+from aiseeme_jax.report.measured import Cell, Measured
+from aiseeme_jax.report.tables import Table, target_name
 
 # Beyond so many, arms are counted: the table below names them.
 NAMED = 8
 
 
-def sentences(contents: Contents, differences: Table | None) -> list[str]:
+def sentences(measured: Measured, differences: Table | None) -> list[str]:
     """What was compared, then for each target the best arm and what the curriculum gained."""
+    contents = measured.contents
     if not contents.rows:
         return ["Nothing has been measured yet."]
     found = [_compared(contents)]
     gains = _curriculum_gains(contents, differences)
     for target in contents.targets:
-        best = _best(contents, target)
+        best = _best(measured, target)
         if best:
             arm, cell = best
             sentence = f"{target_name(target)}: best is {arm} with a balanced accuracy of {_figure(cell)}"
@@ -68,9 +70,9 @@ def _listed(arms: list[str]) -> str:
     return ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
 
 
-def _best(contents: Contents, target: str) -> tuple[str, Cell] | None:
-    fraction = contents.fraction_of(target)
-    cells = [(arm, over_seeds(contents, arm, target, fraction, "balanced_accuracy")) for arm in contents.arms]
+def _best(measured: Measured, target: str) -> tuple[str, Cell] | None:
+    contents, fraction = measured.contents, measured.contents.fraction_of(target)
+    cells = [(arm, measured.over_seeds(arm, target, fraction, "balanced_accuracy")) for arm in contents.arms]
     return max((pair for pair in cells if pair[1]), key=lambda pair: pair[1].value, default=None)
 
 

@@ -1,7 +1,7 @@
 """One DICOM file: its header, its stored values, and a radiograph's pixels as they are meant to be seen.
 
-JPEG, JPEG-LS and JPEG 2000 are decoded by GDCM alone, so that a lossy image has the same pixels on every machine; RLE
-and uncompressed pixels by pydicom itself.
+JPEG, JPEG-LS and JPEG 2000 are decoded by GDCM alone, so that a lossy image has the same pixels on every machine, in a
+process apart, since damage can kill it; RLE and uncompressed pixels by pydicom itself.
 """
 
 import io
@@ -19,6 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
+from tfds_builders.common import decoding
 from tfds_builders.common.archives import reason_of
 from tfds_builders.common.damage import DamagedInput
 
@@ -102,13 +103,11 @@ def stored_values(dataset: Dataset, name: str) -> Num[np.ndarray, "height width"
     """
     with damage_named(name):
         check_frame(dataset, name)
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax in GDCM_SYNTAXES:
+        if dataset.file_meta.TransferSyntaxUID in GDCM_SYNTAXES:
             check_stream(dataset, name)
-        plugin = "gdcm" if syntax in GDCM_SYNTAXES else ""
+            return used_bits(decoding.decode(dataset), dataset)
         # pydicom's own correction takes HighBit for granted.
-        values = pixel_array(dataset, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
-        return used_bits(values, dataset)
+        return used_bits(pixel_array(dataset, raw=True, correct_unused_bits=False), dataset)
 
 
 def check_frame(dataset: Dataset, name: str) -> None:
