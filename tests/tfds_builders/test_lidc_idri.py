@@ -234,7 +234,7 @@ def test_a_broken_slice_is_left_out_with_its_series(collection, report):
     path = sorted(collection.path("1.2.2").iterdir())[4]
     path.write_bytes(path.read_bytes()[:-500])
     _, damaged = damaged_of(collection, report)
-    assert str(path) in damaged["reason"] and "replace it" in damaged["reason"]
+    assert damaged["reason"].startswith(str(path.relative_to(collection.folder))) and "replace it" in damaged["reason"]
 
 
 def test_an_outline_beyond_the_image_costs_its_nodule_only(collection, examples, report):
