@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aiseeme_jax import models
+from aiseeme_jax import models, seeds
 from aiseeme_jax.models import timm_format, torch_format
 
 BACKBONE = "backbone.safetensors"
@@ -269,7 +269,7 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
 
     Raises FileNotFoundError if there is nothing at `init`, ValueError if it does not fit the model.
     """
-    backbone = models.make_backbone(**model, rngs=nnx.Rngs(seed))
+    backbone = models.make_backbone(**model, rngs=nnx.Rngs(seeds.derive(seed, "backbone")))
     if init == "scratch":
         return backbone
     try:

@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import checkpoint, data, distill, experiment, report, teachers, train
+from aiseeme_jax import checkpoint, data, distill, experiment, report, seeds, teachers, train
 from aiseeme_jax.evaluate import features, protocols
 from aiseeme_jax.pictures import save_views
 from aiseeme_jax.plan import Arm, arm_steps, arms, check, sequences_from, stage_task
@@ -85,7 +85,7 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
     """Trains the `place`-th stage of an arm to its end and leaves its backbone and `done.json`."""
     position, stage = arm.stages[place]
     directory = folders[place]
-    seed = stage.seed if stage.seed is not None else config.seed + position
+    seed = seeds.of_stage(config.seed, position, stage.seed)
     total_steps = arm_steps(config, arm, stage, len(split))
     if place:
         backbone = checkpoint.load_backbone(folders[place - 1])[0]
@@ -120,16 +120,14 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
     nnx.update(result.task.backbone, nnx.state(trained))
     count = teachers.fisher_batches(stage, stands, len(split), sequences_from(config, arm, place + 1))
     if count:
-        _leave_fisher(directory, result.task, itertools.islice(batches(total_steps), count), seed, total_steps)
+        _leave_fisher(directory, result.task, itertools.islice(batches(total_steps), count), seed)
     record = {"task": stage.task, "start_hash": start_hash, **seen, **result.record, **merged}
     hand_over(directory, trained, record)
 
 
-def _leave_fisher(
-    directory: Path, task: nnx.Module, batches: Iterator[dict[str, jax.Array]], seed: int, step: int
-) -> None:
-    """Estimates Fisher information on the batches and views that would have followed `step`, and writes it."""
-    fisher = distill.fisher(task, batches, jax.random.fold_in(jax.random.key(seed), step))
+def _leave_fisher(directory: Path, task: nnx.Module, batches: Iterator[dict[str, jax.Array]], seed: int) -> None:
+    """Estimates Fisher information on `batches`, those that would have followed the last step, and writes it."""
+    fisher = distill.fisher(task, batches, jax.random.key(seeds.derive(seed, "fisher")))
     checkpoint.save_fisher(directory, fisher, task.backbone)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from aiseeme_jax import checkpoint, data, distill
+from aiseeme_jax import checkpoint, data, distill, seeds
 from aiseeme_jax.pretext.base import Task
 from aiseeme_jax.step import Program, TrainState, at_epoch, make_state, split, task_of, train_step
 from aiseeme_jax.stopping import Clock, Preempted, StopSignal
@@ -86,7 +86,7 @@ def fit(
     program, state = make_state(
         task, stage, total_steps=total_steps, steps_per_epoch=steps_per_epoch, teacher=teacher, patience=patience
     )
-    key = jax.random.key(seed)
+    key = jax.random.key(seeds.derive(seed, "steps"))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         store = stack.enter_context(checkpoint.Store(directory))

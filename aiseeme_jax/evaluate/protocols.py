@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, events, optim, train
+from aiseeme_jax import augment, checkpoint, data, events, optim, seeds, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
 from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
 from aiseeme_jax.evaluate.knn import knn_probe
@@ -181,7 +181,8 @@ def _finetune(arm: Arm, run: Run):
     views = augment.views_of(stage.views)
     # Without pretraining, another seed is another start as well.
     start = arm.backbone if arm.name != "scratch" else checkpoint.starting_backbone(config.model, "scratch", run.seed)
-    classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=nnx.Rngs(run.seed))
+    rngs = nnx.Rngs(seeds.derive(run.seed, "heads"))
+    classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=rngs)
 
     def remember_best(classifier: finetune.Classifier) -> None:
         validation = arm.splits["validation"]
