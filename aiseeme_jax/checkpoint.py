@@ -1,15 +1,15 @@
 """What lies on disk, and how it gets there whole.
 
-The only module that knows the layout of a workdir. A file a later run relies on is written beside its place and
-renamed into it, so a kill at any moment leaves the old file or the new one. A training checkpoint holds what is not a
-function of the step, and nothing that is.
+The only module that knows the layout of a workdir. A file a later run relies on is written beside its place, synced and
+renamed into it (`files.py`), so a kill or a power cut leaves the old file or the new one. A training checkpoint holds
+what is not a function of the step, and nothing that is.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aiseeme_jax import models, seeds
+from aiseeme_jax import files, models, seeds
 from aiseeme_jax.models import timm_format, torch_format
 
 BACKBONE = "backbone.safetensors"
@@ -59,13 +59,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all; only the first process writes."""
     if jax.process_index():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with files.replaced(path) as beside:
+        beside.write_text(text)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -164,12 +159,8 @@ def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any]
     """Writes `backbone.safetensors` as `export_backbone` does; `info` (its model config, above all) travels in the
     header.
     """
-    if jax.process_index():
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    beside = directory / f".{os.getpid()}.safetensors"
-    export_backbone(backbone, beside, info=info)
-    beside.replace(directory / file)
+    if not jax.process_index():
+        export_backbone(backbone, directory / file, info=info)
 
 
 def export_backbone(
@@ -208,16 +199,17 @@ def load_backbone(path: str | Path) -> tuple[nnx.Module, dict[str, Any]]:
     (foreign weights need the model named: use them as `init`) or does not hold what its header says.
     """
     file = find_backbone(Path(path))
-    header = torch_format.read_metadata(file)
+    with _damage_told(file):
+        header, tensors = torch_format.read_metadata(file), torch_format.read_weights(file)
     if "aiseeme" not in header:
         raise ValueError(
             f"{file} was not written by aiseeme_jax, so it does not name its model; use it as `init` of a config"
         )
     info = json.loads(header["aiseeme"])
     backbone = models.make_backbone(**info["model"], rngs=nnx.Rngs(0))
-    _fill(backbone, torch_format.read_weights(file))
+    _fill(backbone, tensors)
     if backbone_hash(backbone) != info["backbone_hash"]:
-        raise ValueError(f"{file} is damaged: its weights do not have the hash in its header")
+        raise ValueError(f"{file} is damaged: its weights do not have the hash in its header; {_remedy(file)}")
     return backbone, info
 
 
@@ -227,14 +219,31 @@ def any_backbone(path: str | Path, model: Mapping[str, Any]) -> nnx.Module:
     Raises FileNotFoundError if there is nothing at `path`, ValueError if it is damaged or does not fit the model.
     """
     file = find_backbone(Path(path))
-    if "aiseeme" in torch_format.read_metadata(file):
+    with _damage_told(file):
+        header, tensors = torch_format.read_metadata(file), torch_format.read_weights(file)
+    if "aiseeme" in header:
         return load_backbone(file)[0]
     backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
     try:
-        _fill(backbone, torch_format.read_weights(file))
+        _fill(backbone, tensors)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     return backbone
+
+
+@contextlib.contextmanager
+def _damage_told(file: Path) -> Iterator[None]:
+    """Adds what to do to what is wrong with a damaged file."""
+    try:
+        yield
+    except torch_format.Damaged as error:
+        raise ValueError(f"{error}; {_remedy(file)}") from None
+
+
+def _remedy(file: Path) -> str:
+    if (file.parent / DONE).exists():
+        return f"delete the folder {file.parent} and run again: its stage is then trained anew"
+    return "copy or download it again"
 
 
 def save_fisher(directory: Path, fisher: nnx.Module, backbone: nnx.Module) -> None:
@@ -277,7 +286,9 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
     except FileNotFoundError as error:
         raise FileNotFoundError(f"init: {error}") from None
     try:
-        _fill(backbone, torch_format.read_weights(file))
+        with _damage_told(file):
+            tensors = torch_format.read_weights(file)
+        _fill(backbone, tensors)
     except ValueError as error:
         raise ValueError(f"init: {file}: {error}") from None
     return backbone
@@ -299,6 +310,8 @@ def find_backbone(path: Path) -> Path:
         raise FileNotFoundError(f"no file or folder at '{path}'")
     if (path / BACKBONE).exists():
         return path / BACKBONE
+    if path.parent.name == "stages" and (path / DONE).exists():
+        raise FileNotFoundError(f"{path} has lost its {BACKBONE}; {_remedy(path / BACKBONE)}")
     finished = sorted(path.glob(f"stages/*/{DONE}"))
     if not finished:
         raise FileNotFoundError(f"'{path}' holds no finished stage: run the curriculum first, or name a stage's folder")

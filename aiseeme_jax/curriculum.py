@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import checkpoint, data, distill, experiment, report, seeds, teachers, train
+from aiseeme_jax import checkpoint, data, distill, experiment, report, seeds, step, teachers, train
 from aiseeme_jax.evaluate import features, protocols
 from aiseeme_jax.pictures import save_views
 from aiseeme_jax.plan import Arm, arm_steps, arms, check, sequences_from, stage_task
@@ -81,6 +81,7 @@ def train_arm(config: ConfigDict, arm: Arm, folders: Sequence[Path], source: Sou
     return checkpoint.load_backbone(folders[-1])[0], folders[-1]
 
 
+@step.transient_programs()
 def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path], split: data.Split) -> None:
     """Trains the `place`-th stage of an arm to its end and leaves its backbone and `done.json`."""
     position, stage = arm.stages[place]

@@ -75,7 +75,8 @@ def fit(
       teacher: what `distill.keep` made of the teachers when it gave `task` its keeper.
       patience: non-finite steps in a row that end the run.
       gather: backbone -> its pooled features of the whole split, for a task with an `at_epoch`.
-      after_epoch: called with the task after each epoch; may write to the task's own variables.
+      after_epoch: called with the task after each epoch, and after the last step, which may come within one; may write
+        to the task's own variables.
       pictures: name -> [H, W, C], 0 to 1, for TensorBoard when the run begins.
 
     Raises Preempted after SIGTERM (saved), Diverged after too many non-finite steps, ValueError if the checkpoint
@@ -98,12 +99,12 @@ def fit(
         if pictures and not start:
             telemetry.images(0, {name: picture[None] for name, picture in pictures.items()})
         clock = Clock(record["seconds"])
-        stream = batches(start)
+        stream, advance = batches(start), train_step.of(program)
         queued: collections.deque = collections.deque()
         for step in range(start + 1, total_steps + 1):
             if _due(task, step - 1, steps_per_epoch):
                 state = _cluster(program, state, gather, key, step - 1)
-            state, metrics, features = train_step(program, state, next(stream), key)
+            state, metrics, features = advance(state, next(stream), key)
             queued.append(metrics["loss"])
             if len(queued) > QUEUED_STEPS:
                 queued.popleft().block_until_ready()
@@ -111,7 +112,7 @@ def fit(
             if step % pace.log_every == 0 or step == start + 1 or last:
                 _log(telemetry, step, metrics, features)
                 _check(state, patience)
-            if after_epoch and step % steps_per_epoch == 0:
+            if after_epoch and (last or step % steps_per_epoch == 0):
                 state = _epoch(program, state, after_epoch)
             stopping = stop.requested(agree=step % pace.log_every == 0)
             if step % pace.checkpoint_every == 0 or last or stopping:

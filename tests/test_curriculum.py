@@ -12,6 +12,7 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 import aiseeme_jax
 from aiseeme_jax import checkpoint, curriculum, data, plan, train
 from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.step import make_state, train_step
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
@@ -363,6 +364,20 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
     assert found == {(arm, t) for arm in ("curriculum", "scratch") for t in ("knn", "linear", "finetune")}
     starts, ends = zip(*(hashes(tmp_path)[f"stages/{i:02d}-{task}"] for i, task in enumerate(tasks)), strict=True)
     assert starts[1:] == ends[:-1]
+
+
+def test_stage_lets_go_of_what_it_compiled(tmp_path, monkeypatch):
+    def fit(task, batches, *, stage, total_steps, steps_per_epoch, patience, teacher, **_):
+        lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+        program, _ = make_state(task, stage, **lengths, teacher=teacher, patience=patience)
+        train_step.of(program)
+        held.append(len(train_step.programs))
+        return train.Result(task, {})
+
+    held, before = [], len(train_step.programs)
+    monkeypatch.setattr(train, "fit", fit)
+    curriculum.run(config(baselines=(), targets=()), tmp_path)
+    assert held == [before + 1] * 2 and len(train_step.programs) == before
 
 
 def test_listed_images_are_kept_out_of_pretraining_and_counted(tmp_path, monkeypatch):

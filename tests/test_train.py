@@ -15,6 +15,7 @@ from tiny import no_events  # noqa: F401
 
 from aiseeme_jax import augment, checkpoint, data, distill, losses, stopping, train
 from aiseeme_jax.pretext.base import Bank, Output, Task
+from aiseeme_jax.step import Program, transient_programs
 
 pytestmark = pytest.mark.usefixtures("no_events")
 
@@ -204,6 +205,26 @@ class TestStep:
         step(*start(toy_stage(optimizer={"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.25})))
         assert train.train_step._cache_size() == compiled + 1
 
+    def test_what_is_compiled_for_a_while_is_let_go_and_nothing_else(self):
+        kept, state = start(toy_stage())
+        step(kept, state)
+        compiled, jitted = train.train_step._cache_size(), train.train_step.of(kept)
+        with transient_programs():
+            step(*start(toy_stage()))
+            program, state = start(toy_stage(steps=5))
+            step(program, state)
+            assert train.train_step._cache_size() == compiled + 1
+        assert program not in train.train_step.programs
+        assert train.train_step._cache_size() == compiled and train.train_step.of(kept) is jitted
+
+    def test_loop_does_not_look_its_program_up_at_every_step(self, tmp_path, monkeypatch):
+        calls, real = [], Program.__hash__
+        monkeypatch.setattr(Program, "__hash__", lambda program: calls.append(1) or real(program))
+        tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path / "eight")
+        eight = len(calls)
+        tiny.fit(Toy(tiny.Linear()), toy_stage(steps=3), tmp_path / "three", total_steps=3)
+        assert len(calls) == 2 * eight
+
 
 class TestDistillation:
     def stage(self, kind, **changes):
@@ -378,15 +399,22 @@ class TestResume:
 
 class TestLoop:
     @pytest.mark.slow
-    def test_epochs_end_with_a_look_at_the_task_which_may_write_to_it(self, tmp_path):
+    def test_epochs_and_the_run_end_with_a_look_at_the_task_which_may_write_to_it(self, tmp_path):
         def after_epoch(task):
             seen.append(float(task.counted.get_value()))
             task.counted.set_value(jnp.float32(100.0))
 
         seen = []
         result = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, after_epoch=after_epoch)
-        assert seen == [3, 103]
-        assert float(result.task.counted.get_value()) == 102
+        assert seen == [3, 103, 102]
+        assert float(result.task.counted.get_value()) == 100
+
+    def test_run_shorter_than_an_epoch_ends_with_one_look(self, tmp_path):
+        seen = []
+        options = {"total_steps": 2, "after_epoch": lambda task: seen.append(float(task.counted.get_value()))}
+        tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
+        tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
+        assert seen == [2]
 
     def test_record_says_what_a_reader_wants_to_know(self, tmp_path):
         record = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path).record
