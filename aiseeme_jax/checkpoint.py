@@ -25,6 +25,7 @@ from aiseeme_jax.models import timm_format, torch_format
 BACKBONE = "backbone.safetensors"
 FISHER = "fisher.safetensors"
 DONE = "done.json"
+DATA = "data.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -71,6 +72,43 @@ def read_done(directory: Path) -> dict[str, Any] | None:
     """The record a finished stage or target leaves, or None if it is not finished."""
     path = directory / DONE
     return read_json(path) if path.exists() else None
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of two records differs, by its last name, for a message; '' if they are equal."""
+    found = []
+    for name in {**then, **now}:
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found.append(differences(old, new))
+        elif old != new:
+            found.append(f"{name} {short(old)} -> {short(new)}")
+    return ", ".join(filter(None, found))
+
+
+def short(value: Any) -> str:
+    """A value, such as a hash, for a message."""
+    return "(none)" if value is None else str(value)[:12]
+
+
+def hold_to_data(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Notes the images that a run uses, or compares them with those noted before.
+
+    Args:
+      found: name of a part of the run -> `Split.fingerprint` of what it uses.
+
+    Raises ValueError that says what differs.
+    """
+    noted = read_json(workdir / DATA) if (workdir / DATA).exists() else {}
+    for part, now in found.items():
+        changed = differences(noted.get(part, now), now)
+        if changed:
+            raise ValueError(
+                f"{workdir} was begun with other images for its {part}; then and now: {changed}. "
+                "Give it the data set it had (runtime.data_dir), or use another --workdir"
+            )
+    if not found.keys() <= noted.keys():
+        write_json(workdir / DATA, {**noted, **found})
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 def run(config: ConfigDict, workdir: Path) -> None:
     """Trains all arms, measures them on all targets, and writes results.csv and report.html.
 
-    Raises ValueError if the workdir was begun with another config, FileNotFoundError if the data set is not prepared.
+    Raises ValueError if the workdir was begun with another config or other images, FileNotFoundError if the data set is
+    not prepared.
     """
     planned = arms(config)
     folders = stage_folders(workdir, planned)
@@ -36,6 +37,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         check(config, source())
     if experiment.begin(config, workdir):
         return
+    if not all(checkpoint.read_done(folder) for arm in planned for folder in folders[arm.name]):
+        checkpoint.hold_to_data(workdir, {"pretraining": source().fingerprint()})
     for arm in planned:
         backbone, last_stage = train_arm(config, arm, folders[arm.name], source)
         protocols.evaluate_arm(config, workdir, arm.name, backbone, last_stage)
@@ -72,13 +75,29 @@ def stage_folders(workdir: Path, planned: Sequence[Arm]) -> dict[str, list[Path]
 
 
 def train_arm(config: ConfigDict, arm: Arm, folders: Sequence[Path], source: Source) -> tuple[nnx.Module, Path | None]:
-    """Trains the stages of an arm that are not done; gives its backbone and the folder of its last stage, if any."""
+    """Trains the stages of an arm that are not done; gives its backbone and the folder of its last stage, if any.
+
+    Raises ValueError for a finished stage that did not start from what the stage before it holds.
+    """
     for place, directory in enumerate(folders):
         if not checkpoint.read_done(directory):
             run_stage(config, arm, place, folders, source())
+        elif place:
+            _check_start(folders, place)
     if not folders:
         return checkpoint.starting_backbone(config.model, arm.init, config.seed), None
     return checkpoint.load_backbone(folders[-1])[0], folders[-1]
+
+
+def _check_start(folders: Sequence[Path], place: int) -> None:
+    before, done = (checkpoint.read_done(folder) for folder in folders[place - 1 : place + 1])
+    held, start = before["backbone_hash"], done["start_hash"]
+    if start != held:
+        raise ValueError(
+            f"{folders[place]} started from another backbone than {folders[place - 1]} now holds "
+            f"({checkpoint.short(start)} is not {checkpoint.short(held)}). To train it and what follows anew, remove "
+            f"{', '.join(map(str, folders[place:]))}, and from targets/ what was measured of this arm"
+        )
 
 
 @step.transient_programs()
@@ -92,7 +111,6 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
         backbone = checkpoint.load_backbone(folders[place - 1])[0]
     else:
         backbone = checkpoint.starting_backbone(config.model, arm.init, config.seed)
-    start_hash = checkpoint.backbone_hash(backbone)
     stands = arm.place(position)
     lesson = teachers.load(config, stage, stands, folders)
     task = stage_task(config, stage, backbone, len(split), seed=seed)
@@ -113,6 +131,7 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
         pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
         teacher=frozen,
         patience=config.patience,
+        fingerprint=split.fingerprint(),
         gather=lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec),
         pictures={"views": picture},
     )
@@ -122,7 +141,7 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
     count = teachers.fisher_batches(stage, stands, len(split), sequences_from(config, arm, place + 1))
     if count:
         _leave_fisher(directory, result.task, itertools.islice(batches(total_steps), count), seed)
-    record = {"task": stage.task, "start_hash": start_hash, **seen, **result.record, **merged}
+    record = {"task": stage.task, **seen, **result.record, **merged}
     hand_over(directory, trained, record)
 
 

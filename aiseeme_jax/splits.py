@@ -1,6 +1,8 @@
 """The splits of data sets: what is stored, read by position, with its tables in memory."""
 
 import dataclasses
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -30,6 +32,7 @@ class Split:
       ids: a name for each image, stable over runs.
       class_names: one per label; none if no image has a single label.
       excluded: images of the data set that were left out of the split, see `without`.
+      version: of the data set.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Split:
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
     excluded: int = 0
+    version: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,6 +67,12 @@ class Split:
     def shape(self) -> tuple[int, ...]:
         """Of one image or volume: (H, W, C) or (D, H, W, C)."""
         return self.read(np.arange(1)).shape[1:]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these images from others, as JSON values; pixels count by the version."""
+        listed = json.dumps([self.ids, self.labels.tolist()])
+        digest = hashlib.sha256(listed.encode()).hexdigest()
+        return {"version": self.version, "images": len(self), "ids_and_labels": digest}
 
     def subset(self, indices: Int[np.ndarray, "k"]) -> "Split":
         """The split made of these images only; positions count anew."""
@@ -164,6 +174,7 @@ def open_split(name: str, split: str, data_dir: str | Path) -> Split:
         groups=tuple(map(_text, groups)),
         ids=tuple(map(_text, ids)),
         class_names=tuple(features["label"].names) if labels else (),
+        version=str(builder.version),
     )
 
 

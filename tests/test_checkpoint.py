@@ -281,6 +281,27 @@ def test_folders_of_arms_and_targets(tmp_path):
     assert checkpoint.target_directory(tmp_path, "single:npid", "knn", 0.1, 3) == expected
 
 
+class TestData:
+    def test_images_of_a_run_are_noted_once_and_stay(self, tmp_path):
+        train, test = {"images": 85, "version": "1.0.0"}, {"images": 20, "version": "1.0.0"}
+        checkpoint.hold_to_data(tmp_path, {"pretraining": train})
+        checkpoint.hold_to_data(tmp_path, {"pretraining": train, "targets": test})
+        noted = (tmp_path / "data.json").read_text()
+        assert json.loads(noted) == {"pretraining": train, "targets": test}
+        with pytest.raises(ValueError) as error:
+            checkpoint.hold_to_data(tmp_path, {"pretraining": train, "targets": {**test, "images": 839}})
+        assert f"{tmp_path} was begun with other images for its targets; then and now: images 20 -> 839." in str(
+            error.value
+        )
+        assert "runtime.data_dir" in str(error.value) and (tmp_path / "data.json").read_text() == noted
+
+    def test_differences_are_told_by_name(self):
+        one, other = {"a": {"b": 1, "c": "f" * 64}, "d": 2}, {"a": {"b": 3, "c": "e" * 64}, "e": 4}
+        assert checkpoint.differences(one, one) == ""
+        told = "b 1 -> 3, c ffffffffffff -> eeeeeeeeeeee, d 2 -> (none), e (none) -> 4"
+        assert checkpoint.differences(one, other) == told
+
+
 def test_done_is_the_record_or_none(tmp_path):
     assert checkpoint.read_done(tmp_path) is None
     checkpoint.write_json(tmp_path / checkpoint.DONE, {"steps": 3})

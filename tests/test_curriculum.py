@@ -1,7 +1,9 @@
 """Arms and stages end to end on arrays in memory: what is handed over, what is left behind, what a kill costs."""
 
 import csv
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -153,7 +155,16 @@ class TestCurricula:
 class TestRun:
     def test_leaves_what_the_design_says(self, finished):
         top = {path.name for path in finished.iterdir()}
-        assert top == {"config.json", "done.json", "results.csv", "report.html", "stages", "arms", "targets"}
+        assert top == {
+            "config.json",
+            "data.json",
+            "done.json",
+            "results.csv",
+            "report.html",
+            "stages",
+            "arms",
+            "targets",
+        }
         assert {path.name for path in (finished / "stages").iterdir()} == {"00-rotation", "01-npid"}
         assert {path.name for path in (finished / "stages" / "00-rotation").iterdir()} == {
             "checkpoints",
@@ -290,6 +301,71 @@ class TestBudget:
         stages = (stage("rotation", 4), stage("npid", 5, batch_size=16))
         asked = dict(self.lengths(tmp_path, monkeypatch, stages=stages, single_budget="total"))
         assert asked["single:rotation"] * 8 == asked["single:npid"] * 16 + 0 == 4 * 8 + 5 * 16
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A run that has still to write its results."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "done.json").unlink()
+    return tmp_path / "run"
+
+
+@pytest.mark.slow
+class TestChain:
+    """Nothing is gone on with that belongs to a backbone, or to images, that are not there any more."""
+
+    def test_stage_that_started_from_another_backbone(self, copied):
+        path = copied / "stages" / "00-rotation" / "done.json"
+        done = json.loads(path.read_text())
+        path.write_text(json.dumps({**done, "backbone_hash": "f" * 64}))
+        first, second = (str(copied / "stages" / name) for name in ("00-rotation", "01-npid"))
+        found = (
+            f"{second} started from another backbone than {first} now holds .{done['backbone_hash'][:12]} is not f+.*"
+        )
+        with pytest.raises(ValueError, match=f"{found} remove {second}, and from targets/"):
+            curriculum.run(config(), copied)
+
+    def test_stages_trained_anew_to_the_same_weights_go_together(self, copied, finished):
+        shutil.rmtree(copied / "stages" / "00-rotation")
+        curriculum.run(config(), copied)
+        assert hashes(copied) == hashes(finished)
+
+    def test_target_of_another_backbone(self, copied):
+        folder = copied / "targets" / "scratch" / "knn" / "fraction-1-seed-0"
+        done = json.loads((folder / "done.json").read_text())
+        assert done["backbone_hash"] == record(copied, "00-rotation")["start_hash"]
+        (folder / "done.json").write_text(json.dumps({**done, "backbone_hash": "f" * 64}))
+        with pytest.raises(ValueError, match=f"{folder} measured another backbone; .* remove that folder"):
+            curriculum.run(config(), copied)
+        shutil.rmtree(folder)
+        curriculum.run(config(), copied)
+
+    def test_records_from_before_are_accepted(self, copied, finished):
+        (copied / "data.json").unlink()
+        for path in copied.glob("targets/*/*/*/done.json"):
+            path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "backbone_hash"}))
+        curriculum.run(config(), copied)
+        assert (copied / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+    def test_other_images_to_pretrain_on(self, copied, monkeypatch):
+        shutil.rmtree(copied / "stages" / "01-npid")
+        monkeypatch.setattr(data, "open_split", lambda *_: dataclasses.replace(tiny.split(32), version="2.0.0"))
+        with pytest.raises(
+            ValueError, match="begun with other images for its pretraining.*version  -> 2.0.0, images 24 -> 32"
+        ):
+            curriculum.run(config(), copied)
+
+    def test_other_images_to_measure_on(self, copied, monkeypatch):
+        shutil.rmtree(copied / "targets" / "scratch")
+        real = data.open_split
+        monkeypatch.setattr(
+            data,
+            "open_split",
+            lambda name, split, where: tiny.split(16) if split == "test" else real(name, split, where),
+        )
+        with pytest.raises(ValueError, match="begun with other images for its targets' test split.*images 24 -> 16"):
+            curriculum.run(config(), copied)
 
 
 class Killed(BaseException):

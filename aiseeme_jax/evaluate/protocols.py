@@ -84,20 +84,30 @@ def evaluate_arm(
       name: of the arm.
       last_stage: folder whose TensorBoard time line gets the metrics at its end; None: a time line of their own.
     """
-    open_runs = [run for run in runs(config, workdir, name) if not checkpoint.read_done(run.directory)]
+    measured = checkpoint.backbone_hash(backbone)
+    open_runs = [run for run in runs(config, workdir, name) if not _is_done(run, measured)]
     if not open_runs:
         return
     arm = Arm(config, name, backbone, target_splits(config))
+    checkpoint.hold_to_data(workdir, {f"targets' {s} split": split.fingerprint() for s, split in arm.splits.items()})
     steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
     time_line = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
-        record = _evaluate(arm, run)
+        record = {"backbone_hash": measured, **_evaluate(arm, run)}
         tag = f"{name}/{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
         events.write_scalars(time_line, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
         # The record last: a run without it is done again.
         checkpoint.write_json(run.directory / checkpoint.DONE, record)
         checkpoint.drop_checkpoints(run.directory)
         checkpoint.barrier(f"measured {run.directory.name}")
+
+
+def _is_done(run: Run, backbone_hash: str) -> bool:
+    """Whether a run has left its record. ValueError if it measured another backbone than the arm has now."""
+    done = checkpoint.read_done(run.directory) or {}
+    if done.get("backbone_hash", backbone_hash) != backbone_hash:
+        raise ValueError(f"{run.directory} measured another backbone; to measure this one, remove that folder")
+    return bool(done)
 
 
 def _evaluate(arm: Arm, run: Run) -> dict[str, Any]:
@@ -207,6 +217,7 @@ def _finetune(arm: Arm, run: Run):
         title=f"{arm.name}: finetune on {in_words(run.fraction)}, seed {run.seed}",
         pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
         patience=config.patience,
+        fingerprint=split.fingerprint(),
         after_epoch=remember_best,
     )
     score = result.task.recall()
