@@ -427,7 +427,8 @@ class TestKill:
 
 @pytest.mark.slow
 def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
-    finetune = {"duration": base.duration(epochs=2), "batch_size": 8}
+    # Less than an epoch, and judged for all that.
+    finetune = {"duration": base.duration(steps=2), "batch_size": 8}
     targets = (
         base.target("knn", size=tiny.SIZE),
         base.target("linear", size=tiny.SIZE, strengths=(0.1, 1.0)),
@@ -440,6 +441,8 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
     assert found == {(arm, t) for arm in ("curriculum", "scratch") for t in ("knn", "linear", "finetune")}
     starts, ends = zip(*(hashes(tmp_path)[f"stages/{i:02d}-{task}"] for i, task in enumerate(tasks)), strict=True)
     assert starts[1:] == ends[:-1]
+    tuned = json.loads((tmp_path / "targets/scratch/finetune/fraction-1-seed-0/done.json").read_text())
+    assert tuned["steps"] == 2 and 0 < tuned["validation_score"] <= 1 and tuned["data"]["images"] == 24
 
 
 def test_stage_lets_go_of_what_it_compiled(tmp_path, monkeypatch):
