@@ -3,12 +3,12 @@
 python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
 """
 
+import dis
 import importlib
 import logging
 import os
 import re
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +91,20 @@ def _start_devices() -> None:
 
 
 def _is_input_error(error: Exception) -> bool:
-    """Whether an error judges what the user gave: raised by this program, its config, or on the way to a file."""
+    """Whether an error judges what the user gave: on the way to a file, in the config before the run, or in so many
+    words of this program. An operation of its own that failed is a bug, whatever the type of the error.
+    """
     if isinstance(error, OSError | flags.Error):
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    own = Path(__file__).resolve().parent
-    raised_in = Path(frames[-1].filename)
-    return "ml_collections" in raised_in.parts or (own in raised_in.parents and ".venv" not in raised_in.parts)
+    entries = [error.__traceback__]
+    while entries[-1].tb_next:
+        entries.append(entries[-1].tb_next)
+    code = entries[-1].tb_frame.f_code
+    raised_in = Path(code.co_filename)
+    if "ml_collections" in raised_in.parts:
+        return not any(entry.tb_frame.f_code is main.__code__ for entry in entries)
+    own = Path(__file__).resolve().parent in raised_in.parents and ".venv" not in raised_in.parts
+    return own and code.co_code[entries[-1].tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -48,7 +48,9 @@ def targets_directory(workdir: Path, arm: str) -> Path:
 
 
 def target_directory(workdir: Path, arm: str, target: str, fraction: float, seed: int) -> Path:
-    return targets_directory(workdir, arm) / target / f"fraction-{fraction:g}-seed-{seed}"
+    # Every digit of it, so that the fraction of a folder is that of the config and of results.csv.
+    share = repr(float(fraction)).removesuffix(".0")
+    return targets_directory(workdir, arm) / target / f"fraction-{share}-seed-{seed}"
 
 
 def file_name(arm: str) -> str:
@@ -168,10 +170,28 @@ class Store:
         self._manager.wait_until_finished()
 
     def restore(self, template: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
-        """The newest whole checkpoint as (state, record), replicated over `mesh`, or None."""
+        """The newest whole checkpoint as (state, record), replicated over `mesh`, or None.
+
+        Raises ValueError if it is damaged, or not one of this state.
+        """
         step = self._manager.latest_step()
         if step is None:
             return None
+        folder = self._manager.directory / str(step)
+        try:
+            stored = _leaves(self._ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
+        except Exception as error:
+            raise _damaged(folder, error) from error
+        # Judged here, since orbax would cast a value of another type without a word.
+        wanted = _leaves(template)
+        differing = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+        if differing:
+            raise ValueError(
+                f"{folder} does not fit this program: it was written by another version, or for another config. "
+                f"Do not delete it: go on with that version, or begin in another --workdir. {len(differing)} arrays "
+                f"differ, such as {differing[0]}: "
+                f"{stored.get(differing[0], '(absent)')} -> {wanted.get(differing[0], '(absent)')}"
+            )
         everywhere = NamedSharding(mesh, PartitionSpec())
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template)
         args = self._ocp.args
@@ -180,11 +200,21 @@ class Store:
                 step, args=args.Composite(state=args.StandardRestore(abstract), record=args.JsonRestore())
             )
         except Exception as error:
-            folder = self._manager.directory / str(step)
-            raise ValueError(
-                f"{folder} cannot be read; delete it to go on from an earlier checkpoint. {error}"
-            ) from error
+            raise _damaged(folder, error) from error
         return found.state, found.record
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Shape and type of each array of a state, or of what orbax says of a stored one, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{tuple(leaf.shape)} {leaf.dtype}"
+        for path, leaf in leaves
+    }
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"{folder} is damaged; delete it to go on from an earlier checkpoint. {error}")
 
 
 def drop_checkpoints(directory: Path) -> None:
@@ -228,15 +258,20 @@ def _fill(backbone: nnx.Module, tensors: torch_format.Tensors) -> None:
     fill(backbone, tensors)
 
 
-def load_backbone(path: str | Path) -> tuple[nnx.Module, dict[str, Any]]:
-    """Loads a backbone from a workdir (its last finished stage), a stage's folder or an exported file.
+def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module, dict[str, Any]]:
+    """Loads a backbone from a workdir (the last finished stage of an arm), a stage's folder or an exported file.
+
+    Args:
+      path: of one of these.
+      arm: of a workdir; by default the curriculum, or the only one that has finished a stage of its own.
 
     Returns the backbone and what its file says of it: `model`, `backbone_hash`, `task`, `views`, …
 
-    Raises FileNotFoundError if there is no backbone at `path`, ValueError if the file was not written by this package
-    (foreign weights need the model named: use them as `init`) or does not hold what its header says.
+    Raises FileNotFoundError if there is no backbone at `path`, ValueError if there are several and `arm` does not say
+    which, if the file was not written by this package (foreign weights need the model named: use them as `init`) or
+    does not hold what its header says.
     """
-    file = find_backbone(Path(path))
+    file = find_backbone(Path(path), arm)
     with _damage_told(file):
         header, tensors = torch_format.read_metadata(file), torch_format.read_weights(file)
     if "aiseeme" not in header:
@@ -340,17 +375,34 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def find_backbone(path: Path) -> Path:
-    """The backbone file meant by a workdir, a stage's folder or a file."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
+def find_backbone(path: Path, arm: str | None = None) -> Path:
+    """The backbone file meant by a workdir, and perhaps one of its arms, a stage's folder or a file."""
+    if not path.exists():
         raise FileNotFoundError(f"no file or folder at '{path}'")
-    if (path / BACKBONE).exists():
-        return path / BACKBONE
+    if path.is_file() or (path / BACKBONE).exists():
+        if arm is not None:
+            raise ValueError(f"'{path}' is no workdir: it has no arm '{arm}'")
+        return path if path.is_file() else path / BACKBONE
     if path.parent.name == "stages" and (path / DONE).exists():
         raise FileNotFoundError(f"{path} has lost its {BACKBONE}; {_remedy(path / BACKBONE)}")
-    finished = sorted(path.glob(f"stages/*/{DONE}"))
+    finished = _finished_stages(path)
     if not finished:
         raise FileNotFoundError(f"'{path}' holds no finished stage: run the curriculum first, or name a stage's folder")
-    return finished[-1].parent / BACKBONE
+    known = ", ".join(finished)
+    if arm is None:
+        name = "curriculum" if "curriculum" in finished else next(iter(finished))
+        if name != "curriculum" and len(finished) > 1:
+            raise ValueError(f"'{path}' holds several arms: say `arm`, or name a stage's folder. There are {known}")
+    else:
+        name = arm if arm in finished else file_name(arm)
+    if name not in finished:
+        raise ValueError(f"'{path}' holds no finished stage of an arm '{arm}' in its own folder: there are {known}")
+    return finished[name] / BACKBONE
+
+
+def _finished_stages(workdir: Path) -> dict[str, Path]:
+    """The last finished stage of each arm that has one, by the name of the arm's folder."""
+    places = {"curriculum": stages_directory(workdir, "curriculum")}
+    places |= {folder.name: folder / "stages" for folder in sorted(workdir.glob("arms/*"))}
+    found = {name: sorted(stages.glob(f"*/{DONE}")) for name, stages in places.items()}
+    return {name: records[-1].parent for name, records in found.items() if records}

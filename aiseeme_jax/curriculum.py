@@ -15,10 +15,10 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import checkpoint, data, distill, experiment, report, seeds, step, teachers, train
+from aiseeme_jax import changes, checkpoint, data, distill, experiment, report, seeds, step, teachers, train
 from aiseeme_jax.evaluate import features, protocols
 from aiseeme_jax.pictures import save_views
-from aiseeme_jax.plan import Arm, arm_steps, arms, check, sequences_from, stage_task
+from aiseeme_jax.plan import Arm, arm_steps, arms, sequences_from, stage_folders, stage_task
 
 log = logging.getLogger(__name__)
 
@@ -26,22 +26,19 @@ log = logging.getLogger(__name__)
 def run(config: ConfigDict, workdir: Path) -> None:
     """Trains all arms, measures them on all targets, and writes results.csv and report.html.
 
-    Raises ValueError if the workdir was begun with another config or other images, FileNotFoundError if the data set is
-    not prepared.
+    Raises ValueError if the config cannot be run, or not in this workdir, FileNotFoundError if the data set is not
+    prepared.
     """
+    source = Source(config)
+    if changes.begin(config, workdir, source):
+        return
     planned = arms(config)
     folders = stage_folders(workdir, planned)
-    source = Source(config)
-    if not experiment.is_begun(workdir):
-        # Before anything is written: a config that cannot be run must not claim the workdir.
-        check(config, source())
-    if experiment.begin(config, workdir):
-        return
     if not all(checkpoint.read_done(folder) for arm in planned for folder in folders[arm.name]):
         checkpoint.hold_to_data(workdir, {"pretraining": source().fingerprint()})
     for arm in planned:
         backbone, last_stage = train_arm(config, arm, folders[arm.name], source)
-        protocols.evaluate_arm(config, workdir, arm.name, backbone, last_stage)
+        protocols.evaluate_arm(config, workdir, arm.name, backbone, last_stage, random=arm.random)
         protocols.write_results(config, workdir, [a.name for a in planned])
         report.write_report(workdir)
     experiment.finish(workdir)
@@ -61,17 +58,6 @@ class Source:
             if self.config.data.exclude:
                 self._split = data.without(self._split, self.config.data.exclude)
         return self._split
-
-
-def stage_folders(workdir: Path, planned: Sequence[Arm]) -> dict[str, list[Path]]:
-    """Where the stages of each arm lie. What two arms begin with in common lies in the folder of the first, once."""
-    owners: dict[tuple, Path] = {}
-    folders = {}
-    for arm in planned:
-        places = range(len(arm.stages))
-        own = [checkpoint.stage_directory(workdir, arm.name, place, arm.stages[place][1].task) for place in places]
-        folders[arm.name] = [owners.setdefault(arm.beginning(place + 1), own[place]) for place in places]
-    return folders
 
 
 def train_arm(config: ConfigDict, arm: Arm, folders: Sequence[Path], source: Source) -> tuple[nnx.Module, Path | None]:
@@ -136,7 +122,7 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
         pictures={"views": picture},
     )
     seen = {"images": len(split), "excluded": split.excluded}
-    trained, merged = lesson.merge(result.task.backbone)
+    trained, merged = lesson.merge(result.task.handed_over())
     nnx.update(result.task.backbone, nnx.state(trained))
     count = teachers.fisher_batches(stage, stands, len(split), sequences_from(config, arm, place + 1))
     if count:

@@ -159,16 +159,14 @@ def _ahead(stream: Iterator, place: Callable) -> Iterator[dict[str, Array]]:
 
 
 def evaluation_batches(split: Split, batch_size: int) -> Iterator[dict[str, Array]]:
-    """Every image once and in order, the last batch padded: `image`, `index`, `label` and `mask` (0 marks padding)."""
+    """Every image once and in order, the last batch padded with the last image: `image`, `index` and `label`."""
     sharding = NamedSharding(data_mesh(), PartitionSpec("data"))
     size = -(-batch_size // jax.device_count()) * jax.device_count()
     process, processes = jax.process_index(), jax.process_count()
     for start in range(0, len(split), size):
-        rows = np.arange(start, start + size)
-        mask = (rows < len(split)).astype(np.float32)
-        rows = np.minimum(rows, len(split) - 1)
+        rows = np.minimum(np.arange(start, start + size), len(split) - 1)
         mine = _share(rows, process, processes)
-        local = {"image": split.read(mine), **_columns(split, mine), "mask": _share(mask, process, processes)}
+        local = {"image": split.read(mine), **_columns(split, mine)}
         yield {key: jax.make_array_from_process_local_data(sharding, value) for key, value in local.items()}
 
 

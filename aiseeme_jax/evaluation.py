@@ -4,24 +4,22 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from aiseeme_jax import checkpoint, data, experiment, report
+from aiseeme_jax import changes, checkpoint, experiment, report
 from aiseeme_jax.evaluate import protocols
-
-ARM = "init"
+from aiseeme_jax.plan import arms
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Writes results.csv and report.html.
 
-    Raises ValueError if the workdir was begun with another config, FileNotFoundError if `init` or the data is not
-    there.
+    Raises ValueError if the config cannot be run, or not in this workdir, FileNotFoundError if `init` or the data is
+    not there.
     """
-    backbone = checkpoint.starting_backbone(config.model, config.init, config.seed)
-    if not experiment.is_begun(workdir):
-        data.check_model(protocols.target_splits(config)["train"], config.model)
-    if experiment.begin(config, workdir):
+    if changes.begin(config, workdir, lambda: protocols.target_splits(config)["train"]):
         return
-    protocols.evaluate_arm(config, workdir, ARM, backbone)
-    protocols.write_results(config, workdir, [ARM])
+    (arm,) = arms(config)
+    backbone = checkpoint.starting_backbone(config.model, arm.init, config.seed)
+    protocols.evaluate_arm(config, workdir, arm.name, backbone, random=arm.random)
+    protocols.write_results(config, workdir, [arm.name])
     report.write_report(workdir)
     experiment.finish(workdir)

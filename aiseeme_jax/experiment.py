@@ -1,4 +1,4 @@
-"""The frame of a run: one workdir, one config, begun once and finished once."""
+"""The frame of a run: one workdir, one run at a time, the config it has."""
 
 import contextlib
 import fcntl
@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from aiseeme_jax import checkpoint
 
 log = logging.getLogger(__name__)
 
-# Parts of a config that may change under an existing workdir.
-FREE = ("runtime", "data.exclude")
+# Parts of a config that say nothing of the result.
+NOT_FIXED = ("runtime", "data.exclude", "fingerprint")
 CONFIG = "config.json"
 LOCK = ".lock"
+# What changes of the config left behind, by number.
+BEFORE = "before"
 
 
 @contextlib.contextmanager
@@ -52,19 +55,32 @@ def is_begun(workdir: Path) -> bool:
 
 
 def begin(config: ConfigDict, workdir: Path) -> bool:
-    """Records the config in a new workdir, or checks it against the one the workdir was begun with.
-
-    Returns True if the run is complete already. Raises ValueError that names the fields that differ.
-    """
+    """Records the config in the workdir. Returns True if the run is complete already."""
     resolved = resolve(config)
-    path = workdir / CONFIG
-    if is_begun(workdir):
-        _compare(checkpoint.read_json(path), resolved, workdir)
-    checkpoint.write_json(path, {**resolved, "fingerprint": fingerprint(resolved)})
+    checkpoint.write_json(workdir / CONFIG, {**resolved, "fingerprint": fingerprint(resolved)})
+    # Before it, the first process may have said that the run is no longer complete.
+    checkpoint.barrier("begin")
     if (workdir / checkpoint.DONE).exists():
         log.info("%s is complete: nothing to do. The report is %s", workdir, workdir / "report.html")
         return True
     return False
+
+
+def set_aside(workdir: Path, directories: Iterable[Path]) -> Path:
+    """Moves folders of the workdir, and a copy of its config, to a new folder under `before`, whose path it returns;
+    the run is no longer complete.
+    """
+    numbers = [int(path.name) for path in (workdir / BEFORE).glob("*") if path.name.isdigit()]
+    aside = workdir / BEFORE / str(max(numbers, default=0) + 1)
+    if jax.process_index() == 0:
+        aside.mkdir(parents=True)
+        shutil.copy(workdir / CONFIG, aside)
+        for directory in directories:
+            kept = aside / directory.relative_to(workdir)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            directory.rename(kept)
+        (workdir / checkpoint.DONE).unlink(missing_ok=True)
+    return aside
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:
@@ -89,32 +105,20 @@ def finish(workdir: Path) -> None:
 
 def fingerprint(resolved: dict[str, Any]) -> str:
     """Hex SHA-256 of what a config fixes of the result."""
-    fixed = {path: value for path, value in flatten(resolved).items() if not _is_free(path)}
+    fixed = {path: value for path, value in flatten(resolved).items() if not is_within(path, NOT_FIXED)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
-def _is_free(path: str) -> bool:
-    """Whether a field says nothing of the result."""
-    return any(path == free or path.startswith(f"{free}.") for free in (*FREE, "fingerprint"))
-
-
-def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path) -> None:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two configs fix of the result and do not have in common: {'seed': (0, 7), …}, '(absent)' for no value."""
     before, now = flatten(old), flatten(new)
-    keys = sorted(set(before) | set(now))
-    changed = [k for k in keys if not _is_free(k) and before.get(k) != now.get(k)]
-    if changed:
-        lines = [f"    {k}: {before.get(k, '(absent)')} -> {now.get(k, '(absent)')}" for k in changed[:8]]
-        more = [f"    and {len(changed) - 8} more"] if len(changed) > 8 else []
-        raise ValueError(
-            "\n".join(
-                [
-                    f"{workdir} was begun with another config:",
-                    *lines,
-                    *more,
-                    "Use another --workdir, or the old config.",
-                ]
-            )
-        )
+    pairs = {path: (before.get(path, "(absent)"), now.get(path, "(absent)")) for path in sorted({**before, **now})}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1] and not is_within(path, NOT_FIXED)}
+
+
+def is_within(path: str, fields: Iterable[str]) -> bool:
+    """Whether the path of a value is that of one of the fields, or leads through it."""
+    return any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in fields)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,12 +9,13 @@ A new optimizer or schedule is one function and one entry of its table.
 import functools
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool
 
 _UNITS = ("epochs", "steps", "examples")
 
@@ -95,17 +96,37 @@ def decayed(params: Any) -> Any:
 
 def restarted(state: optax.OptState, fresh: optax.OptState, names: tuple[str, ...]) -> optax.OptState:
     """An optimizer's state in which what it remembers of the parameters under `names`, at the top of their tree, is as
-    in `fresh`. Counts of steps go on.
+    in `fresh`. The schedule's count of steps goes on.
     """
-    return jax.tree.map_with_path(lambda path, old, new: new if _attribute(path) in names else old, state, fresh)
+
+    def leaf(path, old, new):
+        return new if any(_under(path, name) for name in names) else old
+
+    return jax.tree.map_with_path(leaf, state, fresh)
 
 
-def _attribute(path: tuple[Any, ...]) -> str | None:
-    """The top of the tree of parameters that a leaf of an optimizer's state lies in: such a tree is all dictionaries,
-    and what holds it is not. None for a leaf outside.
+def hold(frozen: Mapping[str, Bool[Array, ""]], old: Any, new: Any) -> Any:
+    """`new`, but as in `old` under each dotted name whose flag is set.
+
+    For parameters, their gradient and an optimizer's state: a parameter held in all three is to the optimizer as if it
+    had not been there yet.
+    """
+
+    def leaf(path, before, after):
+        for name, flag in frozen.items():
+            after = jnp.where(flag, before, after) if _under(path, name) else after
+        return after
+
+    return jax.tree.map_with_path(leaf, old, new) if frozen else new
+
+
+def _under(path: tuple[Any, ...], name: str) -> bool:
+    """Whether a leaf of a tree of parameters, or of one within an optimizer's state, lies under a dotted name from the
+    top of that tree. Such a tree is all dictionaries, and what holds it is not.
     """
     within = itertools.takewhile(lambda entry: isinstance(entry, jax.tree_util.DictKey), reversed(path))
-    return next((entry.key for entry in reversed(list(within))), None)
+    keys, wanted = [entry.key for entry in within][::-1], name.split(".")
+    return keys[: len(wanted)] == wanted
 
 
 def _rates(names: tuple[str, ...], params: Any) -> Any:
@@ -176,7 +197,40 @@ def _adamw(config: Any, schedule: optax.Schedule) -> optax.GradientTransformatio
     """Adam with decoupled weight decay, rate · weight_decay · w (Loshchilov & Hutter, arXiv 1711.05101)."""
     for name in ("b1", "b2"):
         _check(name, getattr(config, name), 0 <= getattr(config, name) < 1, "in [0, 1)")
-    return optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decayed)
+    return optax.chain(
+        _adam(config.b1, config.b2),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+class _Moments(NamedTuple):
+    count: Any
+    mean: Any
+    square: Any
+
+
+def _adam(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1), which counts the steps of each parameter on its own.
+
+    optax's has one count for all: the bias correction of a parameter that starts late, or anew, would be spent.
+    """
+
+    def init(params):
+        count = jax.tree.map(lambda _: jnp.zeros((), jnp.int32), params)
+        return _Moments(count, jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradient, state, params=None):
+        del params
+        count = jax.tree.map(lambda n: n + 1, state.count)
+        mean = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, gradient, state.mean)
+        square = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * g**2, gradient, state.square)
+        direction = jax.tree.map(
+            lambda n, m, v: m / (1 - b1**n) / (jnp.sqrt(v / (1 - b2**n)) + eps), count, mean, square
+        )
+        return direction, _Moments(count, mean, square)
+
+    return optax.GradientTransformation(init, update)
 
 
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {

@@ -6,13 +6,20 @@ not the days before it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, checkpoint, data, models, optim, pretext, seeds, teachers
 from aiseeme_jax.evaluate import finetune, protocols
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +27,15 @@ class Arm:
     """A way to come by a backbone.
 
     Attributes:
-      name: 'curriculum', that of another curriculum, 'scratch', 'imagenet' or 'single:<task>'.
+      name: 'curriculum', that of another curriculum, 'scratch', 'imagenet' or 'single:<task>'; 'init' of the job
+        `evaluate`.
       init: as `config.init`.
       stages: (position in its curriculum, config) of each stage it trains.
       tasks: of all stages of its curriculum.
       alone: it trains one stage of its curriculum without those before it.
       whole: each of its stages lasts as many images as the whole curriculum.
+      start: field of the config that says what it begins with, empty if none does.
+      listed: field of the config that lists its stages.
     """
 
     name: str
@@ -34,6 +44,13 @@ class Arm:
     tasks: tuple[str, ...] = ()
     alone: bool = False
     whole: bool = False
+    start: str = "init"
+    listed: str = "stages"
+
+    @property
+    def random(self) -> bool:
+        """Whether its backbone is a random one that nothing trained."""
+        return self.init == "scratch" and not self.stages
 
     def place(self, position: int) -> teachers.Place:
         """Where a stage of it stands."""
@@ -45,8 +62,8 @@ class Arm:
         return self.init, self.whole, stages
 
 
-def _whole_arm(name: str, init: str, stages: Sequence[ConfigDict]) -> Arm:
-    return Arm(name, init, tuple(enumerate(stages)), _tasks(stages))
+def _whole_arm(name: str, init: str, stages: Sequence[ConfigDict], listed: str = "stages") -> Arm:
+    return Arm(name, init, tuple(enumerate(stages)), _tasks(stages), listed=listed)
 
 
 def _tasks(stages: Sequence[ConfigDict]) -> tuple[str, ...]:
@@ -54,30 +71,39 @@ def _tasks(stages: Sequence[ConfigDict]) -> tuple[str, ...]:
 
 
 def arms(config: ConfigDict) -> tuple[Arm, ...]:
-    """The curriculum, those beside it, and the baselines.
+    """The curriculum, those beside it, and the baselines; of the job `evaluate` the backbone at `init`.
 
     Raises ValueError for a baseline that is not known or lacks its weights, and for a curriculum under a name that is
-    taken.
+    taken or becomes the folder of another arm.
     """
-    found = [_whole_arm(name, config.init, stages) for name, stages in config.curricula.items()]
+    if config.job == "evaluate":
+        return (Arm("init", config.init),)
+    curricula = config.curricula.items()
+    found = [_whole_arm(name, config.init, stages, f"curricula.{name}") for name, stages in curricula]
     if config.stages or not found:
         found.insert(0, _whole_arm("curriculum", config.init, config.stages))
     others = list(_baselines(config))
-    taken = {"curriculum", *(arm.name for arm in others)} & set(config.curricula)
+    # 'scratch' even where it is no baseline: fine-tuning begins it anew with each seed.
+    taken = {"curriculum", "scratch", *(arm.name for arm in others)} & set(config.curricula)
     if taken:
         raise ValueError(f"curricula: '{min(taken)}' is the name of another arm")
-    return tuple({arm.name: arm for arm in [*found, *others]}.values())
+    planned = {arm.name: arm for arm in [*found, *others]}
+    for one, other in itertools.combinations(planned, 2):
+        folder = checkpoint.file_name(one)
+        if folder == checkpoint.file_name(other):
+            raise ValueError(f"curricula: the arms '{one}' and '{other}' would both lie in the folder '{folder}'")
+    return tuple(planned.values())
 
 
 def _baselines(config: ConfigDict) -> Iterator[Arm]:
     for name in config.baselines:
         kind, _, task = name.partition(":")
         if name == "scratch":
-            yield Arm("scratch", "scratch")
+            yield Arm("scratch", "scratch", start="")
         elif name == "imagenet":
             if not config.imagenet:
                 raise ValueError("the baseline 'imagenet' needs --config.imagenet=FILE, weights with torchvision names")
-            yield Arm("imagenet", config.imagenet)
+            yield Arm("imagenet", config.imagenet, start="imagenet")
         elif kind == "single":
             yield from _single_arms(config, task)
         else:
@@ -101,6 +127,24 @@ def sequences_from(config: ConfigDict, arm: Arm, count: int) -> list[tuple[Confi
     """The stages of every curriculum that begins with the first `count` of an arm."""
     alike = [other for other in arms(config) if not other.alone and other.beginning(count) == arm.beginning(count)]
     return [tuple(stage for _, stage in other.stages) for other in alike]
+
+
+def stage_folders(workdir: Path, planned: Sequence[Arm]) -> dict[str, list[Path]]:
+    """Where the stages of each arm lie. What several arms begin with in common lies in the folder of one, once: of the
+    one where it is done or begun, else of the first.
+    """
+    own: dict[tuple[str, int], Path] = {}
+    shared: dict[tuple, list[Path]] = {}
+    for arm in planned:
+        for place, (_, stage) in enumerate(arm.stages):
+            own[arm.name, place] = checkpoint.stage_directory(workdir, arm.name, place, stage.task)
+            shared.setdefault(arm.beginning(place + 1), []).append(own[arm.name, place])
+    chosen = {beginning: max(folders, key=_progress) for beginning, folders in shared.items()}
+    return {arm.name: [chosen[arm.beginning(place + 1)] for place in range(len(arm.stages))] for arm in planned}
+
+
+def _progress(directory: Path) -> tuple[bool, bool]:
+    return checkpoint.read_done(directory) is not None, (directory / checkpoint.CHECKPOINTS).exists()
 
 
 def steps_of_stage(stage: ConfigDict, images: int) -> int:
@@ -128,15 +172,26 @@ def stage_task(config: ConfigDict, stage: ConfigDict, backbone: nnx.Module, imag
     )
 
 
+def check_runtime(runtime: ConfigDict) -> None:
+    """Judges the part of a config that may change whenever a run is started. Raises ValueError that names the field."""
+    for name, least in (("log_every", 1), ("checkpoint_every", 1), ("evaluation_batch", 1), ("workers", 0)):
+        _at_least(least, f"runtime.{name}", runtime[name])
+    data.check_residence(runtime.residence)
+
+
+def _at_least(least: int, name: str, value: float) -> None:
+    # NaN is not at least anything.
+    if not value >= least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
 def check(config: ConfigDict, split: data.Split) -> None:
     """Judges a config against its pretraining split, and its targets against theirs, without training anything.
 
     Raises ValueError, or FileNotFoundError for weights that are not there; the message names the part it is about.
     """
-    for name in ("log_every", "checkpoint_every", "evaluation_batch"):
-        if config.runtime[name] < 1:
-            raise ValueError(f"runtime.{name} is {config.runtime[name]}; it must be at least 1")
-    data.check_residence(config.runtime.residence)
+    check_runtime(config.runtime)
+    _at_least(1, "patience", config.patience)
     data.check_model(split, config.model)
     for arm in arms(config):
         if arm.init != "scratch":
@@ -145,16 +200,32 @@ def check(config: ConfigDict, split: data.Split) -> None:
     for arm in arms(config):
         if not arm.alone:
             _check_stages(config, arm, len(split), judged)
-    labelled = len(protocols.target_splits(config)["train"]) if config.targets else 0
+    if config.targets:
+        check_targets(config, protocols.target_splits(config))
+
+
+def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
+    """Judges the targets and the statistics against the labelled images, and warns if they allow no intervals.
+
+    Args:
+      splits: as of `protocols.target_splits`.
+
+    Raises ValueError; the message names the target or the field.
+    """
+    for name, least in (("samples", 1), ("seed", 0)):
+        if config.statistics[name] < least:
+            raise ValueError(f"statistics.{name} is {config.statistics[name]}; it must be at least {least}")
     seen = set()
     for position, target in enumerate(config.targets):
         part = f"targets[{position}] ({target.protocol})"
-        _about(part, lambda target=target: _check_target(config, target, labelled))
+        _about(part, functools.partial(_check_target, config, target, splits["train"]))
         if target.protocol in seen:
             raise ValueError(
                 f"targets[{position}]: a second target '{target.protocol}'; there can be one of each protocol"
             )
         seen.add(target.protocol)
+    if len(set(splits["test"].groups)) == 1:
+        log.warning("%s: all images are of one lesion or patient; no result will have an interval", splits["test"].name)
 
 
 def _about(part: str, judge: Callable[[], None]) -> None:
@@ -179,18 +250,18 @@ def _check_training(training: ConfigDict, images: int) -> None:
 
 def _check_stages(config: ConfigDict, arm: Arm, images: int, judged: set[tuple]) -> None:
     """Judges the stages of an arm but those whose beginning is among the `judged`, and adds them there."""
-    field = "stages" if arm.name == "curriculum" else f"curricula.{arm.name}"
     for place, (position, stage) in enumerate(arm.stages):
         beginning = arm.beginning(place + 1)
         if beginning in judged:
             continue
         judged.add(beginning)
         check_stage = functools.partial(_check_stage, config, stage, arm.place(position), images)
-        _about(f"{field}[{position}] ({stage.task})", check_stage)
+        _about(f"{arm.listed}[{position}] ({stage.task})", check_stage)
 
 
 def _check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.Place, images: int) -> None:
     _check_training(stage, images)
+    _at_least(0, "task_weight", stage.task_weight)
     _check_views(config, stage)
 
     def make() -> pretext.Task:
@@ -212,17 +283,46 @@ def _check_views(config: ConfigDict, part: ConfigDict) -> None:
     models.check_size(config.model, views.size)
 
 
-def _check_target(config: ConfigDict, target: ConfigDict, images: int) -> None:
+def _check_target(config: ConfigDict, target: ConfigDict, train: data.Split) -> None:
     if target.protocol not in protocols.PROTOCOLS:
         raise ValueError(f"unknown protocol '{target.protocol}': known are {', '.join(protocols.PROTOCOLS)}")
     _check_views(config, target)
-    if not target.fractions or not all(0 < fraction <= 1 for fraction in target.fractions):
-        raise ValueError(f"fractions are {tuple(target.fractions)}; each must lie in (0, 1]")
-    if len(set(target.seeds)) != len(target.seeds) or not target.seeds:
-        raise ValueError(f"seeds are {tuple(target.seeds)}; there must be some, each once")
-    if target.protocol in ("linear", "finetune"):
-        finetune.class_weights([0], 1, target.class_weight)
-    if target.protocol == "finetune":
-        for fraction in target.fractions:
-            size = protocols.finetune_batch(target.batch_size, round(images * fraction))
-            _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), max(round(images * fraction), size))
+    shares, seeds = tuple(target.fractions), tuple(target.seeds)
+    if not shares or len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"fractions are {shares}; there must be some, each once and in (0, 1]")
+    if len(set(seeds)) < len(seeds) or not _whole(seeds, least=0):
+        raise ValueError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
+    finetune.class_weights([0], 1, target.class_weight)
+    _CHECKS[target.protocol](target, train)
+
+
+def _check_knn(target: ConfigDict, train: data.Split) -> None:
+    if not _whole(target.neighbours, least=1):
+        raise ValueError(f"neighbours are {tuple(target.neighbours)}; there must be some, each whole and at least 1")
+    if not target.temperature > 0:
+        raise ValueError(f"temperature is {target.temperature}; it must be positive")
+
+
+def _check_linear(target: ConfigDict, train: data.Split) -> None:
+    if not target.strengths or not all(strength > 0 for strength in target.strengths):
+        raise ValueError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")
+    if target.max_iter < 1:
+        raise ValueError(f"max_iter is {target.max_iter}; it must be at least 1")
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError(f"{train.name} has labels of one class; a linear probe needs two")
+
+
+def _check_finetune(target: ConfigDict, train: data.Split) -> None:
+    for fraction in target.fractions:
+        protocols.finetune_batch(target.batch_size, round(len(train) * fraction))
+    # The lengths are those of all labels, whatever the fraction.
+    size = protocols.finetune_batch(target.batch_size, len(train))
+    _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), len(train))
+
+
+_CHECKS = {"knn": _check_knn, "linear": _check_linear, "finetune": _check_finetune}
+
+
+def _whole(values: Iterable[Any], *, least: int) -> bool:
+    """Whether there are values, all integers of at least `least`."""
+    return bool(values) and all(isinstance(value, int) and value >= least for value in values)

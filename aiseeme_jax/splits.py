@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ log = logging.getLogger(__name__)
 GROUPS = ("lesion_id", "patient_id", "group")
 # ISIC 2019 names an image of an earlier year that it shrank by the old name and this.
 SHRUNK = "_downsampled"
+# The feature that says which CT series a volume was cut from.
+SERIES = "series_uid"
+# The first cell of a line, in quotation marks (two stand for one inside) or not.
+FIRST_CELL = re.compile(r' *(?:"((?:[^"]|"")*)"|([^,;\t]*))')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Split:
       groups: the lesion or patient of each image; what splits and intervals must not tear apart.
       ids: a name for each image, stable over runs.
       class_names: one per label; none if no image has a single label.
+      aliases: by id, what else `without` knows an image by, if anything: its series, the other names of its group.
       excluded: images of the data set that were left out of the split, see `without`.
       version: of the data set.
     """
@@ -41,6 +47,7 @@ class Split:
     groups: tuple[str, ...]
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
+    aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     excluded: int = 0
     version: str = ""
 
@@ -143,7 +150,8 @@ def open_split(name: str, split: str, data_dir: str | Path) -> Split:
     """Opens a split of a data set that TFDS prepared as array_record.
 
     Of its features it reads `image` (uint8 [H, W, 1 or 3]) or `volume` (int16 HU [D, H, W, 1]), `image_id`, the group
-    (the feature the data set's metadata name, or the first of `GROUPS`) and, if there is one, the class `label`.
+    (the feature the data set's metadata name, or the first of `GROUPS`) and, if there are, the class `label` and the
+    `SERIES`. Groups that count as another one by the metadata's `joined_groups` go by that one's name.
 
     Args:
       name: data set and config, such as 'isic2019/64'.
@@ -160,22 +168,40 @@ def open_split(name: str, split: str, data_dir: str | Path) -> Split:
         raise ValueError(f"{name} has no split '{split}': there are {', '.join(builder.info.splits)}")
     features = builder.info.features
     kind = _feature(name, features, ("volume", "image"))
-    group = (builder.info.metadata or {}).get("group") or _feature(name, features, GROUPS)
-    wanted = [group, _feature(name, features, ("image_id",)), *(["label"] if "label" in features else [])]
+    metadata = builder.info.metadata or {}
+    group = metadata.get("group") or _feature(name, features, GROUPS)
+    wanted = [group, _feature(name, features, ("image_id",)), *(key for key in ("label", SERIES) if key in features)]
     # Neither are pictures decoded for the tables, nor masks for the pictures.
     skip = {key: tfds.decode.SkipDecoding() for key in ("volume", "image", "mask") if key in features}
     rows = [[row[key] for key in wanted] for row in builder.as_data_source(split, decoders=skip)]
-    groups, ids, *labels = zip(*rows, strict=True)
+    columns = dict(zip(wanted, zip(*rows, strict=True), strict=True))
+    joined = metadata.get("joined_groups", {})
+    groups = tuple(joined.get(own, own) for own in map(_text, columns[group]))
+    ids = tuple(map(_text, columns["image_id"]))
     source = builder.as_data_source(split, decoders={key: how for key, how in skip.items() if key != kind})
     return Split(
         name=f"{name}:{split}",
         source=_Feature(source, kind),
-        labels=np.array(labels[0] if labels else [-1] * len(rows), np.int32),
-        groups=tuple(map(_text, groups)),
-        ids=tuple(map(_text, ids)),
-        class_names=tuple(features["label"].names) if labels else (),
+        labels=np.array(columns.get("label", [-1] * len(rows)), np.int32),
+        groups=groups,
+        ids=ids,
+        class_names=tuple(features["label"].names) if "label" in features else (),
+        aliases=_aliases(ids, groups, [_text(uid) for uid in columns.get(SERIES, ())], joined),
         version=str(builder.version),
     )
+
+
+def _aliases(
+    ids: Sequence[str], groups: Sequence[str], series: Sequence[str], joined: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """The series (none, or one for each image) and the names of the groups that count as the image's."""
+    names = defaultdict(list)
+    for own, whole in joined.items():
+        names[whole].append(own)
+    found = {
+        i: (*names.get(group, ()), *series[n : n + 1]) for n, (i, group) in enumerate(zip(ids, groups, strict=True))
+    }
+    return {i: aliases for i, aliases in found.items() if aliases}
 
 
 def _feature(name: str, features: Mapping[str, Any], known: Sequence[str]) -> str:
@@ -191,7 +217,9 @@ def _feature(name: str, features: Mapping[str, Any], known: Sequence[str]) -> st
 
 def prepared_directory(name: str, data_dir: str | Path) -> Path:
     """The newest version's folder of a prepared data set, or FileNotFoundError that says how to prepare it."""
-    versions = [p.parent for p in Path(data_dir).expanduser().glob(f"{name}/*/dataset_info.json")]
+    found = (p.parent for p in Path(data_dir).expanduser().glob(f"{name}/*/dataset_info.json"))
+    # A preparation that was killed leaves a folder that may have all of a data set but its name.
+    versions = [p for p in found if re.fullmatch(r"\d+\.\d+\.\d+", p.name)]
     if not versions:
         builder = name.split("/")[0]
         archives = "" if builder.endswith("phantom") else " --manual_dir FOLDER"
@@ -222,34 +250,46 @@ def labelled(split: Split) -> Split:
 
 
 def without(split: Split, files: Sequence[str]) -> Split:
-    """The split less the images that `files` list by their own id or their group's.
+    """The split less the images that `files` list by their own id, their group's or their series'.
 
     So images that a later year's data set shares with an earlier year's test set are kept out of pretraining. Ids count
     without the suffix `SHRUNK`; one that is not in the split is passed over.
 
     Args:
-      files: text or CSV, an id in the first column of each line.
+      files: text or CSV; each line is an id, or has one in its first column.
 
     Raises FileNotFoundError for a file that is not there, ValueError for one that is not text.
     """
-    listed = {name for file in files for name in listed_ids(file)}
-    known = zip(split.ids, split.groups, strict=True)
-    kept = [i for i, names in enumerate(known) if listed.isdisjoint(name.removesuffix(SHRUNK) for name in names)]
+    names = [
+        {name.removesuffix(SHRUNK) for name in (i, group, *split.aliases.get(i, ()))}
+        for i, group in zip(split.ids, split.groups, strict=True)
+    ]
+    known = set().union(*names)
+    # An id may hold a comma: the first column of a line counts where the line as a whole is no id.
+    lines = (readings for file in files for readings in listed_ids(file))
+    listed = {whole if whole in known else first for whole, first in lines} - {""}
+    kept = [i for i, several in enumerate(names) if listed.isdisjoint(several)]
     excluded = len(split) - len(kept)
     log.info("%s: %d of %d images are left out, as listed in %s", split.name, excluded, len(split), ", ".join(files))
     return dataclasses.replace(split.subset(kept), excluded=excluded)
 
 
-def listed_ids(file: str) -> set[str]:
-    """The first column of a text or CSV file, as ids."""
+def listed_ids(file: str) -> list[tuple[str, str]]:
+    """The lines of a text or CSV file that are not blank, each as a whole and its first column, as ids."""
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"data.exclude: no file at '{file}'") from None
     except UnicodeDecodeError:
         raise ValueError(f"data.exclude: '{file}' is no text file; it must have an image id on each line") from None
-    first = (re.split(r"[,;\t]", line)[0].strip().strip('"') for line in lines)
-    return {name.removesuffix(SHRUNK) for name in first if name}
+    readings = ((line.strip(" "), first_cell(line)) for line in lines)
+    return [(whole.removesuffix(SHRUNK), first.removesuffix(SHRUNK)) for whole, first in readings if whole]
+
+
+def first_cell(line: str) -> str:
+    """Of a line of a table with commas, semicolons or tabs."""
+    quoted, plain = FIRST_CELL.match(line).groups()
+    return (plain if quoted is None else quoted.replace('""', '"')).strip()
 
 
 def check_model(split: Split, model: Any) -> None:

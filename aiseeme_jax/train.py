@@ -61,7 +61,7 @@ def fit(
     patience: int = 10,
     fingerprint: Mapping[str, Any] | None = None,
     gather: Callable[[nnx.Module], Float[np.ndarray, "n d"]] | None = None,
-    after_epoch: Callable[[Task], None] | None = None,
+    after_epoch: Callable[[Task, int], None] | None = None,
     pictures: Mapping[str, np.ndarray] | None = None,
 ) -> Result:
     """Trains `task` to `total_steps`, from its newest checkpoint in `directory` if there is one.
@@ -70,6 +70,7 @@ def fit(
       task: taken over; use the one returned.
       batches: start step -> iterator, as `data.Batches`.
       stage: frozen config, see `Program`.
+      total_steps, steps_per_epoch: of the stage; fine-tuning on a share of the labels counts its epochs in all of them.
       seed: of every random number in the stage.
       directory: for checkpoints, metrics.jsonl and TensorBoard events.
       title: shown beside the progress.
@@ -77,8 +78,8 @@ def fit(
       patience: non-finite steps in a row that end the run.
       fingerprint: of the images, see `Split.fingerprint`; a checkpoint goes on with the same ones.
       gather: backbone -> its pooled features of the whole split, for a task with an `at_epoch`.
-      after_epoch: called with the task after each epoch, and after the last step, which may come within one; may write
-        to the task's own variables.
+      after_epoch: called with the task and the steps done after each epoch, and after the last step, which may come
+        within one; may write to the task's own variables.
       pictures: name -> [H, W, C], 0 to 1, for TensorBoard when the run begins.
 
     Raises Preempted after SIGTERM (saved), Diverged after too many non-finite steps, ValueError if the checkpoint
@@ -117,7 +118,7 @@ def fit(
                 _log(telemetry, step, metrics, features)
                 _check(state, patience)
             if after_epoch and (last or step % steps_per_epoch == 0):
-                state = _epoch(program, state, after_epoch)
+                state = _epoch(program, state, after_epoch, step)
             stopping = stop.requested(agree=step % pace.log_every == 0)
             if step % pace.checkpoint_every == 0 or last or stopping:
                 _check(state, patience)
@@ -190,7 +191,8 @@ def _check(state: TrainState, patience: int) -> None:
         raise Diverged(
             f"the loss or its gradient was not finite for {patience} steps in a row, "
             f"the last at step {int(state.halted)}; "
-            "the last good checkpoint is kept. Lower the learning rate, or clip gradients (optimizer.clip_norm)"
+            "the last good checkpoint is kept. Lower the learning rate, or clip gradients (optimizer.clip_norm), under "
+            "the same --workdir: this training then begins anew, and what is finished stays"
         )
 
 
@@ -214,8 +216,8 @@ def _cluster(
     return at_epoch(program, state, features, jax.random.fold_in(key, 2**32 - 1 - done))
 
 
-def _epoch(program: Program, state: TrainState, after_epoch: Callable[[Task], None]) -> TrainState:
+def _epoch(program: Program, state: TrainState, after_epoch: Callable[[Task, int], None], step: int) -> TrainState:
     task = task_of(program, state)
-    after_epoch(task)
+    after_epoch(task, step)
     _, params, rest = split(task)
     return state.replace(params=params, rest=rest)

@@ -137,19 +137,24 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     config = ConfigDict(
         {
             "protocol": protocol,
-            "fractions": (1.0,),  # of the labelled training images; nested, stratified, whole groups
+            # Of the labelled training images; nested, stratified, whole groups. Validation keeps all its labels,
+            # whatever the fraction: k, C and epoch are chosen on more than "10 % of the labels".
+            "fractions": (1.0,),
             "seeds": (0,),  # of the fractions and of fine-tuning
         }
     )
     if protocol == "knn":
         config.neighbours = (5, 10, 20, 50, 100, 200)  # chosen on validation
         config.temperature = 0.07  # of the votes
+        config.class_weight = "balanced"  # balanced: votes over the number of training rows of their class | none
     elif protocol == "linear":
         config.strengths = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of the logistic regression, chosen on validation
         config.class_weight = "balanced"  # balanced | none
         config.max_iter = 1000  # of each fit
     elif protocol == "finetune":
         config.update(training())
+        # Epochs, of the warm-up too, are those of all labelled training images whatever the fraction: every fraction
+        # takes the same steps, and the best are sought at the same steps.
         config.duration = duration(epochs=50)
         config.class_weight = "balanced"  # balanced | none
     else:
@@ -184,7 +189,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.name = "isic2019/224"  # data set and config, prepared by TFDS
     config.data.synthetic = False  # said in the report
-    config.data.exclude = ()  # text or CSV files of image ids (or groups) kept out of pretraining, such as a test set's
+    config.data.exclude = ()  # CSV or text files of ids (image, group, series) kept out of pretraining: a test set's
 
     config.model = ConfigDict()
     config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50 | vit_tiny | vit_small | vit_base
@@ -213,7 +218,7 @@ def get_config() -> ConfigDict:
     config.statistics.samples = 1000  # bootstrap samples of the intervals, over groups (lesions, patients)
     config.statistics.seed = 0
 
-    # Where and how the work is done. These may change under an existing workdir: the weights do not depend on them.
+    # Where and how the work is done. These may always change under a workdir: the weights do not depend on them.
     config.runtime = ConfigDict()
     config.runtime.data_dir = "data"  # where data sets were prepared
     config.runtime.residence = "stream"  # stream: read as it goes | device: whole split in device memory

@@ -8,18 +8,13 @@ Sized for two CPU cores: 32 px, and few epochs, the same for all. Each task, and
 weights; what two arms begin with is trained once.
 """
 
+from aiseeme_jax import pretext
 from configs import base, recipes
 
 SIZE = 32
 EPOCHS = 3
 VIT_TASKS = ("mae",)
-RESNET_TASKS = (
-    *("relative_location", "rotation", "jigsaw"),
-    *("colorization", "context_restoration", "models_genesis", "inpainting"),
-    *("npid", "moco_v1", "moco_v2", "moco_v3", "simclr", "nnclr", "densecl"),
-    *("byol", "simsiam", "barlow_twins", "vicreg", "dino"),
-    *("deepcluster", "clusterfit", "odc", "swav"),
-)
+RESNET_TASKS = tuple(name for name, task in pretext.TASKS.items() if 2 in task.DIMENSIONS and name not in VIT_TASKS)
 PAIRS = (("rotation", "simclr"), ("relative_location", "moco_v2"), ("simclr", "rotation"))
 # Weights as published where they are, else one by the size of the term; none was tuned.
 DISTILLATION = {

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -162,6 +163,31 @@ class TestBackbone:
         ):
             tiny.assert_same(aiseeme_jax.load_backbone(path)[0], narrow(seed))
 
+    def finish(self, workdir, arm, *tasks, seed=0):
+        for position, task in enumerate(tasks):
+            directory = checkpoint.stage_directory(workdir, arm, position, task)
+            curriculum.hand_over(directory, narrow(seed + position), {"task": task})
+
+    def test_of_a_workdir_is_that_of_the_arm_asked_for(self, tmp_path):
+        self.finish(tmp_path, "curriculum", "rotation", "simclr")
+        self.finish(tmp_path, "single:simclr", "simclr", seed=5)
+        for arm, seed in ((None, 1), ("curriculum", 1), ("single:simclr", 5)):
+            tiny.assert_same(aiseeme_jax.load_backbone(tmp_path, arm)[0], narrow(seed))
+        with pytest.raises(
+            ValueError, match=r"no finished stage of an arm 'npid' .*: there are curriculum, single.simclr"
+        ):
+            aiseeme_jax.load_backbone(tmp_path, arm="npid")
+        with pytest.raises(ValueError, match="00-rotation' is no workdir: it has no arm 'curriculum'"):
+            aiseeme_jax.load_backbone(tmp_path / "stages" / "00-rotation", arm="curriculum")
+
+    def test_without_a_curriculum_there_must_be_one_arm_or_it_must_be_named(self, tmp_path):
+        self.finish(tmp_path, "plain", "rotation", "npid")
+        tiny.assert_same(aiseeme_jax.load_backbone(tmp_path)[0], narrow(1))
+        self.finish(tmp_path, "distilled", "rotation", seed=5)
+        with pytest.raises(ValueError, match="holds several arms: say `arm`, .* There are distilled, plain"):
+            aiseeme_jax.load_backbone(tmp_path)
+        tiny.assert_same(aiseeme_jax.load_backbone(tmp_path, arm="distilled")[0], narrow(5))
+
     def test_export_is_an_init_of_the_same_bits(self, tmp_path):
         exported = narrow()
         aiseeme_jax.export_backbone(exported, tmp_path / "weights.safetensors")
@@ -268,6 +294,37 @@ class TestStore:
             store.save(2, self.on_devices(2), {})
         assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
 
+    @pytest.mark.parametrize(
+        "change, difference",
+        [
+            ({"weights": np.zeros((2, 4), np.float32)}, r"weights: \(2, 3\) float32 -> \(2, 4\) float32"),
+            ({"weights": np.zeros((2, 3), np.int32)}, r"weights: \(2, 3\) float32 -> \(2, 3\) int32"),
+            ({"more": np.zeros(2, np.float32)}, r"more: \(absent\) -> \(2,\) float32"),
+            ({"weights": None}, r"weights: \(2, 3\) float32 -> \(absent\)"),
+        ],
+    )
+    def test_a_checkpoint_of_another_version_is_not_called_damaged(self, tmp_path, change, difference):
+        with checkpoint.Store(tmp_path) as store:
+            store.save(1, self.on_devices(), {})
+        with checkpoint.Store(tmp_path) as store:
+            with pytest.raises(ValueError, match=f"checkpoints/1 does not fit .*Do not delete it.* {difference}"):
+                store.restore(jax.tree.map(jnp.asarray, {**self.state, **change}), data.data_mesh())
+
+    # Orbax gives up a read with others under way.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize("file", ["_METADATA", "manifest.ocdbt"])
+    def test_a_damaged_checkpoint_is_called_so_and_may_be_deleted(self, tmp_path, file):
+        with checkpoint.Store(tmp_path) as store:
+            store.save(1, self.on_devices(1), {})
+            store.save(2, self.on_devices(2), {})
+        (tmp_path / "checkpoints" / "2" / "state" / file).write_text("{")
+        with checkpoint.Store(tmp_path) as store:
+            with pytest.raises(ValueError, match="checkpoints/2 is damaged; delete it to go on from an earlier"):
+                store.restore(self.on_devices(), data.data_mesh())
+        shutil.rmtree(tmp_path / "checkpoints" / "2")
+        with checkpoint.Store(tmp_path) as store:
+            tiny.assert_same(store.restore(self.on_devices(), data.data_mesh())[0], self.on_devices(1))
+
     def test_empty_folder_has_nothing_to_restore(self, tmp_path):
         with checkpoint.Store(tmp_path) as store:
             assert store.restore(self.on_devices(), data.data_mesh()) is None
@@ -279,6 +336,7 @@ def test_folders_of_arms_and_targets(tmp_path):
     assert checkpoint.stage_directory(tmp_path, "single:npid", 0, "npid") == arm / "stages" / "00-npid"
     expected = tmp_path / "targets" / "single-npid" / "knn" / "fraction-0.1-seed-3"
     assert checkpoint.target_directory(tmp_path, "single:npid", "knn", 0.1, 3) == expected
+    assert checkpoint.target_directory(tmp_path, "scratch", "knn", 1, 0).name == "fraction-1-seed-0"
 
 
 class TestData:

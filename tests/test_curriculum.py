@@ -5,14 +5,17 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from ml_collections import ConfigDict
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
-from aiseeme_jax import checkpoint, curriculum, data, plan, train
+from aiseeme_jax import checkpoint, curriculum, data, plan, pretext, train
 from aiseeme_jax.evaluate import protocols, results
 from aiseeme_jax.step import make_state, train_step
 from configs import base
@@ -138,10 +141,24 @@ class TestCurricula:
         page = (tmp_path / "report.html").read_text()
         assert "distilled" in page and "No results" not in page
 
-    def test_a_name_that_is_taken(self):
-        taken = config()
+    @pytest.mark.parametrize("baselines", [("scratch",), ()])
+    def test_a_name_that_is_taken(self, baselines):
+        taken = config(baselines=baselines)
         taken.curricula = ConfigDict({"scratch": (stage("npid", 2),)})
         with pytest.raises(ValueError, match="curricula: 'scratch' is the name of another arm"):
+            curriculum.arms(taken)
+
+    @pytest.mark.parametrize(
+        "names, message",
+        [
+            (["single-npid"], "'single-npid' and 'single:npid' would both lie in the folder 'single-npid'"),
+            (["a:b", "a/b"], "'a/b' and 'a:b' would both lie in the folder 'a-b'"),
+        ],
+    )
+    def test_names_that_become_one_folder(self, names, message):
+        taken = config()
+        taken.curricula = ConfigDict({name: (stage("rotation", 2),) for name in names})
+        with pytest.raises(ValueError, match=f"curricula: the arms {message}"):
             curriculum.arms(taken)
 
     def test_a_mistake_is_told_by_curriculum_and_place(self):
@@ -255,6 +272,16 @@ class TestRun:
         curriculum.train_arm(config(), arm, [tmp_path / "one", tmp_path / "two"], curriculum.Source(config()))
         assert splits == ["train"] and len(split_seen) == 2
 
+    def test_a_stage_leaves_what_its_task_hands_over(self, tmp_path, monkeypatch):
+        def emptied(task):
+            copy = nnx.clone(task.backbone)
+            nnx.update(copy, jax.tree.map(jnp.zeros_like, nnx.state(copy)))
+            return copy
+
+        monkeypatch.setattr(pretext.task_class("rotation"), "handed_over", emptied)
+        curriculum.run(config((stage("rotation", 1),), baselines=(), targets=()), tmp_path)
+        assert not any(leaf.any() for leaf in tiny.arrays(aiseeme_jax.load_backbone(tmp_path)[0]).values())
+
     def test_run_may_start_from_an_earlier_one(self, finished, tmp_path):
         later = config((stage("rotation", 4),), init=str(finished), baselines=(), targets=())
         curriculum.run(later, tmp_path / "later")
@@ -286,7 +313,7 @@ class TestBudget:
             return train.Result(task, {})
 
         monkeypatch.setattr(train, "fit", fit)
-        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_: None)
+        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_, **__: None)
         curriculum.run(config(targets=(), **changes), tmp_path)
         return asked
 
@@ -443,6 +470,22 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
     assert starts[1:] == ends[:-1]
     tuned = json.loads((tmp_path / "targets/scratch/finetune/fraction-1-seed-0/done.json").read_text())
     assert tuned["steps"] == 2 and 0 < tuned["validation_score"] <= 1 and tuned["data"]["images"] == 24
+
+
+def test_other_images_may_be_asked_for_while_nothing_is_finished(tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise Killed
+
+    made = config((stage("rotation", 2),), baselines=(), targets=())
+    monkeypatch.setattr(train, "fit", killed)
+    with pytest.raises(Killed):
+        curriculum.run(made, tmp_path / "run")
+    (tmp_path / "ids.txt").write_text("3\n")
+    made.data.exclude = (str(tmp_path / "ids.txt"),)
+    monkeypatch.setattr(train, "fit", lambda task, batches, **_: train.Result(task, {}))
+    curriculum.run(made, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["pretraining"]["images"] == 23
+    assert json.loads((tmp_path / "run" / "before/1/data.json").read_text())["pretraining"]["images"] == 24
 
 
 def test_stage_lets_go_of_what_it_compiled(tmp_path, monkeypatch):

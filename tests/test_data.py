@@ -125,13 +125,12 @@ class TestBatches:
 
 
 class TestEvaluationBatches:
-    def test_every_image_once_in_order_and_the_rest_masked(self):
+    def test_every_image_once_in_order_and_the_last_one_for_the_rest(self):
         split = tiny.split(21)
         batches = [{k: np.asarray(v) for k, v in b.items()} for b in data.evaluation_batches(split, 8)]
-        assert [len(batch["mask"]) for batch in batches] == [8, 8, 8]
+        assert [len(batch["index"]) for batch in batches] == [8, 8, 8]
         joined = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-        np.testing.assert_array_equal(joined["mask"], [1] * 21 + [0] * 3)
-        np.testing.assert_array_equal(joined["index"][:21], np.arange(21))
+        np.testing.assert_array_equal(joined["index"], [*range(21), 20, 20, 20])
         np.testing.assert_array_equal(joined["image"][:21], split.images())
         np.testing.assert_array_equal(joined["label"][:21], split.labels)
 
@@ -325,6 +324,28 @@ class TestWithout:
         assert "s:train: 2 of 4 images are left out" in caplog.text and "table.csv" in caplog.text
         by_group = data.without(self.split(), (self.write(tmp_path, "groups.txt", "L2\n"),))
         assert by_group.ids == ("ISIC_1", "ISIC_4")
+
+    def test_leaves_out_series_and_what_counts_as_one_group(self, tmp_path):
+        split = dataclasses.replace(self.split(), aliases={"ISIC_1": ("1.2.3",), "ISIC_4": ("L5", "1.2.4")})
+        part = data.without(split, (self.write(tmp_path, "names.txt", "1.2.3\nL5\n"),))
+        assert part.ids == ("ISIC_2_downsampled", "ISIC_3")
+
+    @pytest.mark.parametrize(
+        "line",
+        ["{}", " {} ", '"{}"', '"{}",melanoma', '"{}";melanoma', '"{}"\tmelanoma'],
+        ids=["line", "blanks", "cell", "comma", "semicolon", "tab"],
+    )
+    def test_ids_may_hold_what_parts_columns(self, tmp_path, line):
+        ids = ("scan, left.png", "x;1.png", "a\tb.png", "scan", "x")
+        split = dataclasses.replace(data.from_arrays(tiny.images(5)), ids=ids)
+        listed = self.write(tmp_path, "ids.txt", "".join(line.format(name) + "\n" for name in ids[:3]))
+        assert data.without(split, (listed,)).ids == ("scan", "x")
+
+    @pytest.mark.parametrize("delimiter", list(",;\t"))
+    def test_the_first_column_of_a_table(self, tmp_path, delimiter):
+        rows = [["image", "label"], ["ISIC_1", "a"], ['"ISIC_4"', "b,c"], ["", "ISIC_3"]]
+        table = self.write(tmp_path, "table.csv", "\n".join(map(delimiter.join, rows)))
+        assert data.without(self.split(), (table,)).ids == ("ISIC_2_downsampled", "ISIC_3")
 
     def test_files_that_cannot_be_read_are_errors(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="data.exclude: no file at 'absent.txt'"):

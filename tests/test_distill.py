@@ -342,7 +342,7 @@ class TestKinds:
 class TestCaSSLe:
     FORMS = {
         "contrastive": lambda p, z: reference_contrastive(p, z, 0.2),
-        "cosine": lambda p, z: reference_cosine(p, z) - 1,
+        "cosine": lambda p, z: 2 * reference_cosine(p, z),
         "mse": lambda p, z: np.mean((p - z) ** 2),
         "invariance": lambda p, z: 25 * np.mean((p - z) ** 2),
         "cross_correlation": lambda p, z: 0.1 * float(common.barlow_twins(p, z, off_diagonal_weight=0.005)),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,25 @@ def test_the_example_task_trains_from_its_two_places(tmp_path, monkeypatch, no_e
     assert config.fields.share == 0.3 and config.views.flip_horizontal == 0.0
     result = tiny.fit(tiny.task(config), config, tmp_path)
     assert result.record["steps"] == 3 and np.isfinite(result.record["final_loss"])
+
+
+@pytest.mark.slow
+def test_the_example_task_passes_the_tests_over_the_table(tmp_path):
+    """In a copy of the repository, with the task in its two places and nowhere else."""
+    for folder in ("aiseeme_jax", "configs", "tests"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "launch.py"):
+        shutil.copy(REPOSITORY / file, tmp_path)
+    task, line = code_blocks(ADDING)
+    (tmp_path / "aiseeme_jax/pretext/mirror.py").write_text(task)
+    table = tmp_path / "aiseeme_jax/pretext/__init__.py"
+    imported, entries, rest = table.read_text().partition("TASKS: dict[str, type[Task]] = {\n")
+    table.write_text(f"{imported}from aiseeme_jax.pretext.mirror import Mirror\n\n{entries}{line}{rest}")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/pretext", "tests/test_configs.py"]
+    command += ["tests/test_distill.py", "-k", "mirror or TestBase or TestPretextTasks"]
+    done = subprocess.run(command, cwd=tmp_path, env=ONE_DEVICE, capture_output=True, text=True)
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert done.returncode == 0 and int(passed[1]) > 20, done.stdout[-5000:]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A workdir belongs to one config: begun, gone on with, refused under another, finished."""
+"""A workdir has one config and one run at a time: begun, gone on with, finished."""
 
 import json
 import logging
@@ -33,68 +33,39 @@ def test_same_config_goes_on_and_a_finished_run_says_so(tmp_path, caplog):
     assert "is complete: nothing to do" in caplog.text and "report.html" in caplog.text
 
 
-def test_changed_config_is_refused_with_every_field_and_both_values(tmp_path):
-    experiment.begin(config(), tmp_path)
-    before = (tmp_path / "config.json").read_text()
-    changed = config()
-    changed.seed = 7
-    changed.stages[1].fields.temperature = 0.5
-    changed.stages[0].duration.update({"epochs": None, "steps": 9})
-    with pytest.raises(ValueError) as error:
-        experiment.begin(changed, tmp_path)
-    lines = str(error.value).splitlines()
-    assert f"{tmp_path} was begun with another config" in lines[0]
-    assert [line.strip() for line in lines[1:-1]] == [
-        "seed: 0 -> 7",
-        "stages[0].duration.epochs: 4.0 -> None",
-        "stages[0].duration.steps: None -> 9",
-        "stages[1].fields.temperature: 0.2 -> 0.5",
-    ]
-    assert "another --workdir" in lines[-1]
-    assert (tmp_path / "config.json").read_text() == before
-
-
-def test_stage_more_or_less_is_a_changed_config(tmp_path):
-    experiment.begin(config(), tmp_path)
-    shorter = config()
-    shorter.stages = shorter.stages[:-1]
-    with pytest.raises(ValueError, match=r"stages\[2\].*-> \(absent\)[\s\S]*and \d+ more"):
-        experiment.begin(shorter, tmp_path)
-
-
-def test_where_and_how_may_change_under_a_workdir(tmp_path):
-    experiment.begin(config(), tmp_path)
-    moved = config()
-    moved.runtime.update({"data_dir": "elsewhere", "workers": 3, "residence": "stream", "checkpoint_every": 1})
-    experiment.begin(moved, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["runtime"]["workers"] == 3
-
-
 def test_fingerprint_covers_what_decides_the_result():
     resolved = json.loads(config().to_json_best_effort())
     assert experiment.fingerprint(resolved) == experiment.fingerprint({**resolved, "runtime": {}, "fingerprint": "x"})
     assert experiment.fingerprint(resolved) != experiment.fingerprint({**resolved, "seed": 1})
 
 
-def test_files_of_excluded_images_count_by_their_content(tmp_path):
-    first, copy, other = (tmp_path / name for name in ("a.txt", "b.txt", "c.txt"))
-    for path, text in ((first, "ISIC_1\n"), (copy, "ISIC_1\n"), (other, "ISIC_2\n")):
-        path.write_text(text)
+def test_differences_are_those_of_the_result():
+    old, new = (experiment.resolve(config()) for _ in range(2))
+    new["runtime"]["workers"], new["seed"], new["targets"] = 3, 7, []
+    found = experiment.differences({**old, "fingerprint": "x"}, new)
+    assert found["seed"] == (0, 7) and found["targets"] == ("(absent)", [])
+    assert found["targets[0].protocol"] == ("knn", "(absent)")
+    assert not [path for path in found if path.startswith("runtime") or path == "fingerprint"]
 
-    def excluding(*files):
-        made = config()
-        made.data.exclude = tuple(map(str, files))
-        return made
 
-    experiment.begin(excluding(first), tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["exclude"] == [str(first)]
-    experiment.begin(excluding(copy), tmp_path / "run")
-    for changed in (excluding(other), excluding(), excluding(first, other)):
-        with pytest.raises(ValueError, match="data.exclude_sha256: "):
-            experiment.begin(changed, tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match="data.exclude: no file at 'absent.txt'"):
-        experiment.begin(excluding("absent.txt"), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+def test_a_path_is_within_a_field_and_those_above_it():
+    assert experiment.is_within("stages[1].fields.hidden", ["stages[1]"])
+    assert experiment.is_within("stages[1].task", ["stages"]) and experiment.is_within("seed", ["a", "seed"])
+    assert not experiment.is_within("stages[10].task", ["stages[1]"])
+    assert not experiment.is_within("data.exclude_sha256", ["data.exclude"])
+
+
+def test_what_is_set_aside_lies_beside_its_config_by_number(tmp_path):
+    experiment.begin(config(), tmp_path)
+    experiment.finish(tmp_path)
+    for number in ("1", "2"):
+        stage = tmp_path / "stages" / "00-rotation"
+        stage.mkdir(parents=True)
+        (stage / "metrics.jsonl").write_text(number)
+        assert experiment.set_aside(tmp_path, [stage]) == tmp_path / "before" / number
+        assert not stage.exists() and not (tmp_path / "done.json").exists()
+        assert (tmp_path / "before" / number / "stages/00-rotation/metrics.jsonl").read_text() == number
+        assert (tmp_path / "before" / number / "config.json").exists()
 
 
 def test_flat_names_are_those_of_the_command_line():

@@ -154,6 +154,17 @@ def test_bad_input_is_one_message(case, phantom, tmp_path):  # noqa: F811
     assert not workdir.exists(), "the workdir now belongs to the mistake"
 
 
+@pytest.mark.parametrize("kind", ["type", "index", "value", "attribute"])
+def test_a_bug_shows_its_traceback_whatever_the_type_of_its_error(kind, phantom, tmp_path):  # noqa: F811
+    code, said = running.launch(tmp_path / "run", phantom, config=f"tests/failing_config.py:{kind}")
+    assert code == 1 and "Traceback" in said and "failing_config.py" in said
+
+
+def test_a_judgement_of_the_input_does_not(phantom, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", phantom, config="tests/failing_config.py:judged")
+    assert "error: title is too long\n(--debug shows where)" in said
+
+
 def test_batch_that_does_not_divide_over_the_devices(phantom, tmp_path):  # noqa: F811
     said = fails(tmp_path / "run", phantom, "--config.stages[0].batch_size=9", devices=2)
     assert "a batch of 9 does not divide over 2 devices; change `batch_size`" in said
@@ -173,8 +184,24 @@ def test_data_set_that_is_not_prepared(tmp_path):
 def test_other_config_under_an_old_workdir(whole, phantom):  # noqa: F811
     before = running.outcome(whole)
     said = fails(whole, phantom, "--config.seed=7", "--config.patience=3")
-    assert "was begun with another config" in said and "seed: 0 -> 7" in said and "patience: 10 -> 3" in said
+    assert "was begun with another config" in said and "seed: 0 -> 7, but stages/00-rotation is finished" in said
     assert running.outcome(whole) == before
+    said = fails(whole, phantom, "--config.runtime.log_every=0")
+    assert "runtime.log_every is 0; it must be at least 1" in said
+
+
+def test_a_stage_that_diverged_goes_on_as_the_message_says(whole, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    said = fails(workdir, phantom, "--config.stages[1].optimizer.learning_rate=1e38", "--config.patience=2")
+    assert "not finite for 2 steps in a row" in said and "under the same --workdir" in said
+    finished = (workdir / "stages/00-rotation/done.json").read_text()
+    code, said = running.launch(workdir, phantom)
+    assert code == 0, said
+    assert "stages[1].optimizer.learning_rate: 1e+38 -> 0.001" in said and "patience: 2 -> 10" in said
+    assert "stages/01-moco_v2 begins anew" in said
+    assert (workdir / "stages/00-rotation/done.json").read_text() == finished
+    assert running.outcome(workdir) == running.outcome(whole)
+    assert (workdir / "before/1/stages/01-moco_v2/metrics.jsonl").exists()
 
 
 def test_damaged_init(phantom, tmp_path):  # noqa: F811

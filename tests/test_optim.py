@@ -267,6 +267,29 @@ def test_what_is_remembered_of_some_parameters_can_be_forgotten(name, constant):
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_parameters_that_were_held_start_as_if_it_were_the_first_step(name):
+    """Held by their dotted name alone; the others never notice."""
+    optimizer = optim.make_optimizer(optimizer_config(name), optax.constant_schedule(0.1))
+    gradient = {"head": {"kernel": jnp.full((2, 3), 0.3)}, "body": {"head": {"kernel": jnp.full((2, 2), 0.2)}}}
+    start = jax.tree.map(jnp.ones_like, gradient)
+
+    def after(steps, held):
+        params, state = start, optimizer.init(start)
+        for step in range(steps):
+            frozen = {"head.kernel": jnp.asarray(step < held)}
+            seen = optim.hold(frozen, jax.tree.map(jnp.zeros_like, gradient), gradient)
+            updates, moved = optimizer.update(seen, state, params)
+            params = optim.hold(frozen, params, optax.apply_updates(params, updates))
+            state = optim.hold(frozen, state, moved)
+        return params
+
+    late = after(5, held=3)
+    np.testing.assert_array_equal(after(3, held=3)["head"]["kernel"], start["head"]["kernel"])
+    np.testing.assert_array_equal(late["head"]["kernel"], after(2, held=0)["head"]["kernel"])
+    np.testing.assert_array_equal(late["body"]["head"]["kernel"], after(5, held=0)["body"]["head"]["kernel"])
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_an_nnx_state_is_updated_as_a_plain_dict_is(name):
     model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
     _, state = nnx.split(model, nnx.Param)

@@ -81,6 +81,18 @@ def test_views_of_the_other_kind_name_the_presets_of_this_one(opened):
         plan.check(config("grey", views="volume"), opened("grey"))
 
 
+def test_patience_and_the_weight_of_a_task_have_their_least_values(opened):
+    split, made = opened("grey"), config("grey")
+    made.stages[0].task_weight = -1.0
+    with pytest.raises(ValueError, match=r"stages\[0\] \(npid\): task_weight is -1.0; it must be at least 0"):
+        plan.check(made, split)
+    made.stages[0].task_weight = 0.0
+    plan.check(made, split)
+    made.patience = 0
+    with pytest.raises(ValueError, match="patience is 0; it must be at least 1"):
+        plan.check(made, split)
+
+
 class TestViTs:
     def test_views_must_consist_of_whole_patches(self, opened):
         model = {"name": "tiny_vit", "width": 1.0, "stem": "standard"}
@@ -114,7 +126,77 @@ class TestLabels:
 
     def test_the_job_evaluate_is_judged_as_well(self, opened, tmp_path):
         opened("grey")
-        made = config("grey", channels=3)
-        with pytest.raises(ValueError, match="model.channels 3, but train holds images"):
-            evaluation.run(made, tmp_path / "run")
-        assert not (tmp_path / "run").exists()
+        wrong = [(config("grey", channels=3), "model.channels 3, but train holds images")]
+        twice, unmeasured, unworkable = config("grey"), config("grey"), config("grey")
+        twice.targets = 2 * twice.targets
+        unmeasured.statistics.samples = 0
+        unworkable.runtime.evaluation_batch = 0
+        wrong.append((twice, r"targets\[1\]: a second target 'knn'; there can be one of each protocol"))
+        wrong.append((unmeasured, "statistics.samples is 0; it must be at least 1"))
+        wrong.append((unworkable, "runtime.evaluation_batch is 0; it must be at least 1"))
+        for made, message in wrong:
+            with pytest.raises(ValueError, match=message):
+                evaluation.run(made, tmp_path / "run")
+            assert not (tmp_path / "run").exists()
+
+    def test_a_linear_probe_needs_two_classes(self, opened):
+        split = opened("grey", labels=np.zeros(24, int))
+        made = config("grey")
+        plan.check(made, split)
+        made.targets = (base.target("linear", size=16, preset="cxr"),)
+        with pytest.raises(ValueError, match=r"targets\[0\] \(linear\): train has labels of one class; a linear probe"):
+            plan.check(made, split)
+
+    def test_a_test_split_of_one_patient_is_warned_of(self, opened, monkeypatch, caplog):
+        split = opened("grey")
+        plan.check(config("grey"), split)
+        assert not caplog.messages
+        alone = lambda *_: data.from_arrays(  # noqa: E731
+            np.zeros((24, 16, 16, 1), np.uint8), np.arange(24) % 2, ["one"] * 24, ("a", "b"), name="set:test"
+        )
+        monkeypatch.setattr(data, "open_split", alone)
+        plan.check(config("grey"), split)
+        assert caplog.messages == ["set:test: all images are of one lesion or patient; no result will have an interval"]
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        "protocol, wrong, message",
+        [
+            ("knn", {"fractions": (1.0, 1.0)}, r"fractions are \(1.0, 1.0\); there must be some, each once"),
+            ("knn", {"fractions": ()}, r"fractions are \(\); there must be some, each once and in \(0, 1\]"),
+            ("knn", {"fractions": (0.5, 1.5)}, r"fractions are \(0.5, 1.5\); there must be some, each once and in"),
+            ("knn", {"seeds": (-1,)}, r"seeds are \(-1,\); there must be some, each once, whole and not negative"),
+            ("knn", {"seeds": (0, 0)}, r"seeds are \(0, 0\); there must be some, each once"),
+            ("knn", {"seeds": (0.5,)}, r"seeds are \(0.5,\); there must be some, each once, whole"),
+            ("knn", {"neighbours": ()}, r"neighbours are \(\); there must be some, each whole and at least 1"),
+            ("knn", {"neighbours": (0, 5)}, r"neighbours are \(0, 5\); there must be some, each whole and at least 1"),
+            ("knn", {"temperature": 0.0}, "temperature is 0.0; it must be positive"),
+            ("knn", {"temperature": float("nan")}, "temperature is nan; it must be positive"),
+            ("linear", {"strengths": ()}, r"strengths are \(\); there must be some, each positive"),
+            ("linear", {"strengths": (0.0, 1.0)}, r"strengths are \(0.0, 1.0\); there must be some, each positive"),
+            ("linear", {"max_iter": 0}, "max_iter is 0; it must be at least 1"),
+            ("knn", {"class_weight": "even"}, "unknown class_weight 'even'"),
+            ("linear", {"class_weight": "even"}, "unknown class_weight 'even'"),
+            ("finetune", {"class_weight": "even"}, "unknown class_weight 'even'"),
+            ("finetune", {"batch_size": 8, "duration": {"epochs": 0.0}}, "duration is 0"),
+        ],
+    )
+    def test_a_wrong_field_is_told_before_anything_is_trained(self, opened, protocol, wrong, message):
+        split, made = opened("grey"), config("grey")
+        made.targets = (base.target(protocol, size=16, preset="cxr", **wrong),)
+        with pytest.raises(ValueError, match=rf"targets\[0\] \({protocol}\): {message}"):
+            plan.check(made, split)
+
+    @pytest.mark.parametrize(
+        "field, value, message",
+        [
+            ("samples", 0, "statistics.samples is 0; it must be at least 1"),
+            ("seed", -1, "statistics.seed is -1; it must be at least 0"),
+        ],
+    )
+    def test_statistics(self, opened, field, value, message):
+        split, made = opened("grey"), config("grey")
+        made.statistics[field] = value
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            plan.check(made, split)

@@ -14,7 +14,7 @@ from flax import nnx
 from tiny import no_events  # noqa: F401
 
 from aiseeme_jax import augment, checkpoint, data, distill, losses, seeds, stopping, train
-from aiseeme_jax.pretext.base import Bank, Output, Task
+from aiseeme_jax.pretext.base import Average, Bank, Output, Task
 from aiseeme_jax.step import Program, transient_programs
 
 pytestmark = pytest.mark.usefixtures("no_events")
@@ -190,6 +190,45 @@ class TestStep:
         for done in (0.125, 0.25):
             state, _, _ = step(program, state)
             assert float(train.task_of(program, state).progress.get_value()) == done
+
+    def test_a_moving_average_takes_in_the_weights_after_the_update(self):
+        class Averaged(Toy):
+            def __init__(self, body):
+                super().__init__(body)
+                self.target = Average(self.head)
+
+            def after_update(self, progress):
+                self.target.update(self.head, 0.75)
+
+        program, state = start(toy_stage(optimizer={"learning_rate": 0.1}), Averaged(tiny.Linear()))
+        before = np.array(train.task_of(program, state).head.kernel[...])
+        task = train.task_of(program, step(program, state)[0])
+        average = task.target.module(task.head)
+        assert not np.allclose(task.head.kernel[...], before, atol=1e-4)
+        expected = 0.75 * before + 0.25 * task.head.kernel[...]
+        np.testing.assert_allclose(average.kernel[...], expected, rtol=1e-5)
+
+    def test_what_a_task_freezes_stays_and_starts_afresh(self):
+        """Of AdamW a first step is as long as the rate at most, however long it was waited for."""
+
+        class Held(Toy):
+            def frozen(self):
+                return {"head.kernel": self.progress.get_value() < 0.5}
+
+        adamw = {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.5}
+        program, state = start(toy_stage(optimizer=adamw, schedule={"name": "constant"}), Held(tiny.Linear()))
+        kernels, bodies = [], []
+        for _ in range(5):
+            task = train.task_of(program, state)
+            kernels.append(np.array(task.head.kernel[...]))
+            bodies.append(np.array(task.backbone.map.kernel[...]))
+            state, _, _ = step(program, state)
+        kernels.append(np.array(train.task_of(program, state).head.kernel[...]))
+        for before, after in zip(kernels[:4], kernels[1:5], strict=True):
+            np.testing.assert_array_equal(before, after)
+        moved = kernels[5] - (1 - 0.1 * 0.5) * kernels[4]
+        np.testing.assert_allclose(np.abs(moved), 0.1, rtol=1e-3)
+        assert all((one != two).any() for one, two in zip(bodies[:4], bodies[1:], strict=True))
 
     def test_callers_task_survives_the_donation(self):
         task = Toy(tiny.Linear())
@@ -425,18 +464,18 @@ class TestResume:
 class TestLoop:
     @pytest.mark.slow
     def test_epochs_and_the_run_end_with_a_look_at_the_task_which_may_write_to_it(self, tmp_path):
-        def after_epoch(task):
-            seen.append(float(task.counted.get_value()))
+        def after_epoch(task, step):
+            seen.append((step, float(task.counted.get_value())))
             task.counted.set_value(jnp.float32(100.0))
 
         seen = []
         result = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, after_epoch=after_epoch)
-        assert seen == [3, 103, 102]
+        assert seen == [(3, 3), (6, 103), (8, 102)]
         assert float(result.task.counted.get_value()) == 100
 
     def test_run_shorter_than_an_epoch_ends_with_one_look(self, tmp_path):
         seen = []
-        options = {"total_steps": 2, "after_epoch": lambda task: seen.append(float(task.counted.get_value()))}
+        options = {"total_steps": 2, "after_epoch": lambda task, step: seen.append(step)}
         tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
         tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
         assert seen == [2]

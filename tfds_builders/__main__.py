@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from tfds_builders.checking import check
+from tfds_builders.checking import overlaps, read_all, to_exclude
 from tfds_builders.preparing import DATASETS, prepare
 
 
@@ -27,13 +27,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--max_damaged", type=float, help="share of the inputs that may be damaged (default 0.001)")
     command = commands.add_parser(
         "check",
-        help="compare data sets, or the splits of one, by id, group and content; exit status 1: overlap, 2: error",
+        help="compare data sets, or the splits of one, by id, group, series and content; "
+        "exit status 1: overlap, 2: error",
     )
     command.add_argument("names", nargs="+", help="data sets and configs, such as isic2019/64 isic2017/64")
     command.add_argument("--data_dir", required=True, type=Path, help="folder that holds the prepared data sets")
     command.add_argument("--list", type=Path, help="CSV file that receives every overlap")
     command.add_argument(
-        "--exclude", type=Path, help="text file that receives the ids of the first data set that overlap"
+        "--exclude",
+        type=Path,
+        help="text file that receives the ids of the first data set that overlap, and those of their groups",
     )
     return parser.parse_args(arguments)
 
@@ -81,7 +84,8 @@ def describe_left_out(left_out: list | dict[str, int]) -> str:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    found = check(options.names, options.data_dir)
+    sets = read_all(options.names, options.data_dir)
+    found = list(overlaps(sets))
     for reason, several in groupby(sorted(found, key=lambda overlap: overlap.reason), lambda overlap: overlap.reason):
         pairs = list(several)
         print(f"same {reason}: {len(pairs)} pairs, such as")
@@ -94,10 +98,16 @@ def run_check(options: argparse.Namespace) -> int:
             writer.writerow(("reason", "first", "first_id", "second", "second_id"))
             writer.writerows((pair.reason, *pair.first, *pair.second) for pair in found)
     if options.exclude:
-        ids = sorted({pair.first[1] for pair in found})
-        options.exclude.write_text("".join(f"{name}\n" for name in ids))
+        ids = to_exclude(found, sets[0])
+        options.exclude.write_text("".join(f"{cell(name)}\n" for name in ids), encoding="utf-8")
         print(f"{len(ids)} ids of {options.names[0]} written to {options.exclude}")
     return 1 if found else 0
+
+
+def cell(name: str) -> str:
+    """As the only cell of a line of CSV, whichever of its delimiters the reader takes it to have."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"' if set(name) & set(',;\t"') else name
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""`check`: which images, lesions or patients do prepared data sets share?
+"""`check`: which images, lesions, patients or CT series do prepared data sets share?
 
-Images are compared by id (an ISIC id with and without `_downsampled` is one), by group, and by content: a perceptual
-hash finds the candidates, the correlation of small grey pictures confirms them, so that a photograph is found again
-after another shortening and JPEG. Turned or mirrored copies are not found.
+Images are compared by id (an ISIC id with and without `_downsampled` is one), by group, by series, and by content: a
+perceptual hash finds the candidates, the correlation of small grey pictures confirms them, so that a photograph is
+found again after another shortening and JPEG. Turned or mirrored copies are not found.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8, UInt64
+
+from tfds_builders.common.splits import JOINED
 
 # Bits of 64 in which the hashes of a photograph and its copy may differ, and least correlation of their small pictures.
 # Both were set on the 10,015 images of HAM10000. Of a 64x64 PNG and a 224x224 JPEG of one image no pair is further
@@ -29,12 +33,19 @@ BLOCK = 512
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What is compared of a prepared data set, all splits of it, row by row."""
+    """What is compared of a prepared data set, all splits of it, row by row.
+
+    Attributes:
+      groups: the names of each image's group, more than one where groups share an identical image; equal for the images
+        of one group.
+      series: the UID of each volume's CT series, '' for none.
+    """
 
     name: str
     splits: tuple[str, ...]
     ids: tuple[str, ...]
-    groups: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+    series: tuple[str, ...]
     hashes: UInt64[np.ndarray, "n"]
     pictures: Float[np.ndarray, "n pixels"]
 
@@ -44,7 +55,7 @@ class Overlap:
     """Rows of two data sets (or of two splits of one) that are the same image, or of the same group.
 
     Attributes:
-      reason: 'id', 'group' or 'content'.
+      reason: 'id', 'group', 'series' or 'content'.
       first, second: data set and split, such as 'isic2019/224:train', and image id.
     """
 
@@ -58,12 +69,19 @@ def check(names: Sequence[str], data_dir: str | Path) -> list[Overlap]:
 
     Raises FileNotFoundError for one that is not prepared in `data_dir`.
     """
-    return list(overlaps([read_contents(newest(Path(data_dir) / name, name), name) for name in names]))
+    return list(overlaps(read_all(names, data_dir)))
+
+
+def read_all(names: Sequence[str], data_dir: str | Path) -> list[Contents]:
+    """FileNotFoundError for one that is not prepared in `data_dir`."""
+    return [read_contents(newest(Path(data_dir) / name, name), name) for name in names]
 
 
 def newest(folder: Path, name: str) -> Path:
     """The folder of the newest version of a prepared data set."""
-    versions = [path.parent for path in folder.glob("*/dataset_info.json")]
+    found = (path.parent for path in folder.glob("*/dataset_info.json"))
+    # A preparation that was killed leaves a folder that may have all of a data set but its name.
+    versions = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     if not versions:
         raise FileNotFoundError(f"{name} is not prepared in {folder.parent.parent}: prepare it first, with its config")
     return max(versions, key=lambda path: tuple(int(number) for number in path.name.split(".")))
@@ -77,7 +95,7 @@ def read_contents(directory: Path, name: str) -> Contents:
     builder = tfds.builder_from_directory(directory)
     group_key = next(key for key in ("lesion_id", "patient_id", "group", "image_id") if key in builder.info.features)
     total = sum(split.num_examples for split in builder.info.splits.values())
-    splits, ids, groups = [], [], []
+    splits, ids, groups, series = [], [], [], []
     hashes, pictures = np.empty(total, np.uint64), np.empty((total, SIDE * SIDE), np.float32)
     for split in builder.info.splits:
         for row in tqdm(builder.as_data_source(split), desc=f"{name}:{split}", mininterval=1):
@@ -86,7 +104,18 @@ def read_contents(directory: Path, name: str) -> Contents:
             splits.append(split)
             ids.append(text(row["image_id"]))
             groups.append(text(row[group_key]))
-    return Contents(name, tuple(splits), tuple(ids), tuple(groups), hashes, pictures)
+            series.append(text(row.get("series_uid", "")))
+    named = group_names(groups, (builder.info.metadata or {}).get(JOINED, {}))
+    return Contents(name, tuple(splits), tuple(ids), named, tuple(series), hashes, pictures)
+
+
+def group_names(groups: Sequence[str], joined: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    """All names of the group of each image; `joined` names the group that a group counts as."""
+    members = defaultdict(set)
+    for own, whole in joined.items():
+        members[whole] |= {own, whole}
+    names = {whole: tuple(sorted(several)) for whole, several in members.items()}
+    return tuple(names.get(joined.get(group, group), (group,)) for group in groups)
 
 
 def text(value: Any) -> str:
@@ -127,8 +156,9 @@ def overlaps(sets: Sequence[Contents]) -> Iterator[Overlap]:
     else:
         pairs = combinations(sets, 2)
     for one, other in pairs:
-        yield from _shared("id", one, other, [bare(i) for i in one.ids], [bare(i) for i in other.ids])
+        yield from _shared("id", one, other, [(bare(i),) for i in one.ids], [(bare(i),) for i in other.ids])
         yield from _shared("group", one, other, one.groups, other.groups)
+        yield from _shared("series", one, other, known(one.series), known(other.series))
         yield from _alike(one, other)
 
 
@@ -141,21 +171,38 @@ def part(contents: Contents, split: str) -> Contents:
         pick(contents.splits),
         pick(contents.ids),
         pick(contents.groups),
+        pick(contents.series),
         contents.hashes[rows],
         contents.pictures[rows],
     )
+
+
+def to_exclude(found: Sequence[Overlap], contents: Contents) -> list[str]:
+    """Ids of all images of the data set whose group has one that overlaps: the other photographs of its lesion too."""
+    hits = {place for overlap in found for place in (overlap.first, overlap.second)}
+    rows = range(len(contents.ids))
+    groups = {contents.groups[row] for row in rows if _place(contents, row) in hits}
+    return sorted({contents.ids[row] for row in rows if contents.groups[row] in groups})
 
 
 def bare(image_id: str) -> str:
     return image_id.removesuffix("_downsampled")
 
 
-def _shared(reason: str, one: Contents, other: Contents, mine: Sequence[str], theirs: Sequence[str]):
+def known(series: Sequence[str]) -> list[tuple[str, ...]]:
+    return [(uid,) if uid else () for uid in series]
+
+
+def _shared(
+    reason: str, one: Contents, other: Contents, mine: Sequence[tuple[str, ...]], theirs: Sequence[tuple[str, ...]]
+) -> Iterator[Overlap]:
+    """Rows that have a name in common."""
     places: dict[str, list[int]] = {}
-    for j, value in enumerate(theirs):
-        places.setdefault(value, []).append(j)
-    for i, value in enumerate(mine):
-        for j in places.get(value, []):
+    for j, names in enumerate(theirs):
+        for name in names:
+            places.setdefault(name, []).append(j)
+    for i, names in enumerate(mine):
+        for j in sorted({j for name in names for j in places.get(name, [])}):
             yield Overlap(reason, _place(one, i), _place(other, j))
 
 

@@ -2,7 +2,8 @@
 
 A prepared data set lies in `data_dir/<name>/<config>/<version>` as array_record files, with
 `prepare_report.json` (counts per split and class, SHA-256 of the inputs). It is written to a temporary folder
-beside it and renamed at the end, so a failed call leaves nothing that could be taken for a data set.
+beside it and renamed at the end, so a failed call leaves nothing that could be taken for a data set. What a power cut
+leaves goes with the next preparation of the config.
 """
 
 from __future__ import annotations

@@ -158,7 +158,11 @@ def _check(images: Array, views: AnyViews) -> None:
 
 
 def _view(key: PRNGKeyArray, image: UInt8[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
-    """Crop, flips and turns, then colour, in the order of the published recipes; not normalised."""
+    """Crop, flips and turns, then colour, in the order of SimCLR, MoCo v2 and BYOL; not normalised.
+
+    Resampling is bilinear with antialiasing, also for tasks whose authors took bicubic (BYOL, MAE, DINO among them).
+    (NPID and MoCo v1 take the colour from an image before they jitter it.)
+    """
     place_key, jitter_key, chance_key = jax.random.split(key, 3)
     # Drawn together: each call of a generator takes its time to compile.
     jitter, grey, blurred, sharpness, solarised = jax.random.uniform(chance_key, (5,))

@@ -36,7 +36,7 @@ Compare = Callable[[Array, Array], Float[Array, ""]]
 # Constants of the authors' code.
 DISTANCES: dict[str, Compare] = {
     "contrastive": lambda p, z: own.contrastive(p, z, temperature=CONTRASTIVE_TEMPERATURE),
-    "cosine": losses.negative_cosine,
+    "cosine": lambda p, z: 2 * own.cosine(p, z),
     "mse": losses.mse,
     "invariance": lambda p, z: INVARIANCE * losses.mse(p, z),
     "cross_correlation": lambda p, z: CORRELATION_SCALE * losses.barlow_twins(p, z, off_diagonal_weight=OFF_DIAGONAL),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,13 @@ from numpy.typing import ArrayLike
 from aiseeme_jax import augment, data
 from aiseeme_jax.evaluate.features import on_every_device
 from aiseeme_jax.pretext.base import Bank, Batch, Output, Task, accuracy
+
+
+class Best(NamedTuple):
+    """The step whose weights did best on validation, and how well."""
+
+    step: int
+    score: float
 
 
 class Classifier(Task):
@@ -45,26 +52,26 @@ class Classifier(Task):
         init = nnx.initializers.normal(0.01)
         self.head = nnx.Linear(backbone.features, len(self.class_weights), kernel_init=init, rngs=rngs)
         self.best_score = Bank(jnp.float32(-jnp.inf))
+        self.best_step = Bank(jnp.int32(0))
         # A variable per array: one that held a tree would not survive the split into plain arrays.
         self.best = nnx.List(Bank(value) for value in self._copy())
 
-    def remember(self, score: float) -> None:
-        """Keeps the weights and running statistics of now, if `score` is above all before."""
-        before = self.best_score.get_value()
-        if np.float32(score) > float(before):
-            # Placed as it was: a state that lies elsewhere would make the train step compile anew.
-            self.best_score.set_value(jax.device_put(np.float32(score), before.sharding))
+    def remember(self, score: float, step: int) -> None:
+        """Keeps the weights and running statistics of now, after `step` steps, if `score` is above all before."""
+        if np.float32(score) > float(self.best_score.get_value()):
+            _replace(self.best_score, np.float32(score))
+            _replace(self.best_step, np.int32(step))
             for kept, value in zip(self.best, self._copy(), strict=True):
                 kept.set_value(value)
 
-    def recall(self) -> float | None:
-        """Puts the best weights back and gives their score; None, changing nothing, if there are none."""
+    def recall(self) -> Best | None:
+        """Puts the best weights back and says which they are; None, changing nothing, if there are none."""
         score = float(self.best_score.get_value())
         if not np.isfinite(score):
             return None
         for variable, kept in zip(self._variables(), self.best, strict=True):
             variable.set_value(jnp.copy(kept.get_value()))
-        return score
+        return Best(int(self.best_step.get_value()), score)
 
     def _variables(self) -> list[nnx.Variable]:
         """Parameters and running statistics of backbone and head, in a fixed order."""
@@ -98,8 +105,13 @@ class Classifier(Task):
         )
 
 
+def _replace(variable: nnx.Variable, value: np.generic) -> None:
+    """Placed as it was: a state that lies elsewhere would make the train step compile anew."""
+    variable.set_value(jax.device_put(value, variable.get_value().sharding))
+
+
 def class_weights(labels: ArrayLike, classes: int, kind: str) -> tuple[float, ...]:
-    """Weight of each class in the loss, from the training labels.
+    """Weight of each class in the loss, or in the votes of kNN, from the training labels.
 
     'balanced': n / (C n_c) with C the number of classes present, so that the mean over the rows is 1; 0 for
     an absent class. 'none': 1 for each.
@@ -108,7 +120,7 @@ def class_weights(labels: ArrayLike, classes: int, kind: str) -> tuple[float, ..
     if kind not in ("balanced", "none"):
         raise ValueError(f"unknown class_weight '{kind}': known are balanced, none")
     if not len(labels) or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"fine-tuning needs every label between 0 and {classes - 1}; unlabelled rows cannot be used")
+        raise ValueError(f"every label must lie between 0 and {classes - 1}; unlabelled rows cannot be used")
     if kind == "none":
         return (1.0,) * classes
     counts = np.bincount(labels, minlength=classes)

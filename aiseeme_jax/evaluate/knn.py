@@ -1,4 +1,9 @@
-"""Weighted k-nearest-neighbour classifier on frozen features (Wu et al. 2018, section 3.4)."""
+"""Weighted k-nearest-neighbour classifier on frozen features (Wu et al. 2018, section 3.4), balanced if asked.
+
+Plain votes follow the class frequencies: of 52 common rows to a rare one few neighbours are ever rare, and the k of
+best balanced accuracy is the smallest there is. Divided by its number of training rows, a class votes by how dense it
+lies around the query.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
+from aiseeme_jax.evaluate.finetune import class_weights
 from aiseeme_jax.evaluate.metrics import balanced_accuracy
 
 # Test rows compared with the whole training set at once.
@@ -30,6 +36,7 @@ def knn_probe(
     *,
     ks: Sequence[int],
     temperature: float = 0.07,
+    class_weight: str,
     classes: int,
 ) -> KnnProbe:
     """Classifies 'validation' and 'test' with the k of best balanced accuracy on 'validation'.
@@ -40,6 +47,7 @@ def knn_probe(
       features: 'train', 'validation' and 'test' -> [N, D].
       labels: 'train' and 'validation' -> int [N].
       ks: candidates; one beyond the number of training rows means all of them.
+      class_weight: 'balanced' or 'none', as in `knn_probabilities`.
     """
     if not ks:
         raise ValueError("knn needs at least one candidate in `ks`")
@@ -47,7 +55,13 @@ def knn_probe(
 
     def classify(split: str, k: int) -> Float[np.ndarray, "n c"]:
         return knn_probabilities(
-            features["train"], labels["train"], features[split], k=k, temperature=temperature, classes=classes
+            features["train"],
+            labels["train"],
+            features[split],
+            k=k,
+            temperature=temperature,
+            class_weight=class_weight,
+            classes=classes,
         )
 
     validation = {k: classify("validation", k) for k in candidates}
@@ -63,9 +77,16 @@ def knn_probabilities(
     *,
     k: int,
     temperature: float = 0.07,
+    class_weight: str,
     classes: int,
 ) -> Float[np.ndarray, "n c"]:
-    """Votes of the k training rows of largest cosine similarity s, of weight exp(s / temperature)."""
+    """Votes of the k training rows of largest cosine similarity s, of weight exp(s / temperature), summing to 1.
+
+    Args:
+      train_features, train_labels, test_features: [N, D], int [N], [M, D].
+      class_weight: 'balanced' divides the votes for a class by its number of training rows; 'none' does not. A class
+        without one gets 0.
+    """
     train, test = _features("train", train_features), _features("test", test_features)
     labels = np.asarray(train_labels)
     if not 1 <= k <= len(train):
@@ -75,31 +96,34 @@ def knn_probabilities(
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     train = _unit(jnp.asarray(train))
+    weights = jnp.asarray(class_weights(labels, classes, class_weight), jnp.float32)
     labels = jnp.asarray(labels, jnp.int32)
     padded = np.pad(test, ((0, -len(test) % _CHUNK), (0, 0)))
     votes = [
-        _votes(train, labels, jnp.asarray(padded[start : start + _CHUNK]), temperature, k=k, classes=classes)
+        _votes(train, labels, weights, jnp.asarray(padded[start : start + _CHUNK]), temperature, k=k)
         for start in range(0, len(padded), _CHUNK)
     ]
     return np.concatenate([np.asarray(v) for v in votes])[: len(test)]
 
 
-@partial(jax.jit, static_argnames=("k", "classes"))
+@partial(jax.jit, static_argnames=("k",))
 def _votes(
     train: Float[Array, "n d"],
     labels: Int[Array, "n"],
+    class_weights: Float[Array, "classes"],
     test: Float[Array, "b d"],
     temperature: float,
     *,
     k: int,
-    classes: int,
 ) -> Float[Array, "b classes"]:
     # 'highest': the default of an accelerator multiplies in fewer bits, and exp(s / 0.07) magnifies that.
     similarity = jnp.matmul(_unit(test), train.T, precision="highest")
     nearest, rows = jax.lax.top_k(similarity, k)
     # A softmax over the neighbours is the normalised vote, without overflow.
     weights = jax.nn.softmax(nearest / temperature, axis=-1)
-    return jnp.einsum("bk,bkc->bc", weights, jax.nn.one_hot(labels[rows], classes), precision="highest")
+    of_class = jax.nn.one_hot(labels[rows], len(class_weights))
+    votes = class_weights * jnp.einsum("bk,bkc->bc", weights, of_class, precision="highest")
+    return votes / votes.sum(axis=-1, keepdims=True)
 
 
 def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:

@@ -1,25 +1,36 @@
 """Metrics of a classifier from labels [N] and probabilities [N, C], or [N]: of class 1 of two.
 
-Conventions, those of the official ISIC scorer where it has one:
-  * A row whose maximum is shared by two classes is undecided, which is wrong for every class.
-  * A macro mean runs over the classes that occur in the labels; an absent class is NaN in a per-class result.
+Balanced accuracy, AUROC and average precision are those of the official ISIC scorer (balanced multi-class accuracy,
+AUC, AP). Sensitivity, specificity, F1 and accuracy are not: it calls each class at a probability above 0.5, here the
+one class of highest probability is decided for, as in the balanced accuracy.
+  * A row whose maximum is shared by two classes is undecided: wrong for its class, no false alarm for any other.
+  * A macro mean runs over the classes that occur in the labels; an absent class is NaN in a per-class result. A
+    resample that lacks one of those classes has no macro mean.
   * With two classes the average precision is that of class 1 alone, as is usual.
 A metric that is undefined on the data (AUROC with one class in the labels) raises ValueError; `summary`
 leaves it out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from aiseeme_jax.evaluate import weighted
-from aiseeme_jax.evaluate.bootstrap import bootstrap_ci, difference_ci, interval, resample_weights
+from aiseeme_jax.evaluate.bootstrap import (
+    MIN_GROUPS,
+    bootstrap_ci,
+    difference_ci,
+    groups_of_classes,
+    interval,
+    resample_weights,
+)
 
 __all__ = [
     "METRICS",
     "PER_CLASS",
+    "Scores",
     "accuracy",
     "auroc",
     "average_precision",
@@ -32,6 +43,7 @@ __all__ = [
     "macro_specificity",
     "per_class_auroc",
     "per_class_average_precision",
+    "resampled_scores",
     "sensitivity",
     "specificity",
     "summary",
@@ -46,11 +58,21 @@ PER_CLASS: dict[str, Callable] = {
 }
 
 
-def _measured_by(function: Callable) -> Callable:
-    """Gives a metric its form for many weightings, which the bootstrap runs on all resamples at once."""
+# What the metrics are made of, each computed once however many of them want it.
+_QUANTITIES: dict[str, Callable] = {**PER_CLASS, "accuracy": weighted.accuracy}
+
+
+def _made_of(quantity: str, reduce: Callable) -> Callable:
+    """Gives a metric its form for many weightings, which the bootstrap runs on all resamples at once.
+
+    Args:
+      quantity: in `_QUANTITIES`.
+      reduce: its values and the labels -> [S].
+    """
 
     def attach(metric: Callable) -> Callable:
-        metric.weighted = function
+        metric.quantity, metric.reduce = quantity, reduce
+        metric.weighted = lambda labels, *data: reduce(_QUANTITIES[quantity](labels, *data), labels)
         return metric
 
     return attach
@@ -69,41 +91,37 @@ def _of_each_class(function: Callable, labels: ArrayLike, probs: ArrayLike) -> F
     return function(labels, probs, np.ones((1, len(labels))))[0]
 
 
-def _one_or_macro(per_class: Float[np.ndarray, "s c"]) -> Float[np.ndarray, "s"]:
-    return per_class[:, 1] if per_class.shape[1] == 2 else weighted.macro(per_class)
-
-
-@_measured_by(lambda *data: weighted.macro(weighted.sensitivity(*data)))
+@_made_of("sensitivity", weighted.macro)
 def balanced_accuracy(labels: ArrayLike, probs: ArrayLike) -> float:
     """Mean over classes of recall: the ranking metric of ISIC 2018 task 3 and of ISIC 2019."""
     return _scalar(balanced_accuracy, labels, probs)
 
 
-@_measured_by(weighted.accuracy)
+@_made_of("accuracy", lambda values, labels: values)
 def accuracy(labels: ArrayLike, probs: ArrayLike) -> float:
     """Share of rows decided for their class."""
     return _scalar(accuracy, labels, probs)
 
 
-@_measured_by(lambda *data: weighted.macro(weighted.auroc(*data)))
+@_made_of("auroc", weighted.macro)
 def auroc(labels: ArrayLike, probs: ArrayLike) -> float:
     """Macro mean of the one-vs-rest areas under the ROC curve."""
     return _scalar(auroc, labels, probs)
 
 
-@_measured_by(lambda *data: _one_or_macro(weighted.average_precision(*data)))
+@_made_of("average_precision", weighted.second_or_macro)
 def average_precision(labels: ArrayLike, probs: ArrayLike) -> float:
     """Macro mean of the one-vs-rest average precisions; that of class 1 if there are two classes."""
     return _scalar(average_precision, labels, probs)
 
 
-@_measured_by(lambda *data: weighted.macro(weighted.specificity(*data)))
+@_made_of("specificity", weighted.macro)
 def macro_specificity(labels: ArrayLike, probs: ArrayLike) -> float:
     """Mean over classes of the specificity."""
     return _scalar(macro_specificity, labels, probs)
 
 
-@_measured_by(lambda *data: weighted.macro(weighted.f1(*data)))
+@_made_of("f1", weighted.macro)
 def macro_f1(labels: ArrayLike, probs: ArrayLike) -> float:
     """Mean over classes of F1."""
     return _scalar(macro_f1, labels, probs)
@@ -153,6 +171,57 @@ def confusion(labels: ArrayLike, probs: ArrayLike) -> Int[np.ndarray, "c c"]:
     return counts
 
 
+class Scores:
+    """Metrics under many weightings of the rows; what several are made of is computed once, when it is first wanted.
+
+    Args:
+      labels, probs: as everywhere here.
+      class_names: [C].
+      blocks: gives weights [s, N] in blocks, each time it is called.
+    """
+
+    def __init__(
+        self,
+        labels: ArrayLike,
+        probs: ArrayLike,
+        class_names: Sequence[str],
+        blocks: Callable[[], Iterable[weighted.Weights]],
+    ):
+        self.labels, self.probs = weighted.checked(labels, probs)
+        if len(class_names) != self.probs.shape[1]:
+            raise ValueError(f"{len(class_names)} class names for probs of {self.probs.shape[1]} classes")
+        self.classes = {name: place for place, name in enumerate(class_names)}
+        self._blocks = blocks
+        self._known: dict[str, np.ndarray] = {}
+
+    def of(self, name: str) -> Float[np.ndarray, "s"]:
+        """A metric ('auroc'), or that of one class ('auroc/MEL'), under each weighting; NaN where undefined."""
+        quantity, _, of_class = name.partition("/")
+        if of_class:
+            return self._quantity(quantity)[:, self.classes[of_class]]
+        metric = METRICS[name]
+        return metric.reduce(self._quantity(metric.quantity), self.labels)
+
+    def _quantity(self, name: str) -> np.ndarray:
+        if name not in self._known:
+            measure = _QUANTITIES[name]
+            self._known[name] = np.concatenate([measure(self.labels, self.probs, w) for w in self._blocks()])
+        return self._known[name]
+
+
+def resampled_scores(
+    labels: ArrayLike,
+    probs: ArrayLike,
+    *,
+    groups: Sequence | None,
+    samples: int,
+    seed: int,
+    class_names: Sequence[str],
+) -> Scores:
+    """The metrics on each resample of the cluster bootstrap."""
+    return Scores(labels, probs, class_names, lambda: resample_weights(groups, len(labels), samples, seed))
+
+
 def summary(
     labels: ArrayLike,
     probs: ArrayLike,
@@ -164,35 +233,26 @@ def summary(
 ) -> list[dict]:
     """All metrics, then the per-class ones ('auroc/MEL'): {metric, value, low, high} as of `bootstrap_ci`.
 
-    What is undefined on the data is left out; low and high are NaN where there is no interval.
+    What is undefined on the data is left out; low and high are NaN where there is no interval, as for a class that
+    fewer than MIN_GROUPS groups hold.
     """
-    labels, probs = weighted.checked(labels, probs)
-    if len(class_names) != probs.shape[1]:
-        raise ValueError(f"{len(class_names)} class names for probs of {probs.shape[1]} classes")
-    names = [*METRICS, *(f"{metric}/{name}" for metric in PER_CLASS for name in class_names)]
-    values = _all_metrics(labels, probs, np.ones((1, len(labels))))[0]
-    blocks = resample_weights(groups, len(labels), samples, seed)
-    drawn = np.concatenate([_all_metrics(labels, probs, weights) for weights in blocks])
+    drawn = resampled_scores(labels, probs, groups=groups, samples=samples, seed=seed, class_names=class_names)
+    as_it_is = Scores(labels, probs, class_names, lambda: [np.ones((1, len(labels)))])
+    held = groups_of_classes(labels, groups, len(class_names))
     rows = []
-    for name, value, column in zip(names, values, drawn.T, strict=True):
+    for name in [*METRICS, *(f"{metric}/{name}" for metric in PER_CLASS for name in class_names)]:
+        value = float(as_it_is.of(name)[0])
         if np.isfinite(value):
-            try:
-                low, high = interval(column)
-            except ValueError:
-                low = high = float("nan")
-            rows.append({"metric": name, "value": float(value), "low": low, "high": high})
+            of_class = _class_of(name, class_names)
+            enough = of_class is None or held[of_class] >= MIN_GROUPS
+            low, high = interval(drawn.of(name)) if enough else (np.nan, np.nan)
+            rows.append({"metric": name, "value": value, "low": low, "high": high})
     return rows
 
 
-def _all_metrics(labels: weighted.Labels, probs: weighted.Probs, weights: weighted.Weights) -> Float[np.ndarray, "s m"]:
-    """Columns in the order of METRICS, then PER_CLASS; each per-class quantity is computed once."""
-    per_class = {name: function(labels, probs, weights) for name, function in PER_CLASS.items()}
-    macro = {
-        "balanced_accuracy": weighted.macro(per_class["sensitivity"]),
-        "auroc": weighted.macro(per_class["auroc"]),
-        "average_precision": _one_or_macro(per_class["average_precision"]),
-        "macro_f1": weighted.macro(per_class["f1"]),
-        "macro_specificity": weighted.macro(per_class["specificity"]),
-        "accuracy": weighted.accuracy(labels, probs, weights),
-    }
-    return np.column_stack([*(macro[name] for name in METRICS), *per_class.values()])
+def _class_of(name: str, class_names: Sequence[str]) -> int | None:
+    """The one class that a metric is about, if it is about one."""
+    if name == "average_precision" and len(class_names) == 2:
+        return 1
+    of_class = name.partition("/")[2]
+    return list(class_names).index(of_class) if of_class else None

@@ -5,6 +5,7 @@ any metric can be computed later without a model.
 """
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, checkpoint, data, events, optim, seeds, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
-from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
+from aiseeme_jax.evaluate.fractions import in_words, nested_fraction, seeds_for
 from aiseeme_jax.evaluate.knn import knn_probe
 from aiseeme_jax.evaluate.linear import linear_probe
 
@@ -30,13 +31,14 @@ SPLITS = ("train", "validation", "test")
 class Arm:
     """A backbone under measurement, and what has been computed of it.
 
-    Features are extracted once for all protocols that want the same views.
+    Features are extracted once for all protocols that want the same views. `random` says that nothing has trained it.
     """
 
     config: ConfigDict
     name: str
     backbone: nnx.Module
     splits: dict[str, data.Split]
+    random: bool = False
     known: dict[augment.AnyViews, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def features(self, views: augment.AnyViews) -> dict[str, Any]:
@@ -61,11 +63,10 @@ class Run:
 
 
 def runs(config: ConfigDict, workdir: Path, arm: str) -> Iterator[Run]:
-    """Every run of an arm. On all labels a frozen protocol gives one answer, so it is asked for one seed only."""
+    """Every run of an arm."""
     for target in config.targets:
         for fraction in target.fractions:
-            alike = fraction == 1 and target.protocol != "finetune"
-            for seed in target.seeds[:1] if alike else target.seeds:
+            for seed in seeds_for(target.protocol, fraction, target.seeds):
                 directory = checkpoint.target_directory(workdir, arm, target.protocol, fraction, seed)
                 yield Run(target, fraction, seed, directory)
 
@@ -76,25 +77,34 @@ def target_splits(config: ConfigDict) -> dict[str, data.Split]:
 
 
 def evaluate_arm(
-    config: ConfigDict, workdir: Path, name: str, backbone: nnx.Module, last_stage: Path | None = None
+    config: ConfigDict,
+    workdir: Path,
+    name: str,
+    backbone: nnx.Module,
+    last_stage: Path | None = None,
+    *,
+    random: bool = False,
 ) -> None:
     """Measures a backbone on all targets that are not done.
 
     Args:
       name: of the arm.
       last_stage: folder whose TensorBoard time line gets the metrics at its end; None: a time line of their own.
+      random: nothing has trained the backbone; fine-tuning then begins with other weights for each seed.
     """
+    for run in runs(config, workdir, name):
+        _renew(run, config.statistics)
     measured = checkpoint.backbone_hash(backbone)
     open_runs = [run for run in runs(config, workdir, name) if not _is_done(run, measured)]
     if not open_runs:
         return
-    arm = Arm(config, name, backbone, target_splits(config))
+    arm = Arm(config, name, backbone, target_splits(config), random)
     checkpoint.hold_to_data(workdir, {f"targets' {s} split": split.fingerprint() for s, split in arm.splits.items()})
     steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
     time_line = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
         record = {"backbone_hash": measured, **_evaluate(arm, run)}
-        tag = f"{name}/{run.target.protocol}/fraction-{run.fraction:g}-seed-{run.seed}"
+        tag = f"{name}/{run.target.protocol}/{run.directory.name}"
         events.write_scalars(time_line, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
         # The record last: a run without it is done again.
         checkpoint.write_json(run.directory / checkpoint.DONE, record)
@@ -110,6 +120,27 @@ def _is_done(run: Run, backbone_hash: str) -> bool:
     return bool(done)
 
 
+def _renew(run: Run, statistics: ConfigDict) -> None:
+    """Computes the metrics of a finished run anew from its predictions, if `statistics` changed since."""
+    done = checkpoint.read_done(run.directory)
+    if done and done.get("statistics") != statistics.to_dict():
+        found = _summary(results.load_predictions(run.directory), statistics)
+        checkpoint.write_json(run.directory / checkpoint.DONE, {**done, **found})
+
+
+def _summary(predictions: results.Predictions, statistics: ConfigDict) -> dict[str, Any]:
+    """The metrics, and what their intervals were estimated with."""
+    found = metrics.summary(
+        predictions.labels,
+        predictions.probs,
+        groups=predictions.groups,
+        samples=statistics.samples,
+        seed=statistics.seed,
+        class_names=predictions.class_names,
+    )
+    return {"statistics": statistics.to_dict(), "metrics": found}
+
+
 def _evaluate(arm: Arm, run: Run) -> dict[str, Any]:
     """Runs a protocol, leaves its predictions, and gives its record."""
     start = time.monotonic()
@@ -117,18 +148,10 @@ def _evaluate(arm: Arm, run: Run) -> dict[str, Any]:
     probs, chosen = PROTOCOLS[run.target.protocol](arm, run)
     predictions = results.Predictions(test.labels, probs, test.ids, test.groups, test.class_names)
     results.save_predictions(run.directory, predictions)
-    statistics = arm.config.statistics
-    found = metrics.summary(
-        test.labels,
-        probs,
-        groups=test.groups,
-        samples=statistics.samples,
-        seed=statistics.seed,
-        class_names=test.class_names,
-    )
+    found = _summary(predictions, arm.config.statistics)
     title = f"{arm.name}: {run.target.protocol} on {in_words(run.fraction)}, seed {run.seed}"
     log.info("%s: balanced accuracy %.3f", title, metrics.balanced_accuracy(test.labels, probs))
-    return {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, "metrics": found}
+    return {"arm": arm.name, "seconds": round(time.monotonic() - start, 1), **chosen, **found}
 
 
 def _chosen_rows(arm: Arm, run: Run):
@@ -147,7 +170,14 @@ def _frozen(arm: Arm, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 def _knn(arm: Arm, run: Run):
     vectors, labels = _frozen(arm, run)
     target, classes = run.target, len(arm.splits["test"].class_names)
-    probe = knn_probe(vectors, labels, ks=target.neighbours, temperature=target.temperature, classes=classes)
+    probe = knn_probe(
+        vectors,
+        labels,
+        ks=target.neighbours,
+        temperature=target.temperature,
+        class_weight=target.class_weight,
+        classes=classes,
+    )
     return probe.probs["test"], {"neighbours": probe.k, "validation_score": probe.validation_score}
 
 
@@ -172,46 +202,74 @@ def _linear(arm: Arm, run: Run):
 
 
 def finetune_batch(asked: int, images: int) -> int:
-    """The batch size, or the largest the devices can share where a small share of the labels holds fewer images."""
+    """The batch size, or the largest the devices can share where a small share of the labels holds fewer images.
+
+    Raises ValueError where there are fewer images than devices.
+    """
     devices = jax.device_count()
     if images < devices:
         raise ValueError(f"a fraction of {images} labelled images is too few for {devices} devices; raise `fractions`")
     return min(asked, images // devices * devices)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Steps of fine-tuning: of all, of its warm-up, and from one look at validation to the next."""
+
+    total: int
+    warmup: int
+    epoch: int
+
+
+def finetune_lengths(target: ConfigDict, images: int) -> Lengths:
+    """The lengths of fine-tuning on all `images` labelled images, which hold for every share of them.
+
+    A share is seen more often instead. Were it trained for as many epochs it would take as many fewer steps, and what a
+    start is worth on few labels could not be told from what it is worth in few steps.
+    """
+    batch_size = finetune_batch(target.batch_size, images)
+    per_epoch = data.steps_per_epoch(images, batch_size)
+    steps = functools.partial(optim.steps_of, steps_per_epoch=per_epoch, batch_size=batch_size)
+    return Lengths(steps(target.duration), steps(target.schedule.warmup), per_epoch)
+
+
+def _finetune_stage(target: ConfigDict, lengths: Lengths, images: int) -> FrozenConfigDict:
+    """The part of a program that says how to fine-tune on a share of so many images."""
+    stage = {**target.to_dict(), "batch_size": finetune_batch(target.batch_size, images)}
+    stage["schedule"]["warmup"] = {"epochs": None, "steps": lengths.warmup, "examples": None}
+    return FrozenConfigDict({**stage, "task_weight": 1.0, "distill": {"kind": "none"}})
+
+
 def _finetune(arm: Arm, run: Run):
     config, target = arm.config, run.target
     split = arm.splits["train"].subset(_chosen_rows(arm, run))
-    batch_size = finetune_batch(target.batch_size, len(split))
-    stage = FrozenConfigDict(
-        {**target.to_dict(), "batch_size": batch_size, "task_weight": 1.0, "distill": {"kind": "none"}}
-    )
+    lengths = finetune_lengths(target, len(arm.splits["train"]))
+    stage = _finetune_stage(target, lengths, len(split))
     classes = len(split.class_names)
     weights = finetune.class_weights(split.labels, classes, target.class_weight)
     views = augment.views_of(stage.views)
     # Without pretraining, another seed is another start as well.
-    start = arm.backbone if arm.name != "scratch" else checkpoint.starting_backbone(config.model, "scratch", run.seed)
+    start = checkpoint.starting_backbone(config.model, "scratch", run.seed) if arm.random else arm.backbone
     rngs = nnx.Rngs(seeds.derive(run.seed, "heads"))
     classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=rngs)
 
-    def remember_best(classifier: finetune.Classifier) -> None:
+    def remember_best(classifier: finetune.Classifier, step: int) -> None:
         validation = arm.splits["validation"]
         probs = finetune.predict(classifier, validation, views=views, batch_size=config.runtime.evaluation_batch)
-        classifier.remember(metrics.balanced_accuracy(validation.labels, probs))
+        classifier.remember(metrics.balanced_accuracy(validation.labels, probs), step)
 
-    per_epoch = data.steps_per_epoch(len(split), batch_size)
     result = train.fit(
         classifier,
         data.Batches(
             split,
-            batch_size=batch_size,
+            batch_size=stage.batch_size,
             seed=run.seed,
             residence=config.runtime.residence,
             workers=config.runtime.workers,
         ),
         stage=stage,
-        total_steps=optim.steps_of(target.duration, steps_per_epoch=per_epoch, batch_size=batch_size),
-        steps_per_epoch=per_epoch,
+        total_steps=lengths.total,
+        steps_per_epoch=lengths.epoch,
         seed=run.seed,
         directory=run.directory,
         title=f"{arm.name}: finetune on {in_words(run.fraction)}, seed {run.seed}",
@@ -220,9 +278,10 @@ def _finetune(arm: Arm, run: Run):
         fingerprint=split.fingerprint(),
         after_epoch=remember_best,
     )
-    score = result.task.recall()
+    best = result.task.recall()
+    chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}
     probs = finetune.predict(result.task, arm.splits["test"], views=views, batch_size=config.runtime.evaluation_batch)
-    return probs, {"validation_score": score, "images": len(split), **result.record}
+    return probs, {**chosen, "images": len(split), **result.record}
 
 
 PROTOCOLS = {"knn": _knn, "linear": _linear, "finetune": _finetune}

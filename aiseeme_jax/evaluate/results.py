@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import jax
@@ -63,6 +63,12 @@ class Predictions:
                 f"predictions do not fit together: {len(self.labels)} labels, {len(self.ids)} ids, "
                 f"{len(self.groups)} groups and {len(self.class_names)} class names for probs {rows, classes}"
             )
+
+    def by_id(self) -> "Predictions":
+        """The same, in the order of the ids."""
+        order = np.argsort(np.asarray(self.ids), kind="stable")
+        rows = {name: np.asarray(getattr(self, name))[order] for name in ("labels", "probs", "ids", "groups")}
+        return replace(self, **rows)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Every function takes labels [N], probabilities [N, C] (both `checked`) and weights [S, N], and returns [S, C]
 or [S]. A row of weight k counts as k equal rows, so one call scores S bootstrap resamples. NaN where a
-quantity is undefined. A class without a row of positive weight is undefined in all of them, so that a macro
-mean leaves it out.
+quantity is undefined. A class without a row of positive weight is undefined in all of them, and so is then a
+mean over the classes.
 """
 
 import numpy as np
@@ -109,10 +109,15 @@ def average_precision(labels: Labels, probs: Probs, weights: Weights) -> PerClas
     return values
 
 
-def macro(per_class: PerClass) -> Float[np.ndarray, "s"]:
-    """Mean over the classes where the quantity is defined, NaN where none is."""
-    defined = np.isfinite(per_class)
-    return _ratio(np.where(defined, per_class, 0).sum(axis=1), defined.sum(axis=1))
+def macro(per_class: PerClass, labels: Labels) -> Float[np.ndarray, "s"]:
+    """Mean over the classes that the labels hold, NaN where one of them is undefined."""
+    return per_class[:, np.unique(labels)].mean(axis=1)
+
+
+def second_or_macro(per_class: PerClass, labels: Labels) -> Float[np.ndarray, "s"]:
+    """Of two classes the value of class 1, NaN where the mean is; else the mean."""
+    mean = macro(per_class, labels)
+    return np.where(np.isfinite(mean), per_class[:, 1], np.nan) if per_class.shape[1] == 2 else mean
 
 
 def _indicators(labels: Labels, probs: Probs) -> tuple[Bool[np.ndarray, "n c"], Bool[np.ndarray, "n c"]]:

@@ -58,7 +58,7 @@ class MLP(nnx.Module):
             for i in range(len(normed))
         )
         self.norms = nnx.List(
-            Norm(widths[i + 1], affine=final_affine or i < len(hidden), rngs=rngs) if normed[i] else None
+            Norm(widths[i + 1], affine=final_affine or i < len(hidden), careful=True, rngs=rngs) if normed[i] else None
             for i in range(len(normed))
         )
         self.activation = activation

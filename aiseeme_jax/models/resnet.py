@@ -52,9 +52,18 @@ class Norm(nnx.BatchNorm):
     """Batch normalisation over the global batch, computed in float32 and returned in the dtype of its input.
 
     (In bfloat16 flax's own layer would round the running averages as well.)
+
+    Args:
+      channels: of the input.
+      zero: whether its scale starts at zero.
+      affine: whether it has a scale and a shift.
+      careful: takes the variance in two passes. In one, as E[x²] - E[x]², a mean of a few hundred standard deviations
+        leaves no digit of it, and the output of a head that is about to collapse comes to that.
     """
 
-    def __init__(self, channels: int, *, zero: bool = False, affine: bool = True, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, *, zero: bool = False, affine: bool = True, careful: bool = False, rngs: nnx.Rngs
+    ):
         super().__init__(
             channels,
             momentum=0.9,
@@ -62,6 +71,7 @@ class Norm(nnx.BatchNorm):
             dtype=jnp.float32,
             use_scale=affine,
             use_bias=affine,
+            use_fast_variance=not careful,
             scale_init=nnx.initializers.zeros_init() if zero else nnx.initializers.ones_init(),
             rngs=rngs,
         )

@@ -93,8 +93,8 @@ def make_task(
 ) -> Task:
     """A task that takes over `backbone` as it is and starts its own heads and state anew.
 
-    Raises ValueError for an unknown name, for views of volumes where the task needs images or the other way round, or
-    for sizes (queue, bank, patches) that do not fit the data set or the batch.
+    Raises ValueError for an unknown name, for views of volumes where the task needs images or the other way round, for
+    a field out of its range, or for sizes (queue, bank, patches) that do not fit the data set or the batch.
     """
     kind = task_class(name)
     if spec.dimensions not in kind.DIMENSIONS:

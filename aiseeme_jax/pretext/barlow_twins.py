@@ -3,6 +3,7 @@
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews
 from aiseeme_jax.pretext.byol import BYOL
 
@@ -31,6 +32,7 @@ class BarlowTwins(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.at_least("barlow_twins", 0, off_diagonal_weight=off_diagonal_weight, hidden=hidden)
         hidden = hidden or 4 * backbone.features
         # The loss takes the mean of every dimension out: the last layer needs no bias.
         projector = models.MLP(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment
 from aiseeme_jax.losses import arrays
@@ -105,6 +105,16 @@ class Task(nnx.Module):
     def after_update(self, progress: Float[Array, ""]) -> None:
         """Called after each parameter update with the share of the stage done, 0 to 1."""
 
+    def frozen(self) -> Mapping[str, Bool[Array, ""]]:
+        """Parameters, by dotted names from the task's top, and whether the coming step passes them over: they keep
+        their values, and the optimizer knows nothing of them until they are let go.
+        """
+        return {}
+
+    def handed_over(self) -> nnx.Module:
+        """The backbone that the stage leaves. Default: the one that was trained."""
+        return self.backbone
+
     def at_epoch(self, features: Float[Array, "n d"], key: PRNGKeyArray) -> None:
         """Called when AT_EPOCH says, jitted, with the pooled features of every image of the split, by its index: of
         central views, in evaluation mode, float32. May write to any variable of the task.
@@ -192,11 +202,19 @@ class Encoder(nnx.Module):
 
 
 class Average(nnx.Module):
-    """A moving average of the parameters of another module, which it does not hold."""
+    """A moving average of the parameters of another module, which it does not hold.
 
-    def __init__(self, source: nnx.Module):
+    Args:
+      source: the module.
+      statistics: whether batch normalisation in the averaged module gathers running statistics of its own, by `keep`;
+        otherwise `module` has those of the source.
+    """
+
+    def __init__(self, source: nnx.Module, *, statistics: bool = False):
         # Copies: a donated step must not be given one buffer twice.
         self.leaves = nnx.List(Target(jnp.copy(leaf)) for leaf in jax.tree.leaves(_parameters(source)))
+        known = jax.tree.leaves(_statistics(source)) if statistics else ()
+        self.statistics = nnx.List(Target(jnp.copy(leaf)) for leaf in known)
 
     def update(self, source: nnx.Module, momentum: Float[Array, ""] | float) -> None:
         """average <- momentum average + (1 - momentum) source"""
@@ -209,9 +227,20 @@ class Average(nnx.Module):
         return jax.tree.unflatten(structure, [leaf.get_value() for leaf in self.leaves])
 
     def module(self, source: nnx.Module) -> nnx.Module:
-        """A copy of `source` with the averaged parameters, for one use: statistics it gathers are thrown away."""
-        graph, _, rest = nnx.split(source, nnx.Param, ...)
-        return nnx.merge(graph, self.parameters(source), nnx.as_pure(rest))
+        """A copy of `source` with the averaged parameters, for one use: statistics it gathers are thrown away, unless
+        it is given to `keep`.
+        """
+        graph, _, statistics, rest = nnx.split(source, nnx.Param, nnx.BatchStat, ...)
+        statistics = nnx.as_pure(statistics)
+        if self.statistics:
+            own = [leaf.get_value() for leaf in self.statistics]
+            statistics = jax.tree.unflatten(jax.tree.structure(statistics), own)
+        return nnx.merge(graph, self.parameters(source), statistics, nnx.as_pure(rest))
+
+    def keep(self, module: nnx.Module) -> None:
+        """Takes over the running statistics of a `module` that was used."""
+        for own, found in zip(self.statistics, jax.tree.leaves(_statistics(module)), strict=True):
+            own.set_value(found)
 
 
 def rising(momentum: float, progress: Float[Array, ""] | float) -> Float[Array, ""]:
@@ -221,3 +250,7 @@ def rising(momentum: float, progress: Float[Array, ""] | float) -> Float[Array, 
 
 def _parameters(source: nnx.Module) -> nnx.State:
     return nnx.as_pure(nnx.state(source, nnx.Param))
+
+
+def _statistics(source: nnx.Module) -> nnx.State:
+    return nnx.as_pure(nnx.state(source, nnx.BatchStat))

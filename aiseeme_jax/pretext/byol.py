@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Average, Encoder, Output, Setting, TwoViews, rising
 
 
@@ -47,6 +48,9 @@ class BYOL(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.shares("byol", momentum=momentum)
+        ranges.at_least("byol", 0, hidden=hidden)
+        ranges.at_least("byol", 1, dimensions=dimensions)
         hidden = hidden or 2 * backbone.features
         head = {"norm": True, "dtype": setting.dtype, "rngs": rngs}
         self.encoder = Encoder(backbone, models.MLP(backbone.features, (hidden,), dimensions, **head))

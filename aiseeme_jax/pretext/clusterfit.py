@@ -32,7 +32,7 @@ class ClusterFit(PseudoLabels):
     """
 
     RECIPE = {
-        "crop_scale": (0.2, 1.0),
+        "crop_scale": (0.08, 1.0),
         "flip_horizontal": 0.5,
         "jitter_probability": 1.0,
         "brightness": 0.4,

@@ -8,6 +8,7 @@ from flax import nnx
 
 from aiseeme_jax import augment
 from aiseeme_jax.augment import corruption
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Setting
 from aiseeme_jax.pretext.reconstruction import Reconstruction
 
@@ -33,6 +34,7 @@ class ContextRestoration(Reconstruction):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec, setting, rngs=rngs)
+        ranges.at_least("context_restoration", 1, swaps=swaps)
         self.patch, self.swaps = patch or max(spec.size // 8, 1), swaps
         largest = (spec.size + 1) // 3
         if not 1 <= self.patch <= largest:

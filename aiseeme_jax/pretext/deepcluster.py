@@ -37,7 +37,7 @@ class DeepCluster(PseudoLabels):
     """
 
     RECIPE = {
-        "crop_scale": (0.2, 1.0),
+        "crop_scale": (0.08, 1.0),
         "flip_horizontal": 0.5,
         "rotation": 2.0,
         "jitter_probability": 1.0,

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Average, Output, Setting, Task, normalise
 from aiseeme_jax.pretext.moco_v2 import MoCoV2
 from aiseeme_jax.pretext.momentum_contrast import (
@@ -76,6 +77,10 @@ class DenseCL(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive("densecl", temperature=temperature)
+        ranges.shares("densecl", dense_weight=dense_weight, momentum=momentum)
+        ranges.at_least("densecl", 0, hidden=hidden)
+        ranges.at_least("densecl", 1, dimensions=dimensions)
         width = backbone.features
         projectors = [
             models.MLP(width, (hidden or width,), dimensions, dtype=setting.dtype, rngs=rngs) for _ in range(2)

@@ -4,12 +4,15 @@ The teacher is a moving average of the student. Centring its outputs keeps one p
 sharpening them keeps all from winning alike.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Average, Bank, Encoder, Output, Setting, Task, normalise, rising
 from aiseeme_jax.pretext.byol import BYOL
 from aiseeme_jax.pretext.multicrop import by_image, multi_crop
@@ -23,26 +26,24 @@ FEWEST_PROTOTYPES = 16
 class Prototypes(nnx.Module):
     """Three layers with GELU, rows of length one, then similarities to prototypes of length one.
 
-    Weight normalisation with its gain held at 1, so that only directions are learnt. `frozen` stops the gradient of the
-    prototypes.
+    Weight normalisation with its gain held at 1, so that only directions are learnt.
     """
 
     def __init__(self, features: int, hidden: int, bottleneck: int, prototypes: int, *, dtype: str, rngs: nnx.Rngs):
         # No batch normalisation: with a ViT the whole network is then free of it.
-        self.mlp = models.MLP(features, (hidden, hidden), bottleneck, activation=jax.nn.gelu, dtype=dtype, rngs=rngs)
+        gelu = functools.partial(jax.nn.gelu, approximate=False)
+        self.mlp = models.MLP(features, (hidden, hidden), bottleneck, activation=gelu, dtype=dtype, rngs=rngs)
         self.directions = nnx.Param(jax.random.normal(rngs.params(), (bottleneck, prototypes)))
-        self.frozen = Bank(jnp.zeros((), bool))
 
     def __call__(self, x: Float[Array, "n d"], *, train: bool) -> Float[Array, "n k"]:
-        directions = self.directions.get_value()
-        directions = jnp.where(self.frozen.get_value(), jax.lax.stop_gradient(directions), directions)
-        return normalise(self.mlp(x, train=train)) @ normalise(directions.T).T
+        return normalise(self.mlp(x, train=train)) @ normalise(self.directions.get_value().T).T
 
 
 class DINO(Task):
     """Cross-entropy of the student's prototypes, seen in each crop, with the teacher's in the other global crops.
 
-    Lengths that the paper gives in epochs are shares of the stage here.
+    Lengths that the paper gives in epochs are shares of the stage here. What the stage leaves is the teacher's
+    backbone, which is the better one in the paper: in a stage of few steps it needs a lower `momentum` to keep up.
 
     Args:
       student_temperature: of its softmax.
@@ -89,6 +90,15 @@ class DINO(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive(
+            "dino",
+            student_temperature=student_temperature,
+            teacher_temperature=teacher_temperature,
+            warmup_temperature=warmup_temperature,
+        )
+        ranges.shares("dino", warmup=warmup, momentum=momentum, centre_momentum=centre_momentum, frozen=frozen)
+        ranges.at_least("dino", 0, local_size=local_size)
+        ranges.at_least("dino", 1, hidden=hidden, bottleneck=bottleneck)
         self.crops = multi_crop(
             "dino",
             backbone,
@@ -101,12 +111,13 @@ class DINO(Task):
         count = prototype_count(prototypes, setting)
         head = Prototypes(backbone.features, hidden, bottleneck, count, dtype=setting.dtype, rngs=rngs)
         self.encoder = Encoder(backbone, head)
-        self.target = Average(self.encoder)
+        self.target = Average(self.encoder, statistics=True)
         self.centre = Bank(jnp.zeros((count,)))
         # The teacher's, now; `loss` is not told how far the stage is.
-        self.temperature = Bank(jnp.zeros(()))
+        self.temperature, self.held = Bank(jnp.zeros(())), Bank(jnp.zeros((), bool))
         self.student_temperature, self.momentum, self.centre_momentum = student_temperature, momentum, centre_momentum
-        self.temperatures, self.warmup, self.frozen = (warmup_temperature, teacher_temperature), warmup, frozen
+        self.temperatures, self.warmup = (warmup_temperature, teacher_temperature), warmup
+        self.thaw = frozen
         self._follow(jnp.zeros(()))
 
     def views(self, key: PRNGKeyArray, batch):
@@ -134,6 +145,7 @@ class DINO(Task):
         )
         if train:
             mean = jnp.mean(wanted, axis=(0, 1))
+            self.target.keep(teacher)
             self.centre.set_value(self.centre_momentum * centre + (1 - self.centre_momentum) * mean)
         return Output(loss, {}, views["global"], features)
 
@@ -142,6 +154,12 @@ class DINO(Task):
 
     def prototypes(self) -> Float[Array, "d k"]:
         return self.encoder.projector.directions.get_value()
+
+    def frozen(self):
+        return {"encoder.projector.directions": self.held.get_value()}
+
+    def handed_over(self) -> nnx.Module:
+        return self.target.module(self.encoder).backbone
 
     def after_update(self, progress: Float[Array, ""]) -> None:
         self.target.update(self.encoder, rising(self.momentum, progress))
@@ -152,7 +170,7 @@ class DINO(Task):
         start, end = self.temperatures
         share = jnp.minimum(progress / self.warmup, 1.0) if self.warmup else jnp.ones(())
         self.temperature.set_value(jnp.asarray(start + (end - start) * share, jnp.float32))
-        self.encoder.projector.frozen.set_value(progress < self.frozen)
+        self.held.set_value(progress < self.thaw)
 
 
 def prototype_count(asked: int, setting: Setting) -> int:

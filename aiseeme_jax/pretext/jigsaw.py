@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
-from aiseeme_jax.pretext import grid
+from aiseeme_jax.pretext import grid, ranges
 from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy
 from aiseeme_jax.pretext.permutations import max_hamming
 
@@ -48,6 +48,7 @@ class Jigsaw(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.at_least("jigsaw", 0, permutations=permutations, hidden=hidden)
         self.patch = grid.patch_size("jigsaw", patch, backbone, spec)
         self.permutations = permutations or min(max(setting.images // 100, 100), PUBLISHED_PERMUTATIONS)
         max_hamming(PIECES, self.permutations)

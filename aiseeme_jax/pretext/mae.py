@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.models import vit
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Output, Setting, Task
 from aiseeme_jax.pretext.reconstruction import image_keys
 
@@ -97,6 +98,8 @@ class MAE(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.shares("mae", share=share)
+        ranges.at_least("mae", 0, width=width, blocks=blocks, heads=heads)
         if not isinstance(backbone, models.ViT):
             raise ValueError(
                 "mae needs a ViT, which can be shown a part of the patches: "

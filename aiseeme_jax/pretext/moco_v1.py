@@ -6,6 +6,7 @@ A linear projection, where MoCo v2 has two layers, and the colder softmax and th
 from flax import nnx
 
 from aiseeme_jax import augment, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Setting
 from aiseeme_jax.pretext.momentum_contrast import MomentumContrast
 from aiseeme_jax.pretext.npid import NPID
@@ -41,6 +42,7 @@ class MoCoV1(MomentumContrast):
         dimensions: int = 128,
         rngs: nnx.Rngs,
     ):
+        ranges.at_least("moco_v1", 1, dimensions=dimensions)
         projector = models.MLP(backbone.features, (), dimensions, dtype=setting.dtype, rngs=rngs)
         super().__init__(
             "moco_v1",

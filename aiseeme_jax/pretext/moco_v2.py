@@ -3,6 +3,7 @@
 from flax import nnx
 
 from aiseeme_jax import augment, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Setting
 from aiseeme_jax.pretext.momentum_contrast import MomentumContrast
 
@@ -48,6 +49,8 @@ class MoCoV2(MomentumContrast):
         dimensions: int = 128,
         rngs: nnx.Rngs,
     ):
+        ranges.at_least("moco_v2", 0, hidden=hidden)
+        ranges.at_least("moco_v2", 1, dimensions=dimensions)
         width = backbone.features
         projector = models.MLP(width, (hidden or width,), dimensions, norm=False, dtype=setting.dtype, rngs=rngs)
         super().__init__(

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Average, Encoder, Output, Setting, TwoViews, normalise, rising
 from aiseeme_jax.pretext.byol import BYOL
 
@@ -44,12 +45,19 @@ class MoCoV3(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive("moco_v3", temperature=temperature)
+        ranges.shares("moco_v3", momentum=momentum)
+        ranges.at_least("moco_v3", 0, hidden=hidden)
+        ranges.at_least("moco_v3", 1, dimensions=dimensions)
         if layers < 1:
             raise ValueError(f"moco_v3: a projection of {layers} layers; it takes at least one: raise `layers`")
         width = hidden or 2 * backbone.features
-        head = {"norm": True, "final_norm": True, "final_affine": False, "dtype": setting.dtype, "rngs": rngs}
-        self.encoder = Encoder(backbone, models.MLP(backbone.features, (width,) * (layers - 1), dimensions, **head))
-        self.predictor = models.MLP(dimensions, (width,), dimensions, **head)
+        head = {"norm": True, "final_affine": False, "final_bias": False, "dtype": setting.dtype, "rngs": rngs}
+        projector = models.MLP(backbone.features, (width,) * (layers - 1), dimensions, final_norm=True, **head)
+        self.encoder = Encoder(backbone, projector)
+        # As in the authors' code, which does not normalise what is predicted of a ResNet.
+        final_norm = isinstance(backbone, models.ViT)
+        self.predictor = models.MLP(dimensions, (width,), dimensions, final_norm=final_norm, **head)
         self.target = Average(self.encoder)
         self.temperature, self.momentum = temperature, momentum
 

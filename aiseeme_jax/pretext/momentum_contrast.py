@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Average, Bank, Encoder, Output, Setting, Task, normalise, two_views
 
 PUBLISHED_QUEUE = 65_536
@@ -62,6 +63,8 @@ class MomentumContrast(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive(task, temperature=temperature)
+        ranges.shares(task, momentum=momentum)
         self.encoder = Encoder(backbone, projector)
         self.target = Average(self.encoder)
         check_groups(task, groups, setting)
@@ -127,6 +130,7 @@ def queue_size(task: str, field: str, asked: int, setting: Setting, published: i
     the number of images.
     """
     batch, images = setting.batch, setting.images
+    ranges.at_least(task, 0, **{field: asked})
     if not asked:
         return max(min(published, images // 4) // batch * batch, batch)
     if asked % batch:

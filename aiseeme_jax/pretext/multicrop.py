@@ -98,7 +98,10 @@ def multi_crop(
             "lower `local_size`, or set `local_crops` to 0"
         )
     first, second, local = (scaled(spec, part) for part in shares)
-    local = dataclasses.replace(local, size=min(size, spec.size), crop_scale=(low, high))
+    size = min(size, spec.size)
+    # Published in pixels, the same for crops of both sizes; a spec has them in pixels of a view of 224.
+    sigma = tuple(s * spec.size / size for s in local.blur_sigma)
+    local = dataclasses.replace(local, size=size, crop_scale=(low, high), blur_sigma=sigma)
     return MultiCrop(first, second, local, local_crops)
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews, normalise
 from aiseeme_jax.pretext.momentum_contrast import Queue, queue_size
 from aiseeme_jax.pretext.simclr import SimCLR
@@ -48,6 +49,9 @@ class NNCLR(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive("nnclr", temperature=temperature)
+        ranges.at_least("nnclr", 0, hidden=hidden)
+        ranges.at_least("nnclr", 1, dimensions=dimensions)
         hidden = hidden or backbone.features
         head = {"norm": True, "dtype": setting.dtype, "rngs": rngs}
         projector = models.MLP(backbone.features, (hidden, hidden), dimensions, final_norm=True, **head)

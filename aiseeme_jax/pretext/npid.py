@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, normalise
 
 PUBLISHED_NEGATIVES = 65_536
@@ -51,6 +52,10 @@ class NPID(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive("npid", temperature=temperature)
+        ranges.shares("npid", momentum=momentum)
+        ranges.at_least("npid", 0, negatives=negatives)
+        ranges.at_least("npid", 1, dimensions=dimensions)
         others = setting.images - 1
         if negatives > others:
             raise ValueError(f"npid: {negatives} negatives, but the split has {others} other images; lower `negatives`")

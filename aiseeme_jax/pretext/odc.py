@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment, clustering, losses, models
 from aiseeme_jax.losses.arrays import matmul
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, accuracy, normalise
 from aiseeme_jax.pretext.cluster_count import cluster_count
 from aiseeme_jax.pretext.deepcluster import DeepCluster
@@ -88,6 +89,9 @@ class ODC(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.shares("odc", momentum=momentum)
+        ranges.dropout("odc", dropout)
+        ranges.at_least("odc", 1, hidden=hidden, dimensions=dimensions)
         if interval < 1:
             raise ValueError(f"odc: centroids every {interval} steps; `interval` must be at least 1")
         self.clusters = cluster_count("odc", "clusters", clusters, setting, PUBLISHED_CLUSTERS)

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
-from aiseeme_jax.pretext import grid
+from aiseeme_jax.pretext import grid, ranges
 from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy
 
 
@@ -36,6 +36,8 @@ class RelativeLocation(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.dropout(self.NAME, dropout)
+        ranges.at_least(self.NAME, 0, hidden=hidden)
         self.patch = grid.patch_size(self.NAME, patch, backbone, spec)
         cells = grid.SIDE**spec.dimensions
         self.centre = cells // 2

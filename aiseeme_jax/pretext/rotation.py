@@ -17,7 +17,7 @@ class Rotation(Task):
 
     DIMENSIONS = (2,)
 
-    RECIPE = {"crop_scale": (0.2, 1.0), "flip_horizontal": 0.5}
+    RECIPE = {"crop_scale": (0.08, 1.0), "flip_horizontal": 0.5}
     # A view that was already turned, or mirrored top to bottom, has no true answer.
     FIXED = {"flip_vertical": 0.0, "right_angles": False, "rotation": 0.0}
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
-from aiseeme_jax.pretext import grid
+from aiseeme_jax.pretext import grid, ranges
 from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy
 from aiseeme_jax.pretext.permutations import max_hamming
 
@@ -57,6 +57,7 @@ class Rubik(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.at_least("rubik", 0, hidden=hidden, orientation=orientation, masking=masking)
         self.patch = grid.patch_size("rubik", patch, backbone, spec, side=SIDE)
         max_hamming(CUBES, permutations)
         self.permutations, self.orientation, self.masking = permutations, orientation, masking

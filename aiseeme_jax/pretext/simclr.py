@@ -5,6 +5,7 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Output, Setting, Task, interleave, two_views
 
 
@@ -41,6 +42,9 @@ class SimCLR(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive("simclr", temperature=temperature)
+        ranges.at_least("simclr", 0, hidden=hidden)
+        ranges.at_least("simclr", 1, dimensions=dimensions)
         width = backbone.features
         self.projector = models.MLP(
             width, (hidden or width,), dimensions, norm=True, final_norm=True, dtype=setting.dtype, rngs=rngs

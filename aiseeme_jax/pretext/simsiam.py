@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews
 from aiseeme_jax.pretext.moco_v2 import MoCoV2
 
@@ -38,6 +39,7 @@ class SimSiam(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.at_least("simsiam", 0, hidden=hidden, bottleneck=bottleneck)
         hidden = hidden or backbone.features
         head = {"norm": True, "dtype": setting.dtype, "rngs": rngs}
         projector = models.MLP(backbone.features, (hidden, hidden), hidden, final_norm=True, final_affine=False, **head)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.losses.arrays import matmul
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, normalise
 from aiseeme_jax.pretext.cluster_count import cluster_count
 from aiseeme_jax.pretext.momentum_contrast import Queue, queue_size
@@ -70,6 +71,10 @@ class SwAV(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.positive("swav", temperature=temperature, epsilon=epsilon)
+        ranges.shares("swav", frozen=frozen, queue_start=queue_start)
+        ranges.at_least("swav", 0, hidden=hidden, local_size=local_size)
+        ranges.at_least("swav", 1, iterations=iterations, dimensions=dimensions)
         self.crops = multi_crop(
             "swav", backbone, spec, local_crops=local_crops, local_size=local_size, local_scale=local_scale
         )
@@ -83,7 +88,7 @@ class SwAV(Task):
         # What time brings; `loss` is not told how far the stage is.
         self.held, self.queue_open = Bank(jnp.zeros((), bool)), Bank(jnp.zeros((), bool))
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
-        self.frozen, self.queue_start = frozen, queue_start
+        self.thaw, self.queue_start = frozen, queue_start
         self._follow(jnp.zeros(()))
 
     def views(self, key: PRNGKeyArray, batch):
@@ -102,7 +107,6 @@ class SwAV(Task):
         # One normalisation over the crops of both sizes, as in the authors' code.
         embedded = normalise(self.projector(features.reshape(-1, features.shape[-1]), train=train))
         directions = self.directions.get_value()
-        directions = jnp.where(self.held.get_value(), jax.lax.stop_gradient(directions), directions)
         scores = by_image(_scores(embedded, directions), count)
         known = jax.lax.stop_gradient((by_image(embedded, count), scores, directions))
         codes = jnp.stack([self._codes(i, *known) for i in range(2)], axis=1)
@@ -133,13 +137,16 @@ class SwAV(Task):
     def prototypes(self) -> Float[Array, "d k"]:
         return self.directions.get_value()
 
+    def frozen(self):
+        return {"directions": self.held.get_value()}
+
     def after_update(self, progress: Float[Array, ""]) -> None:
         self.directions.set_value(_unit_columns(self.directions.get_value()))
         self._follow(progress)
 
     def _follow(self, progress: Float[Array, ""]) -> None:
         """Whether prototypes are held and the queue is used in the step that follows `progress`."""
-        self.held.set_value(progress < self.frozen)
+        self.held.set_value(progress < self.thaw)
         self.queue_open.set_value(progress >= self.queue_start)
 
 

@@ -3,6 +3,7 @@
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews
 
 
@@ -43,6 +44,7 @@ class VICReg(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        ranges.at_least("vicreg", 0, invariance=invariance, variance=variance, covariance=covariance, hidden=hidden)
         if setting.batch < 2:
             raise ValueError("vicreg: a batch of one image has no variance; raise `batch_size`")
         hidden = hidden or 4 * backbone.features

@@ -11,8 +11,10 @@ from pathlib import Path
 import jinja2
 
 from aiseeme_jax import checkpoint
+from aiseeme_jax.evaluate import bootstrap
 from aiseeme_jax.report import charts, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
+from aiseeme_jax.report.measured import Measured
 
 REPORT = "report.html"
 HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
@@ -22,7 +24,8 @@ FURTHER = ("macro_f1", "macro_specificity", "accuracy")
 def write_report(workdir: str | Path) -> Path:
     """Writes `workdir/report.html` whole or not at all, and returns its path.
 
-    Raises ValueError that names file and line if results.csv, a prediction or a record is damaged.
+    Raises ValueError that names file and line if results.csv, a prediction or a record is damaged, and one that names
+    two folders if their predictions are of the same images but do not belong together.
     """
     workdir = Path(workdir)
     checkpoint.write_text(workdir / REPORT, render(read_contents(workdir)))
@@ -38,17 +41,21 @@ def render(contents: Contents) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     ).get_template("report.html.jinja")
-    differences = tables.differences(contents)
+    measured = Measured(contents)
+    differences = tables.differences(measured)
     return template.render(
         contents=contents,
-        sentences=summary.sentences(contents, differences),
+        sentences=summary.sentences(measured, differences),
         facts=summary.facts(contents),
-        headline=tables.headline(contents, HEADLINE),
-        further=tables.headline(contents, FURTHER),
+        headline=tables.headline(measured, HEADLINE),
+        further=tables.headline(measured, FURTHER),
         differences=differences,
-        fractions=charts.fraction_curves(contents),
-        per_class=[(target, tables.per_class(contents, target)) for target in contents.targets],
+        fractions=charts.fraction_curves(measured),
+        fraction_table=tables.fractions(measured),
+        per_class=[(target, tables.per_class(measured, target)) for target in contents.targets],
         confusions=tables.confusions(contents),
+        chosen=tables.chosen_rows(contents),
+        fewest_groups=bootstrap.MIN_GROUPS,
         stages=tables.stage_rows(contents),
         losses=charts.loss_curves(contents),
         views=[(stage, _data_uri(stage.views)) for stage in contents.stages if stage.views],

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from aiseeme_jax.report.contents import Contents, Stage
-from aiseeme_jax.report.tables import over_seeds
+from aiseeme_jax.report.measured import Measured
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34
@@ -46,16 +46,17 @@ def loss_curves(contents: Contents) -> list[tuple[Stage, Markup]]:
     return found
 
 
-def fraction_curves(contents: Contents) -> list[tuple[str, Markup]]:
+def fraction_curves(measured: Measured) -> list[tuple[str, Markup]]:
     """Balanced accuracy over the share of labels, for each target that was measured with several."""
+    contents = measured.contents
     found = []
     for target in contents.targets:
-        fractions = sorted({row.fraction for row in contents.rows if row.target == target})
+        fractions = contents.fractions_of(target)
         if len(fractions) < 2:
             continue
         lines = []
         for place, arm in enumerate(contents.arms):
-            cells = [(f, over_seeds(contents, arm, target, f, "balanced_accuracy")) for f in fractions]
+            cells = [(f, measured.over_seeds(arm, target, f, "balanced_accuracy")) for f in fractions]
             cells = [(f, cell) for f, cell in cells if cell]
             # Side by side, so that the whiskers of one share do not lie on each other.
             nudge = 1.03 ** (place - (len(contents.arms) - 1) / 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiseeme_jax import checkpoint
 from aiseeme_jax.evaluate import results
-from aiseeme_jax.evaluate.fractions import in_words
+from aiseeme_jax.evaluate.fractions import in_words, seeds_for
 
 # Of the intervals computed here, where there is no config to say.
 BOOTSTRAP = {"samples": 1000, "seed": 0}
@@ -32,7 +32,9 @@ class Stage:
 
     @property
     def title(self) -> str:
-        return self.task if self.arm == "curriculum" else self.arm
+        if self.arm == "curriculum":
+            return self.task
+        return self.arm if self.arm.startswith("single:") else f"{self.arm}: {self.task}"
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,17 @@ class Contents:
     def synthetic(self) -> bool:
         return bool(self.config) and self.config["data"]["synthetic"]
 
+    def fractions_of(self, target: str) -> list[float]:
+        """The shares of the labels a target was measured with, the smallest first."""
+        return sorted({row.fraction for row in self.rows if row.target == target})
+
     def fraction_of(self, target: str) -> float | None:
         """The largest share of the labels a target was measured with."""
-        return max((row.fraction for row in self.rows if row.target == target), default=None)
+        return max(self.fractions_of(target), default=None)
 
-    def runs_of(self, arm: str, target: str) -> list[results.Run]:
-        """The runs on the largest share of the labels, one per seed."""
-        fraction = self.fraction_of(target)
+    def runs_of(self, arm: str, target: str, fraction: float | None = None) -> list[results.Run]:
+        """The runs on a share of the labels, the largest unless told otherwise, one per seed."""
+        fraction = self.fraction_of(target) if fraction is None else fraction
         return [run for run in self.runs if (run.arm, run.target, run.fraction) == (arm, target, fraction)]
 
 
@@ -181,11 +187,22 @@ def _missing(config: dict[str, Any], arms: list[str], rows: list[results.Row], s
         if stage.done is None:
             at = f"at step {stage.metrics[-1]['step']}" if stage.metrics else "not begun"
             missing.append(f"Stage {stage.title} is not finished ({at}).")
-    measured = {(row.arm, row.target, row.fraction) for row in rows}
     for target in config["targets"]:
         for fraction in target["fractions"]:
-            absent = [arm for arm in arms if (arm, target["protocol"], fraction) not in measured]
-            if absent:
-                whom = "any arm" if absent == arms else ", ".join(absent)
-                missing.append(f"No results of {target['protocol']} on {in_words(fraction)} for {whom}.")
+            missing += _unmeasured(target, fraction, arms, rows)
     return missing
+
+
+def _unmeasured(target: dict[str, Any], fraction: float, arms: list[str], rows: list[results.Row]) -> Iterator[str]:
+    """Sentences about the arms a target lacks on a share of the labels; those that lack the same seeds share one."""
+    protocol = target["protocol"]
+    measured = {(row.arm, row.seed) for row in rows if (row.target, row.fraction) == (protocol, fraction)}
+    seeds = tuple(seeds_for(protocol, fraction, target["seeds"]))
+    lacking: dict[tuple[int, ...], list[str]] = {}
+    for arm in arms:
+        lacking.setdefault(tuple(seed for seed in seeds if (arm, seed) not in measured), []).append(arm)
+    lacking.pop((), None)
+    for absent, of in lacking.items():
+        which = "" if absent == seeds else f" with seed {' or '.join(map(str, absent))}"
+        whom = "any arm" if of == arms else ", ".join(of)
+        yield f"No results of {protocol} on {in_words(fraction)}{which} for {whom}."

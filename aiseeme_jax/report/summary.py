@@ -1,21 +1,25 @@
 """The report in one paragraph: facts that were measured, no opinion."""
 
+from collections.abc import Sequence
+
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.report.contents import Contents
-from aiseeme_jax.report.tables import Cell, Table, over_seeds, target_name
+from aiseeme_jax.report.measured import Cell, Measured
+from aiseeme_jax.report.tables import Table, target_name
 
 # Beyond so many, arms are counted: the table below names them.
 NAMED = 8
 
 
-def sentences(contents: Contents, differences: Table | None) -> list[str]:
+def sentences(measured: Measured, differences: Table | None) -> list[str]:
     """What was compared, then for each target the best arm and what the curriculum gained."""
+    contents = measured.contents
     if not contents.rows:
         return ["Nothing has been measured yet."]
     found = [_compared(contents)]
     gains = _curriculum_gains(contents, differences)
     for target in contents.targets:
-        best = _best(contents, target)
+        best = _best(measured, target)
         if best:
             arm, cell = best
             sentence = f"{target_name(target)}: best is {arm} with a balanced accuracy of {_figure(cell)}"
@@ -38,10 +42,15 @@ def facts(contents: Contents) -> list[str]:
         lines.append(f"{excluded:,} images kept out of pretraining")
     if contents.runs:
         test = results.load_predictions(contents.runs[0].directory)
-        groups = len(set(test.groups))
-        grouped = "" if groups == len(test.labels) else f" of {groups:,} lesions or patients"
-        lines.append(f"{len(test.labels):,} test images{grouped}, {len(test.class_names)} classes")
+        lines.append(f"{len(test.labels):,} test images{_grouped(test.groups)}, {len(test.class_names)} classes")
     return lines
+
+
+def _grouped(groups: Sequence[str]) -> str:
+    count = len(set(groups))
+    if count == 1:
+        return " of one lesion or patient (no intervals)"
+    return "" if count == len(groups) else f" of {count:,} lesions or patients"
 
 
 def _compared(contents: Contents) -> str:
@@ -58,9 +67,9 @@ def _listed(arms: list[str]) -> str:
     return ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
 
 
-def _best(contents: Contents, target: str) -> tuple[str, Cell] | None:
-    fraction = contents.fraction_of(target)
-    cells = [(arm, over_seeds(contents, arm, target, fraction, "balanced_accuracy")) for arm in contents.arms]
+def _best(measured: Measured, target: str) -> tuple[str, Cell] | None:
+    contents, fraction = measured.contents, measured.contents.fraction_of(target)
+    cells = [(arm, measured.over_seeds(arm, target, fraction, "balanced_accuracy")) for arm in contents.arms]
     return max((pair for pair in cells if pair[1]), key=lambda pair: pair[1].value, default=None)
 
 
@@ -77,4 +86,4 @@ def _gain(cell: Cell) -> str:
 
 def _figure(cell: Cell) -> str:
     """Value and interval, not to be torn apart at the end of a line: no-break spaces, a word joiner."""
-    return f"{cell.text} {cell.interval}".replace(" ", "\u00a0").replace("–", "–\u2060")
+    return f"{cell.text} {cell.interval}".strip().replace(" ", "\u00a0").replace("–", "–\u2060")

@@ -1,13 +1,16 @@
 """The tables of the report: numbers with their intervals, the best of each column marked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from aiseeme_jax import checkpoint
 from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report.contents import Contents
+from aiseeme_jax.report.measured import Cell, Incomparable, Measured, number
 from aiseeme_jax.telemetry import duration
 
 NAMES = {
@@ -15,37 +18,12 @@ NAMES = {
     "auroc": "AUROC",
     "average_precision": "Average precision",
     "macro_f1": "F1",
-    "macro_specificity": "Specificity",
+    "macro_specificity": "Specificity, at the highest probability",
     "accuracy": "Accuracy",
-    "sensitivity": "Sensitivity",
+    "sensitivity": "Sensitivity, at the highest probability",
 }
 TARGETS = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning"}
 PER_CLASS = ("sensitivity", "auroc", "average_precision")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value with its interval, `signed` for a difference; its place on the section's scale, in percent."""
-
-    value: float
-    low: float
-    high: float
-    signed: bool = False
-    best: bool = False
-    left: float = 0.0
-    width: float = 0.0
-    dot: float = 0.0
-
-    @property
-    def text(self) -> str:
-        return _number(self.value, self.signed)
-
-    @property
-    def interval(self) -> str:
-        if not (np.isfinite(self.low) and np.isfinite(self.high)):
-            return ""
-        to = " to " if self.signed else "–"
-        return f"[{_number(self.low, self.signed)}{to}{_number(self.high, self.signed)}]"
 
 
 @dataclass(frozen=True)
@@ -59,45 +37,65 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """Sections over the same columns: target or class -> heading."""
+    """Sections over the same columns: target, class or share of the labels -> heading."""
 
-    columns: dict[str, str]
+    columns: dict[str | float, str]
     sections: list[Section]
 
 
-def headline(contents: Contents, names: Sequence[str]) -> Table | None:
+def headline(measured: Measured, names: Sequence[str]) -> Table | None:
     """Arms by targets for each metric, on the largest share of the labels."""
+    contents = measured.contents
     columns = [(target, contents.fraction_of(target)) for target in contents.targets]
     columns = [(target, fraction) for target, fraction in columns if fraction is not None]
     sections = []
     for name in names:
         rows = [
-            (arm, [over_seeds(contents, arm, target, fraction, name) for target, fraction in columns])
+            (arm, [measured.over_seeds(arm, target, fraction, name) for target, fraction in columns])
             for arm in contents.arms
         ]
         sections.append(_section(NAMES[name], rows))
     return _table(_headings(contents, [target for target, _ in columns]), sections)
 
 
-def per_class(contents: Contents, target: str) -> Table | None:
-    """Arms by classes for the metrics that exist per class."""
+def fractions(measured: Measured) -> Table | None:
+    """Balanced accuracy of arms by shares of the labels, for each target that was measured with several."""
+    contents = measured.contents
+    shares = {target: contents.fractions_of(target) for target in contents.targets}
+    shares = {target: found for target, found in shares.items() if len(found) > 1}
+    columns = sorted({fraction for found in shares.values() for fraction in found})
+    sections = []
+    for target in shares:
+        rows = [
+            (arm, [measured.over_seeds(arm, target, fraction, "balanced_accuracy") for fraction in columns])
+            for arm in contents.arms
+        ]
+        sections.append(_section(target_name(target), rows))
+    return _table({fraction: in_words(fraction) for fraction in columns}, sections)
+
+
+def per_class(measured: Measured, target: str) -> Table | None:
+    """Arms by classes for the metrics that exist per class; in brackets the groups that hold the class."""
+    contents = measured.contents
     fraction = contents.fraction_of(target)
     names = dict.fromkeys(row.metric.partition("/")[2] for row in contents.rows if "/" in row.metric)
     sections = []
     for metric in PER_CLASS:
         rows = [
-            (arm, [over_seeds(contents, arm, target, fraction, f"{metric}/{name}") for name in names])
+            (arm, [measured.over_seeds(arm, target, fraction, f"{metric}/{name}") for name in names])
             for arm in contents.arms
         ]
         sections.append(_section(NAMES[metric], rows))
-    return _table({name: name for name in names}, sections)
+    held = measured.groups_of_classes(target)
+    return _table({name: f"{name} ({held[name]:,})" if name in held else name for name in names}, sections)
 
 
-def differences(contents: Contents) -> Table | None:
+def differences(measured: Measured) -> Table | None:
     """Balanced accuracy of each arm minus that of `scratch`, paired on the same test images."""
+    contents = measured.contents
     targets = [target for target in contents.targets if contents.runs_of("scratch", target)]
     rows = [
-        (arm, [difference(contents, arm, "scratch", target) for target in targets])
+        (arm, [_difference(measured, arm, "scratch", target) for target in targets])
         for arm in contents.arms
         if arm != "scratch"
     ]
@@ -145,14 +143,18 @@ def stage_rows(contents: Contents) -> list[dict[str, str]]:
     return rows
 
 
-def over_seeds(contents: Contents, arm: str, target: str, fraction: float | None, metric: str) -> Cell | None:
-    """Mean over the seeds of the value and of the ends of its interval."""
-    key = (arm, target, fraction, metric)
-    rows = [row for row in contents.rows if (row.arm, row.target, row.fraction, row.metric) == key]
-    if not rows:
-        return None
-    value, low, high = np.mean([(row.value, row.low, row.high) for row in rows], axis=0)
-    return Cell(value, low, high)
+def chosen_rows(contents: Contents) -> list[dict[str, str]]:
+    """What each run chose on validation, its score there, and whether the choice lies at an end of what was tried."""
+    targets = {target["protocol"]: target for target in contents.config["targets"]} if contents.config else {}
+    rows = []
+    for run in contents.runs:
+        done = checkpoint.read_done(run.directory) or {}
+        choice, note = _choice(done, targets.get(run.target, {}))
+        if choice:
+            names = {"arm": run.arm, "target": target_name(run.target), "seed": str(run.seed)}
+            found = {"choice": choice, "note": note, "score": _plain(done["validation_score"], ".3f")}
+            rows.append({**names, "labels": f"{100 * run.fraction:g} %", **found})
+    return rows
 
 
 def target_name(target: str) -> str:
@@ -160,27 +162,32 @@ def target_name(target: str) -> str:
     return TARGETS.get(target, target)
 
 
-def difference(
-    contents: Contents, arm: str, reference: str, target: str, metric: Callable = metrics.balanced_accuracy
-) -> Cell | None:
-    """The metric of one arm minus that of another, paired on the same test images; None if one was not measured."""
-    pair = [
-        [results.load_predictions(run.directory) for run in contents.runs_of(name, target)] for name in (arm, reference)
-    ]
-    if not all(pair):
+def _difference(measured: Measured, arm: str, reference: str, target: str) -> Cell | None:
+    try:
+        return measured.difference(arm, reference, target)
+    except Incomparable:
         return None
-    first = pair[0][0]
-    if any(not np.array_equal(p.ids, first.ids) for runs in pair for p in runs):
-        return None
-    value, low, high = metrics.difference_ci(
-        metric,
-        first.labels,
-        *([p.probs for p in runs] for runs in pair),
-        groups=first.groups,
-        samples=contents.statistics["samples"],
-        seed=contents.statistics["seed"],
-    )
-    return Cell(value, low, high, signed=True)
+
+
+def _choice(done: dict[str, Any], target: dict[str, Any]) -> tuple[str, str]:
+    """The choice in the record of a run, in words, and a note; empty if there is none."""
+    if "neighbours" in done:
+        return f"k = {done['neighbours']}", _end_of_grid(done["neighbours"], target.get("neighbours", ()))
+    if "strength" in done:
+        return f"C = {done['strength']:g}", _end_of_grid(done["strength"], target.get("strengths", ()))
+    if done.get("best_step"):
+        note = "the last" if done["best_step"] == done["steps"] else ""
+        return f"step {done['best_step']:,} of {done['steps']:,}", note
+    return "", ""
+
+
+def _end_of_grid(value: float, grid: Sequence[float]) -> str:
+    if len(grid) < 2:
+        return ""
+    # A k that is not in the grid is all training rows, of which a candidate wanted more.
+    if value == max(grid) or value not in grid:
+        return "the largest tried"
+    return "the smallest tried" if value == min(grid) else ""
 
 
 def _section(title: str, rows: list[tuple[str, list[Cell | None]]], signed: bool = False) -> Section:
@@ -198,7 +205,7 @@ def _section(title: str, rows: list[tuple[str, list[Cell | None]]], signed: bool
     def placed(cell: Cell | None, top: float | None) -> Cell | None:
         if cell is None:
             return None
-        best = len(rows) > 1 and cell.text == _number(top, cell.signed)
+        best = len(rows) > 1 and cell.text == number(top, cell.signed)
         left, right = place(cell.low), place(cell.high)
         return replace(cell, best=best, left=left, width=round(right - left, 1), dot=place(cell.value))
 
@@ -215,11 +222,6 @@ def _headings(contents: Contents, targets: Sequence[str]) -> dict[str, str]:
 def _table(columns: dict[str, str], sections: list[Section]) -> Table | None:
     sections = [section for section in sections if section.rows]
     return Table(columns, sections) if sections else None
-
-
-def _number(value: float, signed: bool) -> str:
-    text = f"{value:+.3f}" if signed else f"{value:.3f}"
-    return text.replace("-", "−")
 
 
 def _plain(value: float | None, form: str) -> str:

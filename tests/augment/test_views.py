@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from aiseeme_jax import augment
+from aiseeme_jax.augment import blur, colour
 
 EVERYTHING = augment.Views(
     size=16,
@@ -133,6 +134,33 @@ def test_operations_of_probability_zero_are_not_traced():
     assert count("scan", **strengths) == 0
     assert count("scan", jitter_probability=0.5, **strengths) == 1
     assert count("gather", rotation=5.0) == count("gather") + 4
+
+
+@pytest.mark.slow
+def test_colour_comes_in_the_published_order():
+    """Jitter, then grey, blur, solarise: any two of them exchanged give another image."""
+    always = {f"{operation}_probability": 1.0 for operation in ("jitter", "grey", "blur", "solarise")}
+    spec = with_fields(PLAIN, **always, blur_sigma=(20.0, 20.0), hue=0.4)
+    images = random_images(4)
+    seen = augment.random_view(jax.random.key(0), images, spec)
+    sigma = 20.0 * 24 / 224
+
+    def end(image, *steps):
+        for step in steps:
+            image = step(image)
+        return image
+
+    blurred = lambda x: blur.gaussian_blur(x, sigma)  # noqa: E731
+    jittered = augment.random_view(
+        jax.random.key(0),
+        images,
+        with_fields(spec, grey_probability=0.0, blur_probability=0.0, solarise_probability=0.0),
+    )
+    for view, image in zip(seen, jittered, strict=True):
+        np.testing.assert_allclose(view, end(image, colour.grey, blurred, colour.solarise), atol=1e-5)
+        for other in ((colour.grey, colour.solarise, blurred), (blurred, colour.solarise, colour.grey)):
+            assert np.abs(view - end(image, *other)).max() > 0.01
+    assert np.abs(seen - augment.random_view(jax.random.key(0), images, with_fields(spec, hue=0.0))).max() > 0.01
 
 
 def test_rotation_takes_its_corners_from_the_image_where_it_has_them():

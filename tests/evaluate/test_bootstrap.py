@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aiseeme_jax.evaluate import metrics
-from aiseeme_jax.evaluate.bootstrap import interval, resample_weights
+from aiseeme_jax.evaluate.bootstrap import MIN_GROUPS, groups_of_classes, interval, mean_over_runs, resample_weights
 
 
 def clustered_case(groups=40, seed=0, classes=3):
@@ -20,7 +20,7 @@ def clustered_case(groups=40, seed=0, classes=3):
 
 
 def reference(metric, labels, probs, groups, samples, seed):
-    """The definition, row by row."""
+    """The definition, row by row; what is a mean over classes is undefined where one of them is missing."""
     names = sorted(set(groups))
     rows_of = {name: [i for i, g in enumerate(groups) if g == name] for name in names}
     rng = np.random.default_rng(seed)
@@ -28,10 +28,8 @@ def reference(metric, labels, probs, groups, samples, seed):
     for _ in range(samples):
         drawn = rng.integers(len(names), size=len(names))
         rows = [row for g in drawn for row in rows_of[names[g]]]
-        try:
+        if metric is metrics.accuracy or set(labels[rows]) == set(labels):
             values.append(metric(labels[rows], probs[rows]))
-        except ValueError:
-            continue
     return metric(labels, probs), *np.percentile(values, [2.5, 97.5])
 
 
@@ -121,7 +119,36 @@ def test_a_difference_is_paired():
     assert two[1] < one[2], "the case should be one where separate intervals overlap"
     assert low > 0
     assert value == pytest.approx(two[0] - one[0])
-    assert metrics.difference_ci(metrics.auroc, labels, [probs, probs], [probs], **arguments) == (0, 0, 0)
+    assert metrics.difference_ci(metrics.auroc, labels, [probs, better], [probs, better], **arguments) == (0, 0, 0)
+    with pytest.raises(ValueError, match="zip"):
+        metrics.difference_ci(metrics.auroc, labels, [probs, probs], [probs], **arguments)
+
+
+def test_the_mean_over_runs_draws_them_as_well():
+    """Runs without any spread over the test images: what is left is the bootstrap of their mean."""
+    values = np.array([0.2, 0.5, 0.8])
+    drawn = mean_over_runs(np.repeat(values[:, None], 4000, axis=1), seed=0)
+    assert set(np.round(drawn, 6)) == {0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8}
+    assert drawn.mean() == pytest.approx(0.5, abs=0.01)
+    assert drawn.var() == pytest.approx(values.var() / 3, rel=0.1)
+    resamples = np.random.default_rng(0).normal(size=(1, 50))
+    np.testing.assert_array_equal(mean_over_runs(resamples, seed=3), resamples[0])
+
+
+def test_a_difference_draws_the_same_runs_on_both_sides():
+    """Each run of the second is much better than that of the first in its place, whatever the runs differ by."""
+    labels, probs, groups = clustered_case(groups=100)
+    runs = [probs, np.roll(probs, 1, axis=0)]
+    towards = lambda p: (p + 5 * np.eye(3)[labels]) / 6  # noqa: E731
+    arguments = dict(groups=groups, samples=200, seed=0)
+    better = [towards(p) for p in runs]
+    value, low, high = metrics.difference_ci(metrics.accuracy, labels, better, runs, **arguments)
+    singles = [metrics.difference_ci(metrics.accuracy, labels, [towards(p)], [p], **arguments) for p in runs]
+    assert value == pytest.approx(np.mean([single[0] for single in singles]))
+    assert low < min(single[2] for single in singles) and high > max(single[1] for single in singles)
+    assert high - low > max(single[2] - single[1] for single in singles), (
+        "two unlike runs are a wider interval than one"
+    )
 
 
 def test_undefined_resamples_are_left_out():
@@ -135,14 +162,53 @@ def test_undefined_resamples_are_left_out():
 
 
 def test_no_interval_where_most_resamples_are_undefined():
-    with pytest.raises(ValueError, match="undefined on 3 of 4 resamples"):
-        interval(np.array([np.nan, np.nan, np.nan, 0.5]))
+    assert np.isnan(interval(np.array([np.nan, np.nan, np.nan, 0.5]))).all()
+    assert interval(np.array([np.nan, 0.5, 0.5])) == (0.5, 0.5)
+
+
+def test_one_group_has_values_and_no_intervals():
+    labels, probs, _ = clustered_case()
+    arguments = dict(groups=["the only one"] * len(labels), samples=20, seed=0)
+    rows = metrics.summary(labels, probs, class_names=["MEL", "NV", "BCC"], **arguments)
+    assert rows[0]["value"] == metrics.balanced_accuracy(labels, probs)
+    assert all(np.isnan([row["low"], row["high"]]).all() for row in rows)
+    even = np.full_like(probs, 1 / 3)
+    value, *ends = metrics.difference_ci(metrics.accuracy, labels, [probs], [even], **arguments)
+    assert value == metrics.accuracy(labels, probs) and np.isnan(ends).all()
+    own = lambda labels, probs: float(probs[:, 0].max())  # noqa: E731
+    value, *ends = metrics.bootstrap_ci(own, labels, probs, **arguments)
+    assert value == probs[:, 0].max() and np.isnan(ends).all()
+
+
+def test_a_resample_that_lacks_a_class_has_no_mean_over_classes():
+    """All of class 2 is one patient, always missed; classes 0 and 1 are always found: in truth 2 / 3, never 1."""
+    labels = np.array([0, 1] * 20 + [2] * 5)
+    probs = np.eye(3)[np.where(labels == 2, 0, labels)] * 0.8 + 0.1
+    groups = [f"p{i}" for i in range(40)] + ["one"] * 5
+    arguments = dict(groups=groups, samples=400, seed=0)
+    np.testing.assert_allclose(metrics.bootstrap_ci(metrics.balanced_accuracy, labels, probs, **arguments), 2 / 3)
+    rows = {row["metric"]: row for row in metrics.summary(labels, probs, class_names="abc", **arguments)}
+    assert (rows["balanced_accuracy"]["low"], rows["balanced_accuracy"]["high"]) == pytest.approx((2 / 3, 2 / 3))
+    assert rows["accuracy"]["low"] < rows["accuracy"]["value"] < rows["accuracy"]["high"]
+
+
+@pytest.mark.parametrize("patients, bounded", [(1, False), (MIN_GROUPS - 1, False), (MIN_GROUPS, True)])
+def test_a_class_of_few_groups_has_no_interval_of_its_own(patients, bounded):
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 60 + [1] * 60)
+    probs = rng.uniform(0.2, 0.8, size=120)
+    groups = [f"a{i}" for i in range(60)] + [f"b{i % patients}" for i in range(60)]
+    assert groups_of_classes(labels, groups, 3).tolist() == [60, patients, 0]
+    rows = metrics.summary(labels, probs, groups=groups, samples=100, seed=0, class_names=["benign", "malignant"])
+    has_interval = {row["metric"]: bool(np.isfinite(row["low"])) for row in rows}
+    assert [has_interval[f"{name}/malignant"] for name in metrics.PER_CLASS] == [bounded] * len(metrics.PER_CLASS)
+    assert has_interval["average_precision"] == bounded, "of two classes it is that of the second"
+    assert has_interval["balanced_accuracy"] and all(has_interval[f"{name}/benign"] for name in metrics.PER_CLASS)
 
 
 @pytest.mark.parametrize(
     ("groups", "samples", "message"),
     [
-        (["a", "a", "a"], 10, "at least two groups"),
         (["a", "", "b"], 10, "row 1 has an empty group"),
         (["a", "b"], 10, r"got groups \(2,\) for 3 rows"),
         (["a", "b", "c"], 0, "at least 1"),

@@ -106,12 +106,12 @@ def test_recalls_the_best_weights_and_statistics(make_classifier, batch):
     classifier = make_classifier()
     classifier.loss(classifier.views(jax.random.key(0), batch))
     best = weights_of(classifier.backbone)
-    classifier.remember(0.7)
+    classifier.remember(0.7, 10)
     disturb(classifier)
     classifier.loss(classifier.views(jax.random.key(1), batch))
-    classifier.remember(0.6)
-    classifier.remember(0.7)
-    assert classifier.recall() == pytest.approx(0.7)
+    classifier.remember(0.6, 20)
+    classifier.remember(0.7, 30)
+    assert classifier.recall() == (10, pytest.approx(0.7))
     jax.tree.map(np.testing.assert_array_equal, weights_of(classifier.backbone), best)
 
 
@@ -125,11 +125,11 @@ def test_recall_without_memory_changes_nothing(make_classifier):
 
 def test_the_memory_travels_with_the_state_and_shares_no_buffer(make_classifier):
     classifier = make_classifier()
-    classifier.remember(0.5)
+    classifier.remember(0.5, 3)
     graph, state = nnx.split(classifier)
     # A buffer that occurs twice cannot be donated.
     donated = jax.jit(lambda s: jax.tree.map(lambda x: x + 0, s), donate_argnums=0)(state)
-    assert nnx.merge(graph, donated).recall() == pytest.approx(0.5)
+    assert nnx.merge(graph, donated).recall() == (3, pytest.approx(0.5))
 
 
 def test_the_memory_is_not_trained(make_classifier):

@@ -27,8 +27,9 @@ def three_splits(spread, classes=3):
     return {name: x for name, (x, _) in parts.items()}, {name: y for name, (_, y) in parts.items()}
 
 
-def reference_knn(train, labels, test, k, temperature, classes):
+def reference_knn(train, labels, test, k, temperature, classes, weight="none"):
     """The definition, row by row, in float64."""
+    share = np.bincount(labels, minlength=classes) if weight == "balanced" else np.ones(classes)
     train, test = np.float64(train), np.float64(test)
     train /= np.linalg.norm(train, axis=1, keepdims=True)
     test /= np.linalg.norm(test, axis=1, keepdims=True)
@@ -36,29 +37,54 @@ def reference_knn(train, labels, test, k, temperature, classes):
     for i, row in enumerate(test):
         similarity = train @ row
         for j in np.argsort(-similarity)[:k]:
-            probs[i, labels[j]] += np.exp(similarity[j] / temperature)
+            probs[i, labels[j]] += np.exp(similarity[j] / temperature) / share[labels[j]]
     return probs / probs.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.parametrize("weight", ["balanced", "none"])
 @pytest.mark.parametrize("k", [1, 7, 150])
-def test_knn_equals_its_definition(k):
-    (train, labels), (test, _) = blobs(150, 0, spread=2.0), blobs(70, 1, spread=2.0)
-    found = knn_probabilities(train, labels, test, k=k, temperature=0.07, classes=4)
-    np.testing.assert_allclose(found, reference_knn(train, labels, test, k, 0.07, 4), atol=2e-5)
+def test_knn_equals_its_definition(k, weight):
+    """Classes of unequal size, and a fourth without a training row."""
+    (train, labels), (test, _) = blobs(250, 0, spread=2.0), blobs(70, 1, spread=2.0)
+    keep = np.flatnonzero((labels != 1) | (np.arange(250) % 5 == 0))[:150]
+    train, labels = train[keep], labels[keep]
+    found = knn_probabilities(train, labels, test, k=k, temperature=0.07, class_weight=weight, classes=4)
+    np.testing.assert_allclose(found, reference_knn(train, labels, test, k, 0.07, 4, weight), atol=2e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert (found[:, 3] == 0).all()
+
+
+def test_balanced_votes_hear_the_rare_class_among_many_neighbours():
+    """52 common rows to each rare one: plain votes find it nowhere but in its very midst."""
+    rng = np.random.default_rng(0)
+    direction = np.array([[1.0, 0.0], [0.0, 1.0]])
+
+    def rows(common, rare):
+        labels = np.array([0] * common + [1] * rare)
+        return direction[labels] + 0.5 * rng.normal(size=(len(labels), 2)), labels
+
+    parts = {"train": rows(1040, 20), "validation": rows(200, 200), "test": rows(200, 200)}
+    features, labels = ({name: part[i] for name, part in parts.items()} for i in (0, 1))
+    found = {
+        weight: knn_probe(features, labels, ks=(5, 20, 200), class_weight=weight, classes=2)
+        for weight in ("balanced", "none")
+    }
+    score = {weight: metrics.balanced_accuracy(labels["test"], probe.probs["test"]) for weight, probe in found.items()}
+    assert score["balanced"] > 0.9 > 0.7 > score["none"]
 
 
 def test_knn_chunks_do_not_show(monkeypatch):
     (train, labels), (test, _) = blobs(60, 0), blobs(45, 1)
-    whole = knn_probabilities(train, labels, test, k=5, classes=3)
+    arguments = dict(k=5, class_weight="balanced", classes=3)
+    whole = knn_probabilities(train, labels, test, **arguments)
     monkeypatch.setattr(knn, "_CHUNK", 16)
-    np.testing.assert_allclose(knn_probabilities(train, labels, test, k=5, classes=3), whole, atol=1e-6)
+    np.testing.assert_allclose(knn_probabilities(train, labels, test, **arguments), whole, atol=1e-6)
 
 
 def test_knn_probe_separates_blobs_and_ignores_length():
     features, labels = three_splits(spread=0.2)
     features["test"] = features["test"] * 100
-    probe = knn_probe(features, labels, ks=(5, 20), classes=3)
+    probe = knn_probe(features, labels, ks=(5, 20), class_weight="balanced", classes=3)
     assert metrics.balanced_accuracy(labels["test"], probe.probs["test"]) == 1
     assert (probe.k, probe.validation_score) == (5, 1.0)
 
@@ -69,24 +95,28 @@ def test_knn_k_is_chosen_on_validation():
     train = np.concatenate([rng.normal([5, 0], 0.1, (30, 2)), [[0.0, 5.0]] * 3])
     labels = {"train": np.array([0] * 30 + [1] * 3), "validation": np.array([0, 1]), "test": np.array([1])}
     features = {"train": train, "validation": np.array([[5.0, 0], [0, 5.0]]), "test": np.array([[0, 4.0]])}
-    probe = knn_probe(features, labels, ks=(33, 3), temperature=10.0, classes=2)
+    plain = dict(temperature=10.0, class_weight="none", classes=2)
+    probe = knn_probe(features, labels, ks=(33, 3), **plain)
     assert probe.k == 3
-    beyond = knn_probe(features, labels, ks=(200, 500), temperature=10.0, classes=2)
+    beyond = knn_probe(features, labels, ks=(200, 500), **plain)
     assert beyond.k == 33
 
 
 def test_knn_bad_input_is_named():
     x, y = blobs(10, 0)
+    balanced = dict(class_weight="balanced")
     with pytest.raises(ValueError, match="between 1 and the 10 training rows, got 11"):
-        knn_probabilities(x, y, x, k=11, classes=3)
+        knn_probabilities(x, y, x, k=11, classes=3, **balanced)
     with pytest.raises(ValueError, match="test features hold values that are not finite"):
-        knn_probabilities(x, y, np.full_like(x, np.nan), k=1, classes=3)
+        knn_probabilities(x, y, np.full_like(x, np.nan), k=1, classes=3, **balanced)
     with pytest.raises(ValueError, match="labels from 0 to 0"):
-        knn_probabilities(x, y, x, k=1, classes=1)
+        knn_probabilities(x, y, x, k=1, classes=1, **balanced)
     with pytest.raises(ValueError, match="temperature"):
-        knn_probabilities(x, y, x, k=1, classes=3, temperature=0)
+        knn_probabilities(x, y, x, k=1, classes=3, temperature=0, **balanced)
+    with pytest.raises(ValueError, match="unknown class_weight 'even': known are balanced, none"):
+        knn_probabilities(x, y, x, k=1, classes=3, class_weight="even")
     with pytest.raises(ValueError, match="at least one candidate"):
-        knn_probe({"train": x}, {"train": y}, ks=(), classes=3)
+        knn_probe({"train": x}, {"train": y}, ks=(), classes=3, **balanced)
 
 
 PROBE = dict(class_weight="balanced", max_iter=1000)

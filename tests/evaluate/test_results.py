@@ -85,6 +85,15 @@ def test_any_metric_can_be_computed_anew(tmp_path):
     assert rows == results.rows_of(run, make_predictions(), samples=50, seed=0)
 
 
+@pytest.mark.parametrize("fraction", [1.0, 0.1, 1 / 3, 1 / 3 + 1e-9, 0.00001])
+def test_a_run_is_found_with_the_fraction_it_was_made_with(tmp_path, fraction):
+    """To the last digit: the rows of results.csv are looked up by it."""
+    results.save_predictions(checkpoint.target_directory(tmp_path, "scratch", "knn", fraction, 0), make_predictions())
+    results.write_rows(tmp_path, [Row("scratch", "knn", fraction, 0, "accuracy", 0.5, 0.4, 0.6)])
+    assert [run.fraction for run in results.find_runs(tmp_path)] == [fraction]
+    assert [row.fraction for row in results.read_rows(tmp_path)] == [fraction]
+
+
 def test_runs_are_found_in_the_order_of_the_arms(tmp_path):
     places = [
         ("single:simclr", "knn", 1.0, 0),

@@ -33,6 +33,14 @@ def test_head_is_linear_norm_relu(hidden, norm, final_norm):
     np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
+def test_a_head_about_to_collapse_is_still_normalised():
+    """A mean of three thousand deviations: E[x²] - E[x]² has no digit left of the variance in float32."""
+    head = models.MLP(12, (), 12, final_norm=True, rngs=nnx.Rngs(0))
+    head.layers[0].kernel.set_value(jnp.eye(12))
+    x = 300 + 0.1 * batch(4096)
+    np.testing.assert_allclose(head(jnp.asarray(x), train=True).std(axis=0), 1, atol=1e-3)
+
+
 def test_evaluation_uses_running_averages():
     head = models.MLP(12, (20,), 5, norm=True, rngs=nnx.Rngs(0))
     x = jnp.asarray(batch())

@@ -63,11 +63,14 @@ class TestMoCoV3:
         both = in_batch(query["first"], key["second"], 0.5) + in_batch(query["second"], key["first"], 0.5)
         assert float(tiny.loss(task, views).loss) == pytest.approx(both, rel=1e-4)
 
-    def test_heads_end_in_a_normalisation_without_a_scale(self):
+    def test_heads_end_in_a_normalisation_without_a_scale_but_for_the_predictor_of_a_resnet(self):
         task = tiny.table_task("moco_v3", layers=3, hidden=10)
         assert [layer.kernel.shape for layer in task.encoder.projector.layers] == [(6, 10), (10, 10), (10, 256)]
-        for head in (task.encoder.projector, task.predictor):
+        assert task.predictor.norms[-1] is None
+        of_vit = tiny.table_task("moco_v3", tiny.vit())
+        for head in (task.encoder.projector, of_vit.encoder.projector, of_vit.predictor):
             assert head.norms[-1].scale is None and head.norms[-1].bias is None
+        for head in (task.encoder.projector, task.predictor, of_vit.predictor):
             assert all(layer.bias is None for layer in head.layers)
         with pytest.raises(ValueError, match="moco_v3: a projection of 0 layers; it takes at least one: raise"):
             tiny.table_task("moco_v3", layers=0)

@@ -33,6 +33,14 @@ def test_local_size_left_to_itself_suits_views_and_patches(size, plain, patched)
         assert crops(spec, Patches()).local.size == patched
 
 
+def test_local_crops_are_blurred_by_the_same_pixels_as_global_ones():
+    """The spec has sigma for a view of 224: 96 px of a local crop are scaled to, 224 px of a global one."""
+    spec = dataclasses.replace(SPEC, size=224, blur_sigma=(0.1, 2.0))
+    made = crops(spec)
+    pixels = [[s * crop.size / 224 for s in crop.blur_sigma] for crop in (made.first, made.second, made.local)]
+    np.testing.assert_allclose(pixels, [[0.1, 2.0]] * 3)
+
+
 def test_local_crops_of_broken_patches_are_refused():
     with pytest.raises(
         ValueError, match="dino: local crops of 24 px do not divide into the backbone's patches of 16 px"

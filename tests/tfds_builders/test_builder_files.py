@@ -1,7 +1,9 @@
 """Archives, images and tables: what is found, what is refused."""
 
+import json
 import zipfile
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from tfds_builders import DATASETS
 from tfds_builders.common import images
 from tfds_builders.common.archives import Archive
 from tfds_builders.common.bare import without_metadata
+from tfds_builders.common.damage import DamagedInput, Report
 from tfds_builders.common.tables import read_table
 
 
@@ -35,6 +38,32 @@ def test_members_that_climb_out_are_refused(tmp_path, name):
         archive.writestr(zipfile.ZipInfo(name), b"x")
     with pytest.raises(ValueError, match="points out of the archive"):
         Archive(tmp_path / "a.zip", (".jpg",))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_is_damage_whatever_compressed_it(tmp_path, method):
+    noise = np.random.default_rng(0).bytes(3000) * 5
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("x.jpg", noise)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[300:700] = bytes(400)
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DamagedInput, match=r"x.jpg cannot be read .*download the archive again"):
+        Archive(tmp_path / "a.zip", (".jpg",)).read("x")
+
+
+@pytest.mark.parametrize(
+    "changed", [{6: 99}, {9: 8, 46: 255}, {28: 0}, {42: 255}], ids=["version", "alphabet", "no name", "place"]
+)
+def test_a_damaged_directory_of_a_zip_file_is_an_error_that_names_the_file(tmp_path, changed):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x.jpg", b"x")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for place, value in changed.items():
+        data[data.index(b"PK\x01\x02") + place] = value
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.zip"):
+        Archive(tmp_path / "a.zip", (".jpg",)).read("x")
 
 
 def test_links_are_refused(tmp_path):
@@ -106,6 +135,43 @@ def test_shrinking_averages_over_areas():
     assert (images.square(stripes, 32) == 100).all()
 
 
+@pytest.mark.parametrize("height", [20, 31, 32, 50])
+def test_the_side_that_shrinks_is_averaged_whatever_the_other_does(height):
+    # Linear interpolation would look at the two pixels between the stripes alone.
+    stripes = np.tile(np.array([200, 0, 0, 200], np.uint8), (height, 32))
+    for image in (stripes, stripes.T):
+        assert (images.square(np.ascontiguousarray(image), 32) == 100).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_alpha_of_16_bits_does_not_count_as_brightness(suffix, channels):
+    colour = np.linspace(0, 4095, 20 * 20 * 3).reshape(20, 20, 3).astype(np.uint16)
+    alpha = np.full((20, 20, 1), 65535, np.uint16)
+    with_alpha, without = (cv2.imencode(suffix, each)[1].tobytes() for each in (np.dstack([colour, alpha]), colour))
+    pixels, notes = images.read_pixels(with_alpha, "x", channels)
+    assert pixels.max() > 250 and (pixels == images.read_pixels(without, "x", channels)[0]).all()
+    assert notes[:2] == ("alpha", "16 bit")
+
+
+def test_grey_with_alpha_is_grey():
+    grey = np.linspace(0, 4095, 20 * 20).reshape(20, 20).astype(np.uint16)
+    pixels, notes = images.read_pixels(grey_alpha_png(grey), "x", 1)
+    assert (pixels[..., 0] == images.stretch(grey)).all() and notes == ("alpha", "16 bit", "equal channels")
+
+
+def grey_alpha_png(grey: np.ndarray) -> bytes:
+    """16 bit, opaque; after ISO/IEC 15948, since OpenCV does not write two channels."""
+    opaque = np.stack([grey, np.full_like(grey, 65535)], axis=-1).astype(">u2")
+    lines = zlib.compress(b"".join(b"\0" + line.tobytes() for line in opaque))
+    head = b"".join(side.to_bytes(4, "big") for side in grey.shape[::-1]) + bytes([16, 4, 0, 0, 0])
+    chunks = [(b"IHDR", head), (b"IDAT", lines), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        for kind, data in chunks
+    )  # fmt: skip
+
+
 def test_table_with_byte_order_mark_and_windows_line_ends(tmp_path):
     (tmp_path / "t.csv").write_bytes("\ufeffimage,a\r\nx, 1 \r\n".encode())
     assert read_table(tmp_path / "t.csv", "image", ["a"]) == {"x": {"a": "1"}}
@@ -119,12 +185,40 @@ def test_table_with_byte_order_mark_and_windows_line_ends(tmp_path):
         ("image,a\nx,1\nx,2\n", "line 3: image x occurs twice"),
         ("image,a\nx\n", "line 2: the row has fewer values"),
         ("image,a\n,1\n", "line 2: the column image is blank"),
+        ("image,b,a\nx,,1,0\n", "line 2: the row has more values than the header"),
+        ("image,a,b\nx,1\n", "line 2: the row has fewer values"),
+        ("image,a,a\nx,1,0\n", "two columns a"),
+        ('image,a\nx,1\ny,"0\nz,1\n', "from line 3 on"),
+        ('image,a\nx,1\ny,"0\nz,"1"\n', "from line 3 on"),
+        (f"image,a\n{'x' * 200_000},1\n", "from line 2 on"),
+        ("image,a\né,1\n", "no table of UTF-8 text"),
     ],
 )
-def test_wrong_tables(tmp_path, text, message):
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_table(tmp_path / "t.csv", "image", ["a"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_wrong_tables(tmp_path, text, message, zipped):
+    path, data = tmp_path / "t.csv", text.encode("latin-1")
+    path.write_bytes(data)
+    if zipped:
+        path = tmp_path / "t.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("t.csv", data)
+    with pytest.raises(ValueError, match=message) as error:
+        read_table(path, "image", ["a"])
+    assert type(error.value) is ValueError and str(path) in str(error.value)
+
+
+def test_commas_at_the_end_of_header_or_rows_are_no_columns(tmp_path):
+    for text in ("image,a,,\nx,1,,\n", "image,a\nx,1,,\n", "image,a,,\nx,1\n"):
+        (tmp_path / "t.csv").write_text(text)
+        assert read_table(tmp_path / "t.csv", "image", ["a"]) == {"x": {"a": "1"}}
+
+
+@pytest.mark.parametrize("folder", ["/home/a b/päth", "scans"])
+def test_reports_say_paths_below_the_folder_of_inputs(tmp_path, folder):
+    report = Report(tmp_path / "r.json", [Path(folder)])
+    report.write([f"{folder}/x/1.dcm", f"{folder}: x.png", f"a ({folder}/y) b", f"/other{folder}/z", f"{folder}2/z"])
+    said = json.loads((tmp_path / "r.json").read_text())
+    assert said == ["x/1.dcm", "x.png", "a (y) b", f"/other{folder}/z", f"{folder}2/z"]
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tfds_builders.common.splits import join_groups, split_by_group, split_of
+from tfds_builders.common.splits import join_groups, joined_names, renamed, split_by_group, split_of
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
@@ -72,6 +72,12 @@ def test_joining_is_transitive():
     groups = ["d", "a", "c", "b", "b", "e"]
     digests = [1, 2, 1, 2, 1, 3]
     assert join_groups(groups, digests) == ["a", "a", "a", "a", "a", "e"]
+
+
+def test_joined_groups_are_told_by_all_their_names():
+    groups = ["d", "a", "c", "b", "b", "e"]
+    names = renamed(groups, join_groups(groups, [1, 2, 1, 2, 3, 4]))
+    assert names == {"b": "a", "d": "c"} and joined_names(names) == [["a", "b"], ["c", "d"]]
 
 
 def test_a_group_keeps_its_split_when_others_come_and_go():

@@ -3,17 +3,21 @@
 import cv2
 import numpy as np
 import pytest
+from own_table import OwnTable
+from own_table import picture as large
 
+from aiseeme_jax.splits import open_split, without
 from tfds_builders import prepare
 from tfds_builders.__main__ import main
-from tfds_builders.checking import Contents, check, overlaps, phash, thumbnail
+from tfds_builders.checking import Contents, check, group_names, overlaps, phash, thumbnail, to_exclude
 
 
-def contents(name, rows, split="train"):
+def contents(name, rows, split="train", joined=None, series=None):
     """Rows (id, group, picture)."""
     ids, groups, pictures = zip(*rows, strict=True)
     hashes = np.array([phash(picture) for picture in pictures], np.uint64)
-    return Contents(name, (split,) * len(ids), ids, groups, hashes, np.stack([thumbnail(p) for p in pictures]))
+    groups, series = group_names(groups, joined or {}), series or ("",) * len(ids)
+    return Contents(name, (split,) * len(ids), ids, groups, series, hashes, np.stack([*map(thumbnail, pictures)]))
 
 
 def picture(seed, size=200):
@@ -32,6 +36,47 @@ def test_ids_groups_and_pictures():
         ("group", "ISIC_2", "x"),
         ("content", "ISIC_2", "copy"),
     ]
+
+
+def test_series():
+    one = contents("a", [("a1", "P1", picture(1)), ("a2", "P2", picture(2))], series=("1.2", ""))
+    other = contents("b", [("b1", "Q1", picture(3)), ("b2", "Q2", picture(4))], series=("", "1.2"))
+    assert reasons(one, other) == [("series", "a1", "b2")]
+
+
+def test_a_joined_group_goes_by_all_its_names():
+    one = contents("a", [("a1", "P1", picture(1)), ("a2", "P2", picture(2))], joined={"P2": "P1"})
+    other = contents("b", [("b1", "P2", picture(3)), ("b2", "P3", picture(4))])
+    assert reasons(one, other) == [("group", "a1", "b1"), ("group", "a2", "b1")]
+    assert reasons(other, one) == [("group", "b1", "a1"), ("group", "b1", "a2")]
+    assert reasons(one, one)[2:6] == [("group", i, j) for i in ("a1", "a2") for j in ("a1", "a2")]
+
+
+def test_whole_groups_are_excluded_of_the_first_data_set_alone():
+    rows = [("a1", "P1", 1), ("a2", "P2", 2), ("a3", "P3", 3), ("a4", "P3", 4)]
+    first = contents("a", [(i, group, picture(seed)) for i, group, seed in rows], joined={"P2": "P1"})
+    second = contents("b", [("b1", "Q1", picture(2)), ("b2", "Q2", picture(5))])
+    third = contents("c", [("c1", "R1", picture(5)), ("c2", "R2", picture(3))])
+    assert to_exclude(list(overlaps([first, second])), first) == ["a1", "a2"]
+    assert to_exclude(list(overlaps([first, second, third])), first) == ["a1", "a2", "a3", "a4"]
+
+
+def test_what_is_written_is_kept_out_whatever_its_name(tmp_path, capsys):
+    """A lesion of which another set has one photograph, and names that hold what parts columns."""
+    names = ("l0, left.png", "l0;1.png", 'l0"2.png', "l1.png", "l2.png")
+    for table, seeds in {"a": (0, 1, 2, 3, 4), "b": (0, 9), "c": (9, 8)}.items():
+        own = OwnTable(tmp_path)
+        for name, seed in zip(names, seeds, strict=False):
+            data = large(seed, height=96, width=128)
+            own.add(f"{table}/{name}", data, group=name[:2] if table == "a" else "", split="train")
+        own.write(f"{table}.csv")
+        prepare(f"image_table/{table}_64", data_dir=tmp_path / "data", manual_dir=tmp_path)
+    sets = [f"image_table/{table}_64" for table in "abc"]
+    command = ["--data_dir", str(tmp_path / "data"), "--exclude", str(tmp_path / "ids.txt")]
+    assert main(["check", *sets, *command]) == 1
+    assert "3 ids of image_table/a_64 written" in capsys.readouterr().out
+    left = without(open_split(sets[0], "train", tmp_path / "data"), [str(tmp_path / "ids.txt")])
+    assert set(left.ids) == {"a/l1.png", "a/l2.png"}
 
 
 def test_a_copy_is_found_after_shortening_and_compression():

@@ -118,6 +118,21 @@ def test_torn_patients_are_told(build, report, tmp_path, caplog):
     assert "1 patients (4 images) in test and train" in caplog.text
 
 
+def test_a_patient_with_a_copy_of_a_test_image_is_left_out_and_a_torn_one_is_not(build, read, report, tmp_path):
+    files = covidx(tmp_path / "manual")
+    held_out = next(iter(files.archives["test"]))
+    files.archives["train"] |= {"copy.jpg": files.archives["test"][held_out], "other.jpg": grey(801)}
+    files.texts["train_COVIDx9B.txt"] += "twin copy.jpg negative rsna\ntwin other.jpg negative rsna\n"
+    files.texts["test_COVIDx9B.txt"] = files.texts["test_COVIDx9B.txt"].replace("p81 ", "p1 ")
+    builder = build(files)
+    ids = of(read(builder), "image_id")
+    assert report(builder)["left_out_as_copies_of_held_out_images"] == ["copy.jpg"]
+    assert report(builder)["left_out_with_such_copies"] == ["other.jpg"]
+    assert not {"copy.jpg", "other.jpg"} & set.union(*ids.values()) and held_out in ids["test"]
+    assert {"COVID (1) 0.png", "COVID (1) 1.png"} <= ids["train"] | ids["validation"]
+    assert report(builder)["patients_torn_by_the_official_split"]["test and train"]["patients"] == 1
+
+
 def test_repeated_lines_count_once_and_folders_do(build, read, report, tmp_path):
     files = covidx(tmp_path / "manual")
     files.texts["train_COVIDx9B.txt"] += "\n" + files.texts["train_COVIDx9B.txt"].splitlines()[0]

@@ -9,7 +9,8 @@ import SimpleITK
 import tensorflow_datasets as tfds
 from dicom_files import ct_slices, to_bytes, write_all
 
-from aiseeme_jax.splits import open_split
+from aiseeme_jax.splits import open_split, without
+from tfds_builders.__main__ import main
 from tfds_builders.common.damage import TooMuchDamage
 from tfds_builders.ct_patches import Builder
 
@@ -110,6 +111,37 @@ def test_a_hospitals_patient_id_is_not_stored(tmp_path):
         assert "Doe^Jane" not in stored
 
 
+def test_names_of_folders_and_files_are_not_stored(tmp_path, report, caplog):
+    named = tmp_path / "Doe^Jane" / "scans"
+    for number in (1, 2, 3, 4):
+        add(named / "Doe^Jane", number)
+    with zipfile.ZipFile(named / "Doe^Jane.zip", "w") as archive:
+        for one in ct_slices(body(5), SPACING, series="1.2.5"):
+            archive.writestr(f"Doe^Jane/{one.InstanceNumber}", to_bytes(one))
+    data = bytearray((named / "Doe^Jane.zip").read_bytes())
+    data[data.index(b"PK\x01\x02") - 1000] ^= 255  # a pixel of the last slice
+    (named / "Doe^Jane.zip").write_bytes(data)
+    (named / "Doe^Jane" / "s2" / "IM0010").unlink()
+    (named / "Doe^Jane" / "s3" / "IM0010").write_bytes((named / "Doe^Jane" / "s3" / "IM0010").read_bytes()[:-1000])
+    (named / "Doe^Jane" / "s4" / "Doe.dcm").write_bytes(b"nothing")
+    (named / "Doe^Jane" / "scan9.mhd").write_text("nothing")
+    with pytest.raises(TooMuchDamage, match="Doe"):
+        prepare(named, tmp_path / "data")
+    builder = prepare(named, tmp_path / "data", max_damaged=0.9)
+    damaged = {item["path"]: item["reason"] for item in report(builder)["damaged"]}
+    assert damaged.keys() == {
+        "file 1 of those without a readable header", "series 1.2.2", "series 1.2.3", "series 1.2.5", "series scan9"
+    }  # fmt: skip
+    assert damaged["series 1.2.3"].startswith("file 11 cannot be read")
+    assert "(Bad CRC-32 for file)" in damaged["series 1.2.5"] and damaged["series scan9"].startswith(
+        "scan9.mhd is no MetaImage"
+    )
+    stored = [path.read_text() for path in (tmp_path / "data").rglob("*.json")]
+    assert any("damaged" in text for text in stored) and not any("Doe" in text for text in stored)
+    assert not any(str(tmp_path) in text for text in stored)
+    assert str(named / "Doe^Jane" / "s3" / "IM0010") in caplog.text
+
+
 def test_left_out_series_are_listed(tmp_path, report):
     add(tmp_path / "a", 1)
     add(tmp_path / "a", 2, spacing=(6.0, 2.0, 2.0))
@@ -127,7 +159,27 @@ def test_the_same_scan_under_two_names_is_listed(tmp_path, report):
     for number in (0, 1):
         add(tmp_path / "a", number, volume=body(7))
     add(tmp_path / "a", 5)
-    assert report(prepare(tmp_path / "a", tmp_path / "data"))["identical_series"] == [["1.2.0", "1.2.1"]]
+    said = report(prepare(tmp_path / "a", tmp_path / "data"))
+    assert said["identical_series"] == [["1.2.0", "1.2.1"]] and said["joined_groups"] == [["P0", "P1"]]
+    split = open_split("ct_patches/32_2mm", "train", tmp_path / "data")
+    assert len(set(split.groups)) == said["splits"]["train"]["groups"] == 2
+
+
+def test_the_same_scan_of_patients_by_other_names_is_found_and_kept_out(tmp_path, capsys):
+    add(tmp_path / "a", 1)
+    add(tmp_path / "a", 2)
+    add(tmp_path / "b", 2, patient="Q2", spacing=(4.5, 2.0, 2.0), removed="NO")
+    for name in "ab":
+        prepare(tmp_path / name, tmp_path / name, "32" if name == "a" else "32_2mm")
+    (tmp_path / "a" / "other").symlink_to(tmp_path / "b" / "ct_patches")
+    names = ["ct_patches/32", "other/32_2mm", "--data_dir", str(tmp_path / "a")]
+    assert main(["check", *names, "--exclude", str(tmp_path / "ids.txt")]) == 1
+    assert "same series: 256 pairs" in capsys.readouterr().out
+    split = open_split("ct_patches/32", "train", tmp_path / "a")
+    (tmp_path / "series.txt").write_text("1.2.2\n")
+    for file in ("ids.txt", "series.txt"):
+        left = without(split, [str(tmp_path / file)])
+        assert left.excluded == 16 and set(left.groups) == {"P1"}
 
 
 def test_training_reads_what_is_stored(tmp_path):
@@ -148,10 +200,12 @@ def test_metaimage_volumes(tmp_path, report):
     (tmp_path / "a" / "b").mkdir(parents=True)
     SimpleITK.WriteImage(image, str(tmp_path / "a" / "b" / "scan7.mhd"))
     SimpleITK.WriteImage(image, str(tmp_path / "a" / "scan7.mha"))
+    (tmp_path / "a" / "b" / "._scan7.mhd").write_bytes(b"\0\5\x16\7")  # macOS leaves such files
     builder = prepare(tmp_path / "a", tmp_path / "data", max_damaged=0.5)
     (rows,) = read(builder).values()
     assert len(rows) == 16 and {one["patient_id"] for one in rows} == {b"scan7"}
-    assert "a second series of the name scan7" in report(builder)["damaged"][0]["reason"]
+    (damaged,) = report(builder)["damaged"]
+    assert "a second series of the name scan7" in damaged["reason"]
 
 
 def test_damage_is_listed_and_too_much_of_it_fails(folder, tmp_path, report):
@@ -165,7 +219,7 @@ def test_damage_is_listed_and_too_much_of_it_fails(folder, tmp_path, report):
     assert not list((tmp_path / "data").rglob("*.array_record*"))
     builder = prepare(folder, tmp_path / "data", max_damaged=0.4)
     reasons = " | ".join(item["reason"] for item in report(builder)["damaged"])
-    assert "1 slices are missing" in reasons and "IM0003" in reasons and "no DICM mark" in reasons
+    assert "1 slices are missing" in reasons and "file 4 cannot be read" in reasons and "no DICM mark" in reasons
     assert len(report(builder)["series"]) == 6
 
 

@@ -1,6 +1,7 @@
 """One DICOM file: decoding against the pixels that went in, grey levels against the standard's formulae."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import dicom_files
@@ -11,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
 from pydicom.sequence import Sequence
 
-from tfds_builders.common import dicom
+from tfds_builders.common import decoding, dicom
 from tfds_builders.common.damage import DamagedInput
 
 ROWS, COLUMNS = np.mgrid[:64, :48]
@@ -188,6 +189,62 @@ def test_cut_stream_in_a_whole_file_is_noticed():
     dataset.PixelData = encapsulate([stream[: len(stream) // 2]])
     with pytest.raises(DamagedInput, match="no end mark"):
         dicom.read_image(to_bytes(dataset), "a.dcm")
+
+
+# Bytes of a stream at which GDCM ends its process: the marker of a quantization table, precisions.
+DEADLY = {
+    "JPEGBaselineProcess1": (b"\xff\xd8", 3, 1),
+    "JPEGLosslessProcess14_1": (b"\xff\xd8", 6, 60),
+    "JPEGLSLossless": (b"\xff\xd8", 6, 60),
+    "JPEG2000Lossless": (b"\xff\x4f\xff\x51", 42, 214),
+}
+
+
+def deadly(syntax: str) -> tuple[bytes, bytes]:
+    """A compressed file, and with a byte of its stream changed."""
+    start, place, value = DEADLY[syntax]
+    whole = compressed(to_bytes(radiograph(EIGHT, 8)), syntax)
+    data = bytearray(whole)
+    data[whole.index(start) + place] = value
+    return whole, bytes(data)
+
+
+@pytest.mark.parametrize("syntax", DEADLY)
+def test_what_kills_the_decoder_is_damage_and_the_next_file_is_read(syntax):
+    whole, data = deadly(syntax)
+    expected = dicom.read_image(whole, "b.dcm")
+    with pytest.raises(DamagedInput, match="a.dcm cannot be read as DICOM .the decoder ends"):
+        dicom.read_image(data, "a.dcm")
+    assert (dicom.read_image(whole, "b.dcm") == expected).all()
+
+
+def test_a_file_is_not_blamed_for_a_decoder_that_was_dying():
+    whole, _ = deadly("JPEGLosslessProcess14_1")
+    expected = dicom.read_image(whole, "a.dcm")
+    for decoder in decoding._idle:
+        decoder._process.kill()
+        decoder._process.wait()
+    assert (dicom.read_image(whole, "a.dcm") == expected).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_threads_get_their_own_pixels():
+    files = []
+    for number in range(12):
+        pixels = np.roll(EIGHT, number, axis=0)
+        files.append((compressed(to_bytes(radiograph(pixels, 8)), "JPEGLSLossless"), pixels))
+    files[5] = (deadly("JPEGLSLossless")[1], None)
+
+    def read(item):
+        try:
+            return dicom.read_image(item[0], "x")
+        except DamagedInput:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, files))
+    assert found[5] is None
+    assert all((grey == pixels).all() for grey, (_, pixels) in zip(found, files, strict=True) if pixels is not None)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -116,6 +116,38 @@ def test_identical_images_stay_together_or_are_named(table, build):
         build(table.write("again.csv"), "again_64")
 
 
+def test_a_given_split_holds_for_all_patients_whom_an_identical_image_ties(table, build, report):
+    """A copy is no reason to leave an image out, or to train on the other images of its patient."""
+    table.rows[0]["split"] = "test"
+    table.rows[-1]["split"] = table.rows[-2]["split"] = "validation"
+    table.files["photos/p3_0.png"] = table.files["photos/p0_0.png"]
+    builder = build(table.write())
+    splits = stored(builder)[1]
+    found = by_id(splits)
+    assert {found[f"photos/{name}.png"][0] for name in ("p0_0", "p3_0", "p3_1")} == {"test"}
+    assert found["photos/p3_1.png"][1]["group"] == b"patient 3"
+    assert len(found) == len(table.rows) and "left_out_as_copies_of_held_out_images" not in report(builder)
+
+
+def test_joined_groups_are_one_group_to_all_readers(table, build, report, tmp_path):
+    """The stored group stays the user's; report, metadata and training code count alike."""
+    from aiseeme_jax import data
+
+    table.files["photos/p0_0.png"] = table.files["photos/p2_0.png"]
+    builder = build(table.write())
+    info, splits = stored(builder)
+    assert report(builder)["joined_groups"] == [["patient 0", "patient 2"]]
+    assert info.metadata["joined_groups"] == {"patient 2": "patient 0"}
+    assert by_id(splits)["photos/p2_0.png"][1]["group"] == b"patient 2"
+    for name, counts in report(builder)["splits"].items():
+        split = data.open_split("image_table/64", name, tmp_path / "data")
+        assert len(set(split.groups)) == counts["groups"]
+        if "photos/p2_0.png" in split.ids:
+            (tmp_path / "ids.txt").write_text("patient 2\n")
+            left = data.without(split, [str(tmp_path / "ids.txt")])
+            assert left.excluded == 2 and not {"photos/p0_0.png", "photos/p2_0.png"} & {*left.ids}
+
+
 def test_tables_stand_side_by_side(table, build, tmp_path):
     build(table.write())
     table.rows = [{"path": row["path"]} for row in table.rows]

@@ -44,6 +44,18 @@ def test_against_simpleitk(tmp_path, suffix, compress, direction):
     assert all(row[abs(row).argmax()] > 0 for row in turned.direction)
 
 
+@pytest.mark.parametrize("offset", ["Offset", "Position", "Origin"])
+@pytest.mark.parametrize("matrix", ["TransformMatrix", "Orientation", "Rotation"])
+def test_synonyms_mean_what_they_mean_to_simpleitk(tmp_path, offset, matrix):
+    path = tmp_path / "a.mhd"
+    written(path, direction=(0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1))
+    text = path.read_text()
+    path.write_text(text.replace("Offset", offset).replace("TransformMatrix", matrix))
+    series, image = read_metaimage(Location(path)), SimpleITK.ReadImage(str(path))
+    world = geometry.to_world((1, 2, 4), series.origin, series.spacing, series.direction)
+    assert np.allclose(world, image.TransformIndexToPhysicalPoint((4, 2, 1)))
+
+
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "int32", "float32", "float64"])
 def test_other_types(tmp_path, kind):
     values = np.array([0, 1, 200]) if kind == "uint8" else np.array([0.4, 5.0, 40000.0])

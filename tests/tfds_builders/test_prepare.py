@@ -1,13 +1,18 @@
 """`prepare`, the command line and `tfds build`: whole or nothing, once, and readable without tensorflow."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from aiseeme_jax.splits import prepared_directory
 from tfds_builders import prepare
 from tfds_builders.__main__ import main
+from tfds_builders.checking import newest
+from tfds_builders.common.leftovers import claimed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +70,44 @@ def test_a_failure_half_way_leaves_what_was_there_and_nothing_more(tmp_path, mon
     with pytest.raises(OSError, match="disk on fire"):
         prepare("derm_phantom/demo", data_dir=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_termination_leaves_what_was_there_and_nothing_more(tmp_path, monkeypatch):
+    prepare("derm_phantom/tiny", data_dir=tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    from tfds_builders.derm_phantom import derm_phantom_dataset_builder as module
+
+    drawn = []
+
+    def terminate_later(*arguments):
+        drawn.append(arguments)
+        if len(drawn) == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    original = module.photograph
+    monkeypatch.setattr(module, "photograph", terminate_later)
+    with pytest.raises(SystemExit) as ended:
+        prepare("derm_phantom/demo", data_dir=tmp_path)
+    assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_a_killed_preparation_left_is_no_data_set_and_goes_with_the_next(tmp_path):
+    config = tmp_path / "derm_phantom" / "tiny"
+    stale, written = config / "incomplete.AAAAAA_1.0.0", config / "incomplete.BBBBBB_1.0.0"
+    for folder in (stale, written):
+        (folder / "extracted").mkdir(parents=True)
+        (folder / "dataset_info.json").write_text("{}")
+    for reader in (newest, lambda folder, name: prepared_directory(name, tmp_path)):
+        with pytest.raises(FileNotFoundError, match="not prepared"):
+            reader(config, "derm_phantom/tiny")
+    with claimed(written) as mine:
+        assert mine
+        prepare("derm_phantom/tiny", data_dir=tmp_path)
+    assert {path.name for path in config.iterdir()} == {"1.0.0", written.name}
+    assert newest(config, "") == prepared_directory("derm_phantom/tiny", tmp_path) == config / "1.0.0"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from chest_sets import MAPPING, Rsna, dicom
 from dicom_files import radiograph, to_bytes
 
 from tfds_builders import prepare
+from tfds_builders.common.splits import split_of
 from tfds_builders.rsna_pneumonia import official as names
 
 pytestmark = pytest.mark.slow
@@ -140,6 +141,28 @@ def test_unlabelled_images_are_a_split_that_shares_no_patient_with_the_measured_
     left_out = report(builder)["unlabelled_left_out_patient_in_validation_or_test"]
     assert left_out > 0 and left_out + len(extra) == 10
     assert report(builder)["images_without_nih_patient"] == 1
+
+
+def test_unlabelled_images_go_by_the_patients_that_identical_images_join(files, build, report):
+    import tensorflow_datasets as tfds
+
+    drawn = [split_of(f"{patient:08d}", 2018) for patient in range(30)]
+    test = drawn.index("test")
+    twin = drawn.index("train", test)
+    files.train[f"{name_of(3 * twin)}.dcm"] = files.train[f"{name_of(3 * test)}.dcm"]
+    files.test["0000ffff-bbbb.dcm"] = dicom(777, ViewPosition="PA")
+    files.map("0000ffff-bbbb", twin, 777)
+    # The one that is in no mapping is a copy of a measured image.
+    files.test[f"{99:08x}-bbbb.dcm"] = files.train[f"{name_of(3 * test + 1)}.dcm"]
+    before = report(build(config="64_unlabelled"))
+    stored = tfds.builder_from_directory(
+        prepare("rsna_pneumonia/64_unlabelled", data_dir=files.folder.parent / "data").data_dir
+    )
+    homes_of = {e["image_id"].decode(): split for split in stored.info.splits for e in stored.as_data_source(split)}
+    assert {homes_of[name_of(3 * patient + n)] for patient in (test, twin) for n in range(3)} == {"test"}
+    assert not {"0000ffff-bbbb", f"{99:08x}-bbbb"} & homes_of.keys()
+    left_out = before["unlabelled_left_out_patient_in_validation_or_test"]
+    assert left_out + stored.info.splits["unlabelled"].num_examples == before["counts"]["unlabelled"] == 11
 
 
 def test_counts_are_compared_with_the_published_ones(build, report):

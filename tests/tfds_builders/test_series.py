@@ -1,5 +1,6 @@
 """CT series: found, ordered by position, and refused with a reason where a volume cannot be trusted."""
 
+import resource
 import zipfile
 from collections import Counter
 
@@ -9,7 +10,7 @@ from dicom_files import SERIES, ct_slices, plain, to_bytes, write_all
 
 from tfds_builders.common import geometry
 from tfds_builders.common.damage import DamagedInput
-from tfds_builders.common.locations import Location
+from tfds_builders.common.locations import OPEN_ZIPS, Files, Location
 from tfds_builders.common.series import find_series, read_series
 
 HU = np.random.default_rng(0).integers(-1000, 2000, (6, 8, 10)).astype(np.int16)
@@ -86,6 +87,41 @@ def test_duplicates(tmp_path):
     assert series.sop_uids[2] == slices[2].SOPInstanceUID and series.sop_uids[4] == other.SOPInstanceUID
     assert [note.split(" slices")[0] for note in series.notes] == ["1 identical", "1"]
     assert "-26 mm" in series.notes[0] and "differ" in series.notes[1] and "-22 mm" in series.notes[1]
+
+
+def acquisition(hounsfield, number, first=1, **more):
+    """Slices whose InstanceNumbers begin at `first`."""
+    slices = ct_slices(hounsfield, AcquisitionNumber=number, **more)
+    for place, one in enumerate(slices):
+        one.InstanceNumber = first + place
+    return slices
+
+
+@pytest.mark.parametrize("first", [1, 4, 100])
+def test_of_two_acquisitions_at_the_same_positions_the_lower_one_stays(tmp_path, first):
+    series = read([*acquisition(-HU, 2), *acquisition(HU, 1, first)], tmp_path)
+    assert (series.voxels == HU).all() and "6 slices that differ" in series.notes[0]
+
+
+def test_acquisitions_one_after_another_are_one_volume(tmp_path):
+    steps = [*acquisition(HU[:3], 2), *acquisition(HU[3:], 1, origin=(-10, -20, -24))]
+    assert (read(steps, tmp_path).voxels == HU).all()
+
+
+@pytest.mark.parametrize(
+    ("mixed", "message"),
+    [
+        ([*acquisition(HU, None), *acquisition(-HU, None)], "two acquisitions .*at -30 mm.* one InstanceNumber"),
+        ([*acquisition(HU, 1), *acquisition(-HU, 2, 50, origin=(-10, -20, -29))], "2 acquisitions.* changes 11 times"),
+        (
+            [*ct_slices(HU, FrameOfReferenceUID="1.8"), *ct_slices(-HU, FrameOfReferenceUID="1.9")],
+            "mixed: FrameOfReferenceUID .* differ",
+        ),
+    ],
+)
+def test_acquisitions_that_are_woven_into_each_other_are_refused(tmp_path, mixed, message):
+    with pytest.raises(DamagedInput, match=message):
+        read(mixed, tmp_path)
 
 
 def test_one_slice_takes_its_thickness(tmp_path):
@@ -207,6 +243,30 @@ def test_finding(tree):
     assert all((read_series(places).voxels == HU).all() for places in found.values())
     assert found["1.3"][0] == Location(tree / "more.zip", "x/0.dcm")
     assert find_series(tree / "more.zip")["1.3"] == found["1.3"]
+
+
+def test_more_zip_files_than_a_process_may_open(tmp_path):
+    data = to_bytes(ct_slices(HU)[0])
+    for number in range(80):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            archive.writestr("1.dcm", data)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(tmp_path / "0.zip") as free:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free.fileno() + 60, hard))
+    try:
+        found = find_series(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sum(map(len, found.values())) == 80 and not found.damaged
+
+
+def test_a_file_of_a_zip_file_that_was_closed_can_still_be_read(tmp_path):
+    for number in range(OPEN_ZIPS + 1):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            archive.writestr("x", b"x" * 10000)
+    with Files() as files:
+        first, *others = (files.open(Location(tmp_path / f"{number}.zip", "x")) for number in range(OPEN_ZIPS + 1))
+        assert all(file.read() == b"x" * 10000 for file in (first, *others))
 
 
 def test_damaged_files_are_listed_when_finding(tree):

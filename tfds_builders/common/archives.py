@@ -4,17 +4,23 @@ An image is known by its file name without folder and suffix (`ISIC_0024306`) or
 (`train/p1/view1.jpg`), whichever the container.
 """
 
+import lzma
+import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from tfds_builders.common.damage import DamagedInput
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+# What reading a damaged zip file raises: of zipfile and its decoders, and of unknown or encrypted members.
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError, IndexError, struct.error,
+)  # fmt: skip
 
 
 class Archive:
@@ -68,7 +74,10 @@ class Archive:
         try:
             return self._zip.read(member)
         except UNREADABLE as error:
-            raise DamagedInput(f"{self.path}: {member} cannot be read ({error}): download the archive again") from error
+            reason = reason_of(error)
+            raise DamagedInput(
+                f"{self.path}: {member} cannot be read ({reason}): download the archive again"
+            ) from error
 
     def stream(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | DamagedInput]]:
         """(name, bytes) of each image of `names`, a tar file's in its own order; what cannot be read, as the error."""
@@ -98,6 +107,13 @@ class Archive:
             yield name, DamagedInput(f"{self.path}: {member} cannot be read ({reason}): download the archive again")
 
 
+def reason_of(error: Exception) -> str:
+    """Without the name of the file or member: messages say it, and it may be a patient's, so reports must not."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r" ?b?['\"].*['\"]", "", str(error)) or type(error).__name__
+
+
 def read_file(path: Path) -> bytes:
     """DamagedInput if it cannot be read."""
     try:
@@ -118,10 +134,12 @@ def find_archive(directory: Path, stem: str) -> Path | None:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
+    """ValueError if it cannot be read."""
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is not a whole zip file ({error}): download it again") from error
+    # Of the latter, places before the file's beginning and names in no known alphabet.
+    except (*UNREADABLE, ValueError) as error:
+        raise ValueError(f"{path} is not a whole zip file ({reason_of(error)}): download it again") from error
 
 
 def safe_names(path: Path, archive: zipfile.ZipFile) -> list[str]:
@@ -151,7 +169,7 @@ def tar_names(path: Path) -> list[str]:
 def check_member(path: Path, member: str, link: bool) -> None:
     name = member.replace("\\", "/")
     parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
+    if not name or name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
         raise ValueError(f"{path}: the member {member!r} points out of the archive: not an official archive")
     if link:
         raise ValueError(f"{path}: the member {member!r} is a link: not an official archive")
@@ -187,5 +205,10 @@ def index_by_path(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -
 def image_paths(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[tuple[str, PurePosixPath]]:
     for name in names:
         pure = PurePosixPath(name.replace("\\", "/"))
-        if pure.suffix.lower() in suffixes and not pure.name.startswith("._") and "__MACOSX" not in pure.parts:
+        if pure.suffix.lower() in suffixes and not is_resource_fork(pure):
             yield name, pure
+
+
+def is_resource_fork(path: PurePath) -> bool:
+    """Whether macOS left the file beside another one of the same suffix."""
+    return path.name.startswith("._") or "__MACOSX" in path.parts

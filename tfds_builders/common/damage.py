@@ -5,8 +5,10 @@ What makes the whole input unusable (a missing archive, a missing column) is no 
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 MAX_SHARE = 0.001
 SHOWN = 5
@@ -27,22 +29,44 @@ class Damaged:
     Attributes:
       path: where it lies: archive and member, table and line.
       reason: what is wrong with it.
+      stored: path and reason as they are stored, where those above, which the screen shows, may name a patient.
     """
 
     path: str
     reason: str
+    stored: tuple[str, str] | None = None
 
 
-def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: Path) -> None:
+def stored(damaged: Iterable[Damaged]) -> list[dict[str, str]]:
+    """What a report lists."""
+    return [dict(zip(("path", "reason"), item.stored or (item.path, item.reason), strict=True)) for item in damaged]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A JSON file in which paths are relative to `folders`: where they lie on this machine is nobody else's concern."""
+
+    path: Path
+    folders: Sequence[Path]
+
+    def write(self, content: Any) -> None:
+        text = json.dumps(content, indent=2)
+        for folder in self.folders:
+            inner = re.escape(json.dumps(str(folder))[1:-1])
+            text = re.sub(rf"(?<![\w./-]){inner}(?:/|: )", "", text)
+        self.path.write_text(text + "\n")
+
+
+def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: Report) -> None:
     """Raises TooMuchDamage if more than the share `limit` of the `inputs` is damaged; all of them are then listed in
-    the file `listing`, since nothing else is left of the preparation.
+    `listing`, since nothing else is left of the preparation.
     """
     if len(damaged) <= limit * inputs:
         return
-    listing.write_text(json.dumps([dataclasses.asdict(item) for item in damaged], indent=2) + "\n")
+    listing.write(stored(damaged))
     shown = "; ".join(f"{item.path}: {item.reason}" for item in damaged[:SHOWN])
     raise TooMuchDamage(
         f"{len(damaged)} of {inputs} inputs are damaged, more than the {limit:.1%} allowed: {shown}"
-        f"{' …' if len(damaged) > SHOWN else ''}. All are listed in {listing}. Replace them by the official files, "
-        "take their rows out of the tables, or allow a larger share with max_damaged"
+        f"{' …' if len(damaged) > SHOWN else ''}. All are listed in {listing.path}. Replace them by the official "
+        "files, take their rows out of the tables, or allow a larger share with max_damaged"
     )

@@ -1,11 +1,12 @@
 """One DICOM file: its header, its stored values, and a radiograph's pixels as they are meant to be seen.
 
-JPEG, JPEG-LS and JPEG 2000 are decoded by GDCM alone, so that a lossy image has the same pixels on every machine; RLE
-and uncompressed pixels by pydicom itself.
+JPEG, JPEG-LS and JPEG 2000 are decoded by GDCM alone, so that a lossy image has the same pixels on every machine, in a
+process apart, since damage can kill it; RLE and uncompressed pixels by pydicom itself.
 """
 
 import io
 import math
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -18,6 +19,8 @@ from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
+from tfds_builders.common import decoding
+from tfds_builders.common.archives import reason_of
 from tfds_builders.common.damage import DamagedInput
 
 MARK, MARK_AT = b"DICM", 128
@@ -68,7 +71,8 @@ def damage_named(name: str) -> Iterator[None]:
     except DamagedInput:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        told = reason_of(error) if isinstance(error, (OSError, zipfile.BadZipFile)) else str(error)
+        reason = " ".join(told.split()) or type(error).__name__
         raise DamagedInput(f"{name} cannot be read as DICOM ({reason[:LONGEST_REASON]}): replace it") from error
 
 
@@ -99,13 +103,11 @@ def stored_values(dataset: Dataset, name: str) -> Num[np.ndarray, "height width"
     """
     with damage_named(name):
         check_frame(dataset, name)
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax in GDCM_SYNTAXES:
+        if dataset.file_meta.TransferSyntaxUID in GDCM_SYNTAXES:
             check_stream(dataset, name)
-        plugin = "gdcm" if syntax in GDCM_SYNTAXES else ""
+            return used_bits(decoding.decode(dataset), dataset)
         # pydicom's own correction takes HighBit for granted.
-        values = pixel_array(dataset, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
-        return used_bits(values, dataset)
+        return used_bits(pixel_array(dataset, raw=True, correct_unused_bits=False), dataset)
 
 
 def check_frame(dataset: Dataset, name: str) -> None:

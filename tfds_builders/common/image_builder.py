@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from tfds_builders.common.damage import Damaged, check_share
 from tfds_builders.common.records import Record, Table
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.scan import Scanned, Scanner, Spool, Unit, in_threads
-from tfds_builders.common.splits import FRACTIONS, join_groups, split_of
+from tfds_builders.common.splits import FRACTIONS, JOINED, join_groups, joined_names, renamed, split_of
 from tfds_builders.common.variants import variants
 
 SPLITS = ("train", "validation", "test")
@@ -96,6 +96,33 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         del records
         return [split_of(group, self.SEED, FRACTIONS) for group in groups]
 
+    def left_out(
+        self, records: Sequence[Record], groups: Sequence[str], digests: Sequence[Hashable]
+    ) -> tuple[set[int], dict[str, Any]]:
+        """Rows that are not written lest a held-out group be trained on, and what the report says of them.
+
+        Here: rows without an official split that are copies of an image in the official validation or test, and all
+        others of the groups that these copies tie to a held-out one. A group that the official split itself tears is
+        left torn.
+
+        Args:
+          records: those that can be used.
+          groups: theirs, identical images joined.
+          digests: equal for identical images.
+        """
+        held = [row for row, record in enumerate(records) if record.split in SPLITS[1:]]
+        seen, wholes = {digests[row] for row in held}, {groups[row] for row in held}
+        torn = {records[row].group for row in held}
+        free = [row for row, record in enumerate(records) if not record.split]
+        copies = [row for row in free if digests[row] in seen]
+        kin = [row for row in free if groups[row] in wholes and records[row].group not in torn]
+        with_copies = sorted(set(kin) - set(copies))
+        listed = {
+            "left_out_as_copies_of_held_out_images": [records[row].image_id for row in copies],
+            "left_out_with_such_copies": [records[row].image_id for row in with_copies],
+        }
+        return {*copies, *with_copies}, {key: images for key, images in listed.items() if images}
+
     def folder(self, dl_manager: Any) -> Path:
         """Where the archives lie. Raises FileNotFoundError that says what to put there."""
         try:
@@ -138,24 +165,27 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks, self.BARE)
         make = self._with_beam if any(self._beam) else self._here
         scanned, self._write = make(table.records, scanner)
-        good = self._good(table, scanned)
-        groups = join_groups([table.records[i].group for i in good], [scanned[i].digest for i in good])
-        splits = self._splits([table.records[i] for i in good], groups)
+        good, groups = self._kept(table, scanned)
+        records = [table.records[i] for i in good]
+        self.info.metadata[JOINED] = renamed([record.group for record in records], groups)
+        splits = self._splits(records, groups)
         self._fill_report(table, scanned, good, groups, splits)
         return {split: self._generate_examples([good[row] for row in rows]) for split, rows in splits.items()}
 
-    def _good(self, table: Table, scanned: Sequence[Scanned]) -> list[int]:
-        """Positions of the records that are written: not the damaged ones, and of two identical images, one in an
-        official validation or test split and one in none, not the latter.
+    def _kept(self, table: Table, scanned: Sequence[Scanned]) -> tuple[list[int], list[str]]:
+        """Positions of the records that are written, not the damaged ones and those of `left_out`; and their groups.
+
+        Groups are joined before any row goes: what ties a patient to a held-out one may be a row that goes.
         """
         good = [i for i, found in enumerate(scanned) if not found.reason]
         if not good:
             raise ValueError(f"none of the {len(scanned)} images can be used; the first: {scanned[0].reason}")
-        held_out = {scanned[i].digest for i in good if table.records[i].split in SPLITS[1:]}
-        copies = {i for i in good if not table.records[i].split and scanned[i].digest in held_out}
-        if copies:
-            table.notes["left_out_as_copies_of_held_out_images"] = [table.records[i].image_id for i in sorted(copies)]
-        return [i for i in good if i not in copies]
+        records, digests = [table.records[i] for i in good], [scanned[i].digest for i in good]
+        groups = join_groups([record.group for record in records], digests)
+        left_out, notes = self.left_out(records, groups, digests)
+        table.notes |= notes
+        rows = [row for row in range(len(good)) if row not in left_out]
+        return [good[row] for row in rows], [groups[row] for row in rows]
 
     def _generate_examples(self, positions: Sequence[int]) -> Any:
         return self._write(positions)
@@ -228,6 +258,7 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
             "splits": split_counts(splits, kinds, groups, table.classes),
             "split_seed": self.SEED,
             **table.notes,
+            JOINED: joined_names(self.info.metadata[JOINED]),
             **describe([table.records[i] for i in good], [scanned[i] for i in good], splits),
             "inputs": {name: fingerprint(path, table, scanned) for name, path in table.inputs.items()},
         }

@@ -60,6 +60,11 @@ def read_pixels(
         image, notes = decode(data, name, cv2.IMREAD_UNCHANGED), []
         if data.startswith(TIFF_STARTS) and pages(data) > 1:
             notes.append("first page")
+    image = image[..., None] if image.ndim == 2 else image
+    # Before the range of values is looked for: of 16 bits, alpha's 65535 would be its end.
+    if image.shape[-1] == 4:
+        image = image[..., :3]
+        notes.append("alpha")
     if image.dtype == np.uint16:
         image = stretch(image)
         notes.append("16 bit")
@@ -67,10 +72,6 @@ def read_pixels(
         raise DamagedInput(f"image {name} holds {image.dtype} values: 8 or 16 bit integers are wanted")
     if min(image.shape[:2]) < SMALLEST:
         raise DamagedInput(f"image {name} is {image.shape[1]}x{image.shape[0]} pixels: {ADVICE}")
-    image = image[..., None] if image.ndim == 2 else image
-    if image.shape[-1] == 4:
-        image = image[..., :3]
-        notes.append("alpha")
     if image.shape[-1] == 1 and channels == 3:
         notes.append("grey")
         return np.repeat(image, 3, axis=-1), tuple(notes)
@@ -113,11 +114,13 @@ def decode(data: bytes, name: str, flags: int) -> Shaped[np.ndarray, "..."]:
 
 
 def square(image: UInt8[np.ndarray, "height width ..."], size: int) -> UInt8[np.ndarray, "size size ..."]:
-    """The whole image squeezed to size x size; averages over areas where it shrinks, so fine texture does
-    not alias.
+    """The whole image squeezed to size x size; averages over areas along each side that shrinks, so fine texture does
+    not alias, and interpolates linearly along one that grows.
     """
-    shrinks = min(image.shape[:2]) >= size
-    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    height, width = image.shape[:2]
+    # OpenCV averages over areas only if neither side grows.
+    shrunk = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    resized = cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)
     return resized.reshape(size, size, *image.shape[2:])
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from tfds_builders.common.archives import UNREADABLE, open_zip, safe_names
+from tfds_builders.common.archives import UNREADABLE, open_zip, reason_of, safe_names
 from tfds_builders.common.damage import DamagedInput
 
 CHUNK = 1 << 22
+# A process may have about 1000 files open, and a collection thousands of zip files.
+OPEN_ZIPS = 16
 
 
 class Location(NamedTuple):
@@ -34,10 +36,10 @@ class Location(NamedTuple):
 
 
 class Files:
-    """Opens locations, each zip file once; a context manager that closes the zip files."""
+    """Opens locations, and keeps the zip files used last open; a context manager that closes them."""
 
     def __init__(self) -> None:
-        self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._archives: dict[Path, zipfile.ZipFile] = {}  # that used last is last
 
     def __enter__(self) -> "Files":
         return self
@@ -51,11 +53,17 @@ class Files:
         try:
             if not location.member:
                 return open(location.path, "rb")
-            if location.path not in self._archives:
-                self._archives[location.path] = open_zip(location.path)
-            return self._archives[location.path].open(location.member)
-        except (OSError, KeyError, *UNREADABLE) as error:
-            raise DamagedInput(f"{location} cannot be opened ({error}): copy it again") from error
+            return self._archive(location.path).open(location.member)
+        except (KeyError, ValueError, *UNREADABLE) as error:
+            raise DamagedInput(f"{location} cannot be opened ({reason_of(error)}): copy it again") from error
+
+    def _archive(self, path: Path) -> zipfile.ZipFile:
+        archive = self._archives.pop(path, None) or open_zip(path)
+        self._archives[path] = archive
+        if len(self._archives) > OPEN_ZIPS:
+            # Files of it that are still being read stay open.
+            self._archives.pop(next(iter(self._archives))).close()
+        return archive
 
     def read(self, location: Location) -> bytearray:
         """All of the file, held once; DamagedInput as `open`, and if it cannot be read to its end."""
@@ -64,8 +72,8 @@ class Files:
             try:
                 while chunk := file.read(CHUNK):
                     data += chunk
-            except (OSError, *UNREADABLE) as error:
-                raise DamagedInput(f"{location} cannot be read ({error}): copy it again") from error
+            except UNREADABLE as error:
+                raise DamagedInput(f"{location} cannot be read ({reason_of(error)}): copy it again") from error
         return data
 
 

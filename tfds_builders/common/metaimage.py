@@ -19,6 +19,7 @@ TYPES = {
     "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 LAST_KEY = "ElementDataFile"
+SYNONYMS = {"Position": "Offset", "Origin": "Offset", "Orientation": "TransformMatrix", "Rotation": "TransformMatrix"}
 
 
 def read_metaimage(location: Location) -> Series:
@@ -32,7 +33,9 @@ def read_metaimage(location: Location) -> Series:
         place = header[LAST_KEY]
         if place != "LOCAL":
             if place != PurePosixPath(place).name or "\\" in place:
-                raise DamagedInput(f"{location}: {LAST_KEY} {place!r} is not beside it: put both files into one folder")
+                raise DamagedInput(
+                    f"{location}: {LAST_KEY} names a file that is not beside it: put both into one folder"
+                )
             rest = files.read(location.sibling(place))
     shape = tuple(int(n) for n in numbers(header, "DimSize", 3, location)[::-1])
     spacing = numbers(header, "ElementSpacing", 3, location)[::-1]
@@ -61,7 +64,8 @@ def split_header(data: bytearray, location: Location) -> tuple[dict[str, str], b
         key, equals, value = line.decode("latin-1").partition("=")
         if not equals or file.tell() > LONGEST_HEADER:
             raise DamagedInput(f"{location} is no MetaImage header (no {LAST_KEY}): replace it")
-        header[key.strip()] = value.strip()
+        key = key.strip()
+        header[SYNONYMS.get(key, key)] = value.strip()
     check_kind(header, location)
     return header, file.read()
 

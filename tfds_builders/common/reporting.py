@@ -2,9 +2,9 @@
 it.
 """
 
-import dataclasses
+import contextlib
 import hashlib
-import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.common import sorting
-from tfds_builders.common.damage import MAX_SHARE, Damaged, check_share
+from tfds_builders.common import leftovers, sorting
+from tfds_builders.common.damage import MAX_SHARE, Damaged, Report, check_share, stored
+
+log = logging.getLogger(__name__)
 
 REPORT = "prepare_report.json"
 
@@ -41,6 +43,7 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.report: dict[str, Any] = {}
         self.damaged: list[Damaged] = []
         self.inputs = 0
+        self._folders: list[Path] = []
 
     @classmethod
     def check_config(cls, config: str) -> None:
@@ -52,19 +55,39 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def check_prepared(self, manual_dir: Path) -> None:
         """Raises ValueError if what is prepared is seen to be made from another input than lies in `manual_dir`."""
 
+    def download_and_prepare(self, **arguments: Any) -> None:
+        """As of TFDS, and what an interrupted preparation left does not stay."""
+        with leftovers.ended_by_exception(), contextlib.ExitStack() as self._until_done:
+            super().download_and_prepare(**arguments)
+
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        self._folders = input_folders(dl_manager)
+        # Here the folder is the temporary one.
+        self._until_done.enter_context(leftovers.claimed(Path(self.data_dir)))
+        leftovers.remove(Path(self.data_dir).parent)
         with sorting.within_little_memory():
             super()._download_and_prepare(dl_manager, download_config)
         check_share(self.damaged, self.inputs, self.max_damaged, self.damage_listing())
-        # Here the folder is still the temporary one, so data and report appear together or not at all.
-        path = Path(self.data_dir) / REPORT
-        damage = {"inputs_read": self.inputs, "damaged": [dataclasses.asdict(item) for item in self.damaged]}
-        path.write_text(json.dumps({"dataset": self.info.full_name, **self.report, **damage}, indent=2) + "\n")
+        for item in self.damaged:
+            if item.stored:
+                log.warning("left out: %s: %s", item.path, item.reason)
+        # The folder is still the temporary one, so data and report appear together or not at all.
+        report = Report(Path(self.data_dir) / REPORT, self._folders)
+        damage = {"inputs_read": self.inputs, "damaged": stored(self.damaged)}
+        report.write({"dataset": self.info.full_name, **self.report, **damage})
 
-    def damage_listing(self) -> Path:
+    def damage_listing(self) -> Report:
         """Where all damaged inputs are listed if the preparation fails of them."""
         name = "_".join(filter(None, (self.name, self.builder_config and self.builder_config.name)))
-        return Path(self._data_dir_root) / f"{name}_damaged.json"
+        return Report(Path(self._data_dir_root) / f"{name}_damaged.json", self._folders)
+
+
+def input_folders(dl_manager: Any) -> list[Path]:
+    """Where a preparation's inputs lie: manual_dir, if there is one, and where downloads go."""
+    try:
+        return [Path(dl_manager.manual_dir), Path(dl_manager.download_dir)]
+    except (AssertionError, ValueError):  # of TFDS: there is no manual_dir, or the builder wants none
+        return [Path(dl_manager.download_dir)]
 
 
 def split_counts(

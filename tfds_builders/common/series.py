@@ -14,6 +14,7 @@ from jaxtyping import Float, Int16
 from tqdm import tqdm
 
 from tfds_builders.common import dicom, slices
+from tfds_builders.common.archives import is_resource_fork
 from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.locations import Files, Location, walk
 
@@ -110,7 +111,7 @@ def find_series(*paths: str | Path) -> SeriesFound:
 
 def add_file(found: SeriesFound, location: Location, files: Files) -> str:
     """Adds a file to its series, or returns why it belongs to none."""
-    if location.name.name.startswith("._") or "__MACOSX" in location.name.parts:
+    if is_resource_fork(location.name):
         return "no DICOM"
     with files.open(location) as file:
         header = dicom.header_if_dicom(file, str(location), TAGS)
@@ -140,15 +141,16 @@ def read_series(files: Iterable[Location | Path]) -> Series:
     """The volume of one series from its files, in any order; memory holds the volume and one slice.
 
     Slices are ordered by ImagePositionPatient along the normal of ImageOrientationPatient, and their spacing is the
-    median of the distances. Of slices at one position the one of lowest InstanceNumber stays (noted). HU =
-    RescaleSlope * stored + RescaleIntercept, each slice's own; padding pixels get -1024.
+    median of the distances. Of slices at one position the one of lowest AcquisitionNumber, then InstanceNumber, stays
+    (noted). HU = RescaleSlope * stored + RescaleIntercept, each slice's own; padding pixels get -1024.
 
     Args:
       files: locations as `find_series` gives them, or paths.
 
     Raises DamagedInput, naming file or positions, if a slice cannot be read, has no position, rescaling or pixel
-    spacing, is one of several frames, or differs from the others in series, patient, orientation or size; if a slice
-    is missing between others, distances are uneven, or the slices are shifted against each other (gantry tilt).
+    spacing, is one of several frames, or differs from the others in series, patient, frame of reference, orientation or
+    size; if a slice is missing between others, distances are uneven, the slices are shifted against each other (gantry
+    tilt), or two acquisitions are woven into each other.
     """
     locations = [item if isinstance(item, Location) else Location(Path(item)) for item in files]
     if not locations:
@@ -157,6 +159,7 @@ def read_series(files: Iterable[Location | Path]) -> Series:
         found = [slices.read_slice(location, opened) for location in locations]
         slices.check_alike(found)
         ordered, notes = slices.drop_duplicates(slices.in_order(found), opened)
+        slices.check_acquisitions(ordered)
         distance, more = slices.slice_spacing(ordered)
         notes += more + slices.check_shift(ordered)
         voxels, lossy = stack(ordered, opened)

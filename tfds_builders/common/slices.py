@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from jaxtyping import Float, Int16
@@ -23,8 +24,9 @@ ROUNDING = 1e-3
 # Shift of slices within their plane over the whole series, in pixels: noted from the first on, refused from the second.
 SHIFT_NOTED, SHIFT_REFUSED = 0.1, 1.0
 TAGS = [
-    "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "PatientIdentityRemoved", "InstanceNumber", "NumberOfFrames",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns",
+    "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "PatientIdentityRemoved", "FrameOfReferenceUID",
+    "AcquisitionNumber", "InstanceNumber", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
+    "PixelSpacing", "SliceThickness", "Rows", "Columns",
 ]  # fmt: skip
 SHOWN = 5
 
@@ -38,7 +40,8 @@ class Slice:
       row, column: unit vectors along a row (x of the image) and along a column (y of the image).
       spacing: mm between rows, between columns (y, x).
       shape: rows, columns.
-      number: InstanceNumber, infinite where there is none.
+      frame: FrameOfReferenceUID, empty where there is none; positions of two frames cannot be compared.
+      acquisition, number: AcquisitionNumber and InstanceNumber, infinite where there is none.
       thickness: mm, 0 where not given.
     """
 
@@ -48,6 +51,8 @@ class Slice:
     column: Float[np.ndarray, "3"]
     spacing: tuple[float, float]
     shape: tuple[int, int]
+    frame: str
+    acquisition: float
     number: float
     thickness: float
     sop_uid: str
@@ -58,6 +63,11 @@ class Slice:
     @property
     def normal(self) -> Float[np.ndarray, "3"]:
         return np.cross(self.row, self.column)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Of slices at one position, the lowest stays."""
+        return self.acquisition, self.number
 
 
 def read_slice(location: Location, files: Files) -> Slice:
@@ -80,7 +90,6 @@ def placed(location: Location, header: Dataset) -> Slice:
     shape = (int(header.get("Rows") or 0), int(header.get("Columns") or 0))
     if min(*spacing, *shape) <= 0:
         raise DamagedInput(f"{location}: PixelSpacing, Rows and Columns must be positive: the header is damaged")
-    number = header.get("InstanceNumber")
     return Slice(
         location=location,
         corner=corner,
@@ -88,7 +97,9 @@ def placed(location: Location, header: Dataset) -> Slice:
         column=column / lengths[1],
         spacing=tuple(spacing.tolist()),
         shape=shape,
-        number=math.inf if number is None else int(number),
+        frame=str(header.get("FrameOfReferenceUID") or ""),
+        acquisition=number_or_infinite(header, "AcquisitionNumber"),
+        number=number_or_infinite(header, "InstanceNumber"),
         thickness=float(header.get("SliceThickness") or 0),
         sop_uid=str(header.get("SOPInstanceUID") or ""),
         series_uid=str(header.get("SeriesInstanceUID") or ""),
@@ -107,11 +118,16 @@ def numbers(header: Dataset, tag: str, count: int, location: Location) -> Float[
     return values
 
 
+def number_or_infinite(header: Dataset, tag: str) -> float:
+    value = header.get(tag)
+    return math.inf if value in (None, "") else int(value)
+
+
 def check_alike(slices: Sequence[Slice]) -> None:
     """Raises DamagedInput, naming two files and what they differ in, unless all slices are of one volume."""
     one = slices[0]
     for other in slices:
-        for attribute in ("series_uid", "patient_id", "shape"):
+        for attribute in ("series_uid", "patient_id", "frame", "shape"):
             if getattr(other, attribute) != getattr(one, attribute):
                 differ(attribute, one, other)
         if max(abs(other.row - one.row).max(), abs(other.column - one.column).max()) > ROUNDING:
@@ -122,9 +138,11 @@ def check_alike(slices: Sequence[Slice]) -> None:
 
 def differ(what: str, one: Slice, other: Slice) -> None:
     # A patient's id is not for reports.
-    shown = {"series_uid": "SeriesInstanceUID", "patient_id": "PatientID", "shape": "Rows and Columns",
-             "spacing": "PixelSpacing", "orientation": "ImageOrientationPatient"}[what]  # fmt: skip
-    both = f" ({getattr(one, what)} and {getattr(other, what)})" if what in ("series_uid", "shape", "spacing") else ""
+    shown = {
+        "series_uid": "SeriesInstanceUID", "patient_id": "PatientID", "frame": "FrameOfReferenceUID",
+        "shape": "Rows and Columns", "spacing": "PixelSpacing", "orientation": "ImageOrientationPatient",
+    }[what]  # fmt: skip
+    both = f" ({getattr(one, what)} and {getattr(other, what)})" if what not in ("patient_id", "orientation") else ""
     raise DamagedInput(f"the series is mixed: {shown} of {one.location} and of {other.location} differ{both}")
 
 
@@ -134,13 +152,16 @@ def positions_of(slices: Sequence[Slice]) -> Float[np.ndarray, "slices"]:
 
 
 def in_order(slices: Sequence[Slice]) -> list[Slice]:
-    """By position; by InstanceNumber at one position."""
+    """By position; by AcquisitionNumber, then InstanceNumber, at one position."""
     places = positions_of(slices)
-    return [slices[i] for i in sorted(range(len(slices)), key=lambda i: (places[i], slices[i].number))]
+    return [slices[i] for i in sorted(range(len(slices)), key=lambda i: (places[i], slices[i].rank))]
 
 
 def drop_duplicates(slices: Sequence[Slice], files: Files) -> tuple[list[Slice], list[str]]:
-    """Ordered slices with one left at each position, that of lowest InstanceNumber, and notes of the others."""
+    """Ordered slices with one left at each position, that of lowest rank, and notes of the others.
+
+    Raises DamagedInput if slices differ at one position and their ranks do not say which one belongs to the others.
+    """
     kept: list[Slice] = []
     places: list[float] = []
     identical, different = [], []
@@ -149,9 +170,12 @@ def drop_duplicates(slices: Sequence[Slice], files: Files) -> tuple[list[Slice],
             kept.append(item)
             places.append(place)
             continue
-        low, high = sorted((kept[-1], item), key=lambda each: each.number)
+        low, high = sorted((kept[-1], item), key=lambda each: each.rank)
         kept[-1] = low
         equal = (read_hounsfield(low, files)[0] == read_hounsfield(high, files)[0]).all()
+        if not equal and low.rank == high.rank:
+            raise DamagedInput(f"two acquisitions are mixed: {low.location} and {high.location} lie at {place:g} mm, "
+                               "differ and have one InstanceNumber: make a series of each")  # fmt: skip
         (identical if equal else different).append(f"{place:g} mm")
     notes = []
     if identical:
@@ -159,9 +183,19 @@ def drop_duplicates(slices: Sequence[Slice], files: Files) -> tuple[list[Slice],
     if different:
         notes.append(
             f"{len(different)} slices that differ from another at their position were dropped, the lower "
-            f"InstanceNumber kept: {some(different)}"
+            f"AcquisitionNumber or, if it is the same, InstanceNumber kept: {some(different)}"
         )
     return kept, notes
+
+
+def check_acquisitions(slices: Sequence[Slice]) -> None:
+    """Raises DamagedInput if ordered slices of several acquisitions alternate. One after another, as of a scan in
+    steps, they make one volume.
+    """
+    runs = [number for number, _ in groupby(item.acquisition for item in slices)]
+    if len(runs) > len(set(runs)):
+        raise DamagedInput(f"{len(set(runs))} acquisitions are mixed: along the series AcquisitionNumber changes "
+                           f"{len(runs) - 1} times: make a series of each")  # fmt: skip
 
 
 def slice_spacing(slices: Sequence[Slice]) -> tuple[float, list[str]]:

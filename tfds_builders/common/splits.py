@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
+# The key of a data set's metadata that holds `renamed`: the training code and `check` read it.
+JOINED = "joined_groups"
 
 
 def join_groups(groups: Sequence[str], digests: Sequence[Hashable]) -> list[str]:
@@ -30,6 +32,19 @@ def join_groups(groups: Sequence[str], digests: Sequence[Hashable]) -> list[str]
         one, other = root(first.setdefault(digest, group)), root(group)
         parent[max(one, other)] = min(one, other)
     return [root(group) for group in groups]
+
+
+def renamed(groups: Sequence[str], joined: Sequence[str]) -> dict[str, str]:
+    """The groups that count as another one: own name -> name after joining."""
+    return dict(sorted({(own, whole) for own, whole in zip(groups, joined, strict=True) if own != whole}))
+
+
+def joined_names(names: Mapping[str, str]) -> list[list[str]]:
+    """Of what `renamed` gives, the names of each joined group, for the report."""
+    members: dict[str, set[str]] = defaultdict(set)
+    for own, whole in names.items():
+        members[whole] |= {own, whole}
+    return sorted(map(sorted, members.values()))
 
 
 def split_of(group: str, seed: int, fractions: Mapping[str, float] = FRACTIONS) -> str:

@@ -1,13 +1,13 @@
-"""CSV tables with a header; a missing column or a doubled row is an error that names it."""
+"""CSV tables with a header; what is missing, doubled, shifted or ill quoted is an error that names the place."""
 
 import contextlib
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from tfds_builders.common.archives import UNREADABLE, open_zip, safe_names
+from tfds_builders.common.archives import UNREADABLE, is_resource_fork, open_zip, safe_names
 from tfds_builders.common.locations import Files, Location
 
 # A file, or a member of a zip file.
@@ -29,47 +29,70 @@ def table_in(container: Path, name: str) -> TablePath | None:
 @contextlib.contextmanager
 def open_table(path: TablePath) -> Iterator[TextIO]:
     """The CSV file, or the only CSV file in a zip file. Raises ValueError if that has none, several, or is damaged."""
+    try:
+        with Files() as files, files.open(csv_in(path)) as file:
+            yield io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    except NO_TABLE as error:
+        raise ValueError(f"{path} is no table of UTF-8 text ({error}): download it again") from error
+
+
+def csv_in(path: TablePath) -> Location:
+    """The file, or the only CSV file in a zip file."""
     if isinstance(path, Location) or path.suffix.lower() != ".zip":
-        try:
-            with Files() as files, files.open(Location(path) if isinstance(path, Path) else path) as file:
-                yield io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        except NO_TABLE as error:
-            raise ValueError(f"{path} is no table of UTF-8 text ({error}): download it again") from error
-        return
+        return path if isinstance(path, Location) else Location(path)
     with open_zip(path) as archive:
-        names = [name for name in safe_names(path, archive) if name.endswith(".csv") and "__MACOSX" not in name]
-        if len(names) != 1:
-            raise ValueError(f"{path} holds {len(names)} CSV files, not one: use the archive as published")
-        try:
-            data = archive.read(names[0])
-        except UNREADABLE as error:
-            raise ValueError(f"{path}: {names[0]} cannot be read ({error}): download the archive again") from error
-    yield io.StringIO(data.decode("utf-8-sig"), newline="")
+        found = (name for name in safe_names(path, archive) if not is_resource_fork(PurePosixPath(name)))
+        names = [name for name in found if name.endswith(".csv")]
+    if len(names) != 1:
+        raise ValueError(f"{path} holds {len(names)} CSV files, not one: use the archive as published")
+    return Location(path, names[0])
 
 
 def read_rows(path: TablePath, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """(place, values) of each row, in file order; `place` names file and line, the values are stripped.
 
-    Raises ValueError if a column of `columns` is missing, a row is too short, or there is no row.
+    Raises ValueError if a column of `columns` is missing or doubled, a row has fewer values than the header or more
+    (blank ones do not count), a quotation mark is astray, or there is no row.
     """
     empty = True
     with open_table(path) as file:
-        reader = csv.DictReader(file)
-        header = [name.strip() for name in reader.fieldnames or []]
-        reader.fieldnames = header
-        missing = [name for name in columns if name not in header]
-        if missing:
-            raise ValueError(
-                f"{path} has no column {', '.join(missing)} (its columns: {', '.join(header) or 'none'}): "
-                "use the table as published"
-            )
-        for row in reader:
-            place, empty = f"{path}, line {reader.line_num}", False
-            if any(row[name] is None for name in columns):
+        reader = csv.DictReader(file, strict=True)
+        reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
+        check_header(path, header, columns)
+        for place, row in placed_rows(path, reader):
+            empty = False
+            if any(row[name] is None for name in header if name):
                 raise ValueError(f"{place}: the row has fewer values than the header: use the table as published")
+            if any(value.strip() for value in row.get(None, ())):
+                raise ValueError(f"{place}: the row has more values than the header: use the table as published")
             yield place, {name: row[name].strip() for name in columns}
     if empty:
         raise ValueError(f"{path} has a header but no rows: use the table as published")
+
+
+def check_header(path: TablePath, header: Sequence[str], columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)} (its columns: {', '.join(header) or 'none'}): "
+            "use the table as published"
+        )
+    doubled = [name for name in columns if header.count(name) > 1]
+    if doubled:
+        raise ValueError(f"{path} has two columns {', '.join(doubled)}: use the table as published")
+
+
+def placed_rows(path: TablePath, reader: csv.DictReader) -> Iterator[tuple[str, dict]]:
+    """Each row and its place. An open quotation mark swallows the rows after it, so its error names the first."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{path}, from line {line} on: {error}: check the quotation marks") from error
+        if row is None:
+            return
+        yield f"{path}, line {reader.line_num}", row
 
 
 def read_table(path: TablePath, key: str, columns: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -96,7 +119,7 @@ def read_patients(path: Path | None) -> dict[str, str]:
     if path is None or not path.is_file():
         return {}
     with open_table(path) as file:
-        rows = [[value.strip() for value in row] for row in csv.reader(file) if row]
+        rows = [[value.strip() for value in row] for row in csv.reader(file, strict=True) if row]
     wrong = [number for number, row in enumerate(rows, 1) if len(row) != 2 or not all(row)]
     if wrong or not rows:
         place = f"line {wrong[0]}" if wrong else "empty"

@@ -24,7 +24,7 @@ from tfds_builders.common.damage import Damaged, DamagedInput, check_share
 from tfds_builders.common.features import volume_feature
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.series import Series
-from tfds_builders.common.splits import FRACTIONS, join_groups, split_of
+from tfds_builders.common.splits import FRACTIONS, JOINED, join_groups, joined_names, renamed, split_of
 
 SPLITS = ("train", "validation", "test")
 SCRATCH = "extracted"
@@ -165,7 +165,9 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
         if not good:
             check_share(self.damaged, self.inputs, self.max_damaged, self.damage_listing())
             raise ValueError(f"no patch could be cut from the {len(work.units)} series of {folder}: {work.notes}")
-        groups = join_groups([work.units[i].group for i in good], [found[i]["facts"]["voxels_sha256"] for i in good])
+        patients = [work.units[i].group for i in good]
+        groups = join_groups(patients, [found[i]["facts"]["voxels_sha256"] for i in good])
+        self.info.metadata[JOINED] = renamed(patients, groups)
         splits = self._splits([work.units[i] for i in good], groups)
         self._fill_report(work, found, good, groups, splits)
         return {split: self._generate_examples([good[row] for row in rows]) for split, rows in splits.items()}
@@ -214,6 +216,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
             **drawn,
             "empty_splits": [split for split in SPLITS if split not in splits],
             **work.notes,
+            JOINED: joined_names(self.info.metadata[JOINED]),
             "identical_series": [names for names in same.values() if len(names) > 1],
             "series": [
                 {"series_uid": work.units[i].name, "split": names[row], "patches": len(found[i]["keys"]),

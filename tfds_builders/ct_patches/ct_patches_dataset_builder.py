@@ -7,13 +7,14 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from tfds_builders.common.archives import is_resource_fork
 from tfds_builders.common.damage import Damaged
 from tfds_builders.common.locations import Location, walk
 from tfds_builders.common.metaimage import SUFFIXES
 from tfds_builders.common.series import SeriesFound, find_series
 from tfds_builders.common.volume_builder import PatchConfig, Unit, VolumeBuilder, Work
 
-from .cutting import Cutter
+from .cutting import Cutter, damaged
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,14 +47,14 @@ class Builder(VolumeBuilder):
         found = find_series(folder)
         units = dicom_units(found)
         names = {unit.name for unit in units}
-        damaged = list(found.damaged)
+        wrong = [without_name(item, number) for number, item in enumerate(found.damaged, 1)]
         for unit in volume_units(folder):
             if unit.name in names:
-                damaged.append(Damaged(unit.path, f"a second series of the name {unit.name}: keep one"))
+                wrong.append(damaged(unit, f"a second series of the name {unit.name}: keep one"))
             else:
                 names.add(unit.name)
                 units.append(unit)
-        if not units and not damaged:
+        if not units and not wrong:
             raise FileNotFoundError(f"{folder} holds no CT series. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
         notes = {
             "series_found": len(units),
@@ -63,7 +64,13 @@ class Builder(VolumeBuilder):
         }
         config = self.builder_config
         cutter = Cutter(config.size, config.spacing, config.patches, self.SEED)
-        return Work(units, cutter, notes=notes, damaged=damaged, inputs=len(damaged))
+        return Work(units, cutter, notes=notes, damaged=wrong, inputs=len(wrong))
+
+
+def without_name(item: Damaged, number: int) -> Damaged:
+    """A file that cannot be told by its series' UID."""
+    name = f"file {number} of those without a readable header"
+    return Damaged(item.path, item.reason, (name, item.reason.replace(item.path, name)))
 
 
 def dicom_units(found: SeriesFound) -> list[Unit]:
@@ -82,7 +89,8 @@ def group_of(found: SeriesFound, uid: str) -> str:
 
 def volume_units(folder: Path) -> list[Unit]:
     """One for each MetaImage volume; the name of its file is its UID, and its patient, since it has no other."""
-    return [volume_unit(location) for location in walk(folder) if location.name.suffix.lower() in SUFFIXES]
+    volumes = (location for location in walk(folder) if location.name.suffix.lower() in SUFFIXES)
+    return [volume_unit(location) for location in volumes if not is_resource_fork(location.name)]
 
 
 def volume_unit(location: Location) -> Unit:

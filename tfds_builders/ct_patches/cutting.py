@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from tfds_builders.common import geometry
+from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.locations import Location
 from tfds_builders.common.metaimage import read_metaimage
 from tfds_builders.common.series import Series, read_series
@@ -53,7 +54,10 @@ class Cutter:
 
     def __call__(self, unit: Unit) -> Extracted:
         location = unit.source
-        series = read_metaimage(location) if isinstance(location, Location) else read_series(location)
+        try:
+            series = read_metaimage(location) if isinstance(location, Location) else read_series(location)
+        except DamagedInput as error:
+            return Extracted((), damaged=[damaged(unit, str(error))])
         series = series.oriented()
         reason = unsuitable(series)
         found = [] if reason else self.cut(series, unit.name)
@@ -92,6 +96,21 @@ class Cutter:
             "original_spacing": np.array(series.spacing, np.float32),
         }
         return Example(image_id, features)
+
+
+def damaged(unit: Unit, reason: str) -> Damaged:
+    """Users' folders and files are often called after patients: reports say a series' UID, and of a file its number
+    in the order of paths.
+    """
+    if isinstance(unit.source, Location):
+        # Names of volumes stand in the clear, as their UIDs; those of folders do not.
+        shown = reason.replace(str(unit.source).removesuffix(unit.source.name.name), "")
+    else:
+        numbers = {str(location): number for number, location in enumerate(unit.source, 1)}
+        shown = reason
+        for path in sorted(numbers, key=len, reverse=True):
+            shown = shown.replace(path, f"file {numbers[path]}")
+    return Damaged(unit.path, reason, (f"series {unit.name}", shown))
 
 
 def body_share(series: Series, centre: Float[np.ndarray, "3"], side: int) -> float:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,13 @@ class Builder(ImageBuilder):
             notes={"unlabelled": labels[""], "rows_without_group": sum(not row.group for row in rows)},
             damaged=[Damaged(f"{path}, line {row.line}", damaged[row.path]) for row in rows if damaged[row.path]],
         )
+
+    def left_out(
+        self, records: Sequence[Record], groups: Sequence[str], digests: Sequence[Hashable]
+    ) -> tuple[set[int], dict[str, Any]]:
+        """Nothing: the split of a row is that of its whole group."""
+        del records, groups, digests
+        return set(), {}
 
     def split_groups(self, records: Sequence[Record], groups: Sequence[str]) -> list[str]:
         """The table's split for the whole group if it has one; train for a group without a label; else drawn.

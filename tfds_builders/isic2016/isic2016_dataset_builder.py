@@ -52,7 +52,7 @@ class Builder(IsicBuilder):
         """The table has two columns and no header."""
         rows, damaged = [], []
         with open_table(tables[0]) as file:
-            for line, values in enumerate(csv.reader(file), start=1):
+            for line, values in enumerate(csv.reader(file, strict=True), start=1):
                 image_id, label = (*(value.strip() for value in values), "", "")[:2]
                 if len(values) == 2 and image_id and label in LABELS:
                     rows.append(Row(image_id, image_id, LABELS[label]))

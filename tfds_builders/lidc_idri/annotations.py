@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
+from tfds_builders.common.archives import is_resource_fork
 from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.locations import Files, Location, walk
 from tfds_builders.lidc_idri.trees import number, read_tree, text, uncollected, whole
@@ -122,7 +123,7 @@ def read_archive(path: Path) -> Readings:
     found: dict[str, list[Reading]] = defaultdict(list)
     with Files() as files:
         for location in walk(path):
-            if location.name.suffix.lower() != ".xml" or location.name.name.startswith("._"):
+            if location.name.suffix.lower() != ".xml" or is_resource_fork(location.name):
                 continue
             readings.files["xml_files"] += 1
             try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.common.damage import Damaged, check_share
+from tfds_builders.common.damage import Damaged, check_share, stored
 from tfds_builders.common.locations import Location
 from tfds_builders.common.reporting import compared
 from tfds_builders.common.tables import read_patients
@@ -90,7 +90,7 @@ class Builder(VolumeBuilder):
         for name in (official.CANDIDATES, official.EXCLUDED):
             # Each by itself: among so many rows the loss of most scans would be a small share.
             check_share(tables.damaged[name], tables.rows.get(name, 0), self.max_damaged, self.damage_listing())
-            left_out += map(dataclasses.asdict, tables.damaged[name])
+            left_out += stored(tables.damaged[name])
         # With some of the subsets, nobody can tell a scan that is missing from one in another subset.
         absent = tables.series() - scans.keys() if len(subsets) == official.FOLDS else set()
         missing = [Damaged(uid, "named in the tables, in no subset: complete the subsets") for uid in sorted(absent)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from tfds_builders.common.archives import is_resource_fork
 from tfds_builders.common.damage import Damaged
 from tfds_builders.common.locations import Location, walk
 from tfds_builders.common.tables import read_rows
@@ -85,7 +86,7 @@ def find_scans(subsets: dict[int, Path]) -> dict[str, tuple[int, Location]]:
     for fold, path in subsets.items():
         for location in walk(path):
             name = location.name
-            if name.suffix != ".mhd" or name.name.startswith("._") or "__MACOSX" in name.parts:
+            if name.suffix != ".mhd" or is_resource_fork(name):
                 continue
             if name.stem in scans:
                 raise ValueError(f"the scan {name.stem} is at {scans[name.stem][1]} and at {location}: keep one")

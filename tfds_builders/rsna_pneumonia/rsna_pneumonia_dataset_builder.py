@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from tqdm import tqdm
 from tfds_builders.common.archives import Archive, find_archive
 from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.dicom import parse
-from tfds_builders.common.image_builder import ImageBuilder, ImageConfig
+from tfds_builders.common.image_builder import SPLITS, ImageBuilder, ImageConfig
 from tfds_builders.common.radiographs import UNKNOWN, boxes_feature, png_sizes
 from tfds_builders.common.records import Place, Record, Table, check_present, required
 from tfds_builders.common.reporting import compared
 from tfds_builders.common.scan import in_threads
-from tfds_builders.common.splits import split_of
 from tfds_builders.common.tables import TablePath, table_in
 from tfds_builders.common.variants import variants
 
@@ -88,7 +87,7 @@ class Builder(ImageBuilder):
         nih = official.read_mapping(mapping) if mapping else {}
         if not mapping:
             log.warning("%s: %s", self.name, PATIENTS_UNKNOWN)
-        others, patient_elsewhere = self._unlabelled(archives, nih) if self.builder_config.unlabelled else ([], 0)
+        others = unlabelled(archives) if self.builder_config.unlabelled else []
         places = [Place(official.TRAIN, row.image_id) for row in rows] + [Place(official.TEST, name) for name in others]
         # Reading headers takes minutes: what cannot work is said before.
         check_present(places, archives)
@@ -100,7 +99,7 @@ class Builder(ImageBuilder):
         without = sum(record.image_id not in nih for record in records)
         counts, published = official.count(rows, views), official.PUBLISHED
         if self.builder_config.unlabelled:
-            counts |= {"unlabelled": len(others) + patient_elsewhere}
+            counts |= {"unlabelled": len(others)}
             published = published | {"unlabelled": official.PUBLISHED_TEST}
         return Table(
             records=records,
@@ -115,10 +114,18 @@ class Builder(ImageBuilder):
                 **compared(counts, published),
                 "warnings": [] if mapping else [PATIENTS_UNKNOWN],
                 "images_without_nih_patient": without,
-                "unlabelled_left_out_patient_in_validation_or_test": patient_elsewhere,
             },
             damaged=damaged,
         )
+
+    def left_out(
+        self, records: Sequence[Record], groups: Sequence[str], digests: Sequence[Hashable]
+    ) -> tuple[set[int], dict[str, Any]]:
+        """Unlabelled images of a group that has a labelled one in validation or test."""
+        rows = list(zip(records, groups, self.split_groups(records, groups), strict=True))
+        measured = {group for record, group, split in rows if not record.split and split in SPLITS[1:]}
+        out = {row for row, (record, group, _) in enumerate(rows) if record.split and group in measured}
+        return out, {"unlabelled_left_out_patient_in_validation_or_test": len(out)}
 
     def _find_inputs(self, folder: Path) -> tuple[dict[str, Path], dict[str, TablePath], Path | None]:
         """Archives, tables and mapping by their official names; FileNotFoundError names all that are missing."""
@@ -132,17 +139,13 @@ class Builder(ImageBuilder):
         mapping = folder / official.MAPPING
         return images, tables, mapping if mapping.is_file() else None
 
-    def _unlabelled(self, archives: Mapping[str, Archive], nih: Mapping[str, str]) -> tuple[list[str], int]:
-        """Images of the test set, without those, which are counted, whose patient is in validation or test."""
-        members = archives[official.TEST].members
-        # The archive of the whole competition holds the training images too.
-        shared = archives[official.TEST].path == archives[official.TRAIN].path
-        names = sorted(name for name, member in members.items() if not shared or official.TEST in member.split("/"))
-        free = [name for name in names if name not in nih or self._split_of_patient(nih[name]) == "train"]
-        return free, len(names) - len(free)
 
-    def _split_of_patient(self, nih_image: str) -> str:
-        return split_of(official.nih_patient(nih_image), self.SEED)
+def unlabelled(archives: Mapping[str, Archive]) -> list[str]:
+    """Names of the images of the test set."""
+    members = archives[official.TEST].members
+    # The archive of the whole competition holds the training images too.
+    shared = archives[official.TEST].path == archives[official.TRAIN].path
+    return sorted(name for name, member in members.items() if not shared or official.TEST in member.split("/"))
 
 
 def find_images(folder: Path, whole: Path | None, key: str) -> Path | None:
