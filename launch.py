@@ -100,7 +100,8 @@ def _is_input_error(error: Exception) -> bool:
     while entries[-1].tb_next:
         entries.append(entries[-1].tb_next)
     code = entries[-1].tb_frame.f_code
-    raised_in = Path(code.co_filename)
+    # Of a config file it is relative.
+    raised_in = Path(code.co_filename).resolve()
     if "ml_collections" in raised_in.parts:
         return not any(entry.tb_frame.f_code is main.__code__ for entry in entries)
     own = Path(__file__).resolve().parent in raised_in.parents and ".venv" not in raised_in.parts

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -20,6 +19,13 @@ from aiseeme_jax import augment, checkpoint, data, models, optim, pretext, seeds
 from aiseeme_jax.evaluate import finetune, protocols
 
 log = logging.getLogger(__name__)
+
+# What it means that the labelled images of a split lack a class.
+LACKING = {
+    "train": "it cannot be learnt",
+    "validation": "it has no say in what is chosen",
+    "test": "it is not measured",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +198,11 @@ def check(config: ConfigDict, split: data.Split) -> None:
     """
     check_runtime(config.runtime)
     _at_least(1, "patience", config.patience)
+    if config.job != "evaluate" and config.init == "scratch" and not config.stages and not config.curricula:
+        raise ValueError(
+            "no stages: there is nothing to pretrain; set `stages` or `curricula`, or to measure a backbone as it is, "
+            "`init` and --config.job=evaluate"
+        )
     data.check_model(split, config.model)
     for arm in arms(config):
         if arm.init != "scratch":
@@ -205,7 +216,9 @@ def check(config: ConfigDict, split: data.Split) -> None:
 
 
 def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
-    """Judges the targets and the statistics against the labelled images, and warns if they allow no intervals.
+    """Judges the targets and the statistics against the labelled images.
+
+    Warns of classes that a split lacks, and if there will be no intervals.
 
     Args:
       splits: as of `protocols.target_splits`.
@@ -215,6 +228,7 @@ def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
     for name, least in (("samples", 1), ("seed", 0)):
         if config.statistics[name] < least:
             raise ValueError(f"statistics.{name} is {config.statistics[name]}; it must be at least {least}")
+    _check_classes(splits)
     seen = set()
     for position, target in enumerate(config.targets):
         part = f"targets[{position}] ({target.protocol})"
@@ -233,6 +247,35 @@ def _about(part: str, judge: Callable[[], None]) -> None:
         judge()
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from error
+    except (ArithmeticError, LookupError, TypeError) as error:
+        # What a library makes of a value that it cannot take.
+        raise ValueError(f"{part}: {type(error).__name__}: {error}") from error
+
+
+def _check_classes(splits: Mapping[str, data.Split]) -> None:
+    names = splits["train"].class_names
+    absent = {
+        split: [name for label, name in enumerate(names) if label not in opened.labels]
+        for split, opened in splits.items()
+    }
+    present = [name for name in names if name not in absent["train"]]
+    if len(present) < 2:
+        raise ValueError(
+            f"targets: all {len(splits['train'])} labelled images of {splits['train'].name} are of the class "
+            f"'{present[0]}'; a classifier needs two classes, so leave `targets` empty or label images of another"
+        )
+    for split, lacking in absent.items():
+        for name in lacking:
+            log.warning("%s has no image of the class '%s': %s", splits[split].name, name, LACKING[split])
+
+
+def _check_made_for(part: ConfigDict, field: str, maker: str) -> None:
+    """A stage has the fields and views of its task, a target those of its protocol."""
+    if part[field] != part.made_for:
+        raise ValueError(
+            f"{field} was changed to '{part[field]}', but the fields and views are those of '{part.made_for}': "
+            f"write {maker}('{part[field]}', …) in the config file"
+        )
 
 
 def _check_training(training: ConfigDict, images: int) -> None:
@@ -260,6 +303,8 @@ def _check_stages(config: ConfigDict, arm: Arm, images: int, judged: set[tuple])
 
 
 def _check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.Place, images: int) -> None:
+    pretext.task_class(stage.task)
+    _check_made_for(stage, "task", "stage")
     _check_training(stage, images)
     _at_least(0, "task_weight", stage.task_weight)
     _check_views(config, stage)
@@ -286,6 +331,7 @@ def _check_views(config: ConfigDict, part: ConfigDict) -> None:
 def _check_target(config: ConfigDict, target: ConfigDict, train: data.Split) -> None:
     if target.protocol not in protocols.PROTOCOLS:
         raise ValueError(f"unknown protocol '{target.protocol}': known are {', '.join(protocols.PROTOCOLS)}")
+    _check_made_for(target, "protocol", "target")
     _check_views(config, target)
     shares, seeds = tuple(target.fractions), tuple(target.seeds)
     if not shares or len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
@@ -308,8 +354,6 @@ def _check_linear(target: ConfigDict, train: data.Split) -> None:
         raise ValueError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")
     if target.max_iter < 1:
         raise ValueError(f"max_iter is {target.max_iter}; it must be at least 1")
-    if len(np.unique(train.labels)) < 2:
-        raise ValueError(f"{train.name} has labels of one class; a linear probe needs two")
 
 
 def _check_finetune(target: ConfigDict, train: data.Split) -> None:

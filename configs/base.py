@@ -112,6 +112,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     kind = pretext.task_class(task)
     config = training()
     config.task = task
+    config.made_for = task  # what `fields` and `views` are those of; never changed, so that a changed task is noticed
     config.fields = ConfigDict(pretext.task_fields(task))  # the task's own
     config.views = views(kind.RECIPE, kind.FIXED, size=size, preset=preset)
     config.distill = distillation()  # or several: stage(..., distill=({"kind": "kl"}, {"kind": "l2_sp"}))
@@ -137,6 +138,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     config = ConfigDict(
         {
             "protocol": protocol,
+            "made_for": protocol,  # as of a stage
             # Of the labelled training images; nested, stratified, whole groups. Validation keeps all its labels,
             # whatever the fraction: k, C and epoch are chosen on more than "10 % of the labels".
             "fractions": (1.0,),

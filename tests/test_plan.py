@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import data, evaluation, plan
+from aiseeme_jax import checkpoint, data, evaluation, plan, pretext
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
@@ -15,14 +15,18 @@ PRESETS = {"colour": "dermoscopy", "grey": "cxr", "volume": "ct"}
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Opens splits of 24 images of a kind, labelled unless told otherwise, in the place of prepared data sets."""
+    """Opens splits of 24 images of a kind, labelled unless told otherwise, in the place of prepared data sets.
 
-    def set_kind(kind, labels=None, class_names=("a", "b")):
+    `others` are the labels of single splits.
+    """
+
+    def set_kind(kind, labels=None, class_names=("a", "b"), **others):
         dtype = np.int16 if kind == "volume" else np.uint8
         labels = np.arange(24) % 2 if labels is None else labels
 
         def open_split(name, split, data_dir):
-            return data.from_arrays(np.zeros((24, *SHAPES[kind]), dtype), labels, class_names=class_names, name=split)
+            images, own = np.zeros((24, *SHAPES[kind]), dtype), others.get(split, labels)
+            return data.from_arrays(images, own, class_names=class_names, name=split)
 
         monkeypatch.setattr(data, "open_split", open_split)
         return open_split("", "set:train", "")
@@ -74,7 +78,7 @@ def test_views_of_the_other_kind_name_the_presets_of_this_one(opened):
         ValueError, match=r"stages\[0\] .*views.dimensions is 2, but model.dimensions 3: .* presets ct$"
     ):
         plan.check(stray, opened("volume"))
-    stray.stages = ()
+    stray.stages = config("volume").stages
     with pytest.raises(ValueError, match=r"targets\[0\] \(knn\): views.dimensions is 2, but"):
         plan.check(stray, opened("volume"))
     with pytest.raises(ValueError, match="presets natural, dermoscopy, cxr"):
@@ -98,10 +102,10 @@ class TestViTs:
         model = {"name": "tiny_vit", "width": 1.0, "stem": "standard"}
         plan.check(config("colour", ("mae", "rotation"), patch=8, **model), opened("colour"))
         split, broken = opened("grey"), config("grey", ("npid",), patch=5, **model)
-        for part, stages in ((r"stages\[0\] \(npid\)", broken.stages), (r"targets\[0\] \(knn\)", ())):
-            broken.stages = stages
+        for part in (r"stages\[0\] \(npid\)", r"targets\[0\] \(knn\)"):
             with pytest.raises(ValueError, match=f"{part}: 16 px do not divide into patches of 5 px: .*model.patch"):
                 plan.check(broken, split)
+            broken.stages[0].views.size = 20
 
     def test_a_task_for_them_alone_names_them(self, opened):
         with pytest.raises(ValueError, match=r"stages\[1\] \(mae\): mae needs a ViT, .* vit_tiny, vit_small, vit_base"):
@@ -118,7 +122,7 @@ class TestLabels:
         plan.check(pretraining, unlabelled)
 
     def test_fine_tuning_is_judged_by_the_labelled_images(self, opened):
-        split = opened("grey", labels=np.where(np.arange(24) < 12, 0, -1))
+        split = opened("grey", labels=np.where(np.arange(24) < 12, np.arange(24) % 2, -1))
         made = config("grey")
         made.targets = (base.target("finetune", size=16, preset="cxr", batch_size=64, fractions=(0.5,)),)
         with pytest.raises(ValueError, match="a fraction of 6 labelled images is too few for 8 devices"):
@@ -134,18 +138,13 @@ class TestLabels:
         wrong.append((twice, r"targets\[1\]: a second target 'knn'; there can be one of each protocol"))
         wrong.append((unmeasured, "statistics.samples is 0; it must be at least 1"))
         wrong.append((unworkable, "runtime.evaluation_batch is 0; it must be at least 1"))
+        other = config("grey")
+        other.targets[0].protocol = "linear"
+        wrong.append((other, r"targets\[0\] \(linear\): protocol was changed to 'linear'"))
         for made, message in wrong:
             with pytest.raises(ValueError, match=message):
                 evaluation.run(made, tmp_path / "run")
             assert not (tmp_path / "run").exists()
-
-    def test_a_linear_probe_needs_two_classes(self, opened):
-        split = opened("grey", labels=np.zeros(24, int))
-        made = config("grey")
-        plan.check(made, split)
-        made.targets = (base.target("linear", size=16, preset="cxr"),)
-        with pytest.raises(ValueError, match=r"targets\[0\] \(linear\): train has labels of one class; a linear probe"):
-            plan.check(made, split)
 
     def test_a_test_split_of_one_patient_is_warned_of(self, opened, monkeypatch, caplog):
         split = opened("grey")
@@ -157,6 +156,28 @@ class TestLabels:
         monkeypatch.setattr(data, "open_split", alone)
         plan.check(config("grey"), split)
         assert caplog.messages == ["set:test: all images are of one lesion or patient; no result will have an interval"]
+
+    def test_one_class_cannot_be_learnt(self, opened):
+        split = opened("grey", labels=[1] * 24)
+        with pytest.raises(ValueError, match="targets: all 24 labelled images of train are of the class 'b'; .* two"):
+            plan.check(config("grey"), split)
+        pretraining = config("grey")
+        pretraining.targets = ()
+        plan.check(pretraining, split)
+
+    def test_classes_that_a_split_lacks_are_named_once(self, opened, caplog):
+        names = ("a", "b", "c")
+        plan.check(config("grey"), opened("grey", labels=np.arange(24) % 3, class_names=names))
+        assert not caplog.messages
+        plan.check(config("grey"), opened("grey", class_names=names, validation=np.arange(24) % 3, test=[1] * 24))
+        assert caplog.messages == [
+            "train has no image of the class 'c': it cannot be learnt",
+            "test has no image of the class 'a': it is not measured",
+            "test has no image of the class 'c': it is not measured",
+        ]
+        caplog.clear()
+        plan.check(config("grey"), opened("grey", validation=[0] * 24))
+        assert caplog.messages == ["validation has no image of the class 'b': it has no say in what is chosen"]
 
 
 class TestTargets:
@@ -200,3 +221,63 @@ class TestTargets:
         made.statistics[field] = value
         with pytest.raises(ValueError, match=f"^{message}$"):
             plan.check(made, split)
+
+
+class TestChangedNames:
+    """A name changed on the command line leaves the fields and views of the old one."""
+
+    @pytest.mark.parametrize("was, now", [("rotation", "npid"), ("npid", "simclr"), ("rotation", "rotation3d")])
+    def test_another_task_is_refused(self, was, now, opened):
+        changed = config("grey", ("simclr", was))
+        changed.stages[1].task = now
+        message = rf"stages\[1\] \({now}\): task was changed to '{now}', .* '{was}': write stage\('{now}', …\) in"
+        with pytest.raises(ValueError, match=message):
+            plan.check(changed, opened("grey"))
+
+    def test_another_protocol_is_refused(self, opened):
+        changed = config("grey")
+        changed.targets[0].protocol = "linear"
+        message = r"targets\[0\] \(linear\): protocol was changed to 'linear', .*'knn': write target\('linear', …\) in"
+        with pytest.raises(ValueError, match=message):
+            plan.check(changed, opened("grey"))
+
+    def test_an_unknown_one_names_the_known(self, opened):
+        changed = config("grey")
+        changed.stages[0].task = "guesswork"
+        with pytest.raises(ValueError, match="unknown pretext task 'guesswork': known are barlow_twins, byol"):
+            plan.check(changed, opened("grey"))
+        changed = config("grey")
+        changed.targets[0].protocol = "svm"
+        with pytest.raises(ValueError, match="unknown protocol 'svm': known are knn, linear, finetune"):
+            plan.check(changed, opened("grey"))
+
+
+def test_without_stages_there_must_be_other_curricula_or_weights(opened, tmp_path):
+    split, empty = opened("grey"), config("grey")
+    stages, empty.stages = empty.stages, ()
+    with pytest.raises(ValueError, match="no stages: there is nothing to pretrain; set `stages` or `curricula`"):
+        plan.check(empty, split)
+    empty.curricula = base.ConfigDict({"one": stages})
+    plan.check(empty, split)
+    weights = config("grey")
+    weights.stages, weights.init = (), str(tmp_path / "weights.safetensors")
+    checkpoint.export_backbone(checkpoint.starting_backbone(weights.model, "scratch", 0), weights.init)
+    plan.check(weights, split)
+
+
+class TestWhatLibrariesRefuse:
+    def test_it_is_told_with_the_part(self, opened, monkeypatch):
+        class Broken(pretext.TASKS["npid"]):
+            def __init__(self, *arguments, **fields):
+                raise TypeError("shapes must be 1D sequences of integers")
+
+        made = config("grey", ("simclr", "npid"))
+        monkeypatch.setitem(pretext.TASKS, "npid", Broken)
+        with pytest.raises(ValueError, match=r"stages\[1\] \(npid\): TypeError: shapes must be 1D") as caught:
+            plan.check(made, opened("grey"))
+        assert isinstance(caught.value.__cause__, TypeError)
+
+    @pytest.mark.parametrize("dtype", ["float16", "int32", "float99"])
+    def test_types_that_networks_do_not_compute_in(self, dtype, opened):
+        with pytest.raises(ValueError, match=f"model.dtype is '{dtype}': known are float32, bfloat16"):
+            plan.check(config("grey", dtype=dtype), opened("grey"))

@@ -250,7 +250,7 @@ def test_every_part_is_there(page):
         "1,234",
     ):
         assert part in text
-    assert "This run is not complete" not in text
+    assert "This run is not complete" not in text and "classes occur" not in text
     assert page.count(base64.b64encode(PNG).decode()) == 5
     labels = [value for tag, name, value in Page(page).attributes if (tag, name) == ("svg", "aria-label")]
     assert len([x for x in labels if x.startswith("Loss of")]) == 5
@@ -482,6 +482,16 @@ def test_damage_is_named_and_the_old_page_stays(tmp_path, damage):
     with pytest.raises(ValueError, match=message):
         report.write_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == before
+
+
+def test_means_over_fewer_classes_than_there_are_say_so(tmp_path):
+    checkpoint.write_json(tmp_path / "config.json", CONFIG)
+    directory = checkpoint.target_directory(tmp_path, "scratch", "knn", 1.0, 0)
+    predictions = make_predictions("scratch", "knn", 1.0, 0)
+    fewer = dataclasses.replace(predictions, labels=np.minimum(predictions.labels, 1))
+    results.save_predictions(directory, fewer)
+    text = words(report.write_report(tmp_path).read_text())
+    assert "2 of 3 classes occur in the test images: means are over these" in text
 
 
 def test_an_interval_around_zero_is_said_to_include_it(tmp_path):

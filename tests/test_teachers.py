@@ -10,7 +10,7 @@ from flax import nnx
 from test_curriculum import Killed, config, record, splits, stage  # noqa: F401
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import checkpoint, curriculum, data, distill, experiment, models, plan, teachers
+from aiseeme_jax import changes, checkpoint, curriculum, data, distill, models, plan, teachers
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
 
@@ -239,7 +239,7 @@ class TestCurriculum:
         made = config((stage("simclr", 2), stage("simclr", 4, distill={"kind": "cassle"})), baselines=(), targets=())
         killed(monkeypatch, made, tmp_path / "run", "01-simclr", 3)
         made.stages[1].seed = 99
-        monkeypatch.setattr(experiment, "_compare", lambda *_: None)
+        monkeypatch.setattr(changes, "judge", lambda *_: changes.Change({}, ()))
         with pytest.raises(ValueError, match="distilled from another teacher.*projector at the start [0-9a-f]{12} ->"):
             curriculum.run(made, tmp_path / "run")
 

@@ -5,12 +5,17 @@ python -m tfds_builders check isic2019/64 isic2017/64 --data_dir data --exclude 
 """
 
 import argparse
+import contextlib
 import csv
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+
+from absl import logging as absl_logging
 
 from tfds_builders.checking import overlaps, read_all, to_exclude
 from tfds_builders.preparing import DATASETS, prepare
@@ -44,6 +49,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status, not 0 with one message on stderr when it cannot be done."""
     options = parse(arguments)
+    quiet_libraries()
     try:
         return {"prepare": run_prepare, "check": run_check}[options.command](options)
     except (OSError, ValueError) as error:
@@ -52,14 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if options.command == "check" else 1
 
 
+def quiet_libraries() -> None:
+    """Of TFDS, errors only, and no progress bars where nobody watches them."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    if not sys.stderr.isatty():
+        # tqdm reads it when it is imported, by the builders.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
+
 def run_prepare(options: argparse.Namespace) -> int:
-    builder = prepare(
-        options.name,
-        data_dir=options.data_dir,
-        manual_dir=options.manual_dir,
-        download=options.download,
-        max_damaged=options.max_damaged,
-    )
+    # TFDS announces what it prepares and where; nothing else prints there.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder = prepare(
+            options.name,
+            data_dir=options.data_dir,
+            manual_dir=options.manual_dir,
+            download=options.download,
+            max_damaged=options.max_damaged,
+        )
     report = json.loads((Path(builder.data_dir) / "prepare_report.json").read_text())
     for split, counts in report["splits"].items():
         classes = ", ".join(f"{name} {number}" for name, number in counts["classes"].items())

@@ -7,8 +7,8 @@ one class of highest probability is decided for, as in the balanced accuracy.
   * A macro mean runs over the classes that occur in the labels; an absent class is NaN in a per-class result. A
     resample that lacks one of those classes has no macro mean.
   * With two classes the average precision is that of class 1 alone, as is usual.
-A metric that is undefined on the data (AUROC with one class in the labels) raises ValueError; `summary`
-leaves it out.
+A metric that is undefined on the data (AUROC, average precision with one class in the labels) raises ValueError;
+`summary` leaves it out.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -233,8 +233,8 @@ def summary(
 ) -> list[dict]:
     """All metrics, then the per-class ones ('auroc/MEL'): {metric, value, low, high} as of `bootstrap_ci`.
 
-    What is undefined on the data is left out; low and high are NaN where there is no interval, as for a class that
-    fewer than MIN_GROUPS groups hold.
+    What is undefined on the data is left out; low and high are NaN where there is no interval: for a class that fewer
+    than MIN_GROUPS groups hold, and where all resamples are 0 or all are 1.
     """
     drawn = resampled_scores(labels, probs, groups=groups, samples=samples, seed=seed, class_names=class_names)
     as_it_is = Scores(labels, probs, class_names, lambda: [np.ones((1, len(labels)))])
@@ -245,9 +245,16 @@ def summary(
         if np.isfinite(value):
             of_class = _class_of(name, class_names)
             enough = of_class is None or held[of_class] >= MIN_GROUPS
-            low, high = interval(drawn.of(name)) if enough else (np.nan, np.nan)
+            low, high = _interval(drawn.of(name)) if enough else (np.nan, np.nan)
             rows.append({"metric": name, "value": value, "low": low, "high": high})
     return rows
+
+
+def _interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
+    low, high = interval(values)
+    # None of 20 lesions found may still be a sixth of all: where no resample leaves the end of the range, they cannot
+    # say how far the truth does.
+    return (np.nan, np.nan) if low == high and low in (0, 1) else (low, high)
 
 
 def _class_of(name: str, class_names: Sequence[str]) -> int | None:

@@ -105,7 +105,9 @@ def average_precision(labels: Labels, probs: Probs, weights: Weights) -> PerClas
         chosen = np.cumsum(sorted_weights, axis=1)[:, ends]
         hits = np.cumsum(sorted_weights * (labels[order] == c), axis=1)[:, ends]
         precision = hits / np.maximum(chosen, 1e-12)
-        values[:, c] = _ratio(np.sum(np.diff(hits, axis=1, prepend=0) * precision, axis=1), hits[:, -1])
+        found = _ratio(np.sum(np.diff(hits, axis=1, prepend=0) * precision, axis=1), hits[:, -1])
+        # Without negatives it is 1 whatever the scores.
+        values[:, c] = np.where(weights @ (labels != c) > 0, found, np.nan)
     return values
 
 

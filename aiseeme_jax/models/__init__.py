@@ -21,6 +21,9 @@ BACKBONES: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
     }
 )
 
+# Gradients and running averages underflow in float16.
+DTYPES = ("float32", "bfloat16")
+
 __all__ = ["BACKBONES", "MLP", "Decoder", "ResNet", "ViT", "check_size", "make_backbone"]
 
 
@@ -40,10 +43,12 @@ def make_backbone(
     Args: as `ResNet` and `ViT`.
 
     Raises:
-      ValueError: an unknown name, stem, width, patch or number of dimensions; the message names the known ones.
+      ValueError: an unknown name, stem, width, patch, dtype or number of dimensions; the message names the known ones.
     """
     if name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}: known are {', '.join(BACKBONES)}")
+    if dtype not in (*DTYPES, *map(jnp.dtype, DTYPES)):
+        raise ValueError(f"model.dtype is '{dtype}': known are {', '.join(DTYPES)}")
     size = {"width": width, "stem": stem, "patch": patch}
     return BACKBONES[name](**size, dtype=dtype, channels=channels, dimensions=dimensions, rngs=rngs)
 

@@ -43,6 +43,9 @@ def facts(contents: Contents) -> list[str]:
     if contents.runs:
         test = results.load_predictions(contents.runs[0].directory)
         lines.append(f"{len(test.labels):,} test images{_grouped(test.groups)}, {len(test.class_names)} classes")
+        present = len(set(test.labels.tolist()))
+        if present < len(test.class_names):
+            lines.append(f"{present} of {len(test.class_names)} classes occur in the test images: means are over these")
     return lines
 
 

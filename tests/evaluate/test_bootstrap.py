@@ -192,6 +192,17 @@ def test_a_resample_that_lacks_a_class_has_no_mean_over_classes():
     assert rows["accuracy"]["low"] < rows["accuracy"]["value"] < rows["accuracy"]["high"]
 
 
+def test_resamples_that_never_leave_an_end_of_the_range_are_no_interval():
+    """All is called benign, at one score: chance is known exactly, the sensitivity is not."""
+    labels, probs = np.array([0] * 40 + [1] * 20), np.full(60, 0.1)
+    rows = metrics.summary(labels, probs, groups=None, samples=100, seed=0, class_names=["benign", "malignant"])
+    ends = {row["metric"]: (row["low"], row["high"]) for row in rows}
+    assert np.isnan(ends["sensitivity/malignant"]).all() and np.isnan(ends["specificity/malignant"]).all()
+    assert ends["balanced_accuracy"] == ends["auroc"] == (0.5, 0.5)
+    low, high = ends["accuracy"]
+    assert low < 2 / 3 < high
+
+
 @pytest.mark.parametrize("patients, bounded", [(1, False), (MIN_GROUPS - 1, False), (MIN_GROUPS, True)])
 def test_a_class_of_few_groups_has_no_interval_of_its_own(patients, bounded):
     rng = np.random.default_rng(0)

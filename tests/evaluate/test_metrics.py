@@ -129,6 +129,14 @@ def test_bad_input_is_named(labels, probs, message):
             metric(labels, np.asarray(probs))
 
 
-def test_auroc_of_one_class_says_so():
-    with pytest.raises(ValueError, match=r"auroc is undefined.*class \[1\]"):
-        metrics.auroc(np.array([1, 1]), np.array([0.2, 0.7]))
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+def test_a_ranking_of_one_class_says_so(name):
+    with pytest.raises(ValueError, match=rf"{name} is undefined.*class \[1\]"):
+        metrics.METRICS[name](np.array([1, 1]), np.array([0.2, 0.7]))
+
+
+def test_a_ranking_of_one_class_is_undefined_where_a_resample_holds_no_other():
+    labels, probs = weighted.checked([0, 1, 1], [0.3, 0.2, 0.7])
+    weights = np.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]])
+    for function in (weighted.auroc, weighted.average_precision):
+        assert np.isfinite(function(labels, probs, weights)[:, 1]).tolist() == [True, False]

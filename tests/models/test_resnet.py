@@ -141,6 +141,7 @@ def test_config_makes_the_backbone_again():
         ({"name": "resnet19"}, "'resnet19': known are resnet18, resnet34, resnet50"),
         ({"stem": "big"}, "'big': known are standard, small"),
         ({"width": 0.0}, "positive factor, not 0"),
+        ({"dtype": "int32"}, "model.dtype is 'int32': known are float32, bfloat16"),
     ],
 )
 def test_unknown_options_are_named_with_the_known(fields, message):

@@ -116,6 +116,39 @@ def test_cut_files_are_noticed(keep):
         assert not images.is_whole(data[: int(len(data) * keep)])
 
 
+def noisy(grey: bool, height: int = 480, width: int = 640) -> np.ndarray:
+    small = np.random.default_rng(0).integers(0, 256, (30, 40) if grey else (30, 40, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height))
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("lost", [(0.2, 0.5), (0.4, 0.9), (0.7, 0.9)])
+def test_a_jpeg_whose_middle_is_missing_is_damaged(grey, lost):
+    data = cv2.imencode(".jpg", noisy(grey))[1].tobytes()
+    start, end = (int(len(data) * share) for share in lost)
+    with pytest.raises(DamagedInput, match="x has lost bytes"):
+        images.read_pixels(data[:start] + data[end:], "x", 3)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+        [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
+        [cv2.IMWRITE_JPEG_OPTIMIZE, 1],
+        [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+    ],
+)
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("width", [633, 640])
+def test_a_jpeg_that_is_grey_itself_is_whole(flags, grey, width):
+    for rows in (100, 200, 480):
+        image = noisy(grey, width=width)
+        image[480 - rows :] = 128
+        images.read_pixels(cv2.imencode(".jpg", image, flags)[1].tobytes(), "x", 3)
+
+
 def test_of_a_tiff_of_several_pages_the_first_is_taken_and_noted():
     page, other = (np.full((20, 20), grey, np.uint8) for grey in (10, 200))
     several = cv2.imencodemulti(".tif", [page, other])[1].tobytes()

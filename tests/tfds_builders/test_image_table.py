@@ -12,6 +12,7 @@ from dicom_files import radiograph, to_bytes
 from own_table import OwnTable, clinic, picture
 
 from tfds_builders import prepare
+from tfds_builders.__main__ import main
 from tfds_builders.image_table.rows import class_names, read_rows
 
 
@@ -237,12 +238,48 @@ def test_missing_and_broken_files_are_left_out_and_listed(table, build, report):
     table.files["photos/p1_0.png"] = b""
     folder = table.write()
     (folder / "photos/p3_0.png").unlink()
-    with pytest.raises(ValueError, match=r"2 of 62 inputs are damaged|1 of 62 inputs are damaged"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 of 62 inputs .*line 6: there is no file photos/p3_0.png in .*p1_0.png is empty: replace the file by "
+        r"a whole one.*_damaged.json. Repair the files, take their rows out of the table, or allow a larger share",
+    ):
         build(folder)
     builder = build(folder, max_damaged=0.05)
     damaged = report(builder)["damaged"]
     assert {item["path"].split(": ")[-1].split(", ")[-1] for item in damaged} == {"line 6", "photos/p1_0.png"}
     assert len(by_id(stored(builder)[1])) == len(table.rows) - 2
+
+
+def test_many_missing_files_are_told_before_any_is_read(table, build):
+    table.files["photos/p1_0.png"] = b""
+    folder = table.write()
+    for row in table.rows[-11:]:
+        (folder / row["path"]).unlink()
+    with pytest.raises(ValueError, match=r"11 of 62 inputs are damaged, .*line 53: there is no file"):
+        build(folder)
+
+
+def test_a_table_of_which_no_file_is_there(table, build):
+    table.rows, table.files = table.rows[:2], {}
+    with pytest.raises(ValueError, match=r"2 of 2 inputs are damaged, .*line 2: there is no file photos/p0_0.png"):
+        build(table.write())
+
+
+def test_classes_that_a_split_lacks_are_warned_of(table, build, report, tmp_path, capsys):
+    for number, row in enumerate(table.rows):
+        row |= {"split": ("train", "validation", "test")[number % 3], "group": ""}
+        row["label"] = "naevus" if row["split"] == "test" and row["label"] else row["label"]
+    table.rows = [row for row in table.rows if row["label"] or row["split"] == "train"]
+    assert report(build(table.write()))["warnings"] == ["test has no image of melanoma"]
+    command = ["prepare", "image_table/64", "--data_dir", str(tmp_path / "data"), "--manual_dir", str(table.folder)]
+    assert main(command) == 0
+    assert "\nwarning: test has no image of melanoma\n" in capsys.readouterr().out
+
+
+def test_splits_without_labels_are_not_warned_of(table, build, report):
+    for row in table.rows:
+        row["split"] = "train" if row["label"] else "validation"
+    assert report(build(table.write()))["warnings"] == []
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])

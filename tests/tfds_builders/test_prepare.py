@@ -133,6 +133,30 @@ def test_command_line(tmp_path, capsys):
         main(["prepare", "derm_phantom/tiny"])
 
 
+TWO_WARNINGS = """
+import logging, sys
+from absl import logging as absl_logging
+from tfds_builders import __main__, preparing
+original = preparing.prepare
+
+def prepare(*arguments, **options):
+    absl_logging.warning("of a library")
+    logging.getLogger("tfds_builders").warning("of ours")
+    return original(*arguments, **options)
+
+__main__.prepare = prepare
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_command_line_says_nothing_but_its_own(tmp_path):
+    result = python("-c", TWO_WARNINGS, "prepare", "derm_phantom/tiny", "--data_dir", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["train", "validation", "test", "ready"]
+    assert result.stderr.count("\n") == 1 and "of ours" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["derm_phantom", "isic2019"])
 def test_tfds_build(tmp_path, official, name):

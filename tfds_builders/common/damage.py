@@ -57,9 +57,9 @@ class Report:
         self.path.write_text(text + "\n")
 
 
-def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: Report) -> None:
-    """Raises TooMuchDamage if more than the share `limit` of the `inputs` is damaged; all of them are then listed in
-    `listing`, since nothing else is left of the preparation.
+def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: Report, advice: str) -> None:
+    """Raises TooMuchDamage, with `advice`, if more than the share `limit` of the `inputs` is damaged; all of them are
+    then listed in `listing`, since nothing else is left of the preparation.
     """
     if len(damaged) <= limit * inputs:
         return
@@ -67,6 +67,6 @@ def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: 
     shown = "; ".join(f"{item.path}: {item.reason}" for item in damaged[:SHOWN])
     raise TooMuchDamage(
         f"{len(damaged)} of {inputs} inputs are damaged, more than the {limit:.1%} allowed: {shown}"
-        f"{' …' if len(damaged) > SHOWN else ''}. All are listed in {listing.path}. Replace them by the official "
-        "files, take their rows out of the tables, or allow a larger share with max_damaged"
+        f"{' …' if len(damaged) > SHOWN else ''}. All are listed in {listing.path}. {advice}, "
+        "or allow a larger share with max_damaged"
     )

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from tfds_builders.common.archives import Archive
-from tfds_builders.common.damage import Damaged, check_share
+from tfds_builders.common.damage import Damaged
 from tfds_builders.common.records import Record, Table
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.scan import Scanned, Scanner, Spool, Unit, in_threads
@@ -27,6 +27,8 @@ from tfds_builders.common.splits import FRACTIONS, JOINED, join_groups, joined_n
 from tfds_builders.common.variants import variants
 
 SPLITS = ("train", "validation", "test")
+# So many rows without their file are a slip in a table that fits its archives.
+FEW = 10
 
 
 @dataclasses.dataclass(eq=False)
@@ -157,14 +159,21 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         table = self.find_table(self.folder(dl_manager))
-        rows = len(table.records) + len(table.damaged)
-        # Tables that do not belong together are found in seconds, not after the images were read.
-        check_share(table.damaged, rows, self.max_damaged, self.damage_listing())
+        self.inputs = len(table.records) + len(table.damaged)
+        # Tables that do not belong together are found in seconds; a slip is told with what is found in the images.
+        if len(table.damaged) > FEW or not table.records:
+            self.check_damage(table.damaged, self.inputs)
         table.check()
         config = self.builder_config
         scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks, self.BARE)
         make = self._with_beam if any(self._beam) else self._here
         scanned, self._write = make(table.records, scanner)
+        self.damaged = table.damaged + [
+            Damaged(f"{table.archives[record.image.archive].path}: {record.image.name}", found.reason)
+            for record, found in zip(table.records, scanned, strict=True)
+            if found.reason
+        ]
+        self.check_damage(self.damaged, self.inputs)
         good, groups = self._kept(table, scanned)
         records = [table.records[i] for i in good]
         self.info.metadata[JOINED] = renamed([record.group for record in records], groups)
@@ -247,12 +256,6 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         return _Example(self.GROUP, self.builder_config.masks)
 
     def _fill_report(self, table: Table, scanned: Sequence[Scanned], good: Sequence[int], groups, splits) -> None:
-        self.inputs = len(table.records) + len(table.damaged)
-        self.damaged = table.damaged + [
-            Damaged(f"{table.archives[record.image.archive].path}: {record.image.name}", found.reason)
-            for record, found in zip(table.records, scanned, strict=True)
-            if found.reason
-        ]
         kinds = [table.records[i].kinds for i in good]
         self.report = {
             "splits": split_counts(splits, kinds, groups, table.classes),

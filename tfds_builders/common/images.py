@@ -1,4 +1,6 @@
-"""Decoding, shortening and encoding of images with OpenCV; a damaged file is an error, never a grey image."""
+"""Decoding, shortening and encoding of images with OpenCV; a file that is cut, or of which much is missing, is an
+error, never a grey image. A changed byte of a JPEG file, which has no checksums, is not seen.
+"""
 
 import cv2
 import numpy as np
@@ -8,12 +10,16 @@ from tfds_builders.common.damage import DamagedInput
 
 JPEG_START, JPEG_END, PNG_START, PNG_END = b"\xff\xd8", b"\xff\xd9", b"\x89PNG", b"IEND"
 JPEG_SCAN = 0xDA
+JPEG_PROGRESSIVE, JPEG_RESTARTS = b"\xff\xc2", b"\xff\xdd"
+FILLING = 128
+# Bytes by which it can be told whether they repeat.
+JUDGED = 96
 TIFF_STARTS = (b"II*\0", b"MM\0*")
 # Segments without a length: padding, restart markers, start of image.
 JPEG_BARE = {0x01, 0xFF, *range(0xD0, 0xD9)}
 # No image of a patient has a shorter side; a broken export may.
 SMALLEST = 16
-ADVICE = "replace the file by the official one, or take its row out of the tables"
+ADVICE = "replace the file by a whole one, or take its row out of the table"
 
 
 def is_whole(data: bytes) -> bool:
@@ -24,16 +30,43 @@ def is_whole(data: bytes) -> bool:
         return data.find(PNG_END, len(data) - 64) >= 0 if len(data) > 64 else PNG_END in data
     if not data.startswith(JPEG_START):
         return True
+    scan = jpeg_scan(data)
+    return scan > 0 and data.find(JPEG_END, scan) >= 0
+
+
+def jpeg_scan(data: bytes) -> int:
+    """Where the pixels of a JPEG file begin; 0 if it is cut before."""
     position = 2
-    # An embedded thumbnail has an end mark of its own, so the segments before the pixels are stepped over.
+    # An embedded thumbnail has marks of its own, so the segments before the pixels are stepped over.
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == JPEG_SCAN:
-            return data.find(JPEG_END, position) >= 0
+            return position
         position += 1 if marker == 0xFF else 2
         if marker not in JPEG_BARE:
             position += int.from_bytes(data[position : position + 2], "big")
-    return False
+    return 0
+
+
+def is_filled_up(data: bytes, image: Shaped[np.ndarray, "height width ..."]) -> bool:
+    """Whether the last rows of a whole JPEG file are the grey that decoders put where bytes are missing.
+
+    An image that is itself of that grey ends in bytes that repeat. Not seen: less than about 25,000 missing pixels,
+    and what is missing of a progressive file or of one with restart markers.
+    """
+    if not (image[-1] == FILLING).all():
+        return False
+    other = np.flatnonzero((image != FILLING).reshape(len(image), -1).any(axis=1))
+    rows = len(image) - 1 - other.max(initial=-1)
+    # Two bits at least for each block of 8 x 8.
+    size = rows * image.shape[1] // 256
+    scan = jpeg_scan(data)
+    if size < JUDGED or any(marker in data[:scan] for marker in (JPEG_PROGRESSIVE, JPEG_RESTARTS)):
+        return False
+    # The last byte is padded.
+    end = data.find(JPEG_END, scan) - 1
+    tail = data[max(scan, end - size) : end][-2 * JUDGED :]
+    return not any(tail[period:] == tail[:-period] for period in range(1, JUDGED // 2))
 
 
 def read_pixels(
@@ -110,6 +143,8 @@ def decode(data: bytes, name: str, flags: int) -> Shaped[np.ndarray, "..."]:
         raise DamagedInput(f"image {name} cannot be decoded ({error.err}): {ADVICE}") from error
     if image is None:
         raise DamagedInput(f"image {name} cannot be decoded: {ADVICE}")
+    if data.startswith(JPEG_START) and is_filled_up(data, image):
+        raise DamagedInput(f"image {name} has lost bytes before its end: {ADVICE}")
     return image
 
 

@@ -30,11 +30,13 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Attributes:
       CAN_DOWNLOAD: whether the builder takes `download=True`.
-      report: what `prepare_report.json` will hold.
+      REPAIR: what to do about damaged inputs.
+      report: what `prepare_report.json` will hold: `splits`, as `split_counts` gives them, and whatever else.
       damaged, inputs: see above.
     """
 
     CAN_DOWNLOAD = False
+    REPAIR = "Replace them by the official files, take their rows out of the tables"
 
     def __init__(self, *, max_damaged: float = MAX_SHARE, file_format: Any = "array_record", **kwargs: Any):
         # array_record gives random access, which the training code relies on.
@@ -67,19 +69,21 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         leftovers.remove(Path(self.data_dir).parent)
         with sorting.within_little_memory():
             super()._download_and_prepare(dl_manager, download_config)
-        check_share(self.damaged, self.inputs, self.max_damaged, self.damage_listing())
+        self.check_damage(self.damaged, self.inputs)
         for item in self.damaged:
             if item.stored:
                 log.warning("left out: %s: %s", item.path, item.reason)
+        self.report["warnings"] = [*self.report.get("warnings", []), *absent_classes(self.report["splits"])]
         # The folder is still the temporary one, so data and report appear together or not at all.
         report = Report(Path(self.data_dir) / REPORT, self._folders)
         damage = {"inputs_read": self.inputs, "damaged": stored(self.damaged)}
         report.write({"dataset": self.info.full_name, **self.report, **damage})
 
-    def damage_listing(self) -> Report:
-        """Where all damaged inputs are listed if the preparation fails of them."""
+    def check_damage(self, damaged: Sequence[Damaged], inputs: int) -> None:
+        """Raises TooMuchDamage if more of the inputs are damaged than is allowed, and lists them in a file."""
         name = "_".join(filter(None, (self.name, self.builder_config and self.builder_config.name)))
-        return Report(Path(self._data_dir_root) / f"{name}_damaged.json", self._folders)
+        listing = Report(Path(self._data_dir_root) / f"{name}_damaged.json", self._folders)
+        check_share(damaged, inputs, self.max_damaged, listing, self.REPAIR)
 
 
 def input_folders(dl_manager: Any) -> list[Path]:
@@ -107,6 +111,16 @@ def split_counts(
             "classes": {name: by_class[name] for name in classes},
         }
     return counts
+
+
+def absent_classes(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A warning for each split, counted by `split_counts`, that has labels but no image of some of the classes."""
+    warnings = []
+    for split, counts in splits.items():
+        absent = [name for name, number in counts["classes"].items() if not number]
+        if absent and len(absent) < len(counts["classes"]):
+            warnings.append(f"{split} has no image of {', '.join(absent)}")
+    return warnings
 
 
 def compared(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, Any]:

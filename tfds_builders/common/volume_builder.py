@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from tfds_builders.common.damage import Damaged, DamagedInput, check_share
+from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.features import volume_feature
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.series import Series
@@ -155,7 +155,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
         work = self.find_work(folder)
         self.inputs = work.inputs + len(work.units)
         # What is known to be damaged by now is too much after minutes, not after the series were read.
-        check_share(work.damaged, self.inputs, self.max_damaged, self.damage_listing())
+        self.check_damage(work.damaged, self.inputs)
         self._scratch = Path(self.data_dir) / SCRATCH
         self._scratch.mkdir(parents=True)
         extractor = Extractor(work.extract, self._scratch)
@@ -163,7 +163,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
         self.damaged = work.damaged + [Damaged(**item) for one in found for item in one["damaged"]]
         good = [i for i, one in enumerate(found) if one["keys"]]
         if not good:
-            check_share(self.damaged, self.inputs, self.max_damaged, self.damage_listing())
+            self.check_damage(self.damaged, self.inputs)
             raise ValueError(f"no patch could be cut from the {len(work.units)} series of {folder}: {work.notes}")
         patients = [work.units[i].group for i in good]
         groups = join_groups(patients, [found[i]["facts"]["voxels_sha256"] for i in good])

@@ -68,6 +68,7 @@ class Builder(ImageBuilder):
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     GROUP, BARE = "group", True
+    REPAIR = "Repair the files, take their rows out of the table"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "manual_dir is the folder of the table: a CSV with the column path (relative to it) and, as they are known, "
         "label, group, split, mask; images.csv for the configs 64, 224, …, NAME.csv for NAME_64, NAME_224, …"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.common.damage import Damaged, check_share, stored
+from tfds_builders.common.damage import Damaged, stored
 from tfds_builders.common.locations import Location
 from tfds_builders.common.reporting import compared
 from tfds_builders.common.tables import read_patients
@@ -89,7 +89,7 @@ class Builder(VolumeBuilder):
         units, left_out = self._units(scans, tables, patients)
         for name in (official.CANDIDATES, official.EXCLUDED):
             # Each by itself: among so many rows the loss of most scans would be a small share.
-            check_share(tables.damaged[name], tables.rows.get(name, 0), self.max_damaged, self.damage_listing())
+            self.check_damage(tables.damaged[name], tables.rows.get(name, 0))
             left_out += stored(tables.damaged[name])
         # With some of the subsets, nobody can tell a scan that is missing from one in another subset.
         absent = tables.series() - scans.keys() if len(subsets) == official.FOLDS else set()
