@@ -159,7 +159,9 @@ def _accept(change: Change, workdir: Path) -> None:
     """Says what changed, and puts aside what it overtook."""
     lines = _first([_line(path, change.fields) for path in change.fields])
     log.info("%s goes on with a changed config:\n%s", workdir, "\n".join(lines))
-    aside = experiment.set_aside(workdir, change.stale)
+    noted = workdir / checkpoint.DATA
+    other_images = noted.exists() and any(experiment.is_within(path, ("data",)) for path in change.fields)
+    aside = experiment.set_aside(workdir, (*change.stale, *[noted] * other_images))
     for directory in change.stale:
         path = directory.relative_to(workdir)
         log.info("%s begins anew: its fields changed. Its checkpoints so far are put aside in %s", path, aside / path)

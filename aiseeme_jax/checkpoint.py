@@ -1,15 +1,15 @@
 """What lies on disk, and how it gets there whole.
 
-The only module that knows the layout of a workdir. A file a later run relies on is written beside its place and
-renamed into it, so a kill at any moment leaves the old file or the new one. A training checkpoint holds what is not a
-function of the step, and nothing that is.
+The only module that knows the layout of a workdir. A file a later run relies on is written beside its place, synced and
+renamed into it (`files.py`), so a kill or a power cut leaves the old file or the new one. A training checkpoint holds
+what is not a function of the step, and nothing that is.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aiseeme_jax import models
+from aiseeme_jax import files, models, seeds
 from aiseeme_jax.models import timm_format, torch_format
 
 BACKBONE = "backbone.safetensors"
 FISHER = "fisher.safetensors"
 DONE = "done.json"
+DATA = "data.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -61,13 +62,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all; only the first process writes."""
     if jax.process_index():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with files.replaced(path) as beside:
+        beside.write_text(text)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -78,6 +74,43 @@ def read_done(directory: Path) -> dict[str, Any] | None:
     """The record a finished stage or target leaves, or None if it is not finished."""
     path = directory / DONE
     return read_json(path) if path.exists() else None
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of two records differs, by its last name, for a message; '' if they are equal."""
+    found = []
+    for name in {**then, **now}:
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found.append(differences(old, new))
+        elif old != new:
+            found.append(f"{name} {short(old)} -> {short(new)}")
+    return ", ".join(filter(None, found))
+
+
+def short(value: Any) -> str:
+    """A value, such as a hash, for a message."""
+    return "(none)" if value is None else str(value)[:12]
+
+
+def hold_to_data(workdir: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Notes the images that a run uses, or compares them with those noted before.
+
+    Args:
+      found: name of a part of the run -> `Split.fingerprint` of what it uses.
+
+    Raises ValueError that says what differs.
+    """
+    noted = read_json(workdir / DATA) if (workdir / DATA).exists() else {}
+    for part, now in found.items():
+        changed = differences(noted.get(part, now), now)
+        if changed:
+            raise ValueError(
+                f"{workdir} was begun with other images for its {part}; then and now: {changed}. "
+                "Give it the data set it had (runtime.data_dir), or use another --workdir"
+            )
+    if not found.keys() <= noted.keys():
+        write_json(workdir / DATA, {**noted, **found})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -194,12 +227,8 @@ def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any]
     """Writes `backbone.safetensors` as `export_backbone` does; `info` (its model config, above all) travels in the
     header.
     """
-    if jax.process_index():
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    beside = directory / f".{os.getpid()}.safetensors"
-    export_backbone(backbone, beside, info=info)
-    beside.replace(directory / file)
+    if not jax.process_index():
+        export_backbone(backbone, directory / file, info=info)
 
 
 def export_backbone(
@@ -243,16 +272,17 @@ def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module,
     does not hold what its header says.
     """
     file = find_backbone(Path(path), arm)
-    header = torch_format.read_metadata(file)
+    with _damage_told(file):
+        header, tensors = torch_format.read_metadata(file), torch_format.read_weights(file)
     if "aiseeme" not in header:
         raise ValueError(
             f"{file} was not written by aiseeme_jax, so it does not name its model; use it as `init` of a config"
         )
     info = json.loads(header["aiseeme"])
     backbone = models.make_backbone(**info["model"], rngs=nnx.Rngs(0))
-    _fill(backbone, torch_format.read_weights(file))
+    _fill(backbone, tensors)
     if backbone_hash(backbone) != info["backbone_hash"]:
-        raise ValueError(f"{file} is damaged: its weights do not have the hash in its header")
+        raise ValueError(f"{file} is damaged: its weights do not have the hash in its header; {_remedy(file)}")
     return backbone, info
 
 
@@ -262,14 +292,31 @@ def any_backbone(path: str | Path, model: Mapping[str, Any]) -> nnx.Module:
     Raises FileNotFoundError if there is nothing at `path`, ValueError if it is damaged or does not fit the model.
     """
     file = find_backbone(Path(path))
-    if "aiseeme" in torch_format.read_metadata(file):
+    with _damage_told(file):
+        header, tensors = torch_format.read_metadata(file), torch_format.read_weights(file)
+    if "aiseeme" in header:
         return load_backbone(file)[0]
     backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
     try:
-        _fill(backbone, torch_format.read_weights(file))
+        _fill(backbone, tensors)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     return backbone
+
+
+@contextlib.contextmanager
+def _damage_told(file: Path) -> Iterator[None]:
+    """Adds what to do to what is wrong with a damaged file."""
+    try:
+        yield
+    except torch_format.Damaged as error:
+        raise ValueError(f"{error}; {_remedy(file)}") from None
+
+
+def _remedy(file: Path) -> str:
+    if (file.parent / DONE).exists():
+        return f"delete the folder {file.parent} and run again: its stage is then trained anew"
+    return "copy or download it again"
 
 
 def save_fisher(directory: Path, fisher: nnx.Module, backbone: nnx.Module) -> None:
@@ -304,7 +351,7 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
 
     Raises FileNotFoundError if there is nothing at `init`, ValueError if it does not fit the model.
     """
-    backbone = models.make_backbone(**model, rngs=nnx.Rngs(seed))
+    backbone = models.make_backbone(**model, rngs=nnx.Rngs(seeds.derive(seed, "backbone")))
     if init == "scratch":
         return backbone
     try:
@@ -312,7 +359,9 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
     except FileNotFoundError as error:
         raise FileNotFoundError(f"init: {error}") from None
     try:
-        _fill(backbone, torch_format.read_weights(file))
+        with _damage_told(file):
+            tensors = torch_format.read_weights(file)
+        _fill(backbone, tensors)
     except ValueError as error:
         raise ValueError(f"init: {file}: {error}") from None
     return backbone
@@ -334,6 +383,8 @@ def find_backbone(path: Path, arm: str | None = None) -> Path:
         if arm is not None:
             raise ValueError(f"'{path}' is no workdir: it has no arm '{arm}'")
         return path if path.is_file() else path / BACKBONE
+    if path.parent.name == "stages" and (path / DONE).exists():
+        raise FileNotFoundError(f"{path} has lost its {BACKBONE}; {_remedy(path / BACKBONE)}")
     finished = _finished_stages(path)
     if not finished:
         raise FileNotFoundError(f"'{path}' holds no finished stage: run the curriculum first, or name a stage's folder")

@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import changes, checkpoint, data, distill, experiment, report, teachers, train
+from aiseeme_jax import changes, checkpoint, data, distill, experiment, report, seeds, step, teachers, train
 from aiseeme_jax.evaluate import features, protocols
 from aiseeme_jax.pictures import save_views
 from aiseeme_jax.plan import Arm, arm_steps, arms, sequences_from, stage_folders, stage_task
@@ -34,6 +34,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         return
     planned = arms(config)
     folders = stage_folders(workdir, planned)
+    if not all(checkpoint.read_done(folder) for arm in planned for folder in folders[arm.name]):
+        checkpoint.hold_to_data(workdir, {"pretraining": source().fingerprint()})
     for arm in planned:
         backbone, last_stage = train_arm(config, arm, folders[arm.name], source)
         protocols.evaluate_arm(config, workdir, arm.name, backbone, last_stage, random=arm.random)
@@ -59,26 +61,42 @@ class Source:
 
 
 def train_arm(config: ConfigDict, arm: Arm, folders: Sequence[Path], source: Source) -> tuple[nnx.Module, Path | None]:
-    """Trains the stages of an arm that are not done; gives its backbone and the folder of its last stage, if any."""
+    """Trains the stages of an arm that are not done; gives its backbone and the folder of its last stage, if any.
+
+    Raises ValueError for a finished stage that did not start from what the stage before it holds.
+    """
     for place, directory in enumerate(folders):
         if not checkpoint.read_done(directory):
             run_stage(config, arm, place, folders, source())
+        elif place:
+            _check_start(folders, place)
     if not folders:
         return checkpoint.starting_backbone(config.model, arm.init, config.seed), None
     return checkpoint.load_backbone(folders[-1])[0], folders[-1]
 
 
+def _check_start(folders: Sequence[Path], place: int) -> None:
+    before, done = (checkpoint.read_done(folder) for folder in folders[place - 1 : place + 1])
+    held, start = before["backbone_hash"], done["start_hash"]
+    if start != held:
+        raise ValueError(
+            f"{folders[place]} started from another backbone than {folders[place - 1]} now holds "
+            f"({checkpoint.short(start)} is not {checkpoint.short(held)}). To train it and what follows anew, remove "
+            f"{', '.join(map(str, folders[place:]))}, and from targets/ what was measured of this arm"
+        )
+
+
+@step.transient_programs()
 def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path], split: data.Split) -> None:
     """Trains the `place`-th stage of an arm to its end and leaves its backbone and `done.json`."""
     position, stage = arm.stages[place]
     directory = folders[place]
-    seed = stage.seed if stage.seed is not None else config.seed + position
+    seed = seeds.of_stage(config.seed, position, stage.seed)
     total_steps = arm_steps(config, arm, stage, len(split))
     if place:
         backbone = checkpoint.load_backbone(folders[place - 1])[0]
     else:
         backbone = checkpoint.starting_backbone(config.model, arm.init, config.seed)
-    start_hash = checkpoint.backbone_hash(backbone)
     stands = arm.place(position)
     lesson = teachers.load(config, stage, stands, folders)
     task = stage_task(config, stage, backbone, len(split), seed=seed)
@@ -99,6 +117,7 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
         pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
         teacher=frozen,
         patience=config.patience,
+        fingerprint=split.fingerprint(),
         gather=lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec),
         pictures={"views": picture},
     )
@@ -107,16 +126,14 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
     nnx.update(result.task.backbone, nnx.state(trained))
     count = teachers.fisher_batches(stage, stands, len(split), sequences_from(config, arm, place + 1))
     if count:
-        _leave_fisher(directory, result.task, itertools.islice(batches(total_steps), count), seed, total_steps)
-    record = {"task": stage.task, "start_hash": start_hash, **seen, **result.record, **merged}
+        _leave_fisher(directory, result.task, itertools.islice(batches(total_steps), count), seed)
+    record = {"task": stage.task, **seen, **result.record, **merged}
     hand_over(directory, trained, record)
 
 
-def _leave_fisher(
-    directory: Path, task: nnx.Module, batches: Iterator[dict[str, jax.Array]], seed: int, step: int
-) -> None:
-    """Estimates Fisher information on the batches and views that would have followed `step`, and writes it."""
-    fisher = distill.fisher(task, batches, jax.random.fold_in(jax.random.key(seed), step))
+def _leave_fisher(directory: Path, task: nnx.Module, batches: Iterator[dict[str, jax.Array]], seed: int) -> None:
+    """Estimates Fisher information on `batches`, those that would have followed the last step, and writes it."""
+    fisher = distill.fisher(task, batches, jax.random.key(seeds.derive(seed, "fisher")))
     checkpoint.save_fisher(directory, fisher, task.backbone)
 
 

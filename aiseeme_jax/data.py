@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
+from aiseeme_jax import seeds
 from aiseeme_jax.splits import Split, check_model, from_arrays, labelled, open_split, prepared_directory, without
 
 __all__ = [
@@ -64,7 +65,7 @@ def check_residence(residence: str) -> None:
 
 def order(images: int, *, batch_size: int, seed: int) -> grain.MapDataset:
     """Indices int [batch_size] of every step, without end, a fresh permutation each epoch."""
-    indices = grain.MapDataset.range(images).seed(seed).shuffle()
+    indices = grain.MapDataset.range(images).seed(seeds.derive(seed, "order")).shuffle()
     return indices.batch(batch_size, drop_remainder=True).repeat(None)
 
 

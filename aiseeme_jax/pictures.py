@@ -1,13 +1,12 @@
 """Sample views of a task, as the backbone sees them: the first thing to look at when a loss does not fall."""
 
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from aiseeme_jax import augment
+from aiseeme_jax import augment, files, seeds
 from aiseeme_jax.pretext.base import Task
 
 GAP = 2
@@ -23,10 +22,8 @@ def save_views(directory: Path, task: Task, images: Shaped[Array, "b *space c"],
     if jax.process_index() == 0:
         from matplotlib import image as writer
 
-        directory.mkdir(parents=True, exist_ok=True)
-        beside = directory / f".views.{os.getpid()}"
-        writer.imsave(beside, sheet, format="png")
-        beside.replace(directory / "views.png")
+        with files.replaced(directory / "views.png") as beside:
+            writer.imsave(beside, sheet, format="png")
     return sheet
 
 
@@ -34,7 +31,7 @@ def view_sheet(task: Task, images: Shaped[Array, "b *space c"], seed: int) -> np
     """The picture of `save_views`: float [H, W, C], 0 to 1."""
     rows = images.shape[0]
     batch = {"image": images, "index": jax.numpy.arange(rows)}
-    seen = task.seen(task.views(jax.random.key(seed), batch))
+    seen = task.seen(task.views(jax.random.key(seeds.derive(seed, "pictures")), batch))
     seen = np.asarray(augment.to_display(seen, task.spec)).reshape(rows, -1, *seen.shape[1:])
     first = np.asarray(augment.stored_to_display(images, task.spec))
     cells = [flat for cell in (first, *np.moveaxis(seen, 1, 0)) for flat in _flat(cell)]

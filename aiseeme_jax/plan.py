@@ -15,7 +15,7 @@ from typing import Any
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, models, optim, pretext, teachers
+from aiseeme_jax import augment, checkpoint, data, models, optim, pretext, seeds, teachers
 from aiseeme_jax.evaluate import finetune, protocols
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def stage_task(config: ConfigDict, stage: ConfigDict, backbone: nnx.Module, imag
         augment.views_of(FrozenConfigDict(stage).views),
         pretext.Setting(images, stage.batch_size, config.model.dtype),
         stage.fields,
-        rngs=nnx.Rngs(seed),
+        rngs=nnx.Rngs(seeds.derive(seed, "heads")),
     )
 
 

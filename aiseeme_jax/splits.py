@@ -1,6 +1,8 @@
 """The splits of data sets: what is stored, read by position, with its tables in memory."""
 
 import dataclasses
+import hashlib
+import json
 import logging
 import re
 from collections import defaultdict
@@ -36,6 +38,7 @@ class Split:
       class_names: one per label; none if no image has a single label.
       aliases: by id, what else `without` knows an image by, if anything: its series, the other names of its group.
       excluded: images of the data set that were left out of the split, see `without`.
+      version: of the data set.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Split:
     class_names: tuple[str, ...]
     aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     excluded: int = 0
+    version: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,6 +74,12 @@ class Split:
     def shape(self) -> tuple[int, ...]:
         """Of one image or volume: (H, W, C) or (D, H, W, C)."""
         return self.read(np.arange(1)).shape[1:]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these images from others, as JSON values; pixels count by the version."""
+        listed = json.dumps([self.ids, self.labels.tolist()])
+        digest = hashlib.sha256(listed.encode()).hexdigest()
+        return {"version": self.version, "images": len(self), "ids_and_labels": digest}
 
     def subset(self, indices: Int[np.ndarray, "k"]) -> "Split":
         """The split made of these images only; positions count anew."""
@@ -177,6 +187,7 @@ def open_split(name: str, split: str, data_dir: str | Path) -> Split:
         ids=ids,
         class_names=tuple(features["label"].names) if "label" in features else (),
         aliases=_aliases(ids, groups, [_text(uid) for uid in columns.get(SERIES, ())], joined),
+        version=str(builder.version),
     )
 
 

@@ -4,8 +4,10 @@ The step sees the global batch: jit over arrays sharded along `data` makes losse
 those of one large device, on any number of devices.
 """
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -112,7 +114,33 @@ def _loss(params: nnx.State, program: Program, state: TrainState, batch, key: PR
     return total, (rest, {"loss": total, **metrics}, output.features)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+class PerProgram:
+    """A function of a program, a state that is donated, and more: jitted for each program by itself.
+
+    Equal programs share what is compiled, and one of them can be let go without the others.
+
+    Attributes:
+      programs: program -> its jitted function.
+    """
+
+    def __init__(self, function: Callable):
+        functools.update_wrapper(self, function)
+        self.programs: dict[Program, Callable] = {}
+
+    def of(self, program: Program) -> Callable:
+        """The function of one program. A loop asks once: to find a program among others takes milliseconds."""
+        if program not in self.programs:
+            self.programs[program] = jax.jit(functools.partial(self.__wrapped__, program), donate_argnums=0)
+        return self.programs[program]
+
+    def __call__(self, program: Program, *arguments: Any) -> Any:
+        return self.of(program)(*arguments)
+
+    def _cache_size(self) -> int:
+        return sum(jitted._cache_size() for jitted in self.programs.values())
+
+
+@PerProgram
 def train_step(
     program: Program, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray
 ) -> tuple[TrainState, dict[str, Float[Array, ""]], Float[Array, "m d"]]:
@@ -159,7 +187,7 @@ def train_step(
     return jax.lax.with_sharding_constraint(state, _everywhere()), metrics, features
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@PerProgram
 def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"], key: PRNGKeyArray) -> TrainState:
     """The state after the task's own `at_epoch`; what it draws anew, the optimizer has never seen.
 
@@ -175,6 +203,18 @@ def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"],
     optimizer = optim.restarted(state.optimizer, program.optimizer().init(params), task.RESTARTS)
     state = state.replace(params=params, rest=rest, optimizer=optimizer)
     return jax.lax.with_sharding_constraint(state, _everywhere())
+
+
+@contextlib.contextmanager
+def transient_programs() -> Iterator[None]:
+    """Lets go, at its end, of the programs compiled since its begin: the host's memory holds each of them whole."""
+    before = {function: set(function.programs) for function in (train_step, at_epoch)}
+    try:
+        yield
+    finally:
+        for function, programs in before.items():
+            for program in set(function.programs) - programs:
+                del function.programs[program]
 
 
 def _after_update(program: Program, params: nnx.State, rest: nnx.State, step: Int[Array, ""]):

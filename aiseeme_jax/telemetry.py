@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from aiseeme_jax import events
+from aiseeme_jax import events, files
 
 METRICS = "metrics.jsonl"
 BAR_SECONDS = 0.1  # a terminal need not be redrawn more often,
@@ -148,9 +148,8 @@ class _Journal:
     def __init__(self, path: Path, start_step: int):
         if path.exists():
             kept = [line for line in path.read_bytes().splitlines() if _is_before(line, start_step)]
-            shorter = path.with_suffix(".tmp")
-            shorter.write_bytes(b"".join(line + b"\n" for line in kept))
-            os.replace(shorter, path)
+            with files.replaced(path) as shorter:
+                shorter.write_bytes(b"".join(line + b"\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:

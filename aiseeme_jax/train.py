@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from aiseeme_jax import checkpoint, data, distill
+from aiseeme_jax import checkpoint, data, distill, seeds
 from aiseeme_jax.pretext.base import Task
 from aiseeme_jax.step import Program, TrainState, at_epoch, make_state, split, task_of, train_step
 from aiseeme_jax.stopping import Clock, Preempted, StopSignal
@@ -59,6 +59,7 @@ def fit(
     pace: Pace,
     teacher: distill.Frozen | None = None,
     patience: int = 10,
+    fingerprint: Mapping[str, Any] | None = None,
     gather: Callable[[nnx.Module], Float[np.ndarray, "n d"]] | None = None,
     after_epoch: Callable[[Task, int], None] | None = None,
     pictures: Mapping[str, np.ndarray] | None = None,
@@ -75,23 +76,27 @@ def fit(
       title: shown beside the progress.
       teacher: what `distill.keep` made of the teachers when it gave `task` its keeper.
       patience: non-finite steps in a row that end the run.
+      fingerprint: of the images, see `Split.fingerprint`; a checkpoint goes on with the same ones.
       gather: backbone -> its pooled features of the whole split, for a task with an `at_epoch`.
-      after_epoch: called with the task and the steps done after each epoch; may write to the task's own variables.
+      after_epoch: called with the task and the steps done after each epoch, and after the last step, which may come
+        within one; may write to the task's own variables.
       pictures: name -> [H, W, C], 0 to 1, for TensorBoard when the run begins.
 
     Raises Preempted after SIGTERM (saved), Diverged after too many non-finite steps, ValueError if the checkpoint
-    belongs to another teacher, or if the task has an `at_epoch` and there is no `gather`.
+    belongs to another start, teacher or data, or if the task has an `at_epoch` and there is no `gather`.
     """
     if task.AT_EPOCH != "never" and gather is None:
         raise ValueError(f"{title}: {type(task).__name__} needs the features of the whole split: give `gather`")
     program, state = make_state(
         task, stage, total_steps=total_steps, steps_per_epoch=steps_per_epoch, teacher=teacher, patience=patience
     )
-    key = jax.random.key(seed)
+    start_hash = checkpoint.backbone_hash(task.backbone)
+    identity = {"start_hash": start_hash, "teachers": _hashes(teacher), "data": dict(fingerprint or {})}
+    key = jax.random.key(seeds.derive(seed, "steps"))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         store = stack.enter_context(checkpoint.Store(directory))
-        state, record = _resume(store, state, teacher, directory)
+        state, record = _resume(store, state, identity, directory)
         start = int(state.step)
         telemetry = stack.enter_context(
             Telemetry(directory, total_steps=total_steps, batch_size=stage.batch_size, title=title, start_step=start)
@@ -99,12 +104,12 @@ def fit(
         if pictures and not start:
             telemetry.images(0, {name: picture[None] for name, picture in pictures.items()})
         clock = Clock(record["seconds"])
-        stream = batches(start)
+        stream, advance = batches(start), train_step.of(program)
         queued: collections.deque = collections.deque()
         for step in range(start + 1, total_steps + 1):
             if _due(task, step - 1, steps_per_epoch):
                 state = _cluster(program, state, gather, key, step - 1)
-            state, metrics, features = train_step(program, state, next(stream), key)
+            state, metrics, features = advance(state, next(stream), key)
             queued.append(metrics["loss"])
             if len(queued) > QUEUED_STEPS:
                 queued.popleft().block_until_ready()
@@ -112,7 +117,7 @@ def fit(
             if step % pace.log_every == 0 or step == start + 1 or last:
                 _log(telemetry, step, metrics, features)
                 _check(state, patience)
-            if after_epoch and step % steps_per_epoch == 0:
+            if after_epoch and (last or step % steps_per_epoch == 0):
                 state = _epoch(program, state, after_epoch, step)
             stopping = stop.requested(agree=step % pace.log_every == 0)
             if step % pace.checkpoint_every == 0 or last or stopping:
@@ -142,27 +147,35 @@ def _record(
     }
 
 
-def _resume(
-    store: checkpoint.Store, state: TrainState, teacher: distill.Frozen | None, directory: Path
-) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint and its record, or the fresh state and an empty one."""
+def _hashes(teacher: distill.Frozen | None) -> dict[str, str]:
+    """Of all that is frozen, by name."""
     parts = teacher.parts() if teacher is not None else {}
-    hashes = {name: checkpoint.backbone_hash(part) for name, part in parts.items()}
-    fresh = {"seconds": 0.0, "teachers": hashes}
+    return {name: checkpoint.backbone_hash(part) for name, part in parts.items()}
+
+
+# What is wrong where a part of a checkpoint's identity differs.
+DIFFERENT = {
+    "start_hash": "the checkpoint started from another backbone",
+    "teachers": "the checkpoint was distilled from another teacher",
+    "data": "the checkpoint was trained on other data",
+}
+
+
+def _resume(
+    store: checkpoint.Store, state: TrainState, identity: Mapping[str, Any], directory: Path
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest checkpoint and its record, or the fresh state and an empty one.
+
+    Args:
+      identity: what a checkpoint belongs to, as far as it is known; what its record does not say is not compared.
+    """
+    fresh = {"seconds": 0.0, **identity}
     found, record = store.restore(state.replace(teacher=None), data.data_mesh()) or (state, fresh)
-    then = record["teachers"]
-    changed = [name for name in {**then, **hashes} if then.get(name) != hashes.get(name)]
-    if changed:
-        listed = ", ".join(f"{name} {_short(then.get(name))} -> {_short(hashes.get(name))}" for name in changed)
-        raise ValueError(
-            f"{directory}: the checkpoint was distilled from another teacher; remove this stage's folder. "
-            f"By hash, then and now: {listed}"
-        )
-    return found.replace(teacher=state.teacher), record
-
-
-def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "(none)"
+    for name, now in identity.items():
+        changed = checkpoint.differences({name: record.get(name, now)}, {name: now})
+        if changed:
+            raise ValueError(f"{directory}: {DIFFERENT[name]}; remove this stage's folder. Then and now: {changed}")
+    return found.replace(teacher=state.teacher), {**identity, **record}
 
 
 def _log(telemetry: Telemetry, step: int, metrics: dict[str, Array], features: Float[Array, "m d"]) -> None:

@@ -109,7 +109,7 @@ def make_step(name: str, options: argparse.Namespace, ground: Ground) -> Step:
         Ready(task), stage, total_steps=1_000_000, steps_per_epoch=IMAGES // options.batch, teacher=None, patience=10
     )
     key = jax.random.key(0)
-    return Step(train.train_step.lower(program, state, batch, key).compile(), state, batch, key)
+    return Step(train.train_step.of(program).lower(state, batch, key).compile(), state, batch, key)
 
 
 def make_task(name: str, options: argparse.Namespace, ground: Ground) -> tuple[Task, FrozenConfigDict]:

@@ -46,14 +46,15 @@ class Runner:
 
     def __init__(self, task: Task, stage: FrozenConfigDict, steps_per_epoch: int):
         total = 1_000_000
-        self.program, self.state = train.make_state(
+        program, self.state = train.make_state(
             task, stage, total_steps=total, steps_per_epoch=steps_per_epoch, teacher=None, patience=10
         )
+        self.advance = train.train_step.of(program)
         self.key = jax.random.key(0)
 
     def __call__(self, batches, steps: int) -> None:
         for _ in range(steps):
-            self.state, metrics, _ = train.train_step(self.program, self.state, next(batches), self.key)
+            self.state, metrics, _ = self.advance(self.state, next(batches), self.key)
         jax.block_until_ready((self.state, metrics))
 
 

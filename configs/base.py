@@ -119,7 +119,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     config.task_weight = 1.0  # of the task's own loss beside the distillation
     # Batches its Fisher information is estimated on; 0 = an epoch, at most 100, if a later stage's `ewc` asks for it.
     config.fisher_batches = 0
-    config.seed = placeholder(int)  # None: the run's seed plus the stage's position
+    config.seed = placeholder(int)  # None: follows from the run's seed and the stage's position
     if isinstance(changes.get("distill"), tuple | list):
         config.distill = several(changes.pop("distill"))
     own = {key: changes.pop(key) for key in list(changes) if key in config.fields}

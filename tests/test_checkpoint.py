@@ -1,8 +1,11 @@
 """What lies on disk: whole or not at all, named by its hash, found again."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from tiny import tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import checkpoint, curriculum, data, models
+from aiseeme_jax.evaluate import results
 from aiseeme_jax.models import torch_format
 
 MODEL = {"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32", "channels": 3}
@@ -44,13 +48,69 @@ class TestText:
         assert path.read_text() == "old"
         monkeypatch.undo()
         checkpoint.write_text(path, "new")
-        assert path.read_text() == "new"
+        assert path.read_text() == "new" and [file.name for file in path.parent.iterdir()] == ["done.json"]
 
     def test_only_the_first_process_writes(self, tmp_path, monkeypatch):
         monkeypatch.setattr(jax, "process_index", lambda: 1)
         checkpoint.write_text(tmp_path / "a.json", "text")
         checkpoint.save_backbone(tmp_path, narrow(), {})
         assert not list(tmp_path.iterdir())
+
+
+WRITERS = {
+    "text": ("done.json", lambda folder: checkpoint.write_text(folder / "done.json", "text")),
+    "backbone": ("backbone.safetensors", lambda folder: checkpoint.save_backbone(folder, narrow(), {})),
+    "export": ("w.safetensors", lambda folder: aiseeme_jax.export_backbone(narrow(), folder / "w.safetensors")),
+    "Fisher": ("fisher.safetensors", lambda folder: checkpoint.save_fisher(folder, narrow(), narrow())),
+    "predictions": (
+        "predictions.npz",
+        lambda folder: results.save_predictions(
+            folder, results.Predictions(np.zeros(2, np.int32), np.ones((2, 2)) / 2, "ab", "ab", "xy")
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_files_are_on_the_disk_before_they_have_their_name_and_their_folder_after(kind, tmp_path, monkeypatch):
+    name, write = WRITERS[kind]
+    place = tmp_path / "stage" / name
+    synced, real = [], os.fsync
+
+    def fsync(number):
+        path = Path(os.readlink(f"/proc/self/fd/{number}"))
+        synced.append((path.is_dir() and path.name, place.exists()))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(tmp_path / "stage")
+    assert synced == [(False, False), ("stage", True), (tmp_path.name, True)]
+    assert [path.name for path in place.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_file_that_cannot_be_put_on_the_disk_is_not_there(kind, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        WRITERS[kind][1](tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "passed"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_folder_that_cannot_be_synced_is_an_error_unless_its_file_system_knows_no_such_thing(
+    number, passed, tmp_path, monkeypatch
+):
+    def fsync(file):
+        if Path(os.readlink(f"/proc/self/fd/{file}")).is_dir():
+            raise OSError(number, "told so")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with contextlib.nullcontext() if passed else pytest.raises(OSError, match="told so"):
+        checkpoint.write_text(tmp_path / "done.json", "text")
+    assert (tmp_path / "done.json").read_text() == "text"
 
 
 class TestHash:
@@ -157,6 +217,26 @@ class TestBackbone:
         with pytest.raises(ValueError, match="backbone.safetensors is damaged: its weights do not have the hash"):
             aiseeme_jax.load_backbone(tmp_path)
 
+    def test_what_to_do_about_damage_depends_on_whose_the_file_is(self, tmp_path):
+        stage = tmp_path / "stages" / "00-rotation"
+        curriculum.hand_over(stage, narrow(), {"task": "rotation"})
+        path, loose = stage / checkpoint.BACKBONE, tmp_path / "loose.safetensors"
+        whole = path.read_bytes()
+        anew = f"; delete the folder {stage} and run again: its stage is then trained anew"
+        for cut in (len(whole) - 10, len(whole) // 2):
+            path.write_bytes(whole[:cut] + bytes(10 * (cut > len(whole) // 2)))
+            loose.write_bytes(path.read_bytes())
+            for read in (aiseeme_jax.load_backbone, lambda file: checkpoint.any_backbone(file, MODEL)):
+                with pytest.raises(ValueError, match=anew):
+                    read(path)
+                with pytest.raises(ValueError, match="; copy or download it again"):
+                    read(loose)
+        with pytest.raises(ValueError, match=f"init: .*{anew}"):
+            checkpoint.starting_backbone(MODEL, str(stage), 0)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=f"00-rotation has lost its backbone.safetensors{anew}"):
+            aiseeme_jax.load_backbone(stage)
+
     def test_foreign_file_is_an_error_that_says_what_it_is_good_for(self, tmp_path):
         path = tmp_path / "foreign.safetensors"
         torch_format.write_safetensors(path, torch_format.to_torchvision(narrow()))
@@ -257,6 +337,27 @@ def test_folders_of_arms_and_targets(tmp_path):
     expected = tmp_path / "targets" / "single-npid" / "knn" / "fraction-0.1-seed-3"
     assert checkpoint.target_directory(tmp_path, "single:npid", "knn", 0.1, 3) == expected
     assert checkpoint.target_directory(tmp_path, "scratch", "knn", 1, 0).name == "fraction-1-seed-0"
+
+
+class TestData:
+    def test_images_of_a_run_are_noted_once_and_stay(self, tmp_path):
+        train, test = {"images": 85, "version": "1.0.0"}, {"images": 20, "version": "1.0.0"}
+        checkpoint.hold_to_data(tmp_path, {"pretraining": train})
+        checkpoint.hold_to_data(tmp_path, {"pretraining": train, "targets": test})
+        noted = (tmp_path / "data.json").read_text()
+        assert json.loads(noted) == {"pretraining": train, "targets": test}
+        with pytest.raises(ValueError) as error:
+            checkpoint.hold_to_data(tmp_path, {"pretraining": train, "targets": {**test, "images": 839}})
+        assert f"{tmp_path} was begun with other images for its targets; then and now: images 20 -> 839." in str(
+            error.value
+        )
+        assert "runtime.data_dir" in str(error.value) and (tmp_path / "data.json").read_text() == noted
+
+    def test_differences_are_told_by_name(self):
+        one, other = {"a": {"b": 1, "c": "f" * 64}, "d": 2}, {"a": {"b": 3, "c": "e" * 64}, "e": 4}
+        assert checkpoint.differences(one, one) == ""
+        told = "b 1 -> 3, c ffffffffffff -> eeeeeeeeeeee, d 2 -> (none), e (none) -> 4"
+        assert checkpoint.differences(one, other) == told
 
 
 def test_done_is_the_record_or_none(tmp_path):

@@ -1,7 +1,9 @@
 """Arms and stages end to end on arrays in memory: what is handed over, what is left behind, what a kill costs."""
 
 import csv
+import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 import aiseeme_jax
 from aiseeme_jax import checkpoint, curriculum, data, plan, pretext, train
 from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.step import make_state, train_step
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
@@ -169,7 +172,16 @@ class TestCurricula:
 class TestRun:
     def test_leaves_what_the_design_says(self, finished):
         top = {path.name for path in finished.iterdir()}
-        assert top == {"config.json", "done.json", "results.csv", "report.html", "stages", "arms", "targets"}
+        assert top == {
+            "config.json",
+            "data.json",
+            "done.json",
+            "results.csv",
+            "report.html",
+            "stages",
+            "arms",
+            "targets",
+        }
         assert {path.name for path in (finished / "stages").iterdir()} == {"00-rotation", "01-npid"}
         assert {path.name for path in (finished / "stages" / "00-rotation").iterdir()} == {
             "checkpoints",
@@ -322,6 +334,71 @@ class TestBudget:
         assert asked["single:rotation"] * 8 == asked["single:npid"] * 16 + 0 == 4 * 8 + 5 * 16
 
 
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A run that has still to write its results."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "done.json").unlink()
+    return tmp_path / "run"
+
+
+@pytest.mark.slow
+class TestChain:
+    """Nothing is gone on with that belongs to a backbone, or to images, that are not there any more."""
+
+    def test_stage_that_started_from_another_backbone(self, copied):
+        path = copied / "stages" / "00-rotation" / "done.json"
+        done = json.loads(path.read_text())
+        path.write_text(json.dumps({**done, "backbone_hash": "f" * 64}))
+        first, second = (str(copied / "stages" / name) for name in ("00-rotation", "01-npid"))
+        found = (
+            f"{second} started from another backbone than {first} now holds .{done['backbone_hash'][:12]} is not f+.*"
+        )
+        with pytest.raises(ValueError, match=f"{found} remove {second}, and from targets/"):
+            curriculum.run(config(), copied)
+
+    def test_stages_trained_anew_to_the_same_weights_go_together(self, copied, finished):
+        shutil.rmtree(copied / "stages" / "00-rotation")
+        curriculum.run(config(), copied)
+        assert hashes(copied) == hashes(finished)
+
+    def test_target_of_another_backbone(self, copied):
+        folder = copied / "targets" / "scratch" / "knn" / "fraction-1-seed-0"
+        done = json.loads((folder / "done.json").read_text())
+        assert done["backbone_hash"] == record(copied, "00-rotation")["start_hash"]
+        (folder / "done.json").write_text(json.dumps({**done, "backbone_hash": "f" * 64}))
+        with pytest.raises(ValueError, match=f"{folder} measured another backbone; .* remove that folder"):
+            curriculum.run(config(), copied)
+        shutil.rmtree(folder)
+        curriculum.run(config(), copied)
+
+    def test_records_from_before_are_accepted(self, copied, finished):
+        (copied / "data.json").unlink()
+        for path in copied.glob("targets/*/*/*/done.json"):
+            path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "backbone_hash"}))
+        curriculum.run(config(), copied)
+        assert (copied / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+    def test_other_images_to_pretrain_on(self, copied, monkeypatch):
+        shutil.rmtree(copied / "stages" / "01-npid")
+        monkeypatch.setattr(data, "open_split", lambda *_: dataclasses.replace(tiny.split(32), version="2.0.0"))
+        with pytest.raises(
+            ValueError, match="begun with other images for its pretraining.*version  -> 2.0.0, images 24 -> 32"
+        ):
+            curriculum.run(config(), copied)
+
+    def test_other_images_to_measure_on(self, copied, monkeypatch):
+        shutil.rmtree(copied / "targets" / "scratch")
+        real = data.open_split
+        monkeypatch.setattr(
+            data,
+            "open_split",
+            lambda name, split, where: tiny.split(16) if split == "test" else real(name, split, where),
+        )
+        with pytest.raises(ValueError, match="begun with other images for its targets' test split.*images 24 -> 16"):
+            curriculum.run(config(), copied)
+
+
 class Killed(BaseException):
     """Passes through everything, as a kill does."""
 
@@ -381,7 +458,8 @@ class TestKill:
 
 @pytest.mark.slow
 def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
-    finetune = {"duration": base.duration(epochs=2), "batch_size": 8}
+    # Less than an epoch, and judged for all that.
+    finetune = {"duration": base.duration(steps=2), "batch_size": 8}
     targets = (
         base.target("knn", size=tiny.SIZE),
         base.target("linear", size=tiny.SIZE, strengths=(0.1, 1.0)),
@@ -394,6 +472,38 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
     assert found == {(arm, t) for arm in ("curriculum", "scratch") for t in ("knn", "linear", "finetune")}
     starts, ends = zip(*(hashes(tmp_path)[f"stages/{i:02d}-{task}"] for i, task in enumerate(tasks)), strict=True)
     assert starts[1:] == ends[:-1]
+    tuned = json.loads((tmp_path / "targets/scratch/finetune/fraction-1-seed-0/done.json").read_text())
+    assert tuned["steps"] == 2 and 0 < tuned["validation_score"] <= 1 and tuned["data"]["images"] == 24
+
+
+def test_other_images_may_be_asked_for_while_nothing_is_finished(tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise Killed
+
+    made = config((stage("rotation", 2),), baselines=(), targets=())
+    monkeypatch.setattr(train, "fit", killed)
+    with pytest.raises(Killed):
+        curriculum.run(made, tmp_path / "run")
+    (tmp_path / "ids.txt").write_text("3\n")
+    made.data.exclude = (str(tmp_path / "ids.txt"),)
+    monkeypatch.setattr(train, "fit", lambda task, batches, **_: train.Result(task, {}))
+    curriculum.run(made, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["pretraining"]["images"] == 23
+    assert json.loads((tmp_path / "run" / "before/1/data.json").read_text())["pretraining"]["images"] == 24
+
+
+def test_stage_lets_go_of_what_it_compiled(tmp_path, monkeypatch):
+    def fit(task, batches, *, stage, total_steps, steps_per_epoch, patience, teacher, **_):
+        lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+        program, _ = make_state(task, stage, **lengths, teacher=teacher, patience=patience)
+        train_step.of(program)
+        held.append(len(train_step.programs))
+        return train.Result(task, {})
+
+    held, before = [], len(train_step.programs)
+    monkeypatch.setattr(train, "fit", fit)
+    curriculum.run(config(baselines=(), targets=()), tmp_path)
+    assert held == [before + 1] * 2 and len(train_step.programs) == before
 
 
 def test_listed_images_are_kept_out_of_pretraining_and_counted(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import logging
 
 import jax
@@ -174,6 +175,16 @@ class TestSplit:
         split = data.from_arrays(tiny.images(5))
         assert split.labels.tolist() == [-1] * 5 and split.groups == split.ids == tuple("01234")
 
+    def test_fingerprint_tells_splits_apart_by_version_number_ids_and_labels(self):
+        split = tiny.split()
+        swapped = dataclasses.replace(split, ids=(*split.ids[:-2], *split.ids[:-3:-1]))
+        relabelled = dataclasses.replace(split, labels=split.labels[::-1].copy())
+        others = [tiny.split(22), split.subset(range(22)), swapped, relabelled]
+        others.append(dataclasses.replace(split, version="2.0.0"))
+        found = [json.dumps(other.fingerprint()) for other in (split, *others)]
+        assert found[1] == found[2] and len(set(found)) == 5
+        assert split.fingerprint()["images"] == 24 and tiny.split(seed=1).fingerprint() == split.fingerprint()
+
     @pytest.mark.parametrize("count", [1, 255, 256, 257, 600])
     def test_all_images_of_any_number(self, count):
         pixels = (np.arange(count)[:, None, None, None] * np.ones((1, 2, 2, 1), int)).astype(np.uint8)
@@ -236,7 +247,7 @@ class TestEveryBuilder:
         ]
         split = data.open_split("nodules/tiny", "train", prepare(tmp_path, "nodules", features, rows))
         assert split.groups == ("p0", "p0", "p1") and split.ids == ("i0", "i1", "i2")
-        assert split.labels.tolist() == [-1] * 3 and split.class_names == ()
+        assert split.labels.tolist() == [-1] * 3 and split.class_names == () and split.version == "1.0.0"
         assert split.shape == (4, 5, 6, 1) and split.images().dtype == np.int16
         np.testing.assert_array_equal(split.images(), volumes)
         np.testing.assert_array_equal(split.read(np.array([2, 0])), volumes[[2, 0]])

@@ -13,8 +13,9 @@ import tiny
 from flax import nnx
 from tiny import no_events  # noqa: F401
 
-from aiseeme_jax import augment, checkpoint, data, distill, losses, stopping, train
+from aiseeme_jax import augment, checkpoint, data, distill, losses, seeds, stopping, train
 from aiseeme_jax.pretext.base import Average, Bank, Output, Task
+from aiseeme_jax.step import Program, transient_programs
 
 pytestmark = pytest.mark.usefixtures("no_events")
 
@@ -117,7 +118,7 @@ class TestNonFinite:
             tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=poisoned(range(7, 100)), pace=pace)
         program, state = start(stage)
         for _ in range(6):
-            state, _, _ = step(program, state)
+            state, _, _ = step(program, state, key=seeds.derive(0, "steps"))
         kept = newest(tmp_path, stage)
         assert int(kept.step) == 15 and int(kept.halted) == -1
         for name, tree in snapshot(state).items():
@@ -243,6 +244,24 @@ class TestStep:
         step(*start(toy_stage(optimizer={"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.25})))
         assert train.train_step._cache_size() == compiled + 1
 
+    def test_what_is_compiled_for_a_while_is_let_go_and_nothing_else(self):
+        kept, state = start(toy_stage())
+        step(kept, state)
+        compiled, jitted = train.train_step._cache_size(), train.train_step.of(kept)
+        with transient_programs():
+            step(*start(toy_stage()))
+            program, state = start(toy_stage(steps=5))
+            step(program, state)
+            assert train.train_step._cache_size() == compiled + 1
+        assert program not in train.train_step.programs
+        assert train.train_step._cache_size() == compiled and train.train_step.of(kept) is jitted
+
+    def test_loop_does_not_look_its_program_up_at_every_step(self, tmp_path, monkeypatch):
+        calls, real = [], Program.__hash__
+        monkeypatch.setattr(Program, "__hash__", lambda program: calls.append(1) or real(program))
+        tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path)
+        assert 0 < len(calls) < 8
+
 
 class TestDistillation:
     def stage(self, kind, **changes):
@@ -309,6 +328,33 @@ class TestDistillation:
         with pytest.raises(ValueError, match=f"previous {one[:12]} -> .none."):
             tiny.fit(Toy(tiny.Linear()), stage, tmp_path)
         assert fit(1).record["teachers"] == {"previous": one}
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("old", [True, False])
+    def test_resuming_from_another_start_or_on_other_images_is_refused(self, old, tmp_path, monkeypatch):
+        def fit(*, seed=0, **options):
+            options = {"fingerprint": {"images": 24, "version": "1.0.0"}, **options}
+            return tiny.fit(Toy(tiny.Linear(seed=seed)), toy_stage(), tmp_path, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            if old:
+                # As records were before they said it.
+                real = checkpoint.Store.save
+                known = lambda record: {k: v for k, v in record.items() if k not in ("start_hash", "data")}  # noqa: E731
+                patch.setattr(checkpoint.Store, "save", lambda *a: real(*a[:-1], known(a[-1])))
+            fit(batches=killed_after(3))
+        one, other = (checkpoint.backbone_hash(tiny.Linear(seed=seed))[:12] for seed in (0, 1))
+        changed = {
+            f"started from another backbone; remove.*start_hash {one} -> {other}": {"seed": 1},
+            "trained on other data; remove this stage's folder.*: images 24 -> 839, version 1.0.0 -> 1.1.0": {
+                "fingerprint": {"images": 839, "version": "1.1.0"}
+            },
+        }
+        for message, options in changed.items() if not old else ():
+            with pytest.raises(ValueError, match=message):
+                fit(**options)
+        record = fit().record
+        assert record["start_hash"][:12] == one and record["data"] == {"images": 24, "version": "1.0.0"}
 
     @pytest.mark.slow
     def test_predictor_of_a_killed_run_goes_on_in_the_same_bits(self, tmp_path):
@@ -417,15 +463,22 @@ class TestResume:
 
 class TestLoop:
     @pytest.mark.slow
-    def test_epochs_end_with_a_look_at_the_task_which_may_write_to_it(self, tmp_path):
+    def test_epochs_and_the_run_end_with_a_look_at_the_task_which_may_write_to_it(self, tmp_path):
         def after_epoch(task, step):
             seen.append((step, float(task.counted.get_value())))
             task.counted.set_value(jnp.float32(100.0))
 
         seen = []
         result = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, after_epoch=after_epoch)
-        assert seen == [(3, 3), (6, 103)]
-        assert float(result.task.counted.get_value()) == 102
+        assert seen == [(3, 3), (6, 103), (8, 102)]
+        assert float(result.task.counted.get_value()) == 100
+
+    def test_run_shorter_than_an_epoch_ends_with_one_look(self, tmp_path):
+        seen = []
+        options = {"total_steps": 2, "after_epoch": lambda task, step: seen.append(step)}
+        tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
+        tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
+        assert seen == [2]
 
     def test_record_says_what_a_reader_wants_to_know(self, tmp_path):
         record = tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path).record

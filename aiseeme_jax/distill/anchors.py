@@ -62,9 +62,11 @@ def fisher(task: Task, batches: Iterable[dict[str, Array]], key: PRNGKeyArray) -
     """
     graph, state = nnx.split(task)
     state = nnx.as_pure(state)
+    # Jitted here, so that what is compiled goes when this is done.
+    squares_of = jax.jit(functools.partial(_squares, graph))
     total, count = None, 0
     for count, batch in enumerate(batches, start=1):
-        squares = _squares(graph, state, batch, jax.random.fold_in(key, count - 1))
+        squares = squares_of(state, batch, jax.random.fold_in(key, count - 1))
         total = squares if total is None else jax.tree.map(jnp.add, total, squares)
     if total is None:
         raise ValueError("Fisher information needs at least one batch")
@@ -73,7 +75,6 @@ def fisher(task: Task, batches: Iterable[dict[str, Array]], key: PRNGKeyArray) -
     return found
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _squares(graph: nnx.GraphDef, state: nnx.State, batch: dict[str, Array], key: PRNGKeyArray) -> nnx.State:
     """B (d L / d w)^2 of the backbone's parameters."""
 

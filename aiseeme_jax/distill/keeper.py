@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from aiseeme_jax import seeds
 from aiseeme_jax.distill import anchors, cassle, features
 from aiseeme_jax.distill.terms import OF_WEIGHTS, Term, named
 from aiseeme_jax.pretext.base import Output, Task
@@ -151,7 +152,6 @@ def keep(
     start = cassle.Start(task) if any(term.kind == "cassle" for term in terms) else None
     wanted = dict.fromkeys(name for term in terms for name in term.teachers)
     frozen = Frozen({name: backbones[name] for name in wanted}, dict(fishers or {}), start)
-    # The task's own heads are drawn with the seed itself.
-    rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(seed), 1))
+    rngs = nnx.Rngs(seeds.derive(seed, "distil"))
     task.keeper = Keeper(terms, task, frozen, dtype=dtype, rngs=rngs)
     return frozen

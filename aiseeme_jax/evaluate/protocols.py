@@ -16,7 +16,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, events, optim, train
+from aiseeme_jax import augment, checkpoint, data, events, optim, seeds, train
 from aiseeme_jax.evaluate import features, finetune, metrics, results
 from aiseeme_jax.evaluate.fractions import in_words, nested_fraction, seeds_for
 from aiseeme_jax.evaluate.knn import knn_probe
@@ -94,20 +94,30 @@ def evaluate_arm(
     """
     for run in runs(config, workdir, name):
         _renew(run, config.statistics)
-    open_runs = [run for run in runs(config, workdir, name) if not checkpoint.read_done(run.directory)]
+    measured = checkpoint.backbone_hash(backbone)
+    open_runs = [run for run in runs(config, workdir, name) if not _is_done(run, measured)]
     if not open_runs:
         return
     arm = Arm(config, name, backbone, target_splits(config), random)
+    checkpoint.hold_to_data(workdir, {f"targets' {s} split": split.fingerprint() for s, split in arm.splits.items()})
     steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
     time_line = last_stage or checkpoint.targets_directory(workdir, name)
     for run in open_runs:
-        record = _evaluate(arm, run)
+        record = {"backbone_hash": measured, **_evaluate(arm, run)}
         tag = f"{name}/{run.target.protocol}/{run.directory.name}"
         events.write_scalars(time_line, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
         # The record last: a run without it is done again.
         checkpoint.write_json(run.directory / checkpoint.DONE, record)
         checkpoint.drop_checkpoints(run.directory)
         checkpoint.barrier(f"measured {run.directory.name}")
+
+
+def _is_done(run: Run, backbone_hash: str) -> bool:
+    """Whether a run has left its record. ValueError if it measured another backbone than the arm has now."""
+    done = checkpoint.read_done(run.directory) or {}
+    if done.get("backbone_hash", backbone_hash) != backbone_hash:
+        raise ValueError(f"{run.directory} measured another backbone; to measure this one, remove that folder")
+    return bool(done)
 
 
 def _renew(run: Run, statistics: ConfigDict) -> None:
@@ -240,7 +250,8 @@ def _finetune(arm: Arm, run: Run):
     views = augment.views_of(stage.views)
     # Without pretraining, another seed is another start as well.
     start = checkpoint.starting_backbone(config.model, "scratch", run.seed) if arm.random else arm.backbone
-    classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=nnx.Rngs(run.seed))
+    rngs = nnx.Rngs(seeds.derive(run.seed, "heads"))
+    classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=rngs)
 
     def remember_best(classifier: finetune.Classifier, step: int) -> None:
         validation = arm.splits["validation"]
@@ -264,6 +275,7 @@ def _finetune(arm: Arm, run: Run):
         title=f"{arm.name}: finetune on {in_words(run.fraction)}, seed {run.seed}",
         pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
         patience=config.patience,
+        fingerprint=split.fingerprint(),
         after_epoch=remember_best,
     )
     best = result.task.recall()

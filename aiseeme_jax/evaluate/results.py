@@ -6,7 +6,6 @@ that lie beside it, with other metrics or another bootstrap.
 
 import csv
 import io
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from aiseeme_jax import checkpoint
+from aiseeme_jax import checkpoint, files
 from aiseeme_jax.evaluate import metrics
 
 RESULTS = "results.csv"
@@ -94,10 +93,8 @@ def save_predictions(directory: Path, predictions: Predictions) -> None:
         probs=np.asarray(predictions.probs, np.float32),
         **{name: np.asarray(getattr(predictions, name), np.str_) for name in ("ids", "groups", "class_names")},
     )
-    directory.mkdir(parents=True, exist_ok=True)
-    beside = directory / f".{PREDICTIONS}.{os.getpid()}"
-    beside.write_bytes(buffer.getvalue())
-    beside.replace(directory / PREDICTIONS)
+    with files.replaced(directory / PREDICTIONS) as beside:
+        beside.write_bytes(buffer.getvalue())
 
 
 def load_predictions(directory: Path) -> Predictions:

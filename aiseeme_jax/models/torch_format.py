@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from aiseeme_jax import files
 from aiseeme_jax.models.resnet import Block, Norm, ResNet
 
 Tensors = dict[str, np.ndarray]
@@ -20,6 +21,10 @@ Tensors = dict[str, np.ndarray]
 PREFIXES = ("module.", "encoder_q.", "backbone.")
 # Where a checkpoint that is not a plain dictionary of tensors keeps it.
 CONTAINERS = ("state_dict", "model_state_dict", "model")
+
+
+class Damaged(ValueError):
+    """A file that does not hold what its own header says."""
 
 
 def to_torchvision(backbone: ResNet) -> Tensors:
@@ -122,18 +127,9 @@ def write_safetensors(
     """
     from safetensors.numpy import save_file
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(
-            {n: np.ascontiguousarray(t) for n, t in tensors.items()},
-            partial,
-            metadata=dict(metadata) if metadata else None,
-        )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    with files.replaced(Path(path)) as beside:
+        save_file(whole, beside, metadata=dict(metadata) if metadata else None)
 
 
 def _variables(backbone: ResNet) -> Iterator[tuple[str, nnx.Variable]]:
@@ -226,8 +222,8 @@ def _read_safetensors(path: Path) -> Tensors:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is not a whole safetensors file ({error}): copy or download it again")
+def _damaged(path: str | Path, error: Exception) -> Damaged:
+    return Damaged(f"{path} is not a whole safetensors file ({error})")
 
 
 def _read_torch(path: Path) -> Tensors:

@@ -233,7 +233,8 @@ def test_stages_of_a_curriculum_cluster_the_split_as_it_lies(residence, tmp_path
     split = tiny.split(21)
     monkeypatch.setattr(data, "open_split", lambda *_: split)
     curriculum.run(config, tmp_path / "run")
-    bodies = [tiny.backbone(), checkpoint.load_backbone(tmp_path / "run/stages/00-clusterfit")[0]]
+    start = checkpoint.starting_backbone(config.model, "scratch", config.seed)
+    bodies = [start, checkpoint.load_backbone(tmp_path / "run/stages/00-clusterfit")[0]]
     for body, found, part in zip(bodies, seen, config.stages, strict=True):
         spec = augment.views_of(part.views.to_dict())
         expected = body(augment.central_view(split.images(), spec), train=False)["pooled"]

@@ -1,0 +1,40 @@
+"""How a file gets to its place: whole, or not at all."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Gives a path to write a file to, which at the end takes the place of `path`; after an error it is not there.
+
+    A kill leaves the old file or the new one, and so does a power cut: the file is on the disk before it gets its name,
+    and what comes after this finds it there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        _sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    # A name is kept by its folder, and that of the folder, which may be as new, by the next one.
+    for folder in (path.parent, path.parent.parent):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # Some network file systems do not sync folders.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)

@@ -1,0 +1,144 @@
+"""Random numbers for one thing have nothing in common with those for another."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+from tiny import tiny_in_the_table  # noqa: F401
+
+from aiseeme_jax import checkpoint, curriculum, distill, pretext, seeds
+from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.plan import stage_task
+from aiseeme_jax.pretext.base import Bank
+from configs import base
+
+pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
+
+# Of rows this long, or longer, chance makes next to none that correlate by more than this.
+LENGTH, ALIKE = 24, 0.85
+QUICK = ("rotation", "simclr")
+
+
+def config(name: str):
+    made = base.get_config()
+    volumes = tiny.of_volumes(name)
+    resnet, vit = {"name": "tiny", "width": 0.125, "stem": "small"}, {"name": "tiny_vit", "patch": 4}
+    made.model.update({"dtype": "float32", **(vit if name in tiny.OF_VITS else resnet)})
+    made.model.update({"dimensions": 3, "channels": 1} if volumes else {})
+    return made
+
+
+def kernels(module: nnx.Module, *, without: str = "") -> dict[str, np.ndarray]:
+    """What is drawn, parameters and banks, as rows by name."""
+    state = nnx.as_pure(nnx.state(module, nnx.Any(nnx.Param, Bank)))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    named = {jax.tree_util.keystr(path): np.ravel(leaf) for path, leaf in leaves}
+    return {n: x for n, x in named.items() if (not without or without not in n) and len(x) >= LENGTH and x.std() > 0}
+
+
+def assert_unrelated(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:
+    assert some and others
+    for (name, one), (beside, other) in itertools.product(some.items(), others.items()):
+        length = min(len(one), len(other))
+        found = abs(np.corrcoef(one[:length], other[:length])[0, 1])
+        assert not found > ALIKE, f"{name} and {beside} begin alike: r = {found:.3f}"
+
+
+class TestDerive:
+    def test_follows_from_all_parts_and_their_order(self):
+        cases = [(0,), (1,), (-1,), (0, "heads"), (0, "order"), ("heads", 0), (1, 23), (12, 3)]
+        found = [seeds.derive(*case) for case in cases]
+        assert len(set(found)) == len(cases) and all(0 <= seed < 2**32 for seed in found)
+        assert found == [seeds.derive(*case) for case in cases]
+
+    def test_stages_of_runs_with_neighbouring_seeds_have_nothing_in_common(self):
+        found = [seeds.of_stage(run, position, None) for run in range(20) for position in range(20)]
+        assert len(set(found)) == 400
+
+    def test_own_seed_of_a_stage_counts_alone(self):
+        assert seeds.of_stage(0, 1, 5) == seeds.of_stage(3, 2, 5) != seeds.of_stage(0, 1, 6)
+        assert seeds.of_stage(0, 0, 0) != seeds.of_stage(0, 0, None)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in pretext.TASKS])
+def test_heads_have_nothing_in_common_with_the_backbone(name):
+    made = config(name)
+    backbone = checkpoint.starting_backbone(made.model, "scratch", made.seed)
+    body = kernels(backbone)
+    task = stage_task(made, tiny.table_stage(name), backbone, 24, seed=seeds.of_stage(made.seed, 0, None))
+    assert_unrelated(kernels(task, without="backbone"), body)
+
+
+def test_predictors_have_nothing_in_common_with_heads_and_backbone():
+    made, stage = config("simclr"), tiny.stage("simclr", distill={"kind": "pfr"})
+    backbone = checkpoint.starting_backbone(made.model, "scratch", 0)
+    seed = seeds.of_stage(0, 0, None)
+    task = stage_task(made, stage, backbone, 24, seed=seed)
+    before = kernels(task)
+    distill.keep(task, distill.terms(stage.distill), {"previous": backbone}, seed=seed)
+    assert_unrelated(kernels(task.keeper), before)
+
+
+def test_head_of_fine_tuning_has_nothing_in_common_with_random_weights(monkeypatch, tmp_path):
+    made = config("rotation")
+    target = base.target("finetune", size=tiny.SIZE, batch_size=8)
+    backbone = checkpoint.starting_backbone(made.model, "scratch", 0)
+    arm = protocols.Arm(made, "scratch", backbone, {name: tiny.split() for name in protocols.SPLITS})
+
+    class Seen(Exception):
+        pass
+
+    def fit(classifier, *_, **__):
+        raise Seen(classifier)
+
+    monkeypatch.setattr(protocols.train, "fit", fit)
+    with pytest.raises(Seen) as caught:
+        protocols.PROTOCOLS["finetune"](arm, protocols.Run(target, 1.0, 0, tmp_path))
+    classifier = caught.value.args[0]
+    tiny.assert_same(classifier.backbone, backbone)
+    assert_unrelated(kernels(classifier.head), kernels(backbone))
+
+
+def shown(monkeypatch, tmp_path, run: int, position: int, **changes):
+    """The order, and the key of the first step, of a stage of a run."""
+    made = config("rotation")
+    made.seed = run
+    made.stages = tuple(base.stage("rotation", size=tiny.SIZE, batch_size=8, **changes) for _ in range(2))
+    found = {}
+
+    def fit(task, batches, *, seed, **_):
+        found["order"] = np.concatenate([batch["index"] for batch in itertools.islice(batches(0), 3)])
+        found["key"] = seed
+        found["head"] = np.array(task.head.kernel.get_value())
+        raise StopIteration
+
+    monkeypatch.setattr(curriculum.train, "fit", fit)
+    monkeypatch.setattr(curriculum, "save_views", lambda *_: None)
+    stages = [tmp_path / str(run) / str(i) for i in range(2)]
+    checkpoint.save_backbone(stages[0], checkpoint.starting_backbone(made.model, "scratch", 0), {})
+    with pytest.raises(StopIteration):
+        curriculum.run_stage(made, curriculum.arms(made)[0], position, stages, tiny.split())
+    return found
+
+
+def same(one, other):
+    return [name for name in one if np.array_equal(one[name], other[name])]
+
+
+def test_second_stage_of_one_run_is_not_the_first_of_the_next_one(monkeypatch, tmp_path):
+    second, first = shown(monkeypatch, tmp_path, 0, 1), shown(monkeypatch, tmp_path, 1, 0)
+    assert same(second, first) == []
+    assert same(second, shown(monkeypatch, tmp_path, 0, 1)) == ["order", "key", "head"]
+
+
+def test_own_seed_of_a_stage_is_honoured(monkeypatch, tmp_path):
+    assert same(*(shown(monkeypatch, tmp_path, run, 0, seed=7) for run in (0, 1))) == ["order", "key", "head"]
+
+
+def test_views_of_the_first_step_have_another_key_than_the_first_weights():
+    drawn = nnx.Rngs(seeds.derive(0, "backbone")).params()
+    step = jax.random.fold_in(jax.random.key(seeds.derive(0, "steps")), 0)
+    assert not np.array_equal(jax.random.key_data(drawn), jax.random.key_data(step))
