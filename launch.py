@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 flags.DEFINE_bool("deterministic", False, "Bit-identical reruns on GPUs too, at some cost in speed (CPUs always are).")
 flags.DEFINE_bool("debug", False, "Show where an error in the input came up.")
 CLUSTER = ("coordinator", "num_processes", "process_id")
-flags.mark_flags_as_required(["config", "workdir"])
+for name in ("config", "workdir"):
+    flags.register_validator(name, lambda value: value is not None, message=f"--{name}=… is missing")
 
 log = logging.getLogger("aiseeme_jax")
 
@@ -112,6 +114,9 @@ def _parse(argv: list[str]) -> list[str]:
     """absl's parsing, but that a field the config does not have is named beside those that it has."""
     try:
         return flags.FLAGS(argv)
+    except (SyntaxError, NameError) as error:
+        said = getattr(error, "msg", None) or error
+        raise ValueError(f"{_place(error)}{type(error).__name__}: {said}") from error
     except (AttributeError, KeyError, IndexError) as error:
         wrong = _wrong_field(argv)
         if wrong is None:
@@ -148,13 +153,25 @@ def _missing(config: Any, field: str) -> str | None:
 
 
 def _message(error: Exception) -> str:
-    """What an error says, without the traceback that ml_collections makes of one in a config file."""
-    if not any(words in str(error) for words in WRAPPED):
-        return str(error)
+    """What an error says, without what absl and ml_collections add: the value None, the traceback of an error in a
+    config file, the whole config where it has no such field.
+    """
     first: BaseException = error
-    while before := first.__cause__ or first.__context__:
+    while any(words in str(error) for words in WRAPPED) and (before := first.__cause__ or first.__context__):
         first = before
-    return str(first)
+    said, locked, _ = str(first).partition(" Other fields present")
+    if locked:
+        return _place(first) + said.removeprefix("'")
+    return re.sub("^flag --(config|workdir)=None: ", "", said)
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the config in which an error came up, for the beginning of a message."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        frames.append((error.filename, error.lineno))
+    own = [(file, line) for file, line in frames if file and "site-packages" not in file and file != __file__]
+    return "{}, line {}: ".format(*own[-1]) if own else ""
 
 
 def _run() -> None:

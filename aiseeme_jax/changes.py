@@ -44,6 +44,8 @@ def begin(config: ConfigDict, workdir: Path, source: Callable[[], data.Split]) -
     change = Change({}, ())
     if experiment.is_begun(workdir):
         change = judge(config, workdir)
+    else:
+        experiment.check_unclaimed(workdir)
     if change.fields or not experiment.is_begun(workdir):
         plan.check(config, source())
     if change.fields:

@@ -28,12 +28,18 @@ BEFORE = "before"
 
 @contextlib.contextmanager
 def alone(workdir: Path) -> Iterator[None]:
-    """Keeps a second run out of a workdir while this one lasts. ValueError if there is one already."""
+    """Keeps a second run out of a workdir while this one lasts. ValueError if there is one already, or no folder can be
+    made there.
+    """
     if jax.process_index():
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / LOCK, "w") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / LOCK, "w")
+    except OSError as error:
+        raise ValueError(f"the workdir {workdir} cannot be made or written to: {error.strerror}") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -52,6 +58,16 @@ def alone(workdir: Path) -> Iterator[None]:
 def is_begun(workdir: Path) -> bool:
     """Whether a config has claimed the workdir."""
     return (workdir / CONFIG).exists()
+
+
+def check_unclaimed(workdir: Path) -> None:
+    """ValueError if a workdir without a config holds results: nobody could tell what they came from."""
+    held = [name for name in ("stages", "arms", "targets", checkpoint.DONE) if (workdir / name).exists()]
+    if held:
+        raise ValueError(
+            f"{workdir} holds {', '.join(held)} but no {CONFIG}, so that nothing says what they came from: "
+            f"restore {CONFIG}, or use another --workdir"
+        )
 
 
 def begin(config: ConfigDict, workdir: Path) -> bool:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
-from aiseeme_jax import checkpoint, curriculum, data, plan, pretext, train
+from aiseeme_jax import checkpoint, curriculum, data, experiment, plan, pretext, train
 from aiseeme_jax.evaluate import protocols, results
 from aiseeme_jax.step import make_state, train_step
 from configs import base
@@ -296,6 +296,7 @@ class TestRun:
             curriculum.run(config(init="absent.safetensors"), tmp_path)
 
     def test_damaged_hand_over_is_an_error(self, finished, tmp_path):
+        experiment.begin(config(), tmp_path)
         directory = tmp_path / "stages" / "00-rotation"
         directory.mkdir(parents=True)
         source = finished / "stages" / "00-rotation"

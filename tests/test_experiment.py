@@ -33,6 +33,15 @@ def test_same_config_goes_on_and_a_finished_run_says_so(tmp_path, caplog):
     assert "is complete: nothing to do" in caplog.text and "report.html" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["stages", "arms", "targets", "done.json"])
+def test_results_without_a_config_belong_to_nobody(name, tmp_path):
+    experiment.check_unclaimed(tmp_path / "absent")
+    experiment.check_unclaimed(tmp_path)
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=f"holds {name} but no config.json, .* restore config.json, or use another"):
+        experiment.check_unclaimed(tmp_path)
+
+
 def test_fingerprint_covers_what_decides_the_result():
     resolved = json.loads(config().to_json_best_effort())
     assert experiment.fingerprint(resolved) == experiment.fingerprint({**resolved, "runtime": {}, "fingerprint": "x"})
@@ -83,6 +92,12 @@ class TestAlone:
         with experiment.alone(tmp_path / "run"):
             pass
         assert (tmp_path / "run" / "config.json").exists()
+
+    def test_a_workdir_that_cannot_be_made_is_named(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match="the workdir .*file cannot be made or written to: File exists"):
+            with experiment.alone(tmp_path / "file"):
+                pass
 
     def test_a_run_that_never_began_leaves_no_folder(self, tmp_path):
         with pytest.raises(RuntimeError), experiment.alone(tmp_path / "run"):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 
 import pytest
@@ -174,6 +175,29 @@ def test_unknown_variant_and_absent_config_file(phantom, tmp_path):  # noqa: F81
     said = fails(tmp_path / "run", phantom, config="configs/isic_curriculum.py:huge")
     assert said.startswith("error: unknown variant 'huge' of isic_curriculum: known are full, small, demo\n")
     assert "absent.py" in fails(tmp_path / "run", phantom, config="configs/absent.py")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("def get_config(:", r"error: \S*own\.py, line 1: SyntaxError: invalid syntax\n"),
+        ("def get_config():\n    return bse.get_config()", r"error: \S*own\.py, line 2: NameError: name 'bse' is not"),
+        (
+            "from configs import base\n\ndef get_config():\n    made = base.get_config()\n    made.nonsense = 1",
+            r'error: \S*own\.py, line 5: Key "nonsense" does not exist and cannot be added since .* is locked\.\n',
+        ),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_told_by_its_line(text, message, phantom, tmp_path):  # noqa: F811
+    (tmp_path / "own.py").write_text(text)
+    said = fails(tmp_path / "run", phantom, config=str(tmp_path / "own.py"))
+    assert re.search(message, said) and "Other fields" not in said
+
+
+def test_results_without_their_config_are_not_adopted(whole, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    shutil.copytree(whole / "stages", workdir / "stages")
+    assert "holds stages but no config.json" in fails(workdir, phantom)
 
 
 def test_data_set_that_is_not_prepared(tmp_path):
