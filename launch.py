@@ -38,7 +38,7 @@ log = logging.getLogger("aiseeme_jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-JOBS = {"curriculum": "aiseeme_jax.curriculum", "evaluate": "aiseeme_jax.evaluation"}
+JOBS = {"curriculum": "aiseeme_jax.jobs.curriculum", "evaluate": "aiseeme_jax.jobs.evaluate"}
 # How ml_collections begins what it says of an error in a config file; the error itself is the first of its causes.
 WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
 # What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
@@ -53,15 +53,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"arguments that are no flags: {' '.join(argv[1:])}")
     _speak()
     _start_devices()
-    from aiseeme_jax import experiment
-    from aiseeme_jax.stopping import Preempted
+    from aiseeme_jax.jobs import workdir as workdir_
+    from aiseeme_jax.training.stopping import Preempted
 
     config = flags.FLAGS.config
     if config.job not in JOBS:
         raise ValueError(f"unknown job '{config.job}': known are {', '.join(JOBS)}")
     workdir = Path(flags.FLAGS.workdir)
     try:
-        with experiment.alone(workdir):
+        with workdir_.alone(workdir):
             importlib.import_module(JOBS[config.job]).run(config, workdir)
     except Preempted as stop:
         log.info("%s", stop)

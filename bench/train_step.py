@@ -17,9 +17,10 @@ from absl import flags
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
-from aiseeme_jax import augment, data, models, pretext, train
+from aiseeme_jax import augment, data, models, pretext
 from aiseeme_jax.evaluate import features
-from aiseeme_jax.pretext.base import Output, Task
+from aiseeme_jax.task import Output, Task
+from aiseeme_jax.training import loop
 from bench import measure
 from configs import base
 
@@ -46,10 +47,10 @@ class Runner:
 
     def __init__(self, task: Task, stage: FrozenConfigDict, steps_per_epoch: int):
         total = 1_000_000
-        program, self.state = train.make_state(
+        program, self.state = loop.make_state(
             task, stage, total_steps=total, steps_per_epoch=steps_per_epoch, teacher=None, patience=10
         )
-        self.advance = train.train_step.of(program)
+        self.advance = loop.train_step.of(program)
         self.key = jax.random.key(0)
 
     def __call__(self, batches, steps: int) -> None:
@@ -97,10 +98,10 @@ def make_task(options: argparse.Namespace, split: data.Split) -> tuple[Task, Fro
 
 
 def whole_loop(options: argparse.Namespace, split: data.Split, batches: data.Batches) -> float:
-    """Speed of `train.fit` after its first log line: batches from disk, logging, a checkpoint."""
+    """Speed of `loop.fit` after its first log line: batches from disk, logging, a checkpoint."""
     task, stage = make_task(options, split)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        result = train.fit(
+        result = loop.fit(
             task,
             batches,
             stage=stage,
@@ -109,7 +110,7 @@ def whole_loop(options: argparse.Namespace, split: data.Split, batches: data.Bat
             seed=0,
             directory=Path(directory),
             title="whole loop",
-            pace=train.Pace(log_every=10, checkpoint_every=max(options.steps * options.rounds // 2, 1)),
+            pace=loop.Pace(log_every=10, checkpoint_every=max(options.steps * options.rounds // 2, 1)),
             gather=lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec),
         )
     return result.record["images_per_second"]

@@ -78,7 +78,7 @@ class TorchRunner:
         form = torch.channels_last if channels_last else torch.contiguous_format
         self.model = nn.Sequential(backbone, projector).to(self.device, memory_format=form)
         self.call = torch.compile(self.model) if options.compile else self.model
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
+        self.optimizer = torch.optimizers.SGD(self.model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
         images = torch.from_numpy(np.ascontiguousarray(views.transpose(0, 3, 1, 2)))
         self.images = images.to(self.device, memory_format=form)
         self.half = options.dtype == "bfloat16"

@@ -2,7 +2,7 @@
 
 import tiny_config
 
-from aiseeme_jax import plan
+from aiseeme_jax.curriculum import plan
 
 FAILURES = {
     "type": lambda config: None + 1,

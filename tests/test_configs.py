@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, distill, models, optim, pretext
+from aiseeme_jax import augment, distill, models, pretext
 from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.training import optimizers
 from configs import base, cxr_curriculum, isic_curriculum, lidc_curriculum, pretext_tasks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -54,10 +55,10 @@ class TestVariants:
         for training in trained:
             frozen = FrozenConfigDict(training)
             sizes = {"steps_per_epoch": 100, "batch_size": frozen.batch_size}
-            steps = optim.steps_of(frozen.duration, **sizes)
+            steps = optimizers.steps_of(frozen.duration, **sizes)
             peak = frozen.optimizer.learning_rate
-            schedule = optim.make_schedule(frozen.schedule, peak, steps, *sizes.values())
-            optim.make_optimizer(frozen.optimizer, schedule)
+            schedule = optimizers.make_schedule(frozen.schedule, peak, steps, *sizes.values())
+            optimizers.make_optimizer(frozen.optimizer, schedule)
         for part in (*config.stages, *config.targets):
             views = augment.views_of(FrozenConfigDict(part).views)
             assert views.size == config.stages[0].views.size and len(views.mean) == config.model.channels
@@ -199,4 +200,4 @@ class TestBase:
     @pytest.mark.parametrize("length", [{}, {"epochs": 2.0, "steps": 3}])
     def test_length_needs_exactly_one_unit(self, length):
         with pytest.raises(ValueError, match="a duration needs exactly one of epochs, steps, examples"):
-            optim.steps_of(base.duration(**length), steps_per_epoch=5, batch_size=4)
+            optimizers.steps_of(base.duration(**length), steps_per_epoch=5, batch_size=4)

@@ -4,8 +4,10 @@ import pytest
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import tfds_builders
-from aiseeme_jax import checkpoint, curriculum
+from aiseeme_jax import weights
 from aiseeme_jax.evaluate import results
+from aiseeme_jax.jobs import curriculum
+from aiseeme_jax.store import records
 from configs import cxr_curriculum, lidc_curriculum
 
 
@@ -36,9 +38,9 @@ def test_demo_end_to_end(experiment, phantom, tmp_path):
     curriculum.run(config, tmp_path / "run")
 
     stages = sorted((tmp_path / "run" / "stages").iterdir())
-    assert [checkpoint.read_done(stage)["task"] for stage in stages] == [stage.task for stage in config.stages]
+    assert [records.read_done(stage)["task"] for stage in stages] == [stage.task for stage in config.stages]
     assert all((stage / "views.png").exists() for stage in stages)
-    backbone, _ = checkpoint.load_backbone(tmp_path / "run")
+    backbone, _ = weights.load_backbone(tmp_path / "run")
     assert (backbone.dimensions, backbone.channels) == (config.model.dimensions, 1)
     measured = {(row.arm, row.target) for row in results.read_rows(tmp_path / "run")}
     assert measured == {(arm, t) for arm in ("curriculum", "scratch") for t in ("knn", "linear", "finetune")}

@@ -7,9 +7,9 @@ import pytest
 import running
 from running import phantom  # noqa: F401
 
-from aiseeme_jax import checkpoint
+from aiseeme_jax import weights
 from aiseeme_jax.evaluate import results
-from aiseeme_jax.models import torch_format
+from aiseeme_jax.weights import torchvision
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +29,14 @@ def one_process(phantom, tmp_path_factory):  # noqa: F811
     return workdir
 
 
-def weights(workdir, stage):
-    return dict(torch_format.read_weights(workdir / "stages" / stage / checkpoint.BACKBONE))
+def stage_weights(workdir, stage):
+    return dict(torchvision.read_weights(workdir / "stages" / stage / weights.BACKBONE))
 
 
 def assert_close(one, other, tolerance, stages=("00-rotation", "01-moco_v2")):
     """Every stage's weights, relative to the size of each array."""
     for stage in stages:
-        a, b = weights(one, stage), weights(other, stage)
+        a, b = stage_weights(one, stage), stage_weights(other, stage)
         assert a.keys() == b.keys()
         for name in a:
             error = np.linalg.norm(a[name] - b[name]) / max(np.linalg.norm(b[name]), 1.0)

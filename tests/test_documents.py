@@ -16,7 +16,8 @@ from running import QUICK_TO_COMPILE
 from tiny import no_events  # noqa: F401
 
 import aiseeme_jax
-from aiseeme_jax import checkpoint, models, pretext
+from aiseeme_jax import models, pretext, weights
+from aiseeme_jax.store import records
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -54,7 +55,7 @@ def test_the_example_task_passes_the_tests_over_the_table(tmp_path):
     imported, entries, rest = table.read_text().partition("TASKS: dict[str, type[Task]] = {\n")
     table.write_text(f"{imported}from aiseeme_jax.pretext.mirror import Mirror\n\n{entries}{line}{rest}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/pretext", "tests/test_configs.py"]
-    command += ["tests/test_distill.py", "-k", "mirror or TestBase or TestPretextTasks"]
+    command += ["tests/distill", "-k", "mirror or TestBase or TestPretextTasks"]
     done = subprocess.run(command, cwd=tmp_path, env=ONE_DEVICE, capture_output=True, text=True)
     passed = re.search(r"(\d+) passed", done.stdout)
     assert done.returncode == 0 and int(passed[1]) > 20, done.stdout[-5000:]
@@ -63,14 +64,14 @@ def test_the_example_task_passes_the_tests_over_the_table(tmp_path):
 @pytest.mark.slow
 def test_the_notebook_lines_work(tmp_path, monkeypatch):
     backbone = models.make_backbone("resnet18", width=0.125, rngs=nnx.Rngs(0))
-    checkpoint.save_backbone(tmp_path / "runs/demo/stages/00-rotation", backbone, {"task": "rotation"})
-    checkpoint.write_json(tmp_path / "runs/demo/stages/00-rotation/done.json", {"task": "rotation"})
+    weights.save_backbone(tmp_path / "runs/demo/stages/00-rotation", backbone, {"task": "rotation"})
+    records.write_json(tmp_path / "runs/demo/stages/00-rotation/done.json", {"task": "rotation"})
     monkeypatch.chdir(tmp_path)
     names: dict = {"images": np.zeros((2, 32, 32, 3), np.float32)}
     exec(code_blocks(README)[0], names)
     assert set(names["maps"]) == {"stem", "stage1", "stage2", "stage3", "stage4", "pooled"}
     again, info = aiseeme_jax.load_backbone("backbone.safetensors")
-    assert checkpoint.backbone_hash(again) == info["backbone_hash"] == names["info"]["backbone_hash"]
+    assert weights.backbone_hash(again) == info["backbone_hash"] == names["info"]["backbone_hash"]
 
 
 def test_every_make_target_and_file_named_in_the_readme_exists():
@@ -96,7 +97,7 @@ def test_the_core_imports_without_tensorflow_clu_or_tfds():
     program = (
         "import sys\n"
         "for name in ('tensorflow', 'clu', 'tensorflow_datasets', 'grain.python'): sys.modules[name] = None\n"
-        "import aiseeme_jax.train, aiseeme_jax.pretext, aiseeme_jax.checkpoint, aiseeme_jax.evaluate.metrics\n"
+        "import aiseeme_jax.training.loop, aiseeme_jax.pretext, aiseeme_jax.weights, aiseeme_jax.evaluate.metrics\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True

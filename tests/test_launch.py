@@ -10,7 +10,7 @@ import running
 import tiny
 from running import phantom  # noqa: F401
 
-from aiseeme_jax import checkpoint
+from aiseeme_jax import weights
 
 pytestmark = pytest.mark.slow
 
@@ -230,14 +230,14 @@ def test_a_stage_that_diverged_goes_on_as_the_message_says(whole, phantom, tmp_p
 
 def test_damaged_init(phantom, tmp_path):  # noqa: F811
     path = tmp_path / "weights.safetensors"
-    checkpoint.export_backbone(tiny.backbone(), path)
+    weights.export_backbone(tiny.backbone(), path)
     path.write_bytes(path.read_bytes()[:1000])
     said = fails(tmp_path / "run", phantom, f"--config.init={path}")
     assert "weights.safetensors is not a whole safetensors file" in said
 
 
 def test_init_of_another_model(phantom, tmp_path):  # noqa: F811
-    checkpoint.export_backbone(tiny.backbone(), tmp_path / "other.safetensors")
+    weights.export_backbone(tiny.backbone(), tmp_path / "other.safetensors")
     said = fails(
         tmp_path / "run", phantom, f"--config.init={tmp_path / 'other.safetensors'}", "--config.model.name=resnet18"
     )

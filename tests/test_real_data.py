@@ -5,7 +5,8 @@ import csv
 import pytest
 
 import tfds_builders
-from aiseeme_jax import checkpoint, curriculum
+from aiseeme_jax.jobs import curriculum
+from aiseeme_jax.store import records
 from configs import isic_curriculum
 from configs.base import duration, stage, target
 
@@ -27,7 +28,7 @@ def test_isic_archive_to_results(real_data, tmp_path):
     config.runtime.update({"data_dir": str(tmp_path / "data"), "residence": "stream"})
     curriculum.run(config, tmp_path / "run")
 
-    first, second = (checkpoint.read_done(d) for d in sorted((tmp_path / "run" / "stages").iterdir()))
+    first, second = (records.read_done(d) for d in sorted((tmp_path / "run" / "stages").iterdir()))
     assert [second["start_hash"]] == [first["backbone_hash"]] == list(second["teachers"].values())
     with open(tmp_path / "run" / "results.csv") as file:
         rows = list(csv.DictReader(file))

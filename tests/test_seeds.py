@@ -9,10 +9,11 @@ import tiny
 from flax import nnx
 from tiny import tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import checkpoint, curriculum, distill, pretext, seeds
+from aiseeme_jax import distill, pretext, seeds, weights
+from aiseeme_jax.curriculum.plan import stage_task
 from aiseeme_jax.evaluate import protocols
-from aiseeme_jax.plan import stage_task
-from aiseeme_jax.pretext.base import Bank
+from aiseeme_jax.jobs import curriculum
+from aiseeme_jax.task import Bank
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
@@ -66,7 +67,7 @@ class TestDerive:
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in pretext.TASKS])
 def test_heads_have_nothing_in_common_with_the_backbone(name):
     made = config(name)
-    backbone = checkpoint.starting_backbone(made.model, "scratch", made.seed)
+    backbone = weights.starting_backbone(made.model, "scratch", made.seed)
     body = kernels(backbone)
     task = stage_task(made, tiny.table_stage(name), backbone, 24, seed=seeds.of_stage(made.seed, 0, None))
     assert_unrelated(kernels(task, without="backbone"), body)
@@ -74,7 +75,7 @@ def test_heads_have_nothing_in_common_with_the_backbone(name):
 
 def test_predictors_have_nothing_in_common_with_heads_and_backbone():
     made, stage = config("simclr"), tiny.stage("simclr", distill={"kind": "pfr"})
-    backbone = checkpoint.starting_backbone(made.model, "scratch", 0)
+    backbone = weights.starting_backbone(made.model, "scratch", 0)
     seed = seeds.of_stage(0, 0, None)
     task = stage_task(made, stage, backbone, 24, seed=seed)
     before = kernels(task)
@@ -85,7 +86,7 @@ def test_predictors_have_nothing_in_common_with_heads_and_backbone():
 def test_head_of_fine_tuning_has_nothing_in_common_with_random_weights(monkeypatch, tmp_path):
     made = config("rotation")
     target = base.target("finetune", size=tiny.SIZE, batch_size=8)
-    backbone = checkpoint.starting_backbone(made.model, "scratch", 0)
+    backbone = weights.starting_backbone(made.model, "scratch", 0)
     arm = protocols.Arm(made, "scratch", backbone, {name: tiny.split() for name in protocols.SPLITS})
 
     class Seen(Exception):
@@ -94,7 +95,7 @@ def test_head_of_fine_tuning_has_nothing_in_common_with_random_weights(monkeypat
     def fit(classifier, *_, **__):
         raise Seen(classifier)
 
-    monkeypatch.setattr(protocols.train, "fit", fit)
+    monkeypatch.setattr(protocols.loop, "fit", fit)
     with pytest.raises(Seen) as caught:
         protocols.PROTOCOLS["finetune"](arm, protocols.Run(target, 1.0, 0, tmp_path))
     classifier = caught.value.args[0]
@@ -115,10 +116,10 @@ def shown(monkeypatch, tmp_path, run: int, position: int, **changes):
         found["head"] = np.array(task.head.kernel.get_value())
         raise StopIteration
 
-    monkeypatch.setattr(curriculum.train, "fit", fit)
+    monkeypatch.setattr(curriculum.loop, "fit", fit)
     monkeypatch.setattr(curriculum, "save_views", lambda *_: None)
     stages = [tmp_path / str(run) / str(i) for i in range(2)]
-    checkpoint.save_backbone(stages[0], checkpoint.starting_backbone(made.model, "scratch", 0), {})
+    weights.save_backbone(stages[0], weights.starting_backbone(made.model, "scratch", 0), {})
     with pytest.raises(StopIteration):
         curriculum.run_stage(made, curriculum.arms(made)[0], position, stages, tiny.split())
     return found

@@ -11,10 +11,11 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import FrozenConfigDict
 
-from aiseeme_jax import augment, data, events, models, pretext, train
+from aiseeme_jax import augment, data, models, pretext
 from aiseeme_jax.evaluate import features
 from aiseeme_jax.models import resnet
 from aiseeme_jax.models import vit as transformers
+from aiseeme_jax.training import events, loop
 from configs import base
 
 SIZE = 16
@@ -192,11 +193,11 @@ def run(module: nnx.Module, x):
 
 def loss(task_: pretext.Task, views, *, training: bool = True) -> pretext.Output:
     """`task_.loss`, compiled whole: in a test most of its time goes into compiling one operation after another."""
-    graph, params, rest = train.split(task_)
+    graph, params, rest = loop.split(task_)
 
     def run(params, rest, views):
         merged = nnx.merge(graph, params, rest)
-        return merged.loss(views, train=training), train.split(merged)[2]
+        return merged.loss(views, train=training), loop.split(merged)[2]
 
     output, rest = jax.jit(run)(params, rest, views)
     nnx.update(task_, rest)
@@ -228,19 +229,19 @@ def on_devices(tree, count: int):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
 
 
-def fit(task_, config, directory, *, batches=None, **options) -> train.Result:
-    """`train.fit` on the 24 images of `split()`, saving every second step."""
+def fit(task_, config, directory, *, batches=None, **options) -> loop.Result:
+    """`loop.fit` on the 24 images of `split()`, saving every second step."""
     settings = {
         "total_steps": config.duration.steps,
         "steps_per_epoch": 24 // config.batch_size,
         "seed": 0,
         "directory": directory,
         "title": "test",
-        "pace": train.Pace(log_every=1, checkpoint_every=2),
+        "pace": loop.Pace(log_every=1, checkpoint_every=2),
         "gather": lambda body: features.extract(body, split(), views=task_.spec, batch_size=config.batch_size),
     }
     batches = batches or data.Batches(split(), batch_size=config.batch_size, seed=0)
-    return train.fit(task_, batches, stage=config, **{**settings, **options})
+    return loop.fit(task_, batches, stage=config, **{**settings, **options})
 
 
 def arrays(tree) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from aiseeme_jax.distill import losses as own
 from aiseeme_jax.distill.features import Seen
 from aiseeme_jax.distill.terms import Term
-from aiseeme_jax.pretext.base import Task
+from aiseeme_jax.task import Task
 
 
 class L2SP(nnx.Module):

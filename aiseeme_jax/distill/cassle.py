@@ -23,7 +23,7 @@ from aiseeme_jax import losses
 from aiseeme_jax.distill import losses as own
 from aiseeme_jax.distill.features import Seen, predictor
 from aiseeme_jax.distill.terms import Term
-from aiseeme_jax.pretext.base import Task
+from aiseeme_jax.task import Task
 
 CONTRASTIVE_TEMPERATURE = 0.2
 PROTOTYPE_TEMPERATURE = 0.1

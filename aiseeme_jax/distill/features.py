@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from aiseeme_jax import losses, models
 from aiseeme_jax.distill import losses as own
 from aiseeme_jax.distill.terms import Term
-from aiseeme_jax.pretext.base import Output, Task
+from aiseeme_jax.task import Output, Task
 
 PUBLISHED_HIDDEN = 2048
 

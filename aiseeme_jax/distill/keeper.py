@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from aiseeme_jax import seeds
 from aiseeme_jax.distill import anchors, cassle, features
 from aiseeme_jax.distill.terms import OF_WEIGHTS, Term, named
-from aiseeme_jax.pretext.base import Output, Task
+from aiseeme_jax.task import Output, Task
 
 KINDS: dict[str, Callable[..., nnx.Module]] = {
     "kl": features.KL,

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 
 from aiseeme_jax import augment, data
 from aiseeme_jax.evaluate.features import on_every_device
-from aiseeme_jax.pretext.base import Bank, Batch, Output, Task, accuracy
+from aiseeme_jax.losses.classification import accuracy
+from aiseeme_jax.task import Bank, Batch, Output, Task
 
 
 class Best(NamedTuple):

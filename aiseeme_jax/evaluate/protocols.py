@@ -16,11 +16,13 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, checkpoint, data, events, optim, seeds, train
+from aiseeme_jax import augment, data, seeds, weights
 from aiseeme_jax.evaluate import features, finetune, metrics, results
 from aiseeme_jax.evaluate.fractions import in_words, nested_fraction, seeds_for
 from aiseeme_jax.evaluate.knn import knn_probe
 from aiseeme_jax.evaluate.linear import linear_probe
+from aiseeme_jax.store import checkpoints, records
+from aiseeme_jax.training import events, loop, optimizers
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def runs(config: ConfigDict, workdir: Path, arm: str) -> Iterator[Run]:
     for target in config.targets:
         for fraction in target.fractions:
             for seed in seeds_for(target.protocol, fraction, target.seeds):
-                directory = checkpoint.target_directory(workdir, arm, target.protocol, fraction, seed)
+                directory = records.target_directory(workdir, arm, target.protocol, fraction, seed)
                 yield Run(target, fraction, seed, directory)
 
 
@@ -94,27 +96,27 @@ def evaluate_arm(
     """
     for run in runs(config, workdir, name):
         _renew(run, config.statistics)
-    measured = checkpoint.backbone_hash(backbone)
+    measured = weights.backbone_hash(backbone)
     open_runs = [run for run in runs(config, workdir, name) if not _is_done(run, measured)]
     if not open_runs:
         return
     arm = Arm(config, name, backbone, target_splits(config), random)
-    checkpoint.hold_to_data(workdir, {f"targets' {s} split": split.fingerprint() for s, split in arm.splits.items()})
-    steps = checkpoint.read_done(last_stage)["steps"] if last_stage else 0
-    time_line = last_stage or checkpoint.targets_directory(workdir, name)
+    records.hold_to_data(workdir, {f"targets' {s} split": split.fingerprint() for s, split in arm.splits.items()})
+    steps = records.read_done(last_stage)["steps"] if last_stage else 0
+    time_line = last_stage or records.targets_directory(workdir, name)
     for run in open_runs:
         record = {"backbone_hash": measured, **_evaluate(arm, run)}
         tag = f"{name}/{run.target.protocol}/{run.directory.name}"
         events.write_scalars(time_line, steps, {f"{tag}/{row['metric']}": row["value"] for row in record["metrics"]})
         # The record last: a run without it is done again.
-        checkpoint.write_json(run.directory / checkpoint.DONE, record)
-        checkpoint.drop_checkpoints(run.directory)
-        checkpoint.barrier(f"measured {run.directory.name}")
+        records.write_json(run.directory / records.DONE, record)
+        checkpoints.drop_checkpoints(run.directory)
+        checkpoints.barrier(f"measured {run.directory.name}")
 
 
 def _is_done(run: Run, backbone_hash: str) -> bool:
     """Whether a run has left its record. ValueError if it measured another backbone than the arm has now."""
-    done = checkpoint.read_done(run.directory) or {}
+    done = records.read_done(run.directory) or {}
     if done.get("backbone_hash", backbone_hash) != backbone_hash:
         raise ValueError(f"{run.directory} measured another backbone; to measure this one, remove that folder")
     return bool(done)
@@ -122,10 +124,10 @@ def _is_done(run: Run, backbone_hash: str) -> bool:
 
 def _renew(run: Run, statistics: ConfigDict) -> None:
     """Computes the metrics of a finished run anew from its predictions, if `statistics` changed since."""
-    done = checkpoint.read_done(run.directory)
+    done = records.read_done(run.directory)
     if done and done.get("statistics") != statistics.to_dict():
         found = _summary(results.load_predictions(run.directory), statistics)
-        checkpoint.write_json(run.directory / checkpoint.DONE, {**done, **found})
+        records.write_json(run.directory / records.DONE, {**done, **found})
 
 
 def _summary(predictions: results.Predictions, statistics: ConfigDict) -> dict[str, Any]:
@@ -229,7 +231,7 @@ def finetune_lengths(target: ConfigDict, images: int) -> Lengths:
     """
     batch_size = finetune_batch(target.batch_size, images)
     per_epoch = data.steps_per_epoch(images, batch_size)
-    steps = functools.partial(optim.steps_of, steps_per_epoch=per_epoch, batch_size=batch_size)
+    steps = functools.partial(optimizers.steps_of, steps_per_epoch=per_epoch, batch_size=batch_size)
     return Lengths(steps(target.duration), steps(target.schedule.warmup), per_epoch)
 
 
@@ -246,19 +248,19 @@ def _finetune(arm: Arm, run: Run):
     lengths = finetune_lengths(target, len(arm.splits["train"]))
     stage = _finetune_stage(target, lengths, len(split))
     classes = len(split.class_names)
-    weights = finetune.class_weights(split.labels, classes, target.class_weight)
+    class_weights = finetune.class_weights(split.labels, classes, target.class_weight)
     views = augment.views_of(stage.views)
     # Without pretraining, another seed is another start as well.
-    start = checkpoint.starting_backbone(config.model, "scratch", run.seed) if arm.random else arm.backbone
+    start = weights.starting_backbone(config.model, "scratch", run.seed) if arm.random else arm.backbone
     rngs = nnx.Rngs(seeds.derive(run.seed, "heads"))
-    classifier = finetune.Classifier(nnx.clone(start), views, class_weights=weights, rngs=rngs)
+    classifier = finetune.Classifier(nnx.clone(start), views, class_weights=class_weights, rngs=rngs)
 
     def remember_best(classifier: finetune.Classifier, step: int) -> None:
         validation = arm.splits["validation"]
         probs = finetune.predict(classifier, validation, views=views, batch_size=config.runtime.evaluation_batch)
         classifier.remember(metrics.balanced_accuracy(validation.labels, probs), step)
 
-    result = train.fit(
+    result = loop.fit(
         classifier,
         data.Batches(
             split,
@@ -273,7 +275,7 @@ def _finetune(arm: Arm, run: Run):
         seed=run.seed,
         directory=run.directory,
         title=f"{arm.name}: finetune on {in_words(run.fraction)}, seed {run.seed}",
-        pace=train.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
+        pace=loop.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
         patience=config.patience,
         fingerprint=split.fingerprint(),
         after_epoch=remember_best,
@@ -292,7 +294,7 @@ def write_results(config: ConfigDict, workdir: Path, arms: Sequence[str]) -> Non
     rows = []
     for arm in arms:
         for run in runs(config, workdir, arm):
-            done = checkpoint.read_done(run.directory) or {"metrics": []}
+            done = records.read_done(run.directory) or {"metrics": []}
             key = (arm, run.target.protocol, run.fraction, run.seed)
             rows.extend(results.Row(*key, **found) for found in done["metrics"])
     results.write_rows(workdir, rows)

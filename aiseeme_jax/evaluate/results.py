@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from aiseeme_jax import checkpoint, files
 from aiseeme_jax.evaluate import metrics
+from aiseeme_jax.store import files, records
 
 RESULTS = "results.csv"
 PREDICTIONS = "predictions.npz"
@@ -129,7 +129,7 @@ def find_runs(workdir: Path, arms: Sequence[str] = ()) -> list[Run]:
       arms: names in the wanted order; arms found beside them follow, 'curriculum' first, under the names of
         their folders.
     """
-    names = {checkpoint.file_name(arm): arm for arm in arms}
+    names = {records.file_name(arm): arm for arm in arms}
     runs = []
     for path in workdir.glob(f"targets/*/*/*/{PREDICTIONS}"):
         arm, target, share = path.parts[-4:-1]
@@ -149,7 +149,7 @@ def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
     for row in rows:
         *names, value, low, high = astuple(row)
         writer.writerow([*names, *("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))])
-    checkpoint.write_text(workdir / RESULTS, text.getvalue())
+    records.write_text(workdir / RESULTS, text.getvalue())
 
 
 def read_rows(workdir: Path) -> list[Row]:

@@ -7,13 +7,20 @@ stops a gradient: what must not learn (keys, targets, teachers) is wrapped in `j
 caller. Inputs must be finite.
 """
 
-from aiseeme_jax.losses.classification import binary_cross_entropy, class_balanced_weights, cross_entropy, focal
+from aiseeme_jax.losses.classification import (
+    accuracy,
+    binary_cross_entropy,
+    class_balanced_weights,
+    cross_entropy,
+    focal,
+)
 from aiseeme_jax.losses.contrastive import dense_correspondence, dense_info_nce, info_nce, info_nce_in_batch, nt_xent
 from aiseeme_jax.losses.invariance import barlow_twins, negative_cosine, vicreg
 from aiseeme_jax.losses.reconstruction import masked_mse, mse
 from aiseeme_jax.losses.soft_targets import dino, kl_distill, sinkhorn, swapped_prediction
 
 __all__ = [
+    "accuracy",
     "barlow_twins",
     "binary_cross_entropy",
     "class_balanced_weights",

@@ -20,7 +20,8 @@ def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"
 
 
 def normalise(rows: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """Rows of length 1; a zero row, which has no direction, stays zero and gets no gradient."""
+    """Rows of length 1, in float32 or wider; a zero row, which has no direction, stays zero and gets no gradient."""
+    rows = wide(rows)
     squared_norm = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.maximum(squared_norm, _NORM_FLOOR**2))
     return rows * jnp.where(squared_norm > _NORM_FLOOR**2, scale, 0)

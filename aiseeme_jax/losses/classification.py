@@ -80,3 +80,8 @@ def _at_label(log_probabilities: Float[Array, "batch classes"], labels: Int[Arra
     classes = log_probabilities.shape[1]
     picked = jnp.take_along_axis(log_probabilities, jnp.clip(labels, 0, classes - 1)[:, None], axis=1)[:, 0]
     return jnp.where((labels >= 0) & (labels < classes), picked, jnp.nan)
+
+
+def accuracy(logits: Float[Array, "n k"], labels: Int[Array, "n"]) -> Float[Array, ""]:
+    """Share of rows whose largest logit is the label's."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

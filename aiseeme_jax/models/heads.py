@@ -70,3 +70,14 @@ class MLP(nnx.Module):
             x = x if norm is None else norm(x, train=train)
             x = self.activation(x) if i < last else x
         return x.astype(jnp.float32)
+
+
+class Encoder(nnx.Module):
+    """Backbone and projection; returns pooled features [N, D] and embeddings [N, d]."""
+
+    def __init__(self, backbone: nnx.Module, projector: nnx.Module):
+        self.backbone, self.projector = backbone, projector
+
+    def __call__(self, x: Float[Array, "n *space c"], *, train: bool):
+        features = self.backbone(x, train=train)["pooled"]
+        return features, self.projector(features, train=train)

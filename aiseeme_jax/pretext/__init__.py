@@ -8,7 +8,6 @@ from flax import nnx
 
 from aiseeme_jax import augment
 from aiseeme_jax.pretext.barlow_twins import BarlowTwins
-from aiseeme_jax.pretext.base import Output, Setting, Task
 from aiseeme_jax.pretext.byol import BYOL
 from aiseeme_jax.pretext.clusterfit import ClusterFit
 from aiseeme_jax.pretext.colorization import Colorization
@@ -35,6 +34,7 @@ from aiseeme_jax.pretext.simclr import SimCLR
 from aiseeme_jax.pretext.simsiam import SimSiam
 from aiseeme_jax.pretext.swav import SwAV
 from aiseeme_jax.pretext.vicreg import VICReg
+from aiseeme_jax.task import Output, Setting, Task
 
 TASKS: dict[str, type[Task]] = {
     "relative_location": RelativeLocation,

@@ -1,6 +1,6 @@
 """How many clusters or prototypes suit a data set."""
 
-from aiseeme_jax.pretext.base import Setting
+from aiseeme_jax.task import Setting
 
 # About DeepCluster's 10,000 on the 1.28 million images of ImageNet.
 IMAGES_PER_CLUSTER = 128

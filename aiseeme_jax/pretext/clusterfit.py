@@ -8,8 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, models
-from aiseeme_jax.pretext.base import Setting
 from aiseeme_jax.pretext.pseudo_labels import PseudoLabels
+from aiseeme_jax.task import Setting
 
 PUBLISHED_CLUSTERS = 16_000
 

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.augment import geometry, lab
-from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, accuracy
+from aiseeme_jax.losses.classification import accuracy
+from aiseeme_jax.task import Bank, Output, Setting, Task
 
 # Result and answer are coarser than the view, as in the paper.
 STRIDE = 4

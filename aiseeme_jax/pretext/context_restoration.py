@@ -9,8 +9,8 @@ from flax import nnx
 from aiseeme_jax import augment
 from aiseeme_jax.augment import corruption
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Setting
 from aiseeme_jax.pretext.reconstruction import Reconstruction
+from aiseeme_jax.task import Setting
 
 
 class ContextRestoration(Reconstruction):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from aiseeme_jax import augment, clustering
-from aiseeme_jax.pretext.base import Setting
+from aiseeme_jax import augment
+from aiseeme_jax.pretext import clustering
 from aiseeme_jax.pretext.pseudo_labels import PseudoLabels
+from aiseeme_jax.task import Setting
 
 PUBLISHED_CLUSTERS = 10_000
 

@@ -8,8 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Average, Output, Setting, Task, normalise
 from aiseeme_jax.pretext.moco_v2 import MoCoV2
 from aiseeme_jax.pretext.momentum_contrast import (
     PUBLISHED_QUEUE,
@@ -19,6 +19,7 @@ from aiseeme_jax.pretext.momentum_contrast import (
     queue_size,
     shuffled_keys,
 )
+from aiseeme_jax.task import Average, Output, Setting, Task
 
 
 class DenseEncoder(nnx.Module):

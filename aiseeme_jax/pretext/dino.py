@@ -12,10 +12,12 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.losses.arrays import normalise
+from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Average, Bank, Encoder, Output, Setting, Task, normalise, rising
 from aiseeme_jax.pretext.byol import BYOL
 from aiseeme_jax.pretext.multicrop import by_image, multi_crop
+from aiseeme_jax.task import Average, Bank, Output, Setting, Task, rising
 
 PUBLISHED_PROTOTYPES = 65_536
 # The published number for the 1.28 million images of ImageNet.

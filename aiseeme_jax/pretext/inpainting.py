@@ -9,8 +9,8 @@ from flax import nnx
 
 from aiseeme_jax import augment, losses
 from aiseeme_jax.augment import corruption
-from aiseeme_jax.pretext.base import Output, Setting
 from aiseeme_jax.pretext.reconstruction import Reconstruction, image_keys
+from aiseeme_jax.task import Output, Setting
 
 
 class Inpainting(Reconstruction):

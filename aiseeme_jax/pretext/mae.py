@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.models import vit
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Output, Setting, Task
 from aiseeme_jax.pretext.reconstruction import image_keys
+from aiseeme_jax.task import Output, Setting, Task
 
 # Added to a patch's variance before the root, as in the authors' code.
 EPSILON = 1e-6

@@ -7,9 +7,9 @@ from flax import nnx
 
 from aiseeme_jax import augment, models
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Setting
 from aiseeme_jax.pretext.momentum_contrast import MomentumContrast
 from aiseeme_jax.pretext.npid import NPID
+from aiseeme_jax.task import Setting
 
 
 class MoCoV1(MomentumContrast):

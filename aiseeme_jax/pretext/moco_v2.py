@@ -4,8 +4,8 @@ from flax import nnx
 
 from aiseeme_jax import augment, models
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Setting
 from aiseeme_jax.pretext.momentum_contrast import MomentumContrast
+from aiseeme_jax.task import Setting
 
 
 class MoCoV2(MomentumContrast):

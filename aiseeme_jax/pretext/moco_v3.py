@@ -8,9 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.losses.arrays import normalise
+from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Average, Encoder, Output, Setting, TwoViews, normalise, rising
 from aiseeme_jax.pretext.byol import BYOL
+from aiseeme_jax.pretext.two_views import TwoViews
+from aiseeme_jax.task import Average, Output, Setting, rising
 
 
 class MoCoV3(TwoViews):

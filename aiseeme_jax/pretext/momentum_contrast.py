@@ -14,8 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses
+from aiseeme_jax.losses.arrays import normalise
+from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Average, Bank, Encoder, Output, Setting, Task, normalise, two_views
+from aiseeme_jax.pretext.two_views import two_views
+from aiseeme_jax.task import Average, Bank, Output, Setting, Task
 
 PUBLISHED_QUEUE = 65_536
 

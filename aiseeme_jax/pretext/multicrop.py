@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment
-from aiseeme_jax.pretext.base import interleave, scaled, two_views
+from aiseeme_jax.pretext.two_views import interleave, scaled, two_views
 
 # Published: crops of 96 pixels beside views of 224.
 LOCAL_SHARE = 96 / 224

@@ -9,10 +9,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.losses.arrays import normalise
+from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews, normalise
 from aiseeme_jax.pretext.momentum_contrast import Queue, queue_size
 from aiseeme_jax.pretext.simclr import SimCLR
+from aiseeme_jax.pretext.two_views import TwoViews
+from aiseeme_jax.task import Output, Setting
 
 PUBLISHED_SUPPORT = 98_304
 

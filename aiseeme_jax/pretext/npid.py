@@ -9,8 +9,9 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses
+from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, normalise
+from aiseeme_jax.task import Bank, Output, Setting, Task
 
 PUBLISHED_NEGATIVES = 65_536
 

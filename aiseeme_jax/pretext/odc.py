@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from aiseeme_jax import augment, clustering, losses, models
-from aiseeme_jax.losses.arrays import matmul
-from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, accuracy, normalise
+from aiseeme_jax import augment, losses, models
+from aiseeme_jax.losses.arrays import matmul, normalise
+from aiseeme_jax.losses.classification import accuracy
+from aiseeme_jax.pretext import clustering, ranges
 from aiseeme_jax.pretext.cluster_count import cluster_count
 from aiseeme_jax.pretext.deepcluster import DeepCluster
+from aiseeme_jax.task import Bank, Output, Setting, Task
 
 PUBLISHED_CLUSTERS = 10_000
 # Of clusters of 128 images.

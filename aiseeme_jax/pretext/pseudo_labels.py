@@ -9,9 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from aiseeme_jax import augment, clustering, losses
-from aiseeme_jax.pretext.base import Bank, Batch, Output, Setting, Task, accuracy, normalise
+from aiseeme_jax import augment, losses
+from aiseeme_jax.losses.arrays import normalise
+from aiseeme_jax.losses.classification import accuracy
+from aiseeme_jax.pretext import clustering
 from aiseeme_jax.pretext.cluster_count import cluster_count
+from aiseeme_jax.task import Bank, Batch, Output, Setting, Task
 
 
 class PseudoLabels(Task):

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
-from aiseeme_jax.pretext.base import Output, Setting, Task
+from aiseeme_jax.task import Output, Setting, Task
 
 
 class Reconstruction(Task):

@@ -6,8 +6,9 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.losses.classification import accuracy
 from aiseeme_jax.pretext import grid, ranges
-from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy
+from aiseeme_jax.task import Output, Setting, Task
 
 
 class RelativeLocation(Task):

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aiseeme_jax import augment, losses
-from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy, interleave
+from aiseeme_jax.losses.classification import accuracy
+from aiseeme_jax.pretext.two_views import interleave
+from aiseeme_jax.task import Output, Setting, Task
 
 ANGLES = 4
 

@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses
-from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy
+from aiseeme_jax.losses.classification import accuracy
+from aiseeme_jax.task import Output, Setting, Task
 
 # Numbers of `augment.rotate_cube`: none; then 1, 2 and 3 quarter turns, as `numpy.rot90` does them, about z, y and x.
 TURNS = (0, 15, 12, 3, 11, 6, 5, 7, 18, 13)

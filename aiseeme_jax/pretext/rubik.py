@@ -10,9 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.losses.classification import accuracy
 from aiseeme_jax.pretext import grid, ranges
-from aiseeme_jax.pretext.base import Output, Setting, Task, accuracy
 from aiseeme_jax.pretext.permutations import max_hamming
+from aiseeme_jax.task import Output, Setting, Task
 
 SIDE = 2
 CUBES = SIDE**3

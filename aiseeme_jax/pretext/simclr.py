@@ -6,7 +6,8 @@ from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Output, Setting, Task, interleave, two_views
+from aiseeme_jax.pretext.two_views import interleave, two_views
+from aiseeme_jax.task import Output, Setting, Task
 
 
 class SimCLR(Task):

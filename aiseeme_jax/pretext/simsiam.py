@@ -7,9 +7,11 @@ import jax
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews
 from aiseeme_jax.pretext.moco_v2 import MoCoV2
+from aiseeme_jax.pretext.two_views import TwoViews
+from aiseeme_jax.task import Output, Setting
 
 
 class SimSiam(TwoViews):

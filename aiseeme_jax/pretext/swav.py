@@ -10,13 +10,13 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
-from aiseeme_jax.losses.arrays import matmul
+from aiseeme_jax.losses.arrays import matmul, normalise
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Bank, Output, Setting, Task, normalise
 from aiseeme_jax.pretext.cluster_count import cluster_count
 from aiseeme_jax.pretext.momentum_contrast import Queue, queue_size
 from aiseeme_jax.pretext.multicrop import by_image, multi_crop
 from aiseeme_jax.pretext.simclr import SimCLR
+from aiseeme_jax.task import Bank, Output, Setting, Task
 
 PUBLISHED_PROTOTYPES = 3_000
 PUBLISHED_QUEUE = 3_840

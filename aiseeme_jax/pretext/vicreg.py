@@ -3,8 +3,10 @@
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
-from aiseeme_jax.pretext.base import Encoder, Output, Setting, TwoViews
+from aiseeme_jax.pretext.two_views import TwoViews
+from aiseeme_jax.task import Output, Setting
 
 
 class VICReg(TwoViews):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import jinja2
 
-from aiseeme_jax import checkpoint
 from aiseeme_jax.evaluate import bootstrap
 from aiseeme_jax.report import charts, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.measured import Measured
+from aiseeme_jax.store import records
 
 REPORT = "report.html"
 HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
@@ -28,7 +28,7 @@ def write_report(workdir: str | Path) -> Path:
     two folders if their predictions are of the same images but do not belong together.
     """
     workdir = Path(workdir)
-    checkpoint.write_text(workdir / REPORT, render(read_contents(workdir)))
+    records.write_text(workdir / REPORT, render(read_contents(workdir)))
     return workdir / REPORT
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiseeme_jax import checkpoint
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.fractions import in_words, seeds_for
+from aiseeme_jax.store import records
 
 # Of the intervals computed here, where there is no config to say.
 BOOTSTRAP = {"samples": 1000, "seed": 0}
@@ -136,11 +136,11 @@ def _planned_arms(config: dict[str, Any]) -> Iterator[str]:
 
 def _stages(workdir: Path, config: dict[str, Any], arms: list[str]) -> Iterator[Stage]:
     for position, stage in enumerate(config["stages"] if config else ()):
-        directory = checkpoint.stage_directory(workdir, "curriculum", position, stage["task"])
+        directory = records.stage_directory(workdir, "curriculum", position, stage["task"])
         yield _read_stage("curriculum", directory)
     for arm in arms:
         if arm != "curriculum":
-            found = checkpoint.stages_directory(workdir, arm).glob("[0-9][0-9]-*")
+            found = records.stages_directory(workdir, arm).glob("[0-9][0-9]-*")
             yield from (_read_stage(arm, directory) for directory in sorted(found))
 
 
@@ -149,7 +149,7 @@ def _read_stage(arm: str, directory: Path) -> Stage:
     return Stage(
         arm=arm,
         task=directory.name.partition("-")[2],
-        done=_read_json(directory / checkpoint.DONE),
+        done=_read_json(directory / records.DONE),
         metrics=_read_metrics(directory / "metrics.jsonl"),
         views=views.read_bytes() if views.exists() else None,
     )

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from aiseeme_jax import checkpoint
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.measured import Cell, Incomparable, Measured, number
-from aiseeme_jax.telemetry import duration
+from aiseeme_jax.store import records
+from aiseeme_jax.training.telemetry import duration
 
 NAMES = {
     "balanced_accuracy": "Balanced accuracy",
@@ -148,7 +148,7 @@ def chosen_rows(contents: Contents) -> list[dict[str, str]]:
     targets = {target["protocol"]: target for target in contents.config["targets"]} if contents.config else {}
     rows = []
     for run in contents.runs:
-        done = checkpoint.read_done(run.directory) or {}
+        done = records.read_done(run.directory) or {}
         choice, note = _choice(done, targets.get(run.target, {}))
         if choice:
             names = {"arm": run.arm, "target": target_name(run.target), "seed": str(run.seed)}

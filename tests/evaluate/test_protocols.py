@@ -8,8 +8,10 @@ import pytest
 import tiny
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import checkpoint, data, step, train
+from aiseeme_jax import data
 from aiseeme_jax.evaluate import finetune, protocols, results
+from aiseeme_jax.store import records
+from aiseeme_jax.training import loop, step
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
@@ -39,7 +41,7 @@ def arm(*targets):
 
 @pytest.fixture
 def asked_of_fit(monkeypatch, tmp_path):
-    """What `train.fit` is asked for: target -> a dict of its arguments for each fraction."""
+    """What `loop.fit` is asked for: target -> a dict of its arguments for each fraction."""
 
     def ask(chosen):
         asked = []
@@ -48,7 +50,7 @@ def asked_of_fit(monkeypatch, tmp_path):
             asked.append({"task": task, "batches": batches, **options})
             raise Killed
 
-        monkeypatch.setattr(train, "fit", fit)
+        monkeypatch.setattr(loop, "fit", fit)
         measured = arm(chosen)
         for run in protocols.runs(measured.config, tmp_path, measured.name):
             with pytest.raises(Killed):
@@ -102,7 +104,7 @@ def test_a_share_takes_all_steps_remembers_the_best_and_survives_a_kill(tmp_path
 
     def evaluate(workdir):
         protocols.evaluate_arm(measured.config, workdir, measured.name, tiny.backbone())
-        directory = checkpoint.target_directory(workdir, measured.name, "finetune", 0.25, 0)
+        directory = records.target_directory(workdir, measured.name, "finetune", 0.25, 0)
         return results.load_predictions(directory), json.loads((directory / "done.json").read_text())
 
     whole, record = evaluate(tmp_path / "whole")

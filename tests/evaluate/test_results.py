@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from aiseeme_jax import checkpoint
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.results import Predictions, Row, Run
+from aiseeme_jax.store import records
 
 ROWS = [
     Row("curriculum", "linear", 0.1, 0, "balanced_accuracy", 0.712345, 0.688, 0.735),
@@ -89,7 +89,7 @@ def test_any_metric_can_be_computed_anew(tmp_path):
 @pytest.mark.parametrize("fraction", [1.0, 0.1, 1 / 3, 1 / 3 + 1e-9, 0.00001])
 def test_a_run_is_found_with_the_fraction_it_was_made_with(tmp_path, fraction):
     """To the last digit: the rows of results.csv are looked up by it."""
-    results.save_predictions(checkpoint.target_directory(tmp_path, "scratch", "knn", fraction, 0), make_predictions())
+    results.save_predictions(records.target_directory(tmp_path, "scratch", "knn", fraction, 0), make_predictions())
     results.write_rows(tmp_path, [Row("scratch", "knn", fraction, 0, "accuracy", 0.5, 0.4, 0.6)])
     assert [run.fraction for run in results.find_runs(tmp_path)] == [fraction]
     assert [row.fraction for row in results.read_rows(tmp_path)] == [fraction]
@@ -105,7 +105,7 @@ def test_runs_are_found_in_the_order_of_the_arms(tmp_path):
         ("curriculum", "finetune", 1.0, 0),
     ]
     for place in places:
-        results.save_predictions(checkpoint.target_directory(tmp_path, *place), make_predictions())
+        results.save_predictions(records.target_directory(tmp_path, *place), make_predictions())
     (tmp_path / "targets" / "curriculum" / "linear" / "fraction-1-seed-0").mkdir(parents=True)
     found = [
         (r.arm, r.target, r.fraction, r.seed)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aiseeme_jax import checkpoint, models
-from aiseeme_jax.models import convolution, torch_format
+from aiseeme_jax import models, weights
+from aiseeme_jax.models import convolution
+from aiseeme_jax.weights import torchvision
 
 pytestmark = pytest.mark.slow
 
@@ -84,10 +85,10 @@ def test_config_makes_the_backbone_again_and_a_file_keeps_it(tmp_path):
     backbone = make("resnet50")
     assert backbone.config["dimensions"] == backbone.dimensions == 3
     assert models.make_backbone("resnet18", rngs=nnx.Rngs(0)).config["dimensions"] == 2
-    checkpoint.export_backbone(backbone, tmp_path / "b.safetensors")
-    again, info = checkpoint.load_backbone(tmp_path / "b.safetensors")
+    weights.export_backbone(backbone, tmp_path / "b.safetensors")
+    again, info = weights.load_backbone(tmp_path / "b.safetensors")
     assert again.config == backbone.config == info["model"]
-    assert checkpoint.backbone_hash(again) == checkpoint.backbone_hash(backbone)
+    assert weights.backbone_hash(again) == weights.backbone_hash(backbone)
 
 
 def test_other_shapes_and_dimensions_are_refused():
@@ -102,24 +103,24 @@ def test_other_shapes_and_dimensions_are_refused():
 class TestTorchFormat:
     def test_round_trip_is_exact_and_kernels_have_five_axes(self):
         backbone, other = make(stem="standard"), make(stem="standard", seed=1)
-        tensors = torch_format.to_torchvision(backbone)
+        tensors = torchvision.to_torchvision(backbone)
         assert tensors["conv1.weight"].shape == (8, 1, 7, 7, 7)
         assert tensors["layer2.0.downsample.0.weight"].shape == (16, 8, 1, 1, 1)
-        assert tensors.keys() == torch_format.to_torchvision(make(dimensions=2)).keys()
+        assert tensors.keys() == torchvision.to_torchvision(make(dimensions=2)).keys()
         kernel = np.asarray(backbone.stem_convolution.kernel[...])
         np.testing.assert_array_equal(tensors["conv1.weight"][3, 0, 1, 2, 4], kernel[1, 2, 4, 0, 3])
-        torch_format.from_torchvision(other, tensors)
-        assert checkpoint.backbone_hash(other) == checkpoint.backbone_hash(backbone)
+        torchvision.from_torchvision(other, tensors)
+        assert weights.backbone_hash(other) == weights.backbone_hash(backbone)
 
     def test_weights_of_images_are_refused_in_words(self):
         with pytest.raises(ValueError, match=r"resnet18 \(.*, 3-D\): .*2-D network, .* 3-D \(model.dimensions\)"):
-            torch_format.from_torchvision(make(), torch_format.to_torchvision(make(dimensions=2)))
+            torchvision.from_torchvision(make(), torchvision.to_torchvision(make(dimensions=2)))
         with pytest.raises(ValueError, match="weights of a 3-D network, and this one is 2-D"):
-            torch_format.from_torchvision(make(dimensions=2), torch_format.to_torchvision(make()))
+            torchvision.from_torchvision(make(dimensions=2), torchvision.to_torchvision(make()))
 
     def test_another_stem_is_explained(self):
         with pytest.raises(ValueError, match="model.stem: theirs is 7x7x7, that is 'standard'"):
-            torch_format.from_torchvision(make(), torch_format.to_torchvision(make(stem="standard")))
+            torchvision.from_torchvision(make(), torchvision.to_torchvision(make(stem="standard")))
 
     @pytest.mark.parametrize(("name", "stem", "size"), [("resnet18", "standard", 17), ("resnet50", "small", 6)])
     def test_features_are_those_of_pytorch(self, name, stem, size):
@@ -128,7 +129,7 @@ class TestTorchFormat:
 
         network = torch_resnet.randomised(name, 0.25, stem, dimensions=3)
         backbone = make(name, width=0.25, stem=stem)
-        torch_format.from_torchvision(backbone, {n: t.numpy() for n, t in network.state_dict().items()})
+        torchvision.from_torchvision(backbone, {n: t.numpy() for n, t in network.state_dict().items()})
         volumes = random_volumes(2, size, size, size, 1)
         with torch.no_grad():
             expected = network(torch.from_numpy(volumes.transpose(0, 4, 1, 2, 3).copy())).numpy()

@@ -10,8 +10,10 @@ import tiny
 from flax import nnx
 from tiny import tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import checkpoint, models, optim
-from aiseeme_jax.models import timm_format, torch_format, vit
+from aiseeme_jax import models, weights
+from aiseeme_jax.models import vit
+from aiseeme_jax.training import optimizers
+from aiseeme_jax.weights import timm, torchvision
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +155,7 @@ def test_train_changes_nothing_and_bfloat16_little():
 
 
 def test_weight_decay_passes_over_norms_biases_and_the_class_token():
-    for path, taken in jax.tree_util.tree_leaves_with_path(optim.decayed(state(tiny.vit()))):
+    for path, taken in jax.tree_util.tree_leaves_with_path(optimizers.decayed(state(tiny.vit()))):
         assert taken == jax.tree_util.keystr(path).endswith("['kernel']")
 
 
@@ -191,12 +193,12 @@ class TestWeights:
     @pytest.mark.parametrize("options", [{}, {"channels": 1, "dimensions": 3}])
     def test_round_trip_is_exact(self, options):
         backbone, other = shaken(**options), tiny.vit(1, **options)
-        timm_format.from_timm(other, timm_format.to_timm(backbone))
+        timm.from_timm(other, timm.to_timm(backbone))
         tiny.assert_same(other, backbone)
 
     def test_names_and_layout_are_timms(self):
         backbone = shaken()
-        tensors = timm_format.to_timm(backbone, size=16)
+        tensors = timm.to_timm(backbone, size=16)
         assert tensors["patch_embed.proj.weight"].shape == (24, 3, 4, 4)
         kernel = np.asarray(backbone.embedding.kernel[...]).reshape(4, 4, 3, 24)
         np.testing.assert_array_equal(tensors["patch_embed.proj.weight"][5, 2, 1, 3], kernel[1, 3, 2, 5])
@@ -206,13 +208,13 @@ class TestWeights:
         # 12 for each block; class token, positions, and weight and bias of embedding and norm.
         assert len(tensors) == 2 * 12 + 2 + 4
         with pytest.raises(ValueError, match="18 px do not divide into patches of 4 px"):
-            timm_format.to_timm(backbone, size=18)
+            timm.to_timm(backbone, size=18)
 
     def test_classifier_decoder_and_fixed_positions_may_be_there(self):
         backbone, other = shaken(), tiny.vit(1)
         extra = dict.fromkeys(("head.weight", "mask_token", "decoder_embed.bias"), np.zeros(3, np.float32))
         for size in (8, 20):
-            timm_format.from_timm(other, {**timm_format.to_timm(backbone, size=size), **extra})
+            timm.from_timm(other, {**timm.to_timm(backbone, size=size), **extra})
             tiny.assert_same(other, backbone)
 
     @pytest.mark.parametrize(
@@ -228,29 +230,29 @@ class TestWeights:
         backbone = tiny.vit(**options)
         before = tiny.arrays(backbone)
         with pytest.raises(ValueError, match=message):
-            timm_format.from_timm(backbone, timm_format.to_timm(shaken()))
+            timm.from_timm(backbone, timm.to_timm(shaken()))
         tiny.assert_same(backbone, before)
 
     def test_learnt_positions_and_other_networks_are_refused(self):
         backbone = tiny.vit()
-        learnt = {**timm_format.to_timm(backbone), "pos_embed": random_images(1, 17, 24)}
+        learnt = {**timm.to_timm(backbone), "pos_embed": random_images(1, 17, 24)}
         with pytest.raises(ValueError, match="fixed sines and cosines, and their pos_embed is something else"):
-            timm_format.from_timm(backbone, learnt)
+            timm.from_timm(backbone, learnt)
         with pytest.raises(ValueError, match=r"no patch_embed.proj.weight at all: .* not weights of a ViT"):
-            timm_format.from_timm(backbone, torch_format.to_torchvision(tiny.backbone()))
+            timm.from_timm(backbone, torchvision.to_torchvision(tiny.backbone()))
 
     def test_files_keep_a_backbone_and_start_another(self, tmp_path, tiny_in_the_table):  # noqa: F811
         model = {"name": "tiny_vit", "patch": 4}
         backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
-        checkpoint.save_backbone(tmp_path, backbone, {"task": "mae"})
-        again, info = checkpoint.load_backbone(tmp_path)
+        weights.save_backbone(tmp_path, backbone, {"task": "mae"})
+        again, info = weights.load_backbone(tmp_path)
         assert again.config == backbone.config == info["model"] and info["task"] == "mae"
         tiny.assert_same(again, backbone)
-        checkpoint.export_backbone(backbone, tmp_path / "elsewhere.safetensors", size=64)
-        assert torch_format.read_weights(tmp_path / "elsewhere.safetensors")["pos_embed"].shape == (1, 257, 24)
-        tiny.assert_same(checkpoint.starting_backbone(model, str(tmp_path / "elsewhere.safetensors"), 1), backbone)
+        weights.export_backbone(backbone, tmp_path / "elsewhere.safetensors", size=64)
+        assert torchvision.read_weights(tmp_path / "elsewhere.safetensors")["pos_embed"].shape == (1, 257, 24)
+        tiny.assert_same(weights.starting_backbone(model, str(tmp_path / "elsewhere.safetensors"), 1), backbone)
         with pytest.raises(ValueError, match="init: .*no conv1.weight at all"):
-            checkpoint.starting_backbone({"name": "tiny", "width": 0.125}, str(tmp_path), 0)
+            weights.starting_backbone({"name": "tiny", "width": 0.125}, str(tmp_path), 0)
 
     @pytest.mark.parametrize(("dimensions", "channels"), [(2, 3), (3, 1)])
     def test_tokens_are_those_of_pytorch(self, dimensions, channels, tmp_path):
@@ -261,8 +263,8 @@ class TestWeights:
         features, blocks, heads = tiny.TINY_VIT
         network = torch_vit.ViT(features=features, blocks=blocks, heads=heads, size=16, **sizes)
         backbone = shaken(**sizes)
-        checkpoint.export_backbone(backbone, tmp_path / "b.safetensors", size=16)
-        exported = torch_format.read_weights(tmp_path / "b.safetensors")
+        weights.export_backbone(backbone, tmp_path / "b.safetensors", size=16)
+        exported = torchvision.read_weights(tmp_path / "b.safetensors")
         outcome = network.load_state_dict({n: torch.from_numpy(t) for n, t in exported.items()}, strict=False)
         assert set(outcome.missing_keys) == {"head.weight", "head.bias"} and not outcome.unexpected_keys
         images = random_images(2, *(16,) * dimensions, channels)
@@ -272,5 +274,5 @@ class TestWeights:
         np.testing.assert_allclose(ends["stage4"].reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
         torch.save(network.state_dict(), tmp_path / "network.pth")
         other = tiny.vit(1, **sizes)
-        timm_format.from_timm(other, torch_format.read_weights(tmp_path / "network.pth"))
+        timm.from_timm(other, torchvision.read_weights(tmp_path / "network.pth"))
         tiny.assert_same(other, backbone)

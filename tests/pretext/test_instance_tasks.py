@@ -7,8 +7,9 @@ import pytest
 import tiny
 from flax import nnx
 
-from aiseeme_jax import augment, pretext, train
+from aiseeme_jax import augment, pretext
 from aiseeme_jax.pretext import momentum_contrast
+from aiseeme_jax.training import loop
 
 
 def make(name, body=None, *, batch=8, images=24, **fields):
@@ -138,7 +139,7 @@ class TestMoCoV2:
 
     def test_no_gradient_reaches_the_keys(self):
         task = make("moco_v2")
-        graph, params, rest = train.split(task)
+        graph, params, rest = loop.split(task)
         assert not any("target" in name or "queue" in name for name in tiny.arrays(params))
         views = task.views(jax.random.key(0), tiny.batch())
 

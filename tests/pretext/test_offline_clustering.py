@@ -10,8 +10,10 @@ import tiny
 from flax import nnx
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import augment, checkpoint, curriculum, data, step, train
+from aiseeme_jax import augment, data, weights
 from aiseeme_jax.evaluate import features
+from aiseeme_jax.jobs import curriculum
+from aiseeme_jax.training import loop, step
 from configs import base
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_events")]
@@ -122,9 +124,9 @@ class TestClustering:
     def test_optimizer_forgets_the_layer_that_starts_anew_and_nothing_else(self, name):
         config = stage("deepcluster", optimizer={**ADAMW, "name": name})
         task = tiny.task(config, tiny.Normed())
-        program, state = train.make_state(task, config, total_steps=6, steps_per_epoch=3, teacher=None, patience=10)
+        program, state = loop.make_state(task, config, total_steps=6, steps_per_epoch=3, teacher=None, patience=10)
         batch = next(data.Batches(tiny.split(), batch_size=8, seed=0)(0))
-        state, _, _ = train.train_step(program, state, batch, jax.random.key(0))
+        state, _, _ = loop.train_step(program, state, batch, jax.random.key(0))
         before = tiny.arrays(state.optimizer)
         state = step.at_epoch(program, state, blobs(), jax.random.key(1))
         after = tiny.arrays(state.optimizer)
@@ -204,7 +206,7 @@ class TestInTheLoop:
             yield from itertools.islice(source(start), None if last is None else last - start)
             raise Killed
 
-        pace = train.Pace(log_every=1, checkpoint_every=every)
+        pace = loop.Pace(log_every=1, checkpoint_every=every)
         task = tiny.task(config, tiny.Normed())
         return tiny.fit(task, config, directory, batches=batches, pace=pace, **options)
 
@@ -233,8 +235,8 @@ def test_stages_of_a_curriculum_cluster_the_split_as_it_lies(residence, tmp_path
     split = tiny.split(21)
     monkeypatch.setattr(data, "open_split", lambda *_: split)
     curriculum.run(config, tmp_path / "run")
-    start = checkpoint.starting_backbone(config.model, "scratch", config.seed)
-    bodies = [start, checkpoint.load_backbone(tmp_path / "run/stages/00-clusterfit")[0]]
+    start = weights.starting_backbone(config.model, "scratch", config.seed)
+    bodies = [start, weights.load_backbone(tmp_path / "run/stages/00-clusterfit")[0]]
     for body, found, part in zip(bodies, seen, config.stages, strict=True):
         spec = augment.views_of(part.views.to_dict())
         expected = body(augment.central_view(split.images(), spec), train=False)["pooled"]

@@ -11,7 +11,11 @@ import tiny
 from flax import nnx
 from tiny import no_events  # noqa: F401
 
-from aiseeme_jax import augment, data, pretext, train
+from aiseeme_jax import augment, data, pretext
+from aiseeme_jax.losses.arrays import normalise
+from aiseeme_jax.pretext import two_views
+from aiseeme_jax.task import Average, rising
+from aiseeme_jax.training import loop
 
 # 16 images, so that MoCo's 8 groups hold two each, on 8 devices with two each.
 BATCH = 16
@@ -42,13 +46,13 @@ def marked(quick=QUICK):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", pretext.TASKS)
 def test_gradient_and_state_on_eight_devices_are_those_of_one(name):
-    graph, params, rest = train.split(tiny.table_task(name, tiny.table_backbone(name), batch=BATCH))
+    graph, params, rest = loop.split(tiny.table_task(name, tiny.table_backbone(name), batch=BATCH))
     params = disturbed(params)
 
     def loss(params, batch):
         task = nnx.merge(graph, params, rest)
         value = task.loss(task.views(jax.random.key(1), batch)).loss
-        return value, train.split(task)[2]
+        return value, loop.split(task)[2]
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (loss_1, rest_1), gradient_1 = step(params, tiny.on_devices(tiny.table_batch(name, BATCH), 1))
@@ -107,7 +111,7 @@ def test_tasks_of_volumes_train_on_volumes(name):
 @pytest.mark.parametrize("name", marked(["relative_location", "inpainting", "densecl"]))
 def test_every_task_takes_a_vit(name):
     sizes = {"channels": 1, "dimensions": 3} if tiny.of_volumes(name) else {}
-    graph, params, rest = train.split(tiny.table_task(name, tiny.vit(**sizes)))
+    graph, params, rest = loop.split(tiny.table_task(name, tiny.vit(**sizes)))
 
     def loss(params, rest, batch):
         task = nnx.merge(graph, params, rest)
@@ -173,7 +177,7 @@ def test_fields_of_a_task_are_the_keywords_of_its_constructor():
 
 def test_average_moves_by_its_momentum_alone():
     source = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    average = pretext.base.Average(source)
+    average = Average(source)
     start = {name: value.astype(np.float64) for name, value in tiny.arrays(average.parameters(source)).items()}
     online = {name: value + 1 for name, value in start.items()}
     nnx.update(source, jax.tree.map(lambda x: x + 1, nnx.state(source)))
@@ -184,7 +188,7 @@ def test_average_moves_by_its_momentum_alone():
 
 def test_averaged_module_is_the_source_with_other_parameters_and_leaves_no_trace():
     source = tiny.Normed(size=2)
-    average = pretext.base.Average(source)
+    average = Average(source)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2, 2, 3)), jnp.float32)
     expected = nnx.clone(source)(x, train=True)["pooled"]
     nnx.update(source, jax.tree.map(lambda leaf: -leaf, nnx.state(source, nnx.Param)))
@@ -196,7 +200,7 @@ def test_averaged_module_is_the_source_with_other_parameters_and_leaves_no_trace
 @pytest.mark.parametrize("start", [0.99, 0.996])
 def test_rising_momentum_goes_along_a_cosine_from_its_start_to_exactly_one(start):
     progress = np.linspace(0, 1, 5)
-    values = [float(jax.jit(pretext.base.rising, static_argnums=0)(start, jnp.float32(p))) for p in progress]
+    values = [float(jax.jit(rising, static_argnums=0)(start, jnp.float32(p))) for p in progress]
     np.testing.assert_allclose(values, 1 - (1 - start) * (np.cos(np.pi * progress) + 1) / 2, rtol=1e-6)
     assert values[0] == np.float32(start) and values[-1] == 1
     assert values == sorted(values)
@@ -207,18 +211,18 @@ class TestSharesOfASpec:
         shares = pretext.TASKS["byol"].SHARES
         published, skin = (augment.Views(**tiny.stage("byol", preset=p, views={}).views) for p in PRESETS)
         blur, solarised = "blur_probability", "solarise_probability"
-        first, second = (pretext.base.scaled(published, part) for part in shares)
+        first, second = (two_views.scaled(published, part) for part in shares)
         assert (getattr(first, blur), getattr(second, blur)) == (1.0, 0.1)
         assert (getattr(first, solarised), getattr(second, solarised)) == (0.0, 0.2)
-        first, second = (pretext.base.scaled(skin, part) for part in shares)
+        first, second = (two_views.scaled(skin, part) for part in shares)
         assert getattr(first, solarised) == getattr(second, solarised) == 0
         assert first.hue == second.hue == 0.05 and second.blur_probability == 0.1
         user = dataclasses.replace(published, blur_probability=0.5)
-        assert [pretext.base.scaled(user, part).blur_probability for part in shares] == [0.5, 0.05]
+        assert [two_views.scaled(user, part).blur_probability for part in shares] == [0.5, 0.05]
 
     def test_a_field_the_spec_lacks_is_passed_over(self):
         spec = Contrast(contrast=0.5)
-        assert pretext.base.scaled(spec, {"contrast": 0.5, "solarise_probability": 0.0}) == Contrast(contrast=0.25)
+        assert two_views.scaled(spec, {"contrast": 0.5, "solarise_probability": 0.0}) == Contrast(contrast=0.25)
 
     def test_each_view_is_drawn_by_its_own_part(self):
         """Solarised always: what of BYOL's second view is bright is inverted, the first is left alone."""
@@ -241,6 +245,6 @@ class Contrast:
 
 def test_rows_are_normalised_and_a_zero_row_has_a_finite_gradient():
     rows = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-    np.testing.assert_allclose(pretext.base.normalise(rows), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
-    gradient = jax.grad(lambda x: pretext.base.normalise(x).sum())(rows)
+    np.testing.assert_allclose(normalise(rows), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: normalise(x).sum())(rows)
     assert np.isfinite(gradient).all()

@@ -6,7 +6,7 @@ import tiny
 from flax import nnx
 from tiny import tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import checkpoint, pretext
+from aiseeme_jax import pretext
 
 # Tasks by the backbone they can share.
 KINDS = {
@@ -31,9 +31,9 @@ def test_weights_arrive_untouched_over_all_pairs(kind, tmp_path, tiny_in_the_tab
         # Weights of its own for each, as after a training.
         weights = nnx.state(made.backbone, nnx.Param)
         nnx.update(made.backbone, jax.tree.map(lambda x, by=0.01 * (number + 1): x + by, weights))
-        left = checkpoint.backbone_hash(made.backbone)
-        checkpoint.save_backbone(tmp_path / first, made.backbone, {"task": first})
+        left = weights.backbone_hash(made.backbone)
+        weights.save_backbone(tmp_path / first, made.backbone, {"task": first})
         for second in KINDS[kind]:
-            backbone, info = checkpoint.load_backbone(tmp_path / first)
+            backbone, info = weights.load_backbone(tmp_path / first)
             assert info["backbone_hash"] == left
-            assert checkpoint.backbone_hash(task_on(kind, second, backbone).backbone) == left, (first, second)
+            assert weights.backbone_hash(task_on(kind, second, backbone).backbone) == left, (first, second)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aiseeme_jax.splits import prepared_directory
+from aiseeme_jax.data.splits import prepared_directory
 from tfds_builders import prepare
 from tfds_builders.__main__ import main
 from tfds_builders.checking import newest

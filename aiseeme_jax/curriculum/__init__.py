@@ -1,0 +1,1 @@
+"""Arms, their stages and teachers, and whether all of it can be done."""

@@ -1,0 +1,9 @@
+"""The one kind of error that a user can mend."""
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used. The message says what is wrong, where, and what to do.
+
+    Raised where it is noticed; a command catches it once, prints the message and ends with exit code 2. Every other
+    exception is a fault of this program and keeps its traceback.
+    """

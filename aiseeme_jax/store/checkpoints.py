@@ -1,0 +1,107 @@
+"""Checkpoints of a training that goes on: what is not a function of the step, and nothing that is."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+CHECKPOINTS = "checkpoints"
+
+
+class Checkpoints:
+    """Checkpoints of one training run, written in the background; opening it clears what a kill left half-written."""
+
+    def __init__(self, directory: Path, *, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True, create=True
+        )
+        self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._manager.close()
+
+    def save(self, step: int, state: Any, record: Mapping[str, Any]) -> None:
+        """Starts writing `state` and a small JSON `record`; returns once the arrays are safe to donate."""
+        if step in self._manager.all_steps():
+            return
+        args = self._ocp.args
+        # On the CPU the writer would read the very buffers that the next step reuses.
+        snapshot = jax.tree.map(jnp.copy, state)
+        self._manager.save(
+            step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record)))
+        )
+
+    def wait(self) -> None:
+        """Returns when everything asked for is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, template: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
+        """The newest whole checkpoint as (state, record), replicated over `mesh`, or None.
+
+        Raises ValueError if it is damaged, or not one of this state.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        folder = self._manager.directory / str(step)
+        try:
+            stored = _leaves(self._ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
+        except Exception as error:
+            raise _damaged(folder, error) from error
+        # Judged here, since orbax would cast a value of another type without a word.
+        wanted = _leaves(template)
+        differing = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+        if differing:
+            raise ValueError(
+                f"{folder} does not fit this program: it was written by another version, or for another config. "
+                f"Do not delete it: go on with that version, or begin in another --workdir. {len(differing)} arrays "
+                f"differ, such as {differing[0]}: "
+                f"{stored.get(differing[0], '(absent)')} -> {wanted.get(differing[0], '(absent)')}"
+            )
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template)
+        args = self._ocp.args
+        try:
+            found = self._manager.restore(
+                step, args=args.Composite(state=args.StandardRestore(abstract), record=args.JsonRestore())
+            )
+        except Exception as error:
+            raise _damaged(folder, error) from error
+        return found.state, found.record
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Shape and type of each array of a state, or of what orbax says of a stored one, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{tuple(leaf.shape)} {leaf.dtype}"
+        for path, leaf in leaves
+    }
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"{folder} is damaged; delete it to go on from an earlier checkpoint. {error}")
+
+
+def drop_checkpoints(directory: Path) -> None:
+    """Deletes the training checkpoints of a finished run."""
+    if jax.process_index() == 0:
+        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here: what the first one wrote before it, the others see after it."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,1 @@
+"""One loop and one step for every task: optimizers, stopping, telemetry."""

@@ -1,0 +1,31 @@
+"""Weights as files: under the names of torchvision and timm, with a hash, in and out."""
+
+from aiseeme_jax.weights.backbones import (
+    BACKBONE,
+    FISHER,
+    any_backbone,
+    backbone_hash,
+    export_backbone,
+    find_backbone,
+    load_backbone,
+    load_fisher,
+    save_backbone,
+    save_fisher,
+    starting_backbone,
+    tree_hash,
+)
+
+__all__ = [
+    "BACKBONE",
+    "FISHER",
+    "any_backbone",
+    "backbone_hash",
+    "export_backbone",
+    "find_backbone",
+    "load_backbone",
+    "load_fisher",
+    "save_backbone",
+    "save_fisher",
+    "starting_backbone",
+    "tree_hash",
+]
