@@ -7,3 +7,7 @@ class UserError(ValueError):
     Raised where it is noticed; a command catches it once, prints the message and ends with exit code 2. Every other
     exception is a fault of this program and keeps its traceback.
     """
+
+
+class MissingFile(UserError, FileNotFoundError):
+    """A file or folder that the user named, or that should have been made before, is not there."""

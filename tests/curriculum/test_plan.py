@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import data, pretext
+from aiseeme_jax import data, pretext, weights
 from aiseeme_jax.curriculum import plan
 from aiseeme_jax.jobs import evaluate
 from configs import base
