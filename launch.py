@@ -3,7 +3,6 @@
 python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
 """
 
-import dis
 import importlib
 import logging
 import os
@@ -18,8 +17,11 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from aiseeme_jax.errors import UserError
+
 config_flags.DEFINE_config_file("config", None, "Experiment file, with a variant after a colon.", lock_config=True)
 flags.DEFINE_string("workdir", None, "Folder for everything of this run.")
+flags.DEFINE_bool("plan", False, "Print what exists and what would be done, and do nothing.")
 flags.DEFINE_bool(
     "distributed", False, "One of several processes. Without the next three, the cluster is asked for them."
 )
@@ -38,7 +40,8 @@ log = logging.getLogger("aiseeme_jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-JOBS = {"curriculum": "aiseeme_jax.jobs.curriculum", "evaluate": "aiseeme_jax.jobs.evaluate"}
+# Job -> module with a `run(config, workdir, plan_only=…)`.
+JOBS = {"curriculum": "aiseeme_jax.jobs.curriculum", "evaluate": "aiseeme_jax.jobs.curriculum"}
 # How ml_collections begins what it says of an error in a config file; the error itself is the first of its causes.
 WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
 # What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
@@ -48,28 +51,26 @@ INTERRUPTED = 130
 
 def main(argv: list[str]) -> None:
     if not flags.FLAGS.distributed and any(flags.FLAGS[name].present for name in CLUSTER):
-        raise app.UsageError(f"--{', --'.join(CLUSTER)} mean something only with --distributed")
+        raise UserError(f"--{', --'.join(CLUSTER)} mean something only with --distributed")
     if len(argv) > 1:
-        raise app.UsageError(f"arguments that are no flags: {' '.join(argv[1:])}")
-    _speak()
-    _start_devices()
-    from aiseeme_jax.jobs import workdir as workdir_
+        raise UserError(f"arguments that are no flags: {' '.join(argv[1:])}")
+    show_messages()
+    start_devices()
     from aiseeme_jax.training.stopping import Preempted
 
     config = flags.FLAGS.config
     if config.job not in JOBS:
-        raise ValueError(f"unknown job '{config.job}': known are {', '.join(JOBS)}")
-    workdir = Path(flags.FLAGS.workdir)
+        raise UserError(f"unknown job '{config.job}': known are {', '.join(JOBS)}")
+    job = importlib.import_module(JOBS[config.job])
     try:
-        with workdir_.alone(workdir):
-            importlib.import_module(JOBS[config.job]).run(config, workdir)
+        job.run(config, Path(flags.FLAGS.workdir), plan_only=flags.FLAGS.plan)
     except Preempted as stop:
         log.info("%s", stop)
         sys.exit(PREEMPTED)
 
 
-def _speak() -> None:
-    """This program's own messages, plain; of the libraries', warnings only."""
+def show_messages() -> None:
+    """Shows this program's own messages, plain; of the libraries', warnings only."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -78,7 +79,8 @@ def _speak() -> None:
     log.propagate = False
 
 
-def _start_devices() -> None:
+def start_devices() -> None:
+    """Starts jax, in one process or in several."""
     if flags.FLAGS.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     import jax
@@ -92,49 +94,40 @@ def _start_devices() -> None:
     log.info("jax %s on %d x %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
 
 
-def _is_input_error(error: Exception) -> bool:
-    """Whether an error judges what the user gave: on the way to a file, in the config before the run, or in so many
-    words of this program. An operation of its own that failed is a bug, whatever the type of the error.
-    """
-    if isinstance(error, OSError | flags.Error):
-        return True
-    entries = [error.__traceback__]
-    while entries[-1].tb_next:
-        entries.append(entries[-1].tb_next)
-    code = entries[-1].tb_frame.f_code
-    # Of a config file it is relative.
-    raised_in = Path(code.co_filename).resolve()
-    if "ml_collections" in raised_in.parts:
-        return not any(entry.tb_frame.f_code is main.__code__ for entry in entries)
-    own = Path(__file__).resolve().parent in raised_in.parents and ".venv" not in raised_in.parts
-    return own and code.co_code[entries[-1].tb_lasti] == dis.opmap["RAISE_VARARGS"]
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """absl's parsing, but that a field the config does not have is named beside those that it has."""
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, in which a mistake in the config file or in a flag is a UserError that says where it is."""
     try:
         return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(re.sub("^flag --(config|workdir)=None: ", "", str(error))) from error
     except (SyntaxError, NameError) as error:
         said = getattr(error, "msg", None) or error
-        raise ValueError(f"{_place(error)}{type(error).__name__}: {said}") from error
-    except (AttributeError, KeyError, IndexError) as error:
-        wrong = _wrong_field(argv)
-        if wrong is None:
-            raise
-        raise ValueError(wrong) from error
+        raise UserError(f"{find_line(error)}{type(error).__name__}: {said}") from error
+    except OSError as error:
+        raise UserError(describe(error)) from error
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        wrong = find_wrong_field(argv) if isinstance(error, AttributeError | KeyError | IndexError) else None
+        raise UserError(wrong or describe(error)) from error
 
 
-def _wrong_field(argv: list[str]) -> str | None:
+def find_wrong_field(argv: list[str]) -> str | None:
     """What is wrong with the first --config.FIELD that the config file has no place for."""
     flag = re.compile(r"--?config(?:\.(?P<field>[^=]+))?(?:=(?P<value>.*))?", re.DOTALL)
     matches = [(i, match) for i, argument in enumerate(argv) if (match := flag.fullmatch(argument))]
-    (i, named), *_ = [(i, match) for i, match in matches if not match["field"]]
-    config = flags.FLAGS["config"].parser.parse(named["value"] or argv[i + 1])
-    found = (_missing(config, match["field"]) for _, match in matches if match["field"])
-    return next((wrong for wrong in found if wrong), None)
+    named = [(i, match) for i, match in matches if not match["field"]]
+    if not named:
+        return None
+    i, match = named[0]
+    try:
+        config = flags.FLAGS["config"].parser.parse(match["value"] or argv[i + 1])
+        found = (find_missing(config, match["field"]) for _, match in matches if match["field"])
+        return next((wrong for wrong in found if wrong), None)
+    except Exception:
+        # The file itself cannot be read: what was raised first says why.
+        return None
 
 
-def _missing(config: Any, field: str) -> str | None:
+def find_missing(config: Any, field: str) -> str | None:
     """Where the way to a field ends before the field."""
     at = "config"
     for part in config_path.split(field):
@@ -152,20 +145,18 @@ def _missing(config: Any, field: str) -> str | None:
     return None
 
 
-def _message(error: Exception) -> str:
-    """What an error says, without what absl and ml_collections add: the value None, the traceback of an error in a
-    config file, the whole config where it has no such field.
+def describe(error: Exception) -> str:
+    """What an error of the config says, without what ml_collections adds: the traceback of an error in a config file,
+    the whole config where it has no such field.
     """
     first: BaseException = error
     while any(words in str(error) for words in WRAPPED) and (before := first.__cause__ or first.__context__):
         first = before
     said, locked, _ = str(first).partition(" Other fields present")
-    if locked:
-        return _place(first) + said.removeprefix("'")
-    return re.sub("^flag --(config|workdir)=None: ", "", said)
+    return find_line(first) + (said.removeprefix("'") if locked else said)
 
 
-def _place(error: BaseException) -> str:
+def find_line(error: BaseException) -> str:
     """File and line of the config in which an error came up, for the beginning of a message."""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
@@ -174,19 +165,19 @@ def _place(error: BaseException) -> str:
     return "{}, line {}: ".format(*own[-1]) if own else ""
 
 
-def _run() -> None:
-    """Errors in what the user gave end in one message and exit code 2; any other keeps its traceback."""
+def run() -> None:
+    """What the user can mend ends in one message and exit code 2; every other error keeps its traceback."""
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (flags.Error, ValueError, AttributeError, TypeError, IndexError, ImportError, OSError) as error:
-        if "--debug" in sys.argv or not _is_input_error(error):
+    except UserError as error:
+        if "--debug" in sys.argv:
             raise
-        print(f"error: {_message(error)}\n(--debug shows where)", file=sys.stderr)
+        print(f"error: {error}\n(--debug shows where)", file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
-    _run()
+    run()

@@ -4,9 +4,12 @@ import argparse
 import importlib
 import sys
 
-# Command -> module with a `main(arguments)`; imported when asked for.
+from aiseeme_jax.errors import UserError
+
+# Command -> module with a `main(arguments)`; imported when it is asked for.
 COMMANDS = {
     "compare": "aiseeme_jax.report.compare",
+    "store": "aiseeme_jax.jobs.store_command",
 }
 
 
@@ -15,7 +18,11 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(sys.argv[1:])
-    importlib.import_module(COMMANDS[options.command]).main(options.arguments)
+    try:
+        importlib.import_module(COMMANDS[options.command]).main(options.arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Fields of a pretext task are the keyword arguments of its class, defaults includ
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -99,6 +100,11 @@ def several(terms: Any) -> ConfigDict:
     return ConfigDict(found).lock()
 
 
+def data_sets(given: str | Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """One data set by its name, or several with their shares of every batch: {"isic2019/224": 0.7, "mine/224": 0.3}."""
+    return ((given, 1.0),) if isinstance(given, str) else tuple((name, float(share)) for name, share in given.items())
+
+
 def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
     """A pretext stage.
 
@@ -106,7 +112,8 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
       task: name in `pretext.TASKS`.
       size: side of the views in pixels.
       preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes).
-      **changes: fields of the stage or of the task, or dicts for the nested ones. AttributeError names an unknown
+      **changes: `data`, as `data_sets` takes it, fields of the stage or of the task, or dicts for the nested ones.
+        AttributeError names an unknown
       field.
     """
     kind = pretext.task_class(task)
@@ -115,6 +122,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     config.made_for = task  # what `fields` and `views` are those of; never changed, so that a changed task is noticed
     config.fields = ConfigDict(pretext.task_fields(task))  # the task's own
     config.views = views(kind.RECIPE, kind.FIXED, size=size, preset=preset)
+    config.data = ()  # (data set, share of every batch), …; empty: config.data.name
     config.distill = distillation()  # or several: stage(..., distill=({"kind": "kl"}, {"kind": "l2_sp"}))
     config.task_weight = 1.0  # of the task's own loss beside the distillation
     # Batches its Fisher information is estimated on; 0 = an epoch, at most 100, if a later stage's `ewc` asks for it.
@@ -122,6 +130,8 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     config.seed = placeholder(int)  # None: follows from the run's seed and the stage's position
     if isinstance(changes.get("distill"), tuple | list):
         config.distill = several(changes.pop("distill"))
+    if "data" in changes:
+        config.data = data_sets(changes.pop("data"))
     own = {key: changes.pop(key) for key in list(changes) if key in config.fields}
     config.fields.lock().update(own)
     return change(config, changes)
@@ -142,6 +152,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
             # Of the labelled training images; nested, stratified, whole groups. Validation keeps all its labels,
             # whatever the fraction: k, C and epoch are chosen on more than "10 % of the labels".
             "fractions": (1.0,),
+            "data": "",  # data set and config; empty: config.data.name
             "seeds": (0,),  # of the fractions and of fine-tuning
         }
     )
@@ -184,12 +195,12 @@ def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.job = "curriculum"  # curriculum | evaluate: the module whose `run` gets this config
+    config.job = "curriculum"  # curriculum | evaluate: measures the backbone at `init` as it is
     config.title = ""  # of the report; empty: the data set's name
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.name = "isic2019/224"  # data set and config, prepared by TFDS
+    config.data.name = "isic2019/224"  # data set and config, prepared by TFDS; of stages and targets that name no other
     config.data.synthetic = False  # said in the report
     config.data.exclude = ()  # CSV or text files of ids (image, group, series) kept out of pretraining: a test set's
 
@@ -206,7 +217,7 @@ def get_config() -> ConfigDict:
     config.init = "scratch"
     config.imagenet = ""  # file of weights for the `imagenet` baseline
     config.stages = ()  # of stage(...)
-    # Other curricula beside it, each an arm: name -> tuple of stage(...). What begins alike is trained once.
+    # Other curricula beside it, each an arm: name -> tuple of stage(...). What two arms have in common is trained once.
     config.curricula = ConfigDict()
     config.targets = ()  # of target(...)
     config.baselines = (
@@ -223,6 +234,7 @@ def get_config() -> ConfigDict:
     # Where and how the work is done. These may always change under a workdir: the weights do not depend on them.
     config.runtime = ConfigDict()
     config.runtime.data_dir = "data"  # where data sets were prepared
+    config.runtime.store = ""  # folder of the artifacts, which runs can share; empty: the workdir
     config.runtime.residence = "stream"  # stream: read as it goes | device: whole split in device memory
     config.runtime.workers = 0  # reading processes; 0 = threads of the main one
     config.runtime.log_every = 50  # steps

@@ -1,375 +1,433 @@
-"""What a config asks for: its arms and the length of their stages, and whether all of it can be done.
+"""The plan of a run: every piece of work, what it needs, how long it takes, and the key by which it is found.
 
-Everything that can be known before the first step is judged here, so that a mistake in the last stage costs seconds,
-not the days before it.
+`make_plan` resolves a config once, before anything runs. While it does so it judges everything that can be judged, so
+that what it returns can be done.
 """
 
 import dataclasses
 import functools
-import itertools
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import augment, data, models, pretext, seeds, weights
-from aiseeme_jax.curriculum import teachers
-from aiseeme_jax.evaluate import finetune, protocols
-from aiseeme_jax.store import checkpoints, records
+from aiseeme_jax import data, distill, seeds, weights
+from aiseeme_jax.curriculum import checks, teachers
+from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms
+from aiseeme_jax.curriculum.datasets import DataSets, Sets, set_of, sets_of
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.evaluate.fractions import in_words, seeds_for
+from aiseeme_jax.store import artifacts, keys
+from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
 
-log = logging.getLogger(__name__)
-
-# What it means that the labelled images of a split lack a class.
-LACKING = {
-    "train": "it cannot be learnt",
-    "validation": "it has no say in what is chosen",
-    "test": "it is not measured",
-}
+# Raised when a change of the code changes what a piece of work comes to.
+STAGE_VERSION, FISHER_VERSION, MEASUREMENT_VERSION = 1, 1, 1
+# Fisher information is estimated on at most so many batches, unless the stage says how many.
+FISHER_BATCHES = 100
+# Fields of a target that say which measurements there are, and nothing about any one of them.
+COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
+# Fields of a stage that its weights do not depend on as they stand: what they mean has its own place in the key.
+RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for")
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
-    """A way to come by a backbone.
+class RandomWeights:
+    """A start with random weights."""
+
+    seed: int
+
+    def content(self) -> dict[str, Any]:
+        return {"random": self.seed}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsFile:
+    """A start, or a teacher, that lies outside the run.
 
     Attributes:
-      name: 'curriculum', that of another curriculum, 'scratch', 'imagenet' or 'single:<task>'; 'init' of the job
-        `evaluate`.
-      init: as `config.init`.
-      stages: (position in its curriculum, config) of each stage it trains.
-      tasks: of all stages of its curriculum.
-      alone: it trains one stage of its curriculum without those before it.
-      whole: each of its stages lasts as many images as the whole curriculum.
-      start: field of the config that says what it begins with, empty if none does.
-      listed: field of the config that lists its stages.
+      path: as the config names it.
+      sha256: of the file's content.
     """
 
-    name: str
-    init: str
-    stages: tuple[tuple[int, ConfigDict], ...] = ()
-    tasks: tuple[str, ...] = ()
-    alone: bool = False
-    whole: bool = False
-    start: str = "init"
-    listed: str = "stages"
+    path: str
+    sha256: str
+
+    def content(self) -> dict[str, Any]:
+        return {"file": self.sha256}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedStage:
+    """A stage to be trained.
+
+    Attributes:
+      artifact: its folder and key.
+      arm: the arm that this plan trains it for; others may share it.
+      place: where it stands in its curriculum.
+      fields: of the config.
+      seed: of every random number in it.
+      sets: the data sets it is trained on, with their shares.
+      images: of all of them together.
+      total_steps, steps_per_epoch: its length.
+      start: what its backbone starts from.
+      terms: of its distillation.
+      teachers: by the labels that the terms use.
+      fishers: Fisher information of teachers, where a term needs it: planned here, or that of a file.
+    """
+
+    artifact: Artifact
+    arm: str
+    place: teachers.StagePosition
+    fields: FrozenConfigDict
+    seed: int
+    sets: Sets
+    images: int
+    total_steps: int
+    steps_per_epoch: int
+    start: "Start"
+    terms: tuple[distill.Term, ...]
+    teachers: Mapping[str, "Start"]
+    fishers: Mapping[str, "PlannedFisher | WeightsFile"]
+
+    def content(self) -> dict[str, Any]:
+        return {"stage": self.artifact.key}
 
     @property
-    def random(self) -> bool:
-        """Whether its backbone is a random one that nothing trained."""
-        return self.init == "scratch" and not self.stages
+    def speed_of(self) -> str:
+        """What its speed depends on beside the machine; stages of which this is equal take as long for an image."""
+        model = self.artifact.content["model"]
+        return f"{self.fields.task} {self.fields.views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
 
-    def place(self, position: int) -> teachers.Place:
-        """Where a stage of it stands."""
-        return teachers.Place(position, self.tasks, self.init, self.alone)
+    @property
+    def title(self) -> str:
+        """What is shown beside its progress."""
+        return self.arm if self.place.single else f"{self.arm} {self.place.position}: {self.fields.task}"
 
-    def beginning(self, count: int) -> tuple:
-        """All that the outcome of its first `count` stages depends on; arms that begin alike share them."""
-        stages = tuple((position, stage.to_json_best_effort(sort_keys=True)) for position, stage in self.stages[:count])
-        return self.init, self.whole, stages
-
-
-def _whole_arm(name: str, init: str, stages: Sequence[ConfigDict], listed: str = "stages") -> Arm:
-    return Arm(name, init, tuple(enumerate(stages)), _tasks(stages), listed=listed)
-
-
-def _tasks(stages: Sequence[ConfigDict]) -> tuple[str, ...]:
-    return tuple(stage.task for stage in stages)
+    @property
+    def inputs(self) -> dict[str, "Piece"]:
+        """The pieces that must be finished first, by what they are to this one."""
+        named = {"start": self.start, **{f"teacher {name}": teacher for name, teacher in self.teachers.items()}}
+        named |= {f"Fisher information of {name}": fisher for name, fisher in self.fishers.items()}
+        return {name: piece for name, piece in named.items() if isinstance(piece, PlannedStage | PlannedFisher)}
 
 
-def arms(config: ConfigDict) -> tuple[Arm, ...]:
-    """The curriculum, those beside it, and the baselines; of the job `evaluate` the backbone at `init`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedFisher:
+    """Fisher information of a stage's backbone, to be estimated on so many batches."""
 
-    Raises ValueError for a baseline that is not known or lacks its weights, and for a curriculum under a name that is
-    taken or becomes the folder of another arm.
+    artifact: Artifact
+    stage: PlannedStage
+    batches: int
+
+    @property
+    def inputs(self) -> dict[str, "Piece"]:
+        return {"stage": self.stage}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedMeasurement:
+    """A backbone to be measured by one protocol, on one share of the labels, with one seed.
+
+    Attributes:
+      artifact: its folder and key.
+      arm: the arm that this plan measures it for; others may share it.
+      target: its fields in the config.
+      name: of the target in results and report.
+      set: the data set it is measured on.
+      fraction, seed: of the labels, and of their draw or of fine-tuning.
+      start: the backbone.
     """
-    if config.job == "evaluate":
-        return (Arm("init", config.init),)
-    curricula = config.curricula.items()
-    found = [_whole_arm(name, config.init, stages, f"curricula.{name}") for name, stages in curricula]
-    if config.stages or not found:
-        found.insert(0, _whole_arm("curriculum", config.init, config.stages))
-    others = list(_baselines(config))
-    # 'scratch' even where it is no baseline: fine-tuning begins it anew with each seed.
-    taken = {"curriculum", "scratch", *(arm.name for arm in others)} & set(config.curricula)
-    if taken:
-        raise ValueError(f"curricula: '{min(taken)}' is the name of another arm")
-    planned = {arm.name: arm for arm in [*found, *others]}
-    for one, other in itertools.combinations(planned, 2):
-        folder = records.file_name(one)
-        if folder == records.file_name(other):
-            raise ValueError(f"curricula: the arms '{one}' and '{other}' would both lie in the folder '{folder}'")
-    return tuple(planned.values())
+
+    artifact: Artifact
+    arm: str
+    target: FrozenConfigDict
+    name: str
+    set: str
+    fraction: float
+    seed: int
+    start: "Start"
+
+    @property
+    def inputs(self) -> dict[str, "Piece"]:
+        return {"backbone": self.start} if isinstance(self.start, PlannedStage) else {}
+
+    @property
+    def title(self) -> str:
+        return f"{self.arm}: {self.name} on {in_words(self.fraction)}, seed {self.seed}"
 
 
-def _baselines(config: ConfigDict) -> Iterator[Arm]:
-    for name in config.baselines:
-        kind, _, task = name.partition(":")
-        if name == "scratch":
-            yield Arm("scratch", "scratch", start="")
-        elif name == "imagenet":
-            if not config.imagenet:
-                raise ValueError("the baseline 'imagenet' needs --config.imagenet=FILE, weights with torchvision names")
-            yield Arm("imagenet", config.imagenet, start="imagenet")
-        elif kind == "single":
-            yield from _single_arms(config, task)
-        else:
-            raise ValueError(f"unknown baseline '{name}': known are scratch, imagenet, single, single:TASK")
+Start = RandomWeights | WeightsFile | PlannedStage
+Piece = PlannedStage | PlannedFisher | PlannedMeasurement
 
 
-def _single_arms(config: ConfigDict, task: str) -> Iterator[Arm]:
-    tasks = list(dict.fromkeys(stage.task for stage in config.stages))
-    if task and task not in tasks:
-        raise ValueError(f"the baseline 'single:{task}' has no stage of that task: there are {', '.join(tasks)}")
-    if config.single_budget not in ("stage", "total"):
-        raise ValueError(f"unknown single_budget '{config.single_budget}': known are stage, total")
-    for name in [task] if task else tasks:
-        position = [stage.task for stage in config.stages].index(name)
-        whole = config.single_budget == "total" and len(config.stages) > 1
-        stages = ((position, config.stages[position]),)
-        yield Arm(f"single:{name}", config.init, stages, _tasks(config.stages), alone=True, whole=whole)
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedArm:
+    """An arm: what it trains, what its backbone is at the end, and how that is measured."""
+
+    name: str
+    stages: tuple[PlannedStage, ...]
+    fishers: tuple[PlannedFisher, ...]
+    backbone: Start
+    measurements: tuple[PlannedMeasurement, ...]
 
 
-def sequences_from(config: ConfigDict, arm: Arm, count: int) -> list[tuple[ConfigDict, ...]]:
-    """The stages of every curriculum that begins with the first `count` of an arm."""
-    alike = [other for other in arms(config) if not other.alone and other.beginning(count) == arm.beginning(count)]
-    return [tuple(stage for _, stage in other.stages) for other in alike]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that a config asks for.
 
-
-def stage_folders(workdir: Path, planned: Sequence[Arm]) -> dict[str, list[Path]]:
-    """Where the stages of each arm lie. What several arms begin with in common lies in the folder of one, once: of the
-    one where it is done or begun, else of the first.
+    Attributes:
+      config: that was resolved.
+      arms: in the order in which they are trained, measured and shown.
     """
-    own: dict[tuple[str, int], Path] = {}
-    shared: dict[tuple, list[Path]] = {}
-    for arm in planned:
-        for place, (_, stage) in enumerate(arm.stages):
-            own[arm.name, place] = records.stage_directory(workdir, arm.name, place, stage.task)
-            shared.setdefault(arm.beginning(place + 1), []).append(own[arm.name, place])
-    chosen = {beginning: max(folders, key=_progress) for beginning, folders in shared.items()}
-    return {arm.name: [chosen[arm.beginning(place + 1)] for place in range(len(arm.stages))] for arm in planned}
+
+    config: FrozenConfigDict
+    arms: tuple[PlannedArm, ...]
+
+    def pieces(self) -> list[Piece]:
+        """Every piece of work once, each after those that it needs."""
+        found: dict[str, Piece] = {}
+        for arm in self.arms:
+            for piece in (*arm.stages, *arm.fishers, *arm.measurements):
+                for needed in (*_all_inputs(piece), piece):
+                    found.setdefault(needed.artifact.key, needed)
+        return list(found.values())
 
 
-def _progress(directory: Path) -> tuple[bool, bool]:
-    return records.read_done(directory) is not None, (directory / checkpoints.CHECKPOINTS).exists()
+def _all_inputs(piece: Piece) -> Iterator[Piece]:
+    for needed in piece.inputs.values():
+        yield from _all_inputs(needed)
+        yield needed
 
 
-def steps_of_stage(stage: ConfigDict, images: int) -> int:
-    """Steps of a stage as configured, on a split of so many images."""
-    per_epoch = data.steps_per_epoch(images, stage.batch_size)
-    return optimizers.steps_of(stage.duration, steps_per_epoch=per_epoch, batch_size=stage.batch_size)
-
-
-def arm_steps(config: ConfigDict, arm: Arm, stage: ConfigDict, images: int) -> int:
-    """Steps of a stage in an arm: its own, or those in which it sees as many images as the whole curriculum."""
-    if not arm.whole:
-        return steps_of_stage(stage, images)
-    return round(sum(steps_of_stage(s, images) * s.batch_size for s in config.stages) / stage.batch_size)
-
-
-def stage_task(config: ConfigDict, stage: ConfigDict, backbone: nnx.Module, images: int, *, seed: int) -> pretext.Task:
-    """The task of a stage around a backbone, its own state fresh."""
-    return pretext.make_task(
-        stage.task,
-        backbone,
-        augment.views_of(FrozenConfigDict(stage).views),
-        pretext.Setting(images, stage.batch_size, config.model.dtype),
-        stage.fields,
-        rngs=nnx.Rngs(seeds.derive(seed, "heads")),
-    )
-
-
-def check_runtime(runtime: ConfigDict) -> None:
-    """Judges the part of a config that may change whenever a run is started. Raises ValueError that names the field."""
-    for name, least in (("log_every", 1), ("checkpoint_every", 1), ("evaluation_batch", 1), ("workers", 0)):
-        _at_least(least, f"runtime.{name}", runtime[name])
-    data.check_residence(runtime.residence)
-
-
-def _at_least(least: int, name: str, value: float) -> None:
-    # NaN is not at least anything.
-    if not value >= least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}")
-
-
-def check(config: ConfigDict, split: data.Split) -> None:
-    """Judges a config against its pretraining split, and its targets against theirs, without training anything.
-
-    Raises ValueError, or FileNotFoundError for weights that are not there; the message names the part it is about.
-    """
-    check_runtime(config.runtime)
-    _at_least(1, "patience", config.patience)
-    if config.job != "evaluate" and config.init == "scratch" and not config.stages and not config.curricula:
-        raise ValueError(
-            "no stages: there is nothing to pretrain; set `stages` or `curricula`, or to measure a backbone as it is, "
-            "`init` and --config.job=evaluate"
-        )
-    data.check_model(split, config.model)
-    for arm in arms(config):
-        if arm.init != "scratch":
-            weights.starting_backbone(config.model, arm.init, config.seed)
-    judged: set[tuple] = set()
-    for arm in arms(config):
-        if not arm.alone:
-            _check_stages(config, arm, len(split), judged)
-    if config.targets:
-        check_targets(config, protocols.target_splits(config))
-
-
-def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
-    """Judges the targets and the statistics against the labelled images.
-
-    Warns of classes that a split lacks, and if there will be no intervals.
+def make_plan(config: ConfigDict, datasets: DataSets) -> Plan:
+    """Resolves a config, and judges all of it.
 
     Args:
-      splits: as of `protocols.target_splits`.
+      datasets: the data sets of the run, which are opened here.
 
-    Raises ValueError; the message names the target or the field.
+    Raises UserError that names the part of the config that cannot be done; MissingFile for weights or a data set that
+    are not there.
     """
-    for name, least in (("samples", 1), ("seed", 0)):
-        if config.statistics[name] < least:
-            raise ValueError(f"statistics.{name} is {config.statistics[name]}; it must be at least {least}")
-    _check_classes(splits)
-    seen = set()
-    for position, target in enumerate(config.targets):
-        part = f"targets[{position}] ({target.protocol})"
-        _about(part, functools.partial(_check_target, config, target, splits["train"]))
-        if target.protocol in seen:
-            raise ValueError(
-                f"targets[{position}]: a second target '{target.protocol}'; there can be one of each protocol"
-            )
-        seen.add(target.protocol)
-    if len(set(splits["test"].groups)) == 1:
-        log.warning("%s: all images are of one lesion or patient; no result will have an interval", splits["test"].name)
+    return _Planner(config, datasets).make()
 
 
-def _about(part: str, judge: Callable[[], None]) -> None:
-    try:
-        judge()
-    except ValueError as error:
-        raise ValueError(f"{part}: {error}") from error
-    except (ArithmeticError, LookupError, TypeError) as error:
-        # What a library makes of a value that it cannot take.
-        raise ValueError(f"{part}: {type(error).__name__}: {error}") from error
+class _Planner:
+    """Makes the plan of one config; what arms have in common is planned once."""
 
+    def __init__(self, config: ConfigDict, datasets: DataSets):
+        self.config, self.datasets = config, datasets
+        self.model = keys.to_json(config.model)
+        self.judged: set[str] = set()
 
-def _check_classes(splits: Mapping[str, data.Split]) -> None:
-    names = splits["train"].class_names
-    absent = {
-        split: [name for label, name in enumerate(names) if label not in opened.labels]
-        for split, opened in splits.items()
-    }
-    present = [name for name in names if name not in absent["train"]]
-    if len(present) < 2:
-        raise ValueError(
-            f"targets: all {len(splits['train'])} labelled images of {splits['train'].name} are of the class "
-            f"'{present[0]}'; a classifier needs two classes, so leave `targets` empty or label images of another"
-        )
-    for split, lacking in absent.items():
-        for name in lacking:
-            log.warning("%s has no image of the class '%s': %s", splits[split].name, name, LACKING[split])
+    def make(self) -> Plan:
+        checks.check_run(self.config)
+        arms = list_arms(self.config)
+        starts = {arm.init: self.open_start(arm.init) for arm in arms}
+        if self.config.targets:
+            self.check_targets()
+        planned = tuple(self.plan_arm(arm, starts[arm.init]) for arm in arms)
+        if not (self.config.targets or any(arm.stages for arm in planned)):
+            raise UserError("no stages and no targets: there is nothing to do")
+        return Plan(FrozenConfigDict(self.config), planned)
 
+    def open_start(self, init: str) -> RandomWeights | WeightsFile:
+        if init == SCRATCH:
+            return RandomWeights(self.config.seed)
+        # Loaded once to see that it fits.
+        weights.starting_backbone(self.config.model, init, self.config.seed)
+        return WeightsFile(init, keys.hash_file(weights.find_backbone(Path(init))))
 
-def _check_made_for(part: ConfigDict, field: str, maker: str) -> None:
-    """A stage has the fields and views of its task, a target those of its protocol."""
-    if part[field] != part.made_for:
-        raise ValueError(
-            f"{field} was changed to '{part[field]}', but the fields and views are those of '{part.made_for}': "
-            f"write {maker}('{part[field]}', …) in the config file"
+    # Stages
+
+    def plan_arm(self, arm: Arm, start: RandomWeights | WeightsFile) -> PlannedArm:
+        stages: dict[int, PlannedStage] = {}
+        backbone: Start = start
+        for position, fields in arm.stages:
+            place = teachers.StagePosition(position, arm.tasks, arm.init, arm.single)
+            with checks.naming(f"{arm.field}[{position}] ({fields.task})"):
+                backbone = stages[position] = self.plan_stage(arm, place, fields, backbone, stages, start)
+        fishers = tuple(self.wanted_fishers(arm, stages))
+        return PlannedArm(
+            arm.name, tuple(stages.values()), fishers, backbone, tuple(self.plan_measurements(arm.name, backbone))
         )
 
-
-def _check_training(training: ConfigDict, images: int) -> None:
-    """Lengths, optimizer and schedule of a stage or of fine-tuning."""
-    if training.batch_size < 1:
-        raise ValueError(f"batch_size is {training.batch_size}; it must be at least 1")
-    per_epoch = data.steps_per_epoch(images, training.batch_size)
-    steps = optimizers.steps_of(training.duration, steps_per_epoch=per_epoch, batch_size=training.batch_size)
-    if steps < 1:
-        raise ValueError("duration is 0; a stage lasts at least one step")
-    peak = training.optimizer.learning_rate
-    schedule = optimizers.make_schedule(training.schedule, peak, steps, per_epoch, training.batch_size)
-    optimizers.make_optimizer(training.optimizer, schedule)
-
-
-def _check_stages(config: ConfigDict, arm: Arm, images: int, judged: set[tuple]) -> None:
-    """Judges the stages of an arm but those whose beginning is among the `judged`, and adds them there."""
-    for place, (position, stage) in enumerate(arm.stages):
-        beginning = arm.beginning(place + 1)
-        if beginning in judged:
-            continue
-        judged.add(beginning)
-        check_stage = functools.partial(_check_stage, config, stage, arm.place(position), images)
-        _about(f"{arm.listed}[{position}] ({stage.task})", check_stage)
-
-
-def _check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.Place, images: int) -> None:
-    pretext.task_class(stage.task)
-    _check_made_for(stage, "task", "stage")
-    _check_training(stage, images)
-    _at_least(0, "task_weight", stage.task_weight)
-    _check_views(config, stage)
-
-    def make() -> pretext.Task:
-        backbone = weights.starting_backbone(config.model, "scratch", config.seed)
-        return stage_task(config, stage, backbone, images, seed=0)
-
-    teachers.check(config, stage, place, nnx.eval_shape(make).backbone)
-
-
-def _check_views(config: ConfigDict, part: ConfigDict) -> None:
-    """Views can be made, and are of the kind and size the model takes."""
-    views = augment.views_of(FrozenConfigDict(part.views))
-    if views.dimensions != config.model.dimensions:
-        presets = [name for name, preset in augment.PRESETS.items() if preset.kind.dimensions != views.dimensions]
-        raise ValueError(
-            f"views.dimensions is {views.dimensions}, but model.dimensions {config.model.dimensions}: "
-            f"take views of one of the presets {', '.join(presets)}"
+    def plan_stage(
+        self,
+        arm: Arm,
+        place: teachers.StagePosition,
+        fields: ConfigDict,
+        before: Start,
+        earlier: Mapping[int, PlannedStage],
+        start: RandomWeights | WeightsFile,
+    ) -> PlannedStage:
+        sets = sets_of(self.config, fields)
+        split = self.datasets.pretraining(sets)
+        self.judge_once(arm, place, fields, split, sets)
+        terms, named = teachers.resolve_terms(fields, place)
+        found = {label: self.find_teacher(teacher, earlier, start) for label, teacher in named.items()}
+        fishers = {
+            label: _fisher_of(teacher) for label, teacher in found.items() if teachers.needs_fisher(terms, label)
+        }
+        seed = seeds.of_stage(self.config.seed, place.position, fields.seed)
+        steps = self.count_steps(arm, fields, len(split))
+        content = {
+            "version": STAGE_VERSION,
+            "model": self.model,
+            "fields": {name: value for name, value in fields.items() if name not in RESOLVED_FIELDS},
+            "seed": seed,
+            "steps": steps,
+            "patience": self.config.patience,
+            "data": self.describe_sets(sets),
+            "start": before.content(),
+            "distill": [_term_content(term, found) for term in terms],
+            "fishers": {label: _fisher_content(fisher) for label, fisher in fishers.items()},
+        }
+        artifact = Artifact(artifacts.STAGES, teachers.stage_label(place.position, fields.task), keys.to_json(content))
+        return PlannedStage(
+            artifact=artifact,
+            arm=arm.name,
+            place=place,
+            fields=FrozenConfigDict(fields),
+            seed=seed,
+            sets=sets,
+            images=len(split),
+            total_steps=steps,
+            steps_per_epoch=data.steps_per_epoch(len(split), fields.batch_size),
+            start=before,
+            terms=terms,
+            teachers=found,
+            fishers=fishers,
         )
-    models.check_size(config.model, views.size)
+
+    def judge_once(
+        self, arm: Arm, place: teachers.StagePosition, fields: ConfigDict, split: data.Split, sets: Sets
+    ) -> None:
+        """Judges a stage, unless its like was judged: another arm has the same stage at the same place."""
+        alike = keys.make_key({"fields": fields, "place": dataclasses.asdict(place), "sets": sets})
+        if alike not in self.judged:
+            checks.check_stage(self.config, fields, place, split)
+            for target in self.config.targets:
+                self.datasets.warn_of_shared_groups(sets, set_of(self.config, target))
+            self.judged.add(alike)
+
+    def find_teacher(
+        self, teacher: int | str, earlier: Mapping[int, PlannedStage], start: RandomWeights | WeightsFile
+    ) -> Start:
+        if isinstance(teacher, int):
+            return earlier[teacher]
+        if teacher == teachers.INIT:
+            return start
+        return WeightsFile(teacher, keys.hash_file(weights.find_backbone(Path(teacher))))
+
+    def count_steps(self, arm: Arm, fields: ConfigDict, images: int) -> int:
+        """Steps of a stage: its own, or those in which it shows as many images as the whole curriculum does."""
+        if not arm.total_budget:
+            return _steps_of(fields, images)
+        return round(sum(map(self.images_shown, self.config.stages)) / fields.batch_size)
+
+    def images_shown(self, fields: ConfigDict) -> int:
+        split = self.datasets.pretraining(sets_of(self.config, fields))
+        return _steps_of(fields, len(split)) * fields.batch_size
+
+    @functools.cache  # noqa: B019 - one object makes one plan
+    def describe_sets(self, sets: Sets) -> list[dict[str, Any]]:
+        """What tells the images of a stage from others; pixels count by the name and the version of their data set."""
+        if len(sets) == 1:
+            return [{"name": sets[0][0], **self.datasets.pretraining(sets).fingerprint()}]
+        return [{"share": share, **self.describe_sets(((name, 1.0),))[0]} for name, share in sets]
+
+    def wanted_fishers(self, arm: Arm, stages: Mapping[int, PlannedStage]) -> Iterator["PlannedFisher"]:
+        """Fisher information that a stage asks to leave. What a later stage needs is among that stage's inputs."""
+        for stage in stages.values():
+            if stage.fields.fisher_batches and not arm.single:
+                yield _plan_fisher(stage)
+
+    # Measurements
+
+    def check_targets(self) -> None:
+        names = [self.name_target(target) for target in self.config.targets]
+        for position, (target, name) in enumerate(zip(self.config.targets, names, strict=True)):
+            with checks.naming(f"targets[{position}] ({target.protocol})"):
+                splits = self.datasets.target(set_of(self.config, target))
+                checks.check_made_for(target, "protocol", "target")
+                data.check_model(splits["train"], self.config.model)
+                checks.check_views(self.config.model, target)
+                protocols.check_target(target, splits["train"])
+            if name in names[:position]:
+                raise UserError(
+                    f"targets[{position}]: a second target '{name}'; there can be one of each protocol and data set"
+                )
+        for name in dict.fromkeys(set_of(self.config, target) for target in self.config.targets):
+            protocols.check_labels(self.datasets.target(name))
+
+    def name_target(self, target: ConfigDict) -> str:
+        """A target in results and report: its protocol, and its data set where that is not the run's."""
+        name = set_of(self.config, target)
+        return target.protocol if name == self.config.data.name else f"{target.protocol}:{name}"
+
+    def plan_measurements(self, arm: str, backbone: Start) -> Iterator[PlannedMeasurement]:
+        for target in self.config.targets:
+            for fraction in target.fractions:
+                for seed in seeds_for(target.protocol, fraction, target.seeds):
+                    yield self.plan_measurement(arm, target, fraction, seed, backbone)
+
+    def plan_measurement(
+        self, arm: str, target: ConfigDict, fraction: float, seed: int, backbone: Start
+    ) -> PlannedMeasurement:
+        if isinstance(backbone, RandomWeights) and target.protocol == "finetune":
+            # Without pretraining, another seed is another start as well.
+            backbone = RandomWeights(seed)
+        name = set_of(self.config, target)
+        content = {
+            "version": MEASUREMENT_VERSION,
+            "model": self.model,
+            "target": {field: value for field, value in target.items() if field not in COUNTING_FIELDS},
+            "fraction": fraction,
+            "seed": seed,
+            "patience": self.config.patience if target.protocol == "finetune" else None,
+            "data": self.describe_target(name),
+            "backbone": backbone.content(),
+        }
+        share = f"{100 * fraction:g}pct"
+        label = f"{self.name_target(target)}-{share}-seed{seed}".replace("/", "-").replace(":", "-")
+        artifact = Artifact(artifacts.MEASUREMENTS, label, keys.to_json(content))
+        return PlannedMeasurement(
+            artifact, arm, FrozenConfigDict(target), self.name_target(target), name, fraction, seed, backbone
+        )
+
+    @functools.cache  # noqa: B019
+    def describe_target(self, name: str) -> dict[str, Any]:
+        splits = self.datasets.target(name)
+        return {"name": name, **{split: opened.fingerprint() for split, opened in splits.items()}}
 
 
-def _check_target(config: ConfigDict, target: ConfigDict, train: data.Split) -> None:
-    if target.protocol not in protocols.PROTOCOLS:
-        raise ValueError(f"unknown protocol '{target.protocol}': known are {', '.join(protocols.PROTOCOLS)}")
-    _check_made_for(target, "protocol", "target")
-    _check_views(config, target)
-    shares, seeds = tuple(target.fractions), tuple(target.seeds)
-    if not shares or len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
-        raise ValueError(f"fractions are {shares}; there must be some, each once and in (0, 1]")
-    if len(set(seeds)) < len(seeds) or not _whole(seeds, least=0):
-        raise ValueError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
-    finetune.class_weights([0], 1, target.class_weight)
-    _CHECKS[target.protocol](target, train)
+def _term_content(term: distill.Term, found: Mapping[str, Start]) -> dict[str, Any]:
+    """A term with its teachers by what they are; its own name and theirs are for readers alone."""
+    fields = {name: value for name, value in dataclasses.asdict(term).items() if name != "name"}
+    return {**fields, "teachers": [found[label].content() for label in term.teachers]}
 
 
-def _check_knn(target: ConfigDict, train: data.Split) -> None:
-    if not _whole(target.neighbours, least=1):
-        raise ValueError(f"neighbours are {tuple(target.neighbours)}; there must be some, each whole and at least 1")
-    if not target.temperature > 0:
-        raise ValueError(f"temperature is {target.temperature}; it must be positive")
+def _steps_of(fields: ConfigDict, images: int) -> int:
+    per_epoch = data.steps_per_epoch(images, fields.batch_size)
+    return optimizers.steps_of(fields.duration, steps_per_epoch=per_epoch, batch_size=fields.batch_size)
 
 
-def _check_linear(target: ConfigDict, train: data.Split) -> None:
-    if not target.strengths or not all(strength > 0 for strength in target.strengths):
-        raise ValueError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")
-    if target.max_iter < 1:
-        raise ValueError(f"max_iter is {target.max_iter}; it must be at least 1")
+def _fisher_of(teacher: Start) -> "PlannedFisher | WeightsFile":
+    return _plan_fisher(teacher) if isinstance(teacher, PlannedStage) else teacher
 
 
-def _check_finetune(target: ConfigDict, train: data.Split) -> None:
-    for fraction in target.fractions:
-        protocols.finetune_batch(target.batch_size, round(len(train) * fraction))
-    # The lengths are those of all labels, whatever the fraction.
-    size = protocols.finetune_batch(target.batch_size, len(train))
-    _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), len(train))
+def _plan_fisher(stage: PlannedStage) -> PlannedFisher:
+    """The Fisher information of a stage, on as many batches as it says, or on an epoch, at most FISHER_BATCHES."""
+    batches = stage.fields.fisher_batches or min(FISHER_BATCHES, stage.steps_per_epoch)
+    content = {"version": FISHER_VERSION, "stage": stage.artifact.key, "batches": batches}
+    return PlannedFisher(Artifact(artifacts.FISHER, stage.artifact.label, content), stage, batches)
 
 
-_CHECKS = {"knn": _check_knn, "linear": _check_linear, "finetune": _check_finetune}
-
-
-def _whole(values: Iterable[Any], *, least: int) -> bool:
-    """Whether there are values, all integers of at least `least`."""
-    return bool(values) and all(isinstance(value, int) and value >= least for value in values)
+def _fisher_content(fisher: "PlannedFisher | WeightsFile") -> dict[str, Any]:
+    """Of a file, Fisher information lies beside the weights and counts by its own content."""
+    if isinstance(fisher, PlannedFisher):
+        return {"fisher": fisher.artifact.key}
+    return {"file": keys.hash_file(weights.find_fisher(Path(fisher.path)))}

@@ -1,159 +1,90 @@
-"""A curriculum: stages in sequence, then every arm through the same targets.
+"""The jobs `curriculum` and `evaluate`: trains what is not trained, measures what is not measured, and reports.
 
-What is done is told by the `done.json` each stage and target leaves; a restarted run passes over those and goes on
-where the files end. The hand-over from stage to stage is a file with a hash in it, so a stage cannot start from half
-a backbone.
+Of the job `evaluate` the plan has a single arm, the backbone at `config.init`, and nothing to train.
 """
 
-import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-from flax import nnx
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
-from aiseeme_jax import data, distill, report, seeds, weights
-from aiseeme_jax.curriculum import teachers
-from aiseeme_jax.curriculum.pictures import save_views
-from aiseeme_jax.curriculum.plan import Arm, arm_steps, arms, sequences_from, stage_folders, stage_task
-from aiseeme_jax.evaluate import features, protocols
-from aiseeme_jax.jobs import changes
-from aiseeme_jax.jobs import workdir as workdir_
-from aiseeme_jax.store import checkpoints, records
-from aiseeme_jax.training import loop, step
+from aiseeme_jax import report
+from aiseeme_jax.curriculum.context import Context
+from aiseeme_jax.curriculum.datasets import DataSets
+from aiseeme_jax.curriculum.measurements import Measurer
+from aiseeme_jax.curriculum.plan import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage, make_plan
+from aiseeme_jax.curriculum.stages import estimate_fisher, train_stage
+from aiseeme_jax.jobs import printing
+from aiseeme_jax.jobs.working import work_through
+from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.store.artifacts import Store
 
 log = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
-    """Trains all arms, measures them on all targets, and writes results.csv and report.html.
+def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
+    """Does what a config asks for, and writes results.csv and report.html.
 
-    Raises ValueError if the config cannot be run, or not in this workdir, FileNotFoundError if the data set is not
-    prepared.
+    Args:
+      plan_only: print the plan, and do and write nothing.
+
+    Raises UserError if the config cannot be done, MissingFile if a data set or weights are not there.
     """
-    source = Source(config)
-    if changes.begin(config, workdir, source):
+    artifacts.check_layout(workdir)
+    datasets = DataSets(config)
+    plan = make_plan(config, datasets)
+    store = Store(workdirs.store_root(workdir, config.runtime.store))
+    if plan_only:
+        print(printing.describe_plan(plan, store))
         return
-    planned = arms(config)
-    folders = stage_folders(workdir, planned)
-    if not all(records.read_done(folder) for arm in planned for folder in folders[arm.name]):
-        records.hold_to_data(workdir, {"pretraining": source().fingerprint()})
-    for arm in planned:
-        backbone, last_stage = train_arm(config, arm, folders[arm.name], source)
-        protocols.evaluate_arm(config, workdir, arm.name, backbone, last_stage, random=arm.random)
-        protocols.write_results(config, workdir, [a.name for a in planned])
-        report.write_report(workdir)
-    workdir_.finish(workdir)
+    workdirs.write_config(workdir, workdirs.to_json_config(config))
+    workdirs.write_plan(workdir, list_artifacts(plan, workdirs.store_name(workdir, config.runtime.store)))
+    make = choose_work(Context(plan.config, store, datasets))
+    for piece in work_through(plan.pieces(), store, make):
+        if is_last_of_an_arm(piece, plan):
+            report.write_results(workdir)
+            report.write_report(workdir)
+    log.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
 
 
-class Source:
-    """The pretraining split, opened when first wanted: a finished run needs none."""
+def choose_work(context: Context) -> Callable[[Piece, Path], dict[str, Any]]:
+    """What does the work of a piece in its folder, and returns what its record says."""
+    measurer = Measurer(context)
 
-    def __init__(self, config: ConfigDict):
-        self.config = config
-        self._split = None
+    def make(piece: Piece, directory: Path) -> dict[str, Any]:
+        match piece:
+            case PlannedStage():
+                return train_stage(piece, context, directory)
+            case PlannedFisher():
+                return estimate_fisher(piece, context, directory)
+            case PlannedMeasurement():
+                return measurer.measure(piece, directory)
 
-    def __call__(self) -> data.Split:
-        # Pretraining sees the training images alone, never validation or test.
-        if self._split is None:
-            self._split = data.open_split(self.config.data.name, "train", self.config.runtime.data_dir)
-            if self.config.data.exclude:
-                self._split = data.without(self._split, self.config.data.exclude)
-        return self._split
-
-
-def train_arm(config: ConfigDict, arm: Arm, folders: Sequence[Path], source: Source) -> tuple[nnx.Module, Path | None]:
-    """Trains the stages of an arm that are not done; gives its backbone and the folder of its last stage, if any.
-
-    Raises ValueError for a finished stage that did not start from what the stage before it holds.
-    """
-    for place, directory in enumerate(folders):
-        if not records.read_done(directory):
-            run_stage(config, arm, place, folders, source())
-        elif place:
-            _check_start(folders, place)
-    if not folders:
-        return weights.starting_backbone(config.model, arm.init, config.seed), None
-    return weights.load_backbone(folders[-1])[0], folders[-1]
+    return make
 
 
-def _check_start(folders: Sequence[Path], place: int) -> None:
-    before, done = (records.read_done(folder) for folder in folders[place - 1 : place + 1])
-    held, start = before["backbone_hash"], done["start_hash"]
-    if start != held:
-        raise ValueError(
-            f"{folders[place]} started from another backbone than {folders[place - 1]} now holds "
-            f"({records.short(start)} is not {records.short(held)}). To train it and what follows anew, remove "
-            f"{', '.join(map(str, folders[place:]))}, and from targets/ what was measured of this arm"
+def is_last_of_an_arm(piece: Piece, plan: Plan) -> bool:
+    """Whether a piece is the last one that an arm lists."""
+    last = [(*arm.stages, *arm.fishers, *arm.measurements)[-1:] for arm in plan.arms]
+    return any(piece.artifact.key == found[0].artifact.key for found in last if found)
+
+
+def list_artifacts(plan: Plan, store: str) -> workdirs.WorkdirPlan:
+    """The plan as a workdir notes it: arms, and the keys of what each consists of."""
+    arms = tuple(
+        workdirs.ArmEntry(
+            arm.name,
+            tuple(
+                workdirs.StageEntry(stage.artifact.label, stage.fields.task, stage.total_steps, stage.artifact.key)
+                for stage in arm.stages
+            ),
+            tuple(
+                workdirs.MeasurementEntry(one.artifact.label, one.name, one.fraction, one.seed, one.artifact.key)
+                for one in arm.measurements
+            ),
         )
-
-
-@step.transient_programs()
-def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path], split: data.Split) -> None:
-    """Trains the `place`-th stage of an arm to its end and leaves its backbone and `done.json`."""
-    position, stage = arm.stages[place]
-    directory = folders[place]
-    seed = seeds.of_stage(config.seed, position, stage.seed)
-    total_steps = arm_steps(config, arm, stage, len(split))
-    if place:
-        backbone = weights.load_backbone(folders[place - 1])[0]
-    else:
-        backbone = weights.starting_backbone(config.model, arm.init, config.seed)
-    stands = arm.place(position)
-    lesson = teachers.load(config, stage, stands, folders)
-    task = stage_task(config, stage, backbone, len(split), seed=seed)
-    frozen = distill.keep(task, lesson.terms, lesson.backbones, lesson.fishers, dtype=config.model.dtype, seed=seed)
-    title = arm.name if arm.alone else f"{arm.name} {position}: {stage.task}"
-    log.info("%s: %d steps of %d images", title, total_steps, stage.batch_size)
-    picture = save_views(directory, task, data.first_images(split, 6), seed)
-    batches = stage_batches(config, stage, split, seed=seed)
-    result = loop.fit(
-        task,
-        batches,
-        stage=FrozenConfigDict(stage),
-        total_steps=total_steps,
-        steps_per_epoch=data.steps_per_epoch(len(split), stage.batch_size),
-        seed=seed,
-        directory=directory,
-        title=title,
-        pace=loop.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
-        teacher=frozen,
-        patience=config.patience,
-        fingerprint=split.fingerprint(),
-        gather=lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec),
-        pictures={"views": picture},
+        for arm in plan.arms
     )
-    seen = {"images": len(split), "excluded": split.excluded}
-    trained, merged = lesson.merge(result.task.handed_over())
-    nnx.update(result.task.backbone, nnx.state(trained))
-    count = teachers.fisher_batches(stage, stands, len(split), sequences_from(config, arm, place + 1))
-    if count:
-        _leave_fisher(directory, result.task, itertools.islice(batches(total_steps), count), seed)
-    record = {"task": stage.task, **seen, **result.record, **merged}
-    hand_over(directory, trained, record)
-
-
-def _leave_fisher(directory: Path, task: nnx.Module, batches: Iterator[dict[str, jax.Array]], seed: int) -> None:
-    """Estimates Fisher information on `batches`, those that would have followed the last step, and writes it."""
-    fisher = distill.fisher(task, batches, jax.random.key(seeds.derive(seed, "fisher")))
-    weights.save_fisher(directory, fisher, task.backbone)
-
-
-def stage_batches(config: ConfigDict, stage: ConfigDict, split: data.Split, *, seed: int) -> data.Batches:
-    return data.Batches(
-        split,
-        batch_size=stage.batch_size,
-        seed=seed,
-        residence=config.runtime.residence,
-        workers=config.runtime.workers,
-    )
-
-
-def hand_over(directory: Path, backbone: nnx.Module, record: dict[str, Any]) -> None:
-    """Leaves a stage's backbone, then the record that says it is whole; in this order."""
-    weights.save_backbone(directory, backbone, {"task": record["task"]})
-    records.write_json(directory / records.DONE, {"backbone_hash": weights.backbone_hash(backbone), **record})
-    checkpoints.barrier(f"hand over {directory.name}")
+    return workdirs.WorkdirPlan(store, arms)

@@ -24,7 +24,10 @@ BACKBONES: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
 # Gradients and running averages underflow in float16.
 DTYPES = ("float32", "bfloat16")
 
-__all__ = ["BACKBONES", "MLP", "Decoder", "ResNet", "ViT", "check_size", "make_backbone"]
+# A file that names more was damaged: to build it would take all memory.
+WIDEST, MOST_CHANNELS = 32, 4096
+
+__all__ = ["BACKBONES", "MLP", "Decoder", "ResNet", "ViT", "check_config", "check_size", "make_backbone"]
 
 
 def make_backbone(
@@ -51,6 +54,22 @@ def make_backbone(
         raise ValueError(f"model.dtype is '{dtype}': known are {', '.join(DTYPES)}")
     size = {"width": width, "stem": stem, "patch": patch}
     return BACKBONES[name](**size, dtype=dtype, channels=channels, dimensions=dimensions, rngs=rngs)
+
+
+def check_config(model: Mapping[str, Any]) -> None:
+    """Judges the model that a file's header names, before anything is built of it.
+
+    Raises ValueError, TypeError or KeyError that says what is wrong.
+    """
+    expected = {"name": str, "width": int | float, "channels": int, "dimensions": int}
+    for field, kind in expected.items():
+        if not isinstance(model[field], kind):
+            raise TypeError(f"model.{field} is {model[field]!r}")
+    if model["name"] not in BACKBONES:
+        raise ValueError(f"unknown backbone {model['name']!r}: known are {', '.join(BACKBONES)}")
+    for field, most in (("width", WIDEST), ("channels", MOST_CHANNELS)):
+        if not 0 < model[field] <= most:
+            raise ValueError(f"model.{field} is {model[field]}; it must be above 0 and at most {most}")
 
 
 def check_size(model: Mapping[str, Any], size: int) -> None:

@@ -1,4 +1,4 @@
-"""What lies in a workdir, read and put in order, and what should lie there and does not."""
+"""What the present config of a workdir asks for, as far as the store holds it, and what is missing."""
 
 import json
 from collections.abc import Iterator
@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiseeme_jax.curriculum.arms import CURRICULUM, SINGLE
+from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import results
-from aiseeme_jax.evaluate.fractions import in_words, seeds_for
-from aiseeme_jax.store import records
-
-# Of the intervals computed here, where there is no config to say.
-BOOTSTRAP = {"samples": 1000, "seed": 0}
+from aiseeme_jax.evaluate.fractions import in_words
+from aiseeme_jax.evaluate.scores import score_measurement
+from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.store.keys import shorten
+from aiseeme_jax.training.telemetry import METRICS
 
 
 @dataclass(frozen=True)
@@ -19,22 +21,39 @@ class Stage:
     """One stage of one arm.
 
     Attributes:
-      done: its record, or None while it is not finished.
+      record: what it left when it was finished, or None while it is not.
       metrics: the objects of metrics.jsonl, in order of the steps.
       views: sample views as PNG, or None.
     """
 
     arm: str
     task: str
-    done: dict[str, Any] | None
+    record: dict[str, Any] | None
     metrics: list[dict[str, Any]]
     views: bytes | None
 
     @property
     def title(self) -> str:
-        if self.arm == "curriculum":
+        if self.arm == CURRICULUM:
             return self.task
-        return self.arm if self.arm.startswith("single:") else f"{self.arm}: {self.task}"
+        return self.arm if self.arm.startswith(f"{SINGLE}:") else f"{self.arm}: {self.task}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished measurement of an arm.
+
+    Attributes:
+      directory: holds its predictions.
+      record: what it left.
+    """
+
+    arm: str
+    target: str
+    fraction: float
+    seed: int
+    directory: Path
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,8 +61,8 @@ class Contents:
     """Everything the report shows.
 
     Attributes:
-      config: of config.json, empty if there is none.
-      arms: curriculum first, then as the config or results.csv lists them.
+      config: of the newest run in the workdir.
+      arms: the curriculum first, then in the order of the plan.
       targets: in the order of the config.
       missing: sentences about what is not there yet.
     """
@@ -52,25 +71,29 @@ class Contents:
     arms: list[str]
     targets: list[str]
     rows: list[results.Row]
-    runs: list[results.Run]
+    runs: list[Run]
     stages: list[Stage]
     missing: list[str]
 
     @property
     def data(self) -> str:
-        return self.config["data"]["name"] if self.config else "unknown data set"
+        return self.config["data"]["name"]
 
     @property
     def title(self) -> str:
-        return (self.config and self.config["title"]) or self.data
+        return self.config["title"] or self.data
 
     @property
     def statistics(self) -> dict[str, int]:
-        return self.config["statistics"] if self.config else BOOTSTRAP
+        return self.config["statistics"]
 
     @property
     def synthetic(self) -> bool:
-        return bool(self.config) and self.config["data"]["synthetic"]
+        return bool(self.config["data"]["synthetic"])
+
+    def fields_of(self, target: str) -> dict[str, Any]:
+        """The fields of a target in the config."""
+        return next(fields for fields in self.config["targets"] if _name_target(self.config, fields) == target)
 
     def fractions_of(self, target: str) -> list[float]:
         """The shares of the labels a target was measured with, the smallest first."""
@@ -80,129 +103,116 @@ class Contents:
         """The largest share of the labels a target was measured with."""
         return max(self.fractions_of(target), default=None)
 
-    def runs_of(self, arm: str, target: str, fraction: float | None = None) -> list[results.Run]:
+    def runs_of(self, arm: str, target: str, fraction: float | None = None) -> list[Run]:
         """The runs on a share of the labels, the largest unless told otherwise, one per seed."""
         fraction = self.fraction_of(target) if fraction is None else fraction
         return [run for run in self.runs if (run.arm, run.target, run.fraction) == (arm, target, fraction)]
 
 
 def read_contents(workdir: Path) -> Contents:
-    """Reads a workdir. ValueError names the file, and the line if it has lines, of what is damaged."""
+    """Reads what the present config of a workdir asks for.
+
+    Raises MissingFile for a folder in which no run was begun, UserError that names what is damaged.
+    """
     if not workdir.is_dir():
-        raise FileNotFoundError(f"there is no workdir at '{workdir}'")
-    config = _read_json(workdir / "config.json") or {}
-    rows = _rows(workdir, config)
-    arms = list(dict.fromkeys([*_planned_arms(config), *(row.arm for row in rows)]))
-    planned = [target["protocol"] for target in config["targets"]] if config else []
-    targets = list(dict.fromkeys([*planned, *(row.target for row in rows)]))
-    stages = list(_stages(workdir, config, arms))
+        raise MissingFile(f"there is no workdir at '{workdir}'")
+    plan, config = workdirs.read_plan(workdir), workdirs.read_config(workdir)
+    if plan is None or not config:
+        raise MissingFile(f"no run was begun in '{workdir}': it has no {workdirs.PLAN} and {workdirs.CONFIG}")
+    store = workdirs.open_store(workdir, plan)
+    arms = sorted(plan.arms, key=lambda arm: arm.name != CURRICULUM)
+    runs = [run for arm in arms for run in _read_runs(store, arm)]
+    stages = list(_read_stages(store, arms))
     return Contents(
         config=config,
-        arms=sorted(arms, key=lambda arm: arm != "curriculum"),
-        targets=targets,
-        rows=rows,
-        runs=results.find_runs(workdir, arms),
+        arms=[arm.name for arm in arms],
+        targets=[_name_target(config, fields) for fields in config["targets"]],
+        rows=[row for run in runs for row in _score(run, config["statistics"])],
+        runs=runs,
         stages=stages,
-        missing=_missing(config, arms, rows, stages),
+        missing=[*_describe_missing_stages(stages), *_describe_missing_runs(arms, runs)],
     )
 
 
-def _rows(workdir: Path, config: dict[str, Any]) -> list[results.Row]:
-    """The rows of results.csv; where it is not there, those of the predictions."""
-    if (workdir / results.RESULTS).exists():
-        return results.read_rows(workdir)
-    statistics = config["statistics"] if config else BOOTSTRAP
-    rows = []
-    for run in results.find_runs(workdir, list(_planned_arms(config))):
-        rows += results.rows_of(run, results.load_predictions(run.directory), **statistics)
-    return rows
+def _name_target(config: dict[str, Any], fields: dict[str, Any]) -> str:
+    return results.name_target(fields["protocol"], fields["data"], config["data"]["name"])
 
 
-def _planned_arms(config: dict[str, Any]) -> Iterator[str]:
-    if not config:
-        return
-    if config["job"] == "evaluate":
-        yield "init"
-        return
-    if config["stages"] or not config["curricula"]:
-        yield "curriculum"
-    yield from config["curricula"]
-    for name in config["baselines"]:
-        if name == "single":
-            yield from (f"single:{stage['task']}" for stage in config["stages"])
-        else:
-            yield name
+def _read_runs(store: artifacts.Store, arm: workdirs.ArmEntry) -> Iterator[Run]:
+    """The finished measurements of an arm."""
+    for entry in arm.measurements:
+        directory = store.find(artifacts.MEASUREMENTS, shorten(entry.key))
+        record = directory and artifacts.read_record(directory)
+        if record:
+            yield Run(arm.name, entry.target, entry.fraction, entry.seed, directory, record)
 
 
-def _stages(workdir: Path, config: dict[str, Any], arms: list[str]) -> Iterator[Stage]:
-    for position, stage in enumerate(config["stages"] if config else ()):
-        directory = records.stage_directory(workdir, "curriculum", position, stage["task"])
-        yield _read_stage("curriculum", directory)
+def _score(run: Run, statistics: dict[str, int]) -> Iterator[results.Row]:
+    for found in score_measurement(run.directory, statistics):
+        yield results.Row(run.arm, run.target, run.fraction, run.seed, **found)
+
+
+def _read_stages(store: artifacts.Store, arms: list[workdirs.ArmEntry]) -> Iterator[Stage]:
+    """The stages of all arms; one that several arms share is shown where it comes first."""
+    shown = set()
     for arm in arms:
-        if arm != "curriculum":
-            found = records.stages_directory(workdir, arm).glob("[0-9][0-9]-*")
-            yield from (_read_stage(arm, directory) for directory in sorted(found))
+        for entry in arm.stages:
+            if entry.key not in shown:
+                shown.add(entry.key)
+                yield _read_stage(arm.name, entry.task, store.find(artifacts.STAGES, shorten(entry.key)))
 
 
-def _read_stage(arm: str, directory: Path) -> Stage:
+def _read_stage(arm: str, task: str, directory: Path | None) -> Stage:
+    if directory is None:
+        return Stage(arm, task, None, [], None)
     views = directory / "views.png"
-    return Stage(
-        arm=arm,
-        task=directory.name.partition("-")[2],
-        done=_read_json(directory / records.DONE),
-        metrics=_read_metrics(directory / "metrics.jsonl"),
-        views=views.read_bytes() if views.exists() else None,
-    )
+    record = artifacts.read_record(directory)
+    metrics = _read_metrics(directory / METRICS)
+    return Stage(arm, task, record, metrics, views.read_bytes() if views.exists() else None)
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The figures that a stage logged, without its warnings."""
     if not path.exists():
         return []
-    records = []
     lines = path.read_text(errors="replace").splitlines()
+    found = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            record = json.loads(line)
+            if not isinstance(record["step"], int):
+                raise TypeError("a line has a whole number as its step")
+        except (ValueError, KeyError, TypeError) as error:
             # A killed run leaves its last line half-written; anywhere else it is damage.
             if number < len(lines):
-                raise ValueError(f"{path}, line {number} is damaged: {error}") from error
-    return [record for record in records if "warning" not in record]
+                raise UserError(f"{path}, line {number} is damaged ({error}): delete that line") from None
+            continue
+        if "warning" not in record:
+            found.append(record)
+    return found
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _missing(config: dict[str, Any], arms: list[str], rows: list[results.Row], stages: list[Stage]) -> list[str]:
-    if not config:
-        return ["There is no config.json: nothing was started in this folder."]
-    missing = []
+def _describe_missing_stages(stages: list[Stage]) -> Iterator[str]:
     for stage in stages:
-        if stage.done is None:
+        if stage.record is None:
             at = f"at step {stage.metrics[-1]['step']}" if stage.metrics else "not begun"
-            missing.append(f"Stage {stage.title} is not finished ({at}).")
-    for target in config["targets"]:
-        for fraction in target["fractions"]:
-            missing += _unmeasured(target, fraction, arms, rows)
-    return missing
+            yield f"Stage {stage.title} is not finished ({at})."
 
 
-def _unmeasured(target: dict[str, Any], fraction: float, arms: list[str], rows: list[results.Row]) -> Iterator[str]:
-    """Sentences about the arms a target lacks on a share of the labels; those that lack the same seeds share one."""
-    protocol = target["protocol"]
-    measured = {(row.arm, row.seed) for row in rows if (row.target, row.fraction) == (protocol, fraction)}
-    seeds = tuple(seeds_for(protocol, fraction, target["seeds"]))
-    lacking: dict[tuple[int, ...], list[str]] = {}
+def _describe_missing_runs(arms: list[workdirs.ArmEntry], runs: list[Run]) -> Iterator[str]:
+    """A sentence for each target and share of the labels about the arms that lack the same seeds."""
+    measured = {(run.arm, run.target, run.fraction, run.seed) for run in runs}
+    wanted: dict[tuple[str, float], dict[str, list[int]]] = {}
     for arm in arms:
-        lacking.setdefault(tuple(seed for seed in seeds if (arm, seed) not in measured), []).append(arm)
-    lacking.pop((), None)
-    for absent, of in lacking.items():
-        which = "" if absent == seeds else f" with seed {' or '.join(map(str, absent))}"
-        whom = "any arm" if of == arms else ", ".join(of)
-        yield f"No results of {protocol} on {in_words(fraction)}{which} for {whom}."
+        for entry in arm.measurements:
+            wanted.setdefault((entry.target, entry.fraction), {}).setdefault(arm.name, []).append(entry.seed)
+    for (target, fraction), seeds_of in wanted.items():
+        lacking: dict[tuple[int, ...], list[str]] = {}
+        for arm, seeds in seeds_of.items():
+            absent = tuple(seed for seed in seeds if (arm, target, fraction, seed) not in measured)
+            lacking.setdefault(absent, []).append(arm)
+        lacking.pop((), None)
+        for absent, names in lacking.items():
+            which = "" if list(absent) == seeds_of[names[0]] else f" with seed {' or '.join(map(str, absent))}"
+            whom = "any arm" if names == list(seeds_of) else ", ".join(names)
+            yield f"No results of {target} on {in_words(fraction)}{which} for {whom}."

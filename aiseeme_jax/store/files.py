@@ -3,8 +3,12 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+# What a file is called until it is whole.
+LEFT_OVER = re.compile(r"\..+\.\d+\.part")
 
 
 @contextlib.contextmanager
@@ -15,7 +19,7 @@ def replaced(path: Path) -> Iterator[Path]:
     and what comes after this finds it there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
         _sync(beside)
@@ -25,6 +29,13 @@ def replaced(path: Path) -> Iterator[Path]:
     # A name is kept by its folder, and that of the folder, which may be as new, by the next one.
     for folder in (path.parent, path.parent.parent):
         _sync(folder)
+
+
+def sweep(directory: Path) -> None:
+    """Deletes what killed processes were writing in a folder when they ended. Nobody else may be at work there."""
+    for path in directory.glob(".*"):
+        if path.is_file() and LEFT_OVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Backbones as files: weights under the names that PyTorch users know, with a header that says what they are."""
+"""Backbones as files: weights under the names that PyTorch users know, with a header that says what they are.
+
+A file that this program wrote has the hash of its weights in its header, and every way to load it compares the two.
+"""
 
 import contextlib
 import hashlib
@@ -12,11 +15,14 @@ import numpy as np
 from flax import nnx
 
 from aiseeme_jax import models, seeds
-from aiseeme_jax.store import records
-from aiseeme_jax.weights import timm, torchvision
+from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.weights import tensors, timm, torchvision
 
 BACKBONE = "backbone.safetensors"
 FISHER = "fisher.safetensors"
+# The entry of a file's header that says what this program knows of it.
+HEADER = "aiseeme"
 
 
 def tree_hash(tree: Any) -> str:
@@ -34,12 +40,15 @@ def backbone_hash(backbone: nnx.Module) -> str:
     return tree_hash(nnx.to_pure_dict(nnx.state(backbone)))
 
 
-def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any], *, file: str = BACKBONE) -> None:
-    """Writes `backbone.safetensors` as `export_backbone` does; `info` (its model config, above all) travels in the
-    header.
+def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any], *, file: str = BACKBONE) -> str:
+    """Writes `backbone.safetensors` as `export_backbone` does, and returns the hash of the backbone.
+
+    Only the first process writes; every one gets the hash.
     """
+    found = backbone_hash(backbone)
     if not jax.process_index():
-        export_backbone(backbone, directory / file, info=info)
+        _export(backbone, found, directory / file, info)
+    return found
 
 
 def export_backbone(
@@ -54,19 +63,25 @@ def export_backbone(
       size: side in pixels of the images that another program will show a ViT: timm wants positions in the file, and
         they are those of one size. This package computes them.
     """
-    info = {**(info or {}), "model": backbone.config, "backbone_hash": backbone_hash(backbone)}
-    torchvision.write_safetensors(path, _tensors(backbone, size), {"aiseeme": json.dumps(info)})
+    _export(backbone, backbone_hash(backbone), Path(path), info or {}, size)
 
 
-def _tensors(backbone: nnx.Module, size: int | None = None) -> torchvision.Tensors:
+def _export(backbone: nnx.Module, found: str, path: Path, info: Mapping[str, Any], size: int | None = None) -> None:
+    header = {**info, "model": backbone.config, "backbone_hash": found}
+    tensors.write_safetensors(path, to_tensors(backbone, size), {HEADER: json.dumps(header)})
+
+
+def to_tensors(backbone: nnx.Module, size: int | None = None) -> tensors.Tensors:
+    """The weights of a backbone under the names of its own kind: torchvision's of a ResNet, timm's of a ViT."""
     if isinstance(backbone, models.ViT):
         return timm.to_timm(backbone, size=size)
     return torchvision.to_torchvision(backbone)
 
 
-def _fill(backbone: nnx.Module, tensors: torchvision.Tensors) -> None:
+def fill_backbone(backbone: nnx.Module, given: tensors.Tensors) -> None:
+    """Puts weights under the names of its kind into a backbone, all or nothing. Raises UserError if they do not fit."""
     fill = timm.from_timm if isinstance(backbone, models.ViT) else torchvision.from_torchvision
-    fill(backbone, tensors)
+    fill(backbone, given)
 
 
 def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module, dict[str, Any]]:
@@ -74,138 +89,167 @@ def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module,
 
     Args:
       path: of one of these.
-      arm: of a workdir; by default the curriculum, or the only one that has finished a stage of its own.
+      arm: of a workdir; by default the curriculum, or the only one that has stages of its own.
 
-    Returns the backbone and what its file says of it: `model`, `backbone_hash`, `task`, `views`, …
+    Returns the backbone and what its file says of it: `model`, `backbone_hash`, `task`, …
 
-    Raises FileNotFoundError if there is no backbone at `path`, ValueError if there are several and `arm` does not say
-    which, if the file was not written by this package (foreign weights need the model named: use them as `init`) or
-    does not hold what its header says.
+    Raises MissingFile if there is no backbone at `path`, UserError if there are several and `arm` does not say which,
+    if the file was not written by this package (foreign weights need the model named: use them as `init`) or does not
+    hold what its header says.
     """
     file = find_backbone(Path(path), arm)
-    with _damage_told(file):
-        header, tensors = torchvision.read_metadata(file), torchvision.read_weights(file)
-    if "aiseeme" not in header:
-        raise ValueError(
+    found = _read(file)
+    if found.info is None:
+        raise UserError(
             f"{file} was not written by aiseeme_jax, so it does not name its model; use it as `init` of a config"
         )
-    info = json.loads(header["aiseeme"])
-    backbone = models.make_backbone(**info["model"], rngs=nnx.Rngs(0))
-    _fill(backbone, tensors)
-    if backbone_hash(backbone) != info["backbone_hash"]:
-        raise ValueError(f"{file} is damaged: its weights do not have the hash in its header; {_remedy(file)}")
-    return backbone, info
+    return found.own_backbone(), found.info
 
 
 def any_backbone(path: str | Path, model: Mapping[str, Any]) -> nnx.Module:
     """A backbone from wherever it lies: as its file describes itself, or weights of `model` under their common names.
 
-    Raises FileNotFoundError if there is nothing at `path`, ValueError if it is damaged or does not fit the model.
+    Raises MissingFile if there is nothing at `path`, UserError if it is damaged or does not fit the model.
     """
-    file = find_backbone(Path(path))
-    with _damage_told(file):
-        header, tensors = torchvision.read_metadata(file), torchvision.read_weights(file)
-    if "aiseeme" in header:
-        return load_backbone(file)[0]
-    backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
-    try:
-        _fill(backbone, tensors)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    return backbone
-
-
-@contextlib.contextmanager
-def _damage_told(file: Path) -> Iterator[None]:
-    """Adds what to do to what is wrong with a damaged file."""
-    try:
-        yield
-    except torchvision.Damaged as error:
-        raise ValueError(f"{error}; {_remedy(file)}") from None
-
-
-def _remedy(file: Path) -> str:
-    if (file.parent / records.DONE).exists():
-        return f"delete the folder {file.parent} and run again: its stage is then trained anew"
-    return "copy or download it again"
-
-
-def save_fisher(directory: Path, fisher: nnx.Module, backbone: nnx.Module) -> None:
-    """Writes the Fisher information of a backbone beside it, under the names of its weights."""
-    save_backbone(directory, fisher, {"fisher_of": backbone_hash(backbone)}, file=FISHER)
-
-
-def load_fisher(path: Path, backbone: nnx.Module) -> nnx.Module:
-    """The Fisher information beside a backbone, given by its file, its stage's folder or its workdir.
-
-    Raises FileNotFoundError if there is none, ValueError if it is damaged or not that of `backbone`.
-    """
-    file = find_backbone(path).parent / FISHER
-    if not file.exists():
-        raise FileNotFoundError(
-            f"no Fisher information at '{file}', which distillation of kind 'ewc' needs; "
-            "train that stage with `fisher_batches` set"
-        )
-    fisher, info = load_backbone(file)
-    if info.get("fisher_of") != backbone_hash(backbone):
-        raise ValueError(f"{file} is not the Fisher information of the backbone beside it; train that stage again")
-    return fisher
+    found = _read(find_backbone(Path(path)))
+    return found.own_backbone() if found.info is not None else found.backbone_of(model)
 
 
 def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Module:
-    """The backbone a training starts from.
+    """The backbone that a training starts from.
 
     Args:
       model: arguments of `models.make_backbone`.
       init: 'scratch', a workdir or stage of this program, or a file of weights as `export_backbone` names them.
       seed: of random weights.
 
-    Raises FileNotFoundError if there is nothing at `init`, ValueError if it does not fit the model.
+    Raises MissingFile if there is nothing at `init`, UserError if it is damaged or does not fit the model.
     """
     backbone = models.make_backbone(**model, rngs=nnx.Rngs(seeds.derive(seed, "backbone")))
     if init == "scratch":
         return backbone
     try:
-        file = find_backbone(Path(init))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"init: {error}") from None
+        return _read(find_backbone(Path(init))).backbone_of(model)
+    except UserError as error:
+        raise type(error)(f"init: {error}") from None
+
+
+class _Found:
+    """What a file of weights holds: its tensors, and the part of its header that this program wrote, if it did."""
+
+    def __init__(self, file: Path, given: tensors.Tensors, info: dict[str, Any] | None):
+        self.file, self.given, self.info = file, given, info
+
+    def own_backbone(self) -> nnx.Module:
+        """The backbone that the header describes. Raises UserError if the weights are not those of its hash."""
+        return self.backbone_of(self.info["model"])
+
+    def backbone_of(self, model: Mapping[str, Any]) -> nnx.Module:
+        """A backbone of a model with these weights."""
+        backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
+        try:
+            fill_backbone(backbone, self.given)
+        except ValueError as error:
+            raise UserError(f"{self.file}: {error}") from None
+        if self.info is not None and backbone_hash(backbone) != self.info["backbone_hash"]:
+            raise UserError(
+                f"{self.file} is damaged: its weights do not have the hash in its header; {_remedy(self.file)}"
+            )
+        return backbone
+
+
+def _read(file: Path) -> _Found:
+    """Reads a file of weights, its header first. Raises UserError that says what to do if it is damaged."""
+    with _telling_damage(file):
+        header = tensors.read_metadata(file).get(HEADER)
+        info = None if header is None else _read_header(file, header)
+        return _Found(file, tensors.read_weights(file), info)
+
+
+def _read_header(file: Path, header: str) -> dict[str, Any]:
+    """The header's own part; it is judged before anything is built of it."""
     try:
-        with _damage_told(file):
-            tensors = torchvision.read_weights(file)
-        _fill(backbone, tensors)
-    except ValueError as error:
-        raise ValueError(f"init: {file}: {error}") from None
-    return backbone
+        info = json.loads(header)
+        models.check_config(info["model"])
+        if not isinstance(info["backbone_hash"], str):
+            raise TypeError("backbone_hash is no text")
+    except (ValueError, KeyError, TypeError) as error:
+        raise tensors.Damaged(f"{file} has a damaged header ({type(error).__name__}: {error})") from None
+    return info
+
+
+@contextlib.contextmanager
+def _telling_damage(file: Path) -> Iterator[None]:
+    """Adds what to do to what is wrong with a damaged file."""
+    try:
+        yield
+    except tensors.Damaged as error:
+        raise UserError(f"{error}; {_remedy(file)}") from None
+
+
+def _remedy(file: Path) -> str:
+    if (file.parent / artifacts.RECORD).exists():
+        return artifacts.remedy(file.parent)
+    return "copy or download it again"
+
+
+def save_fisher(directory: Path, fisher: nnx.Module, backbone: nnx.Module) -> None:
+    """Writes the Fisher information of a backbone, under the names of its weights."""
+    save_backbone(directory, fisher, {"fisher_of": backbone_hash(backbone)}, file=FISHER)
+
+
+def load_fisher(path: Path, backbone: nnx.Module) -> nnx.Module:
+    """The Fisher information of a backbone.
+
+    Args:
+      path: a folder that holds it, or what `find_fisher` takes.
+
+    Raises MissingFile if there is none, UserError if it is damaged or not that of `backbone`.
+    """
+    file = find_fisher(path)
+    fisher, info = load_backbone(file)
+    if info.get("fisher_of") != backbone_hash(backbone):
+        raise UserError(f"{file} is not the Fisher information of this backbone; estimate it again")
+    return fisher
+
+
+def find_fisher(path: Path) -> Path:
+    """The file of the Fisher information of a backbone: beside the backbone's file, or in the store of its stage.
+
+    Args:
+      path: of the backbone (file, stage's folder or workdir), or of a folder that holds Fisher information.
+
+    Raises MissingFile if there is none.
+    """
+    if (path / FISHER).exists():
+        return path / FISHER
+    folder = find_backbone(path).parent
+    record = artifacts.read_record(folder) or {}
+    candidates = [folder / FISHER, *sorted((folder.parent.parent / artifacts.FISHER).glob(f"*/{FISHER}"))]
+    for file in candidates:
+        made_of = artifacts.read_record(file.parent) if file.exists() else None
+        if file.exists() and (file.parent == folder or (made_of or {}).get("fisher_of") == record.get("backbone_hash")):
+            return file
+    raise MissingFile(
+        f"no Fisher information of '{path}', which distillation of kind 'ewc' needs; "
+        "train that stage with `fisher_batches` set"
+    )
 
 
 def find_backbone(path: Path, arm: str | None = None) -> Path:
-    """The backbone file meant by a workdir, and perhaps one of its arms, a stage's folder or a file."""
+    """The backbone file meant by a workdir, and perhaps one of its arms, a stage's folder or a file.
+
+    Raises MissingFile if there is none, UserError for an arm that is not there.
+    """
     if not path.exists():
-        raise FileNotFoundError(f"no file or folder at '{path}'")
+        raise MissingFile(f"no file or folder at '{path}'")
     if path.is_file() or (path / BACKBONE).exists():
         if arm is not None:
-            raise ValueError(f"'{path}' is no workdir: it has no arm '{arm}'")
+            raise UserError(f"'{path}' is no workdir: it has no arm '{arm}'")
         return path if path.is_file() else path / BACKBONE
-    if path.parent.name == "stages" and (path / records.DONE).exists():
-        raise FileNotFoundError(f"{path} has lost its {BACKBONE}; {_remedy(path / BACKBONE)}")
-    finished = _finished_stages(path)
-    if not finished:
-        raise FileNotFoundError(f"'{path}' holds no finished stage: run the curriculum first, or name a stage's folder")
-    known = ", ".join(finished)
-    if arm is None:
-        name = "curriculum" if "curriculum" in finished else next(iter(finished))
-        if name != "curriculum" and len(finished) > 1:
-            raise ValueError(f"'{path}' holds several arms: say `arm`, or name a stage's folder. There are {known}")
-    else:
-        name = arm if arm in finished else records.file_name(arm)
-    if name not in finished:
-        raise ValueError(f"'{path}' holds no finished stage of an arm '{arm}' in its own folder: there are {known}")
-    return finished[name] / BACKBONE
-
-
-def _finished_stages(workdir: Path) -> dict[str, Path]:
-    """The last finished stage of each arm that has one, by the name of the arm's folder."""
-    places = {"curriculum": records.stages_directory(workdir, "curriculum")}
-    places |= {folder.name: folder / "stages" for folder in sorted(workdir.glob("arms/*"))}
-    found = {name: sorted(stages.glob(f"*/{records.DONE}")) for name, stages in places.items()}
-    return {name: records[-1].parent for name, records in found.items() if records}
+    if (path / artifacts.RECORD).exists():
+        raise MissingFile(f"{path} has lost its {BACKBONE}; {artifacts.remedy(path)}")
+    file = workdirs.stage_folder(path, arm) / BACKBONE
+    if not file.exists():
+        raise MissingFile(f"{file.parent} has lost its {BACKBONE}; {artifacts.remedy(file.parent)}")
+    return file

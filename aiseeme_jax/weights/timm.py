@@ -1,4 +1,4 @@
-"""ViT weights under timm's names: the way in from PyTorch and the way out to it. Files are those of `torch_format`."""
+"""ViT weights under timm's names: the way in from PyTorch and the way out to it."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from aiseeme_jax.models.vit import TransformerBlock, ViT, check_side, positions
-from aiseeme_jax.weights.torchvision import Tensors, misfits, other_dimensions
+from aiseeme_jax.weights.tensors import Tensors, misfits, other_dimensions
 
 EMBEDDING = "patch_embed.proj.weight"
 POSITIONS = "pos_embed"

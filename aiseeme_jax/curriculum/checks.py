@@ -1,0 +1,111 @@
+"""Judges the parts of a config before anything is trained, so that a mistake in the last stage costs seconds."""
+
+import contextlib
+from collections.abc import Iterator
+
+from flax import nnx
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from aiseeme_jax import augment, data, models, pretext, seeds, weights
+from aiseeme_jax.curriculum import teachers
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.training import optimizers
+
+
+@contextlib.contextmanager
+def naming(part: str) -> Iterator[None]:
+    """Puts the part of the config before what is wrong with it.
+
+    What a library says of a value that it cannot take is told in its own words: while a config is judged, the value
+    came from there.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{part}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{part}: {error}") from error
+    except (ArithmeticError, LookupError, TypeError) as error:
+        raise UserError(f"{part}: {type(error).__name__}: {error}") from error
+
+
+def check_at_least(least: float, name: str, value: float) -> None:
+    """Raises UserError that names a field below its least value."""
+    # NaN is not at least anything.
+    if not value >= least:
+        raise UserError(f"{name} is {value}; it must be at least {least}")
+
+
+def check_runtime(runtime: ConfigDict) -> None:
+    """Judges how and where the work is done. Raises UserError that names the field."""
+    for name, least in (("log_every", 1), ("checkpoint_every", 1), ("evaluation_batch", 1), ("workers", 0)):
+        check_at_least(least, f"runtime.{name}", runtime[name])
+    data.check_residence(runtime.residence)
+
+
+def check_run(config: ConfigDict) -> None:
+    """Judges the fields that belong to no single stage or target. Raises UserError that names the field."""
+    check_runtime(config.runtime)
+    check_at_least(1, "patience", config.patience)
+    check_at_least(1, "statistics.samples", config.statistics.samples)
+    check_at_least(0, "statistics.seed", config.statistics.seed)
+    if config.job != "evaluate" and config.init == "scratch" and not config.stages and not config.curricula:
+        raise UserError(
+            "no stages: there is nothing to pretrain; set `stages` or `curricula`, or to measure a backbone as it is, "
+            "`init` and --config.job=evaluate"
+        )
+
+
+def check_made_for(part: ConfigDict, field: str, maker: str) -> None:
+    """Raises UserError unless a stage has the fields and views of its task, or a target those of its protocol."""
+    if part[field] != part.made_for:
+        raise UserError(
+            f"{field} was changed to '{part[field]}', but the fields and views are those of '{part.made_for}': "
+            f"write {maker}('{part[field]}', …) in the config file"
+        )
+
+
+def check_views(model: ConfigDict, part: ConfigDict) -> None:
+    """Raises UserError unless views can be made, and are of the kind and size that the model takes."""
+    views = augment.views_of(FrozenConfigDict(part.views))
+    if views.dimensions != model.dimensions:
+        presets = [name for name, preset in augment.PRESETS.items() if preset.kind.dimensions != views.dimensions]
+        raise UserError(
+            f"views.dimensions is {views.dimensions}, but model.dimensions {model.dimensions}: "
+            f"take views of one of the presets {', '.join(presets)}"
+        )
+    models.check_size(model, views.size)
+
+
+def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosition, split: data.Split) -> None:
+    """Judges a stage against the images it is trained on. Raises UserError, or MissingFile for a teacher's file."""
+    pretext.task_class(stage.task)
+    check_made_for(stage, "task", "stage")
+    data.check_model(split, config.model)
+    optimizers.check_training(stage, len(split))
+    check_at_least(0, "task_weight", stage.task_weight)
+    check_views(config.model, stage)
+
+    def make() -> pretext.Task:
+        backbone = weights.starting_backbone(config.model, "scratch", config.seed)
+        return make_stage_task(stage, backbone, len(split), dtype=config.model.dtype, seed=0)
+
+    teachers.check_teachers(config, stage, place, nnx.eval_shape(make).backbone)
+
+
+def make_stage_task(stage: ConfigDict, backbone: nnx.Module, images: int, *, dtype: str, seed: int) -> pretext.Task:
+    """The task of a stage around a backbone, with heads and state of its own that are fresh.
+
+    Args:
+      images: of the split that it is trained on.
+      dtype: computing type of the heads.
+      seed: of the stage.
+    """
+    return pretext.make_task(
+        stage.task,
+        backbone,
+        augment.views_of(FrozenConfigDict(stage).views),
+        pretext.Setting(images, stage.batch_size, dtype),
+        stage.fields,
+        rngs=nnx.Rngs(seeds.derive(seed, "heads")),
+    )

@@ -1,0 +1,73 @@
+"""The data sets of a run: each split is opened once, when it is first wanted."""
+
+import functools
+import logging
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from aiseeme_jax import data
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+# The images that a stage is trained on, as it names them: data set and share of every batch.
+Sets = tuple[tuple[str, float], ...]
+
+
+def sets_of(config: ConfigDict, stage: ConfigDict) -> Sets:
+    """The data sets of a stage: its own, or that of the run."""
+    return tuple((str(name), float(share)) for name, share in stage.data) or ((config.data.name, 1.0),)
+
+
+def set_of(config: ConfigDict, target: ConfigDict) -> str:
+    """The data set of a target: its own, or that of the run."""
+    return target.data or config.data.name
+
+
+class DataSets:
+    """What a run reads, as its config names it.
+
+    Args:
+      config: of the run; its `data.exclude` lists images that no stage is trained on.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.data_dir, self.exclude = config.runtime.data_dir, tuple(config.data.exclude)
+
+    @functools.cache  # noqa: B019 - one object lives as long as a run
+    def pretraining(self, sets: Sets) -> data.Split:
+        """The training images of one data set, or of several in their shares; never those of validation or test."""
+        splits = {name: self._training(name) for name, _ in sets}
+        return next(iter(splits.values())) if len(sets) == 1 else data.mix(splits, dict(sets))
+
+    @functools.cache  # noqa: B019
+    def _training(self, name: str) -> data.Split:
+        split = data.open_split(name, "train", self.data_dir)
+        return data.without(split, self.exclude) if self.exclude else split
+
+    @functools.cache  # noqa: B019
+    def target(self, name: str) -> Mapping[str, data.Split]:
+        """The labelled images of each split of a data set."""
+        return {split: data.labelled(data.open_split(name, split, self.data_dir)) for split in SPLITS}
+
+    def warn_of_shared_groups(self, sets: Sets, target: str) -> None:
+        """Warns if a stage is trained on lesions or patients that a target of another data set holds out."""
+        held_out = [self.target(target)[split] for split in SPLITS[1:]]
+        for name, _ in sets:
+            if name.partition("/")[0] == target.partition("/")[0]:
+                # Configs of one data set share its splits.
+                continue
+            shared = data.shared_groups(self._training(name), held_out)
+            if shared:
+                log.warning(
+                    "%s has %d groups or images in common with validation or test of %s, such as %s: "
+                    "`python -m tfds_builders check %s %s --exclude ids.txt` lists them, and "
+                    "--config.data.exclude=\"('ids.txt',)\" keeps them out of pretraining",
+                    name,
+                    len(shared),
+                    target,
+                    sorted(shared)[0],
+                    name,
+                    target,
+                )

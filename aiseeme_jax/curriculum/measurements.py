@@ -1,0 +1,74 @@
+"""One backbone measured by one protocol, on one share of the labels, with one seed."""
+
+import functools
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from aiseeme_jax import weights
+from aiseeme_jax.curriculum.context import Context
+from aiseeme_jax.curriculum.plan import PlannedMeasurement, PlannedStage
+from aiseeme_jax.evaluate import metrics, protocols, results
+from aiseeme_jax.store import checkpoints
+from aiseeme_jax.training import events
+
+log = logging.getLogger(__name__)
+
+CLASSIFIER = "classifier.safetensors"
+
+
+class Measurer:
+    """Measures backbones. Features of the backbone that was measured last are kept: its other targets want them too."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self._subject: tuple[Any, protocols.Subject] | None = None
+
+    def measure(self, planned: PlannedMeasurement, directory: Path) -> dict[str, Any]:
+        """Runs a protocol and leaves predictions and, of fine-tuning, the classifier. Returns what the record says."""
+        start = time.monotonic()
+        subject = self.subject_of(planned)
+        measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed, planned.title)
+        outcome = protocols.measure(measurement, subject, directory, self.runtime)
+        results.save_predictions(directory, outcome.predictions)
+        record = {
+            "target": planned.name,
+            "fraction": planned.fraction,
+            "measurement_seed": planned.seed,
+            "backbone_hash": weights.backbone_hash(subject.backbone),
+            "predictions_sha256": results.hash_predictions(directory),
+            "seconds": round(time.monotonic() - start, 1),
+            **outcome.chosen,
+        }
+        if outcome.classifier is not None:
+            record["classifier_hash"] = protocols.save_classifier(directory / CLASSIFIER, outcome, measurement, subject)
+        self.write_events(planned, directory, outcome.predictions)
+        checkpoints.drop_checkpoints(directory)
+        return record
+
+    @functools.cached_property
+    def runtime(self) -> protocols.Runtime:
+        config = self.context.config
+        return protocols.Runtime(**{name: config.runtime[name] for name in protocols.RUNTIME}, patience=config.patience)
+
+    def subject_of(self, planned: PlannedMeasurement) -> protocols.Subject:
+        """The backbone that is measured, with the splits of the target's data set."""
+        wanted = (str(planned.start.content()), planned.set)
+        if self._subject is None or self._subject[0] != wanted:
+            # The last one goes before the next is read: both need not fit into memory.
+            self._subject = None
+            self._subject = wanted, self.open_subject(planned)
+        return self._subject[1]
+
+    def open_subject(self, planned: PlannedMeasurement) -> protocols.Subject:
+        return protocols.Subject(
+            planned.arm, self.context.load_start(planned.start), self.context.datasets.target(planned.set)
+        )
+
+    def write_events(self, planned: PlannedMeasurement, directory: Path, predictions: results.Predictions) -> None:
+        """Shows the headline metrics in TensorBoard, at the step at which the backbone's last stage ended."""
+        steps = planned.start.total_steps if isinstance(planned.start, PlannedStage) else 0
+        found = {f"{planned.name}/{name}": value for name, value in metrics.headline(predictions).items()}
+        events.write_scalars(directory, steps, found)
+        log.info("%s: %s", planned.title, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))

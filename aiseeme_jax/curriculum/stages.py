@@ -1,0 +1,152 @@
+"""One stage trained, and the Fisher information of its backbone estimated."""
+
+import dataclasses
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import FrozenConfigDict
+
+from aiseeme_jax import data, distill, pretext, seeds, weights
+from aiseeme_jax.curriculum import teachers
+from aiseeme_jax.curriculum.checks import make_stage_task
+from aiseeme_jax.curriculum.context import Context
+from aiseeme_jax.curriculum.pictures import save_views
+from aiseeme_jax.curriculum.plan import PlannedFisher, PlannedStage, Start, WeightsFile
+from aiseeme_jax.evaluate import features
+from aiseeme_jax.training import loop, step
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedStage:
+    """A stage before its first step: its task with distillation attached, its teachers, and its batches."""
+
+    task: pretext.Task
+    teachers: teachers.LoadedTeachers
+    frozen: nnx.Module | None
+    split: data.Split
+    batches: data.Batches
+
+
+@step.transient_programs()
+def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[str, Any]:
+    """Trains a stage to its end, from its newest checkpoint if there is one, and leaves its backbone.
+
+    Returns what its record says.
+    """
+    prepared = prepare_stage(stage, context)
+    split = prepared.split
+    log.info("%s: %d steps of %d images", stage.title, stage.total_steps, stage.fields.batch_size)
+    picture = save_views(directory, prepared.task, data.first_images(split, 6), stage.seed)
+    callbacks = loop.Callbacks(
+        gather_features=lambda backbone: features.of_batches(
+            backbone, prepared.batches.in_order(), len(split), views=prepared.task.spec
+        ),
+        pictures={"views": picture},
+    )
+    result = loop.fit(
+        prepared.task,
+        prepared.batches,
+        recipe_of(stage, context),
+        folder_of(stage, context, directory, split),
+        frozen=prepared.frozen,
+        callbacks=callbacks,
+    )
+    backbone, averaged = prepared.teachers.average_with(result.task.handed_over())
+    written = weights.save_backbone(directory, backbone, {"task": stage.fields.task})
+    counts = {"images": len(split), "excluded": split.excluded}
+    if len(stage.sets) > 1:
+        counts["images_shown"] = split.counts(stage.total_steps, stage.fields.batch_size)
+    record = {"task": stage.fields.task, "backbone_hash": written, "speed_of": stage.speed_of}
+    return {**record, **counts, **result.record, **averaged}
+
+
+def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
+    """Makes the task of a stage around the backbone it starts from, and loads its teachers."""
+    split = context.datasets.pretraining(stage.sets)
+    dtype = context.config.model.dtype
+    task = make_stage_task(stage.fields, context.load_start(stage.start), len(split), dtype=dtype, seed=stage.seed)
+    loaded = load_teachers(stage, context)
+    frozen = distill.attach_distillation(
+        task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed
+    )
+    return PreparedStage(task, loaded, frozen, split, make_batches(stage, context, split))
+
+
+def load_teachers(stage: PlannedStage, context: Context) -> teachers.LoadedTeachers:
+    """Reads the teachers of a stage, and their Fisher information where a term needs it."""
+    backbones = {label: _load_teacher(teacher, stage, context) for label, teacher in stage.teachers.items()}
+    fishers = {}
+    for label, fisher in stage.fishers.items():
+        if isinstance(fisher, PlannedFisher):
+            fishers[label] = weights.load_fisher(context.store.directory(fisher.artifact), backbones[label])
+        else:
+            fishers[label] = weights.load_fisher(Path(fisher.path), backbones[label])
+    return teachers.LoadedTeachers(stage.terms, backbones, fishers)
+
+
+def _load_teacher(teacher: Start, stage: PlannedStage, context: Context) -> nnx.Module:
+    if isinstance(teacher, WeightsFile):
+        is_init = teacher.path == stage.place.init
+        return teachers.load_file(context.config.model, Path(teacher.path), is_init=is_init)
+    return context.load_start(teacher)
+
+
+def recipe_of(stage: PlannedStage, context: Context) -> loop.Recipe:
+    """How a stage is trained."""
+    return loop.Recipe(
+        FrozenConfigDict(stage.fields),
+        total_steps=stage.total_steps,
+        steps_per_epoch=stage.steps_per_epoch,
+        seed=stage.seed,
+        patience=context.config.patience,
+    )
+
+
+def folder_of(stage: PlannedStage, context: Context, directory: Path, split: data.Split) -> loop.Folder:
+    """Where a stage is trained, and how often it turns to the host."""
+    runtime = context.config.runtime
+    return loop.Folder(
+        directory,
+        title=stage.title,
+        log_every=runtime.log_every,
+        checkpoint_every=runtime.checkpoint_every,
+        identity={"data": split.fingerprint()},
+    )
+
+
+def make_batches(stage: PlannedStage, context: Context, split: data.Split) -> data.Batches:
+    """The batches of a stage, in its order."""
+    runtime = context.config.runtime
+    return data.Batches(
+        split,
+        batch_size=stage.fields.batch_size,
+        seed=stage.seed,
+        residence=runtime.residence,
+        workers=runtime.workers,
+    )
+
+
+@step.transient_programs()
+def estimate_fisher(fisher: PlannedFisher, context: Context, directory: Path) -> dict[str, Any]:
+    """Estimates the Fisher information of a finished stage, on the batches that would have followed its last step.
+
+    Heads and state are those of the stage's last checkpoint, the backbone is the one that it handed over.
+
+    Raises UserError if that checkpoint is not there any more.
+    """
+    stage = fisher.stage
+    prepared = prepare_stage(stage, context)
+    trained = context.store.directory(stage.artifact)
+    recipe, folder = recipe_of(stage, context), folder_of(stage, context, trained, prepared.split)
+    task = loop.restore_trained(prepared.task, recipe, folder, frozen=prepared.frozen)
+    nnx.update(task.backbone, nnx.state(context.load_stage(stage)))
+    batches = itertools.islice(prepared.batches(stage.total_steps), fisher.batches)
+    found = distill.fisher(task, batches, jax.random.key(seeds.derive(stage.seed, "fisher")))
+    weights.save_fisher(directory, found, task.backbone)
+    return {"task": stage.fields.task, "batches": fisher.batches, "fisher_of": context.hash_of(stage)}

@@ -1,0 +1,49 @@
+"""The metrics of a measurement, computed from its predictions and kept beside them."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.store import artifacts, keys, records
+
+METRICS = "metrics.json"
+# Raised when a metric or an interval is computed in another way.
+VERSION = 1
+
+
+def score_measurement(directory: Path, statistics: Mapping[str, int]) -> list[dict[str, Any]]:
+    """All metrics of a finished measurement with their intervals: {metric, value, low, high}.
+
+    They are computed from the stored predictions, once for each choice of `statistics` (samples and seed of the
+    bootstrap).
+
+    Raises MissingFile or UserError if the predictions are not there, or are not those that the record tells of.
+    """
+    wanted = {"version": VERSION, "statistics": dict(statistics), "predictions": check_predictions(directory)}
+    path = directory / METRICS
+    known = records.read_json(path, remedy="delete it: it is computed anew") if path.exists() else {}
+    if {name: known.get(name) for name in wanted} != wanted:
+        predictions = results.load_predictions(directory)
+        rows = metrics.summarise(predictions, **statistics)
+        known = {**wanted, "metrics": [{name: _finite(value) for name, value in row.items()} for row in rows]}
+        records.write_json(path, known)
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in known["metrics"]]
+
+
+def check_predictions(directory: Path) -> str:
+    """Hash of the predictions of a finished measurement, which is compared with that in its record."""
+    path = directory / results.PREDICTIONS
+    if not path.exists():
+        raise MissingFile(f"{directory} has lost its {results.PREDICTIONS}; {artifacts.remedy(directory)}")
+    found = keys.hash_file(path)
+    if found != artifacts.read_record(directory)["predictions_sha256"]:
+        raise UserError(f"{path} is damaged, or not the one of its record; {artifacts.remedy(directory)}")
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,76 @@
+"""The plan of a run in words: what exists, what would be made, and how long that takes where it is known."""
+
+from collections.abc import Iterator
+
+from aiseeme_jax.curriculum.plan import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage
+from aiseeme_jax.store import artifacts
+from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.store.claims import holder_of
+from aiseeme_jax.training.telemetry import duration
+
+
+def describe_plan(plan: Plan, store: Store) -> str:
+    """A line for each piece of work, below its arm, and a sum."""
+    lines: list[str] = []
+    shown: set[str] = set()
+    missing: list[Piece] = []
+    for arm in plan.arms:
+        lines.append(f"{arm.name}")
+        for piece in (*arm.stages, *arm.fishers, *arm.measurements):
+            state = describe_state(piece, store)
+            shared = piece.artifact.key in shown
+            if state != "exists" and not shared:
+                missing.append(piece)
+            shown.add(piece.artifact.key)
+            lines.append(f"    {piece.artifact.name}: {'shared, see above' if shared else state}{_length(piece)}")
+    return "\n".join([*lines, *_sum_up(missing, plan, store)])
+
+
+def describe_state(piece: Piece, store: Store) -> str:
+    """'exists', 'begun', 'not begun', or who is making it."""
+    if store.record(piece.artifact) is not None:
+        return "exists"
+    directory = store.directory(piece.artifact)
+    holder = holder_of(directory)
+    if holder is not None:
+        return f"{holder} is making it"
+    return "begun" if (directory / artifacts.KEY).exists() else "not begun"
+
+
+def _length(piece: Piece) -> str:
+    if not isinstance(piece, PlannedStage):
+        return ""
+    shown = piece.total_steps * piece.fields.batch_size
+    sets = " + ".join(name if len(piece.sets) == 1 else f"{share:g} {name}" for name, share in piece.sets)
+    return f"; {piece.total_steps:,} steps of {piece.fields.batch_size} images, {shown:,} in all, of {sets}"
+
+
+def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
+    stages = [piece for piece in missing if isinstance(piece, PlannedStage)]
+    fishers = [piece for piece in missing if isinstance(piece, PlannedFisher)]
+    measurements = [piece for piece in missing if isinstance(piece, PlannedMeasurement)]
+    everything = len(plan.pieces())
+    yield f"{everything} pieces of work, {everything - len(missing)} of which exist"
+    if stages:
+        steps = sum(stage.total_steps for stage in stages)
+        images = sum(stage.total_steps * stage.fields.batch_size for stage in stages)
+        yield f"to train: {len(stages)} stages, {steps:,} steps, {images:,} images{_estimate(stages, store)}"
+    if fishers:
+        yield f"to estimate: Fisher information of {len(fishers)} stages"
+    if measurements:
+        yield f"to measure: {len(measurements)}"
+
+
+def _estimate(stages: list[PlannedStage], store: Store) -> str:
+    """How long the stages take, from the speed of finished ones of the same task, model and size."""
+    speeds = {}
+    for folder in store.folders():
+        record = artifacts.read_record(folder) or {}
+        if folder.parent.name == artifacts.STAGES and "images_per_second" in record:
+            speeds[record["speed_of"]] = record["images_per_second"]
+    known = [stage for stage in stages if stage.speed_of in speeds]
+    if not known:
+        return "; no speed was measured yet"
+    seconds = sum(stage.total_steps * stage.fields.batch_size / speeds[stage.speed_of] for stage in known)
+    rest = f", without {len(stages) - len(known)} stages of unknown speed" if len(known) < len(stages) else ""
+    return f"; about {duration(seconds)} by the speed that was measured{rest}"

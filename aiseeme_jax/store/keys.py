@@ -1,0 +1,47 @@
+"""Keys: a piece of work is found by a hash of everything that its outcome depends on."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Hexadecimal digits of a key in the name of a folder: 48 bits, among which no two of a million pieces agree by chance.
+SHORT = 12
+
+
+def make_key(content: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of JSON values, whatever the order in which a mapping names them.
+
+    Raises TypeError for a value that has no form in JSON, such as a function or an array.
+    """
+    return hashlib.sha256(json.dumps(to_json(content), sort_keys=True).encode()).hexdigest()
+
+
+def to_json(value: Any) -> Any:
+    """Nodes of a config, mappings and sequences as plain dictionaries and lists.
+
+    A float that is a whole number becomes an integer: a config may say 1 or 1.0 and means the same.
+    """
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(name): to_json(child) for name, child in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [to_json(child) for child in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be part of a key")
+
+
+def hash_file(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shorten(key: str) -> str:
+    """A key as names of folders and messages have it."""
+    return key[:SHORT]

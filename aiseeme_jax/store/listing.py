@@ -1,0 +1,86 @@
+"""What lies in a store: which artifacts a workdir asks for, which nothing asks for any more, and how large they are."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.store.claims import holder_of
+from aiseeme_jax.store.keys import shorten
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A folder of a store.
+
+    Attributes:
+      state: 'finished', 'not finished', 'damaged', or who is making it.
+      wanted: whether the plan of a workdir asks for it.
+      bytes: of all its files.
+    """
+
+    directory: Path
+    state: str
+    wanted: bool
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.directory.parent.name}/{self.directory.name}"
+
+
+def list_store(workdirs_: Iterable[Path]) -> list[Entry]:
+    """What lies in the store that workdirs share.
+
+    Raises MissingFile for a folder in which no run was begun, UserError if the workdirs have different stores.
+    """
+    store, keys = open_shared_store(workdirs_)
+    return [_describe(directory, keys) for directory in store.folders()]
+
+
+def open_shared_store(workdirs_: Iterable[Path]) -> tuple[Store, set[str]]:
+    """The store of the workdirs, and the short keys of everything that their plans ask for."""
+    stores: dict[Path, Store] = {}
+    keys: set[str] = set()
+    for workdir in workdirs_:
+        plan = workdirs.read_plan(workdir)
+        if plan is None:
+            raise MissingFile(f"'{workdir}' is no workdir of a run: it has no {workdirs.PLAN}")
+        store = workdirs.open_store(workdir, plan)
+        stores[store.root.resolve()] = store
+        keys |= {shorten(entry.key) for arm in plan.arms for entry in (*arm.stages, *arm.measurements)}
+    if len(stores) > 1:
+        raise UserError(f"these workdirs have different stores: {', '.join(map(str, stores))}; name those of one")
+    store = next(iter(stores.values()))
+    return store, keys | set(_needed_by(store, keys))
+
+
+def _needed_by(store: Store, keys: set[str]) -> Iterator[str]:
+    """Short keys of the Fisher information of wanted stages: no plan lists it, and stages need it."""
+    for directory in sorted((store.root / artifacts.FISHER).glob("*")):
+        if _state_of(directory) != "finished":
+            continue
+        made_from = artifacts.read_record(directory)["made_from"]
+        if any(shorten(needed["key"]) in keys for needed in made_from.values()):
+            yield _short_key(directory)
+
+
+def _short_key(directory: Path) -> str:
+    return directory.name.rpartition("-")[2]
+
+
+def _describe(directory: Path, keys: set[str]) -> Entry:
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    return Entry(directory, _state_of(directory), _short_key(directory) in keys, size)
+
+
+def _state_of(directory: Path) -> str:
+    holder = holder_of(directory)
+    if holder is not None:
+        return f"{holder} is making it"
+    try:
+        return "finished" if artifacts.read_record(directory) else "not finished"
+    except UserError:
+        return "damaged"
