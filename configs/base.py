@@ -113,8 +113,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
       size: side of the views in pixels.
       preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes).
       **changes: `data`, as `data_sets` takes it, fields of the stage or of the task, or dicts for the nested ones.
-        AttributeError names an unknown
-      field.
+        AttributeError names an unknown field.
     """
     kind = pretext.task_class(task)
     config = training()

@@ -269,16 +269,15 @@ def _finetune(arm: Arm, run: Run):
             residence=config.runtime.residence,
             workers=config.runtime.workers,
         ),
-        stage=stage,
-        total_steps=lengths.total,
-        steps_per_epoch=lengths.epoch,
-        seed=run.seed,
-        directory=run.directory,
-        title=f"{arm.name}: finetune on {in_words(run.fraction)}, seed {run.seed}",
-        pace=loop.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
-        patience=config.patience,
-        fingerprint=split.fingerprint(),
-        after_epoch=remember_best,
+        loop.Recipe(stage, lengths.total, lengths.epoch, run.seed, config.patience),
+        loop.Folder(
+            run.directory,
+            f"{arm.name}: finetune on {in_words(run.fraction)}, seed {run.seed}",
+            config.runtime.log_every,
+            config.runtime.checkpoint_every,
+            {"data": split.fingerprint()},
+        ),
+        callbacks=loop.Callbacks(after_epoch=remember_best),
     )
     best = result.task.recall()
     chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}

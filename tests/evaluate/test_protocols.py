@@ -11,7 +11,8 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 from aiseeme_jax import data
 from aiseeme_jax.evaluate import finetune, protocols, results
 from aiseeme_jax.store import records
-from aiseeme_jax.training import loop, step
+from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import make_state
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
@@ -46,8 +47,8 @@ def asked_of_fit(monkeypatch, tmp_path):
     def ask(chosen):
         asked = []
 
-        def fit(task, batches, **options):
-            asked.append({"task": task, "batches": batches, **options})
+        def fit(task, batches, recipe, folder, **_):
+            asked.append({"task": task, "batches": batches, "recipe": recipe})
             raise Killed
 
         monkeypatch.setattr(loop, "fit", fit)
@@ -67,18 +68,8 @@ def test_every_share_of_the_labels_is_trained_for_the_steps_of_all(unit, asked_o
     asked = asked_of_fit(target(duration=duration, schedule={"warmup": warmup}))
     images = [len(each["batches"].split) for each in asked]
     assert images[0] == IMAGES and 16 < images[1] <= 32 and 8 <= images[2] < 16
-    assert [each["stage"].batch_size for each in asked] == [16, 16, 8], "no batch holds an image twice"
-    programs = [
-        step.make_state(
-            each["task"],
-            each["stage"],
-            total_steps=each["total_steps"],
-            steps_per_epoch=each["steps_per_epoch"],
-            teacher=None,
-            patience=1,
-        )[0]
-        for each in asked
-    ]
+    assert [each["recipe"].fields.batch_size for each in asked] == [16, 16, 8], "no batch holds an image twice"
+    programs = [make_state(each["task"], each["recipe"])[0] for each in asked]
     assert {(program.total_steps, program.steps_per_epoch) for program in programs} == {(12, 6)}
     rates = [[float(program.schedule()(i)) for i in range(12)] for program in programs]
     assert rates[0] == rates[1] == rates[2] and np.argmax(rates[0]) == 6
@@ -86,9 +77,8 @@ def test_every_share_of_the_labels_is_trained_for_the_steps_of_all(unit, asked_o
 
 def test_shares_of_equal_class_weights_are_one_program(asked_of_fit):
     whole, share = asked_of_fit(target(fractions=(1.0, 0.5), class_weight="none"))
-    keys = ("stage", "total_steps", "steps_per_epoch")
-    assert [whole[key] for key in keys] == [share[key] for key in keys]
-    assert hash(whole["stage"]) == hash(share["stage"])
+    assert whole["recipe"] == share["recipe"]
+    assert hash(whole["recipe"].fields) == hash(share["recipe"].fields)
 
 
 def test_class_weights_are_those_of_the_share(asked_of_fit):
