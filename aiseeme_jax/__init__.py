@@ -1,5 +1,19 @@
 """Curricula of self-supervised pretext tasks for medical images, in JAX."""
 
-from aiseeme_jax.weights import export_backbone, load_backbone
+import importlib
+from typing import Any
 
-__all__ = ["export_backbone", "load_backbone"]
+# Name -> module that has it. Imported when it is asked for: the commands that need no network start without jax.
+_PUBLIC = {
+    "export_backbone": "aiseeme_jax.weights",
+    "load_backbone": "aiseeme_jax.weights",
+    "load_classifier": "aiseeme_jax.weights",
+}
+
+__all__ = ["export_backbone", "load_backbone", "load_classifier"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'aiseeme_jax' has no attribute '{name}'")

@@ -11,3 +11,7 @@ class UserError(ValueError):
 
 class MissingFile(UserError, FileNotFoundError):
     """A file or folder that the user named, or that should have been made before, is not there."""
+
+
+class DiskError(UserError, OSError):
+    """A file cannot be written where the user wants it: the disk is full, or the folder belongs to somebody else."""

@@ -7,6 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from aiseeme_jax.errors import DiskError
+
+# What the user can mend: space, permissions, a path that leads through a file.
+MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 # What a file is called until it is whole.
 LEFT_OVER = re.compile(r"\..+\.\d+\.part")
 
@@ -17,15 +21,22 @@ def replaced(path: Path) -> Iterator[Path]:
 
     A kill leaves the old file or the new one, and so does a power cut: the file is on the disk before it gets its name,
     and what comes after this finds it there.
+
+    Raises DiskError if the disk is full, or the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         _sync(beside)
         beside.replace(path)
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        raise DiskError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
     # A name is kept by its folder, and that of the folder, which may be as new, by the next one.
     for folder in (path.parent, path.parent.parent):
         _sync(folder)

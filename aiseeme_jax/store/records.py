@@ -47,5 +47,22 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     return value
 
 
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of two records differs, by its last name, for a message; '' if they are equal."""
+    found = []
+    for name in {**then, **now}:
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found.append(differences(old, new))
+        elif old != new:
+            found.append(f"{name} {_shorten(old)} -> {_shorten(new)}")
+    return ", ".join(filter(None, found))
+
+
+def _shorten(value: Any) -> str:
+    """A value, such as a hash, for a message."""
+    return "(none)" if value is None else str(value)[:12]
+
+
 def _checksum(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from aiseeme_jax import data, distill, seeds, weights
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import checkpoints, records
+from aiseeme_jax.store.artifacts import remedy
 from aiseeme_jax.task import Task
 from aiseeme_jax.training.step import (
     Program,
@@ -33,7 +34,7 @@ from aiseeme_jax.training.step import (
 from aiseeme_jax.training.stopping import Clock, Preempted, StopSignal
 from aiseeme_jax.training.telemetry import Telemetry, collapse_warning, feature_health
 
-__all__ = ["Callbacks", "Diverged", "Folder", "Preempted", "Recipe", "Result", "fit"]
+__all__ = ["Callbacks", "Diverged", "Folder", "Preempted", "Recipe", "Result", "fit", "restore_trained"]
 
 # Steps the host may be ahead of the device: enough to keep it busy, few enough to stop when asked to.
 QUEUED_STEPS = 2
@@ -120,6 +121,23 @@ def fit(
         training = _Training(task, program, recipe, folder, callbacks, signals, store, telemetry, record)
         state = training.run(state, batches)
     return Result(task_of(program, state), {"steps": recipe.total_steps, **training.record})
+
+
+def restore_trained(task: Task, recipe: Recipe, folder: Folder, *, frozen: distill.Frozen | None = None) -> Task:
+    """The task as it was after the last step of a finished training. Nothing in the folder changes.
+
+    Args: as `fit`.
+
+    Raises UserError if the checkpoint of the last step is not there, or has another identity.
+    """
+    program, state = make_state(task, recipe, frozen)
+    start_hash = weights.backbone_hash(task.backbone)
+    identity = {"start_hash": start_hash, "teachers": _hash_teachers(frozen), **folder.identity}
+    with checkpoints.Checkpoints(folder.directory) as store:
+        state, _ = _resume(store, state, identity, folder.directory)
+    if int(state.step) != recipe.total_steps:
+        raise UserError(f"{folder.directory} has lost its last checkpoint; {remedy(folder.directory)}")
+    return task_of(program, state)
 
 
 class _Training:
@@ -271,5 +289,5 @@ def _resume(
         changed = records.differences({name: record.get(name, now)}, {name: now})
         if changed:
             what = DIFFERENT.get(name, f"the checkpoint belongs to another {name}")
-            raise UserError(f"{directory}: {what}; remove this stage's folder. Then and now: {changed}")
+            raise UserError(f"{directory}: {what}. Then and now: {changed}. {remedy(directory)}")
     return found.replace(frozen=state.frozen), {**identity, **record}

@@ -1,0 +1,135 @@
+"""Claims: one process makes an artifact at a time, and what a dead one was making is taken over."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.store import claims
+from aiseeme_jax.store.claims import claim, holder_of
+
+
+def ended_process() -> int:
+    """The number of a process that is not there any more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def leave_claim(folder, **changes):
+    """The claim of a process that did not clear it away."""
+    with claim(folder):
+        mine = json.loads((folder / "claim.json").read_text())
+    (folder / "claim.json").write_text(json.dumps({**mine, "token": "theirs", **changes}))
+
+
+def make_silent(folder):
+    long_ago = time.time() - 2 * claims.SILENT_SECONDS
+    os.utime(folder / "claim.json", (long_ago, long_ago))
+
+
+def test_a_free_folder_is_claimed_and_let_go(tmp_path):
+    with claim(tmp_path / "new") as holder:
+        assert holder is None
+        assert holder_of(tmp_path / "new").process == os.getpid()
+    assert holder_of(tmp_path / "new") is None and os.listdir(tmp_path / "new") == []
+
+
+def test_it_is_let_go_when_the_work_fails(tmp_path):
+    with pytest.raises(RuntimeError), claim(tmp_path):
+        raise RuntimeError
+    assert holder_of(tmp_path) is None
+
+
+def test_a_second_one_hears_who_is_at_work(tmp_path):
+    with claim(tmp_path), claim(tmp_path) as holder:
+        assert str(holder) == f"process {os.getpid()} on {socket.gethostname()}"
+    with claim(tmp_path) as holder:
+        assert holder is None
+
+
+def test_the_claim_of_a_process_that_ended_is_taken_over_at_once(tmp_path):
+    leave_claim(tmp_path, process=ended_process())
+    with claim(tmp_path) as holder:
+        assert holder is None
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "another", "space": "another"}, {"space": "another container"}])
+def test_a_claim_from_elsewhere_is_taken_over_when_it_has_gone_silent(tmp_path, elsewhere):
+    leave_claim(tmp_path, process=ended_process(), **elsewhere)
+    with claim(tmp_path) as holder:
+        assert holder is not None
+    make_silent(tmp_path)
+    with claim(tmp_path) as holder:
+        assert holder is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}'])
+def test_a_claim_that_cannot_be_read_is_taken_over(tmp_path, text):
+    (tmp_path / "claim.json").write_text(text)
+    with claim(tmp_path) as holder:
+        assert holder is None
+
+
+def test_the_heart_beats_while_the_work_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+    with claim(tmp_path):
+        make_silent(tmp_path)
+        touched = threading.Event()
+        while not touched.wait(0.02):
+            if time.time() - (tmp_path / "claim.json").stat().st_mtime < claims.SILENT_SECONDS:
+                touched.set()
+        with claim(tmp_path) as holder:
+            assert holder is not None
+
+
+def test_who_was_taken_over_does_not_clear_the_new_claim_away(tmp_path):
+    with claim(tmp_path):
+        leave = json.loads((tmp_path / "claim.json").read_text())
+        (tmp_path / "claim.json").write_text(json.dumps({**leave, "token": "new"}))
+    assert holder_of(tmp_path).token == "new"
+
+
+def test_a_claim_that_another_one_took_in_the_meantime_goes_back(tmp_path):
+    leave_claim(tmp_path)
+    newer = claims.holder_of(tmp_path)
+    claims._clear(tmp_path / "claim.json", dataclasses.replace(newer, token="silent"))
+    assert holder_of(tmp_path) == newer
+    assert os.listdir(tmp_path) == ["claim.json"]
+
+
+def test_of_many_that_find_a_dead_claim_one_takes_it(tmp_path):
+    """Whoever took over a claim that was not silent any more would be at work beside its holder."""
+    at_work, most = [], []
+
+    def work_once(folder):
+        with claim(folder) as holder:
+            if holder is None:
+                at_work.append(1)
+                time.sleep(0.002)
+                most.append(len(at_work))
+                at_work.pop()
+
+    for attempt in range(20):
+        folder = tmp_path / str(attempt)
+        leave_claim(folder, process=ended_process())
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work_once, [folder] * 8))
+    assert len(most) >= 20 and max(most) == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be written to: Permission denied"), claim(tmp_path):
+        raise AssertionError("claimed")
