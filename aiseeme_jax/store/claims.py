@@ -8,6 +8,7 @@ a minute of silence. So several runs can share a store, on one machine or over a
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from typing import Any
 from aiseeme_jax.errors import UserError
 
 CLAIM = "claim.json"
+LOCK = ".claims.lock"
 BEAT_SECONDS = 5.0
 # A network disk may show a touch some seconds late, and a machine under load may beat late.
 SILENT_SECONDS = 60.0
@@ -56,6 +58,10 @@ class Holder:
         return False
 
 
+# Whoever holds a claim that cannot be read.
+UNKNOWN = Holder("an unknown machine", 0, "", "")
+
+
 @contextlib.contextmanager
 def claim(directory: Path) -> Iterator[Holder | None]:
     """Claims the folder of an artifact while the context lasts.
@@ -84,18 +90,33 @@ def claim(directory: Path) -> Iterator[Holder | None]:
 def holder_of(directory: Path) -> Holder | None:
     """Who is at work in a folder now, if anybody is."""
     path = directory / CLAIM
+    if not path.exists():
+        return None
     holder = _read(path)
-    return None if holder is None or _is_silent(path, holder) else holder
+    return None if _is_silent(path, holder) else holder or UNKNOWN
 
 
 def _take(path: Path, mine: Holder) -> Holder | None:
     """Takes a claim that is free or silent; gives the holder of one that is neither."""
     while not _create(path, mine):
         holder = _read(path)
-        if holder is not None and not _is_silent(path, holder):
-            return holder
-        _clear(path, holder)
+        if _is_silent(path, holder):
+            _clear_silent(path)
+        elif path.exists():
+            return holder or UNKNOWN
     return None
+
+
+def _clear_silent(path: Path) -> None:
+    """Removes a silent claim. One process at a time does so, and looks again before: another one may have been faster,
+    and the claim that it put there must stay.
+    """
+    with open(path.parent.parent / LOCK, "w") as lock:
+        # A disk that has no locks is one that several machines rarely share; there two may collide, in this moment.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_silent(path, _read(path)):
+            path.unlink(missing_ok=True)
 
 
 def _create(path: Path, mine: Holder) -> bool:
@@ -125,22 +146,6 @@ def _create_exclusively(path: Path, mine: Holder) -> bool:
     return True
 
 
-def _clear(path: Path, holder: Holder | None) -> None:
-    """Removes a silent claim. What was moved aside is looked at once more, since another process may have been faster
-    and have put its own claim there: that one goes back.
-    """
-    aside = path.with_name(f".{CLAIM}.{uuid.uuid4().hex}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return
-    moved = _read(aside)
-    if moved is not None and moved != holder:
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
-
-
 def _read(path: Path) -> Holder | None:
     """The holder that a claim names; None if there is no claim, or none that can be read."""
     try:
@@ -150,13 +155,15 @@ def _read(path: Path) -> Holder | None:
         return None
 
 
-def _is_silent(path: Path, holder: Holder) -> bool:
-    if holder.is_gone():
+def _is_silent(path: Path, holder: Holder | None) -> bool:
+    """Whether nobody keeps a claim any more. One that cannot be read may be about to be written."""
+    if holder is not None and holder.is_gone():
         return True
     try:
         return _time_there(path.parent) - path.stat().st_mtime > SILENT_SECONDS
     except FileNotFoundError:
-        return True
+        # It was let go at this moment; the next one may have it already.
+        return False
 
 
 def _time_there(directory: Path) -> float:
