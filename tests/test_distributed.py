@@ -9,7 +9,7 @@ from running import phantom  # noqa: F401
 
 from aiseeme_jax import weights
 from aiseeme_jax.evaluate import results
-from aiseeme_jax.weights import torchvision
+from aiseeme_jax.weights import tensors
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def one_process(phantom, tmp_path_factory):  # noqa: F811
 
 
 def stage_weights(workdir, stage):
-    return dict(torchvision.read_weights(workdir / "stages" / stage / weights.BACKBONE))
+    return dict(tensors.read_weights(workdir / "stages" / stage / weights.BACKBONE))
 
 
 def assert_close(one, other, tolerance, stages=("00-rotation", "01-moco_v2")):

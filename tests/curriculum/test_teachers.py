@@ -158,7 +158,7 @@ class TestFiles:
         from aiseeme_jax.weights import torchvision
 
         foreign = tmp_path / "foreign.safetensors"
-        torchvision.write_safetensors(foreign, torchvision.to_torchvision(wide))
+        tensors.write_safetensors(foreign, torchvision.to_torchvision(wide))
         tiny.assert_same(weights.any_backbone(foreign, {**model, "width": 0.25}), wide)
         with pytest.raises(ValueError, match="foreign.safetensors: these weights do not fit tiny"):
             weights.any_backbone(foreign, model)

@@ -249,7 +249,7 @@ class TestWeights:
         assert again.config == backbone.config == info["model"] and info["task"] == "mae"
         tiny.assert_same(again, backbone)
         weights.export_backbone(backbone, tmp_path / "elsewhere.safetensors", size=64)
-        assert torchvision.read_weights(tmp_path / "elsewhere.safetensors")["pos_embed"].shape == (1, 257, 24)
+        assert tensors.read_weights(tmp_path / "elsewhere.safetensors")["pos_embed"].shape == (1, 257, 24)
         tiny.assert_same(weights.starting_backbone(model, str(tmp_path / "elsewhere.safetensors"), 1), backbone)
         with pytest.raises(ValueError, match="init: .*no conv1.weight at all"):
             weights.starting_backbone({"name": "tiny", "width": 0.125}, str(tmp_path), 0)
@@ -264,7 +264,7 @@ class TestWeights:
         network = torch_vit.ViT(features=features, blocks=blocks, heads=heads, size=16, **sizes)
         backbone = shaken(**sizes)
         weights.export_backbone(backbone, tmp_path / "b.safetensors", size=16)
-        exported = torchvision.read_weights(tmp_path / "b.safetensors")
+        exported = tensors.read_weights(tmp_path / "b.safetensors")
         outcome = network.load_state_dict({n: torch.from_numpy(t) for n, t in exported.items()}, strict=False)
         assert set(outcome.missing_keys) == {"head.weight", "head.bias"} and not outcome.unexpected_keys
         images = random_images(2, *(16,) * dimensions, channels)
@@ -274,5 +274,5 @@ class TestWeights:
         np.testing.assert_allclose(ends["stage4"].reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
         torch.save(network.state_dict(), tmp_path / "network.pth")
         other = tiny.vit(1, **sizes)
-        timm.from_timm(other, torchvision.read_weights(tmp_path / "network.pth"))
+        timm.from_timm(other, tensors.read_weights(tmp_path / "network.pth"))
         tiny.assert_same(other, backbone)

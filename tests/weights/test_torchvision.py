@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from aiseeme_jax import models
-from aiseeme_jax.weights import torchvision
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.weights import tensors, torchvision
 
 
 def make(name="resnet18", seed=0, **fields):
@@ -36,10 +37,10 @@ def test_round_trip_is_exact(name, tmp_path):
     backbone, other = shaken(name=name), make(name=name, seed=1)
     assert not same(backbone, other)
     path = tmp_path / "new folder" / "weights.safetensors"
-    torchvision.write_safetensors(path, torchvision.to_torchvision(backbone), {"made by": "a test"})
-    torchvision.from_torchvision(other, torchvision.read_weights(path))
+    tensors.write_safetensors(path, torchvision.to_torchvision(backbone), {"made by": "a test"})
+    torchvision.from_torchvision(other, tensors.read_weights(path))
     assert same(backbone, other)
-    assert torchvision.read_metadata(path) == {"made by": "a test"}
+    assert tensors.read_metadata(path) == {"made by": "a test"}
     assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
 
 
@@ -118,34 +119,34 @@ def test_prefixes_of_trainers_are_taken_off(prefix, tmp_path):
     backbone, other = shaken(), make(seed=1)
     tensors = {prefix + name: tensor for name, tensor in torchvision.to_torchvision(backbone).items()}
     rest = {f"{prefix.split('.')[0]}_k.{name}": np.zeros_like(t) for name, t in tensors.items()}
-    torchvision.write_safetensors(tmp_path / "w.safetensors", {**tensors, **rest, "queue": np.zeros(3)})
-    torchvision.from_torchvision(other, torchvision.read_weights(tmp_path / "w.safetensors"))
+    tensors.write_safetensors(tmp_path / "w.safetensors", {**tensors, **rest, "queue": np.zeros(3)})
+    torchvision.from_torchvision(other, tensors.read_weights(tmp_path / "w.safetensors"))
     assert same(backbone, other)
 
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights at .*missing.safetensors"):
-        torchvision.read_weights(tmp_path / "missing.safetensors")
+        tensors.read_weights(tmp_path / "missing.safetensors")
     (tmp_path / "weights.npz").touch()
     with pytest.raises(ValueError, match=r"weights.npz.*\.safetensors, \.pt or \.pth"):
-        torchvision.read_weights(tmp_path / "weights.npz")
+        tensors.read_weights(tmp_path / "weights.npz")
     whole = tmp_path / "whole.safetensors"
-    torchvision.write_safetensors(whole, torchvision.to_torchvision(make()))
+    tensors.write_safetensors(whole, torchvision.to_torchvision(make()))
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged.safetensors is not a whole safetensors file"):
-        torchvision.read_weights(damaged)
-    torchvision.write_safetensors(tmp_path / "empty.safetensors", {})
+        tensors.read_weights(damaged)
+    tensors.write_safetensors(tmp_path / "empty.safetensors", {})
     with pytest.raises(ValueError, match="empty.safetensors holds no tensors"):
-        torchvision.read_weights(tmp_path / "empty.safetensors")
+        tensors.read_weights(tmp_path / "empty.safetensors")
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "w.safetensors"
-    torchvision.write_safetensors(path, {"a": np.ones(3, np.float32)})
+    tensors.write_safetensors(path, {"a": np.ones(3, np.float32)})
     with pytest.raises(Exception, match=r"\w"):
-        torchvision.write_safetensors(path, {"a": np.array(["text"])})
-    np.testing.assert_array_equal(torchvision.read_weights(path)["a"], np.ones(3))
+        tensors.write_safetensors(path, {"a": np.array(["text"])})
+    np.testing.assert_array_equal(tensors.read_weights(path)["a"], np.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
@@ -154,8 +155,8 @@ def test_torch_files_without_torch_say_so(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").touch()
-    with pytest.raises(ImportError, match="w.pth needs PyTorch"):
-        torchvision.read_weights(tmp_path / "w.pth")
+    with pytest.raises(UserError, match="w.pth needs PyTorch"):
+        tensors.read_weights(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet18", 0.5), ("resnet50", 0.25)])
@@ -167,7 +168,7 @@ def test_features_are_those_of_pytorch(name, width, stem, size, tmp_path):
     network = torch_resnet.randomised(name, width, stem)
     torch.save({"epoch": 3, "state_dict": network.state_dict()}, tmp_path / "network.pth")
     backbone = make(name, width=width, stem=stem)
-    torchvision.from_torchvision(backbone, torchvision.read_weights(tmp_path / "network.pth"))
+    torchvision.from_torchvision(backbone, tensors.read_weights(tmp_path / "network.pth"))
     images = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
@@ -183,13 +184,13 @@ def test_torch_files_that_hold_no_tensors(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="list.pt holds a list"):
-        torchvision.read_weights(tmp_path / "list.pt")
+        tensors.read_weights(tmp_path / "list.pt")
     (tmp_path / "damaged.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="damaged.pt is not a readable PyTorch checkpoint"):
-        torchvision.read_weights(tmp_path / "damaged.pt")
+        tensors.read_weights(tmp_path / "damaged.pt")
 
 
 def test_half_precision_torch_weights_are_read_as_float32(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"conv1.weight": torch.full((2,), 0.5, dtype=torch.bfloat16)}, tmp_path / "half.pt")
-    assert torchvision.read_weights(tmp_path / "half.pt")["conv1.weight"].dtype == np.float32
+    assert tensors.read_weights(tmp_path / "half.pt")["conv1.weight"].dtype == np.float32

@@ -1,0 +1,92 @@
+"""Checkpoints of a training: whole, the newest first, and told apart from those of another program."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from aiseeme_jax import data
+from aiseeme_jax.store import checkpoints
+
+
+class TestCheckpoints:
+    state = {"weights": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.int32(7), "none": None}
+
+    def on_devices(self, offset: int = 0):
+        return jax.tree.map(lambda x: jnp.asarray(x + offset), self.state)
+
+    def test_newest_checkpoint_comes_back_on_every_device(self, tmp_path):
+        with checkpoints.Checkpoints(tmp_path) as store:
+            for step in range(4):
+                store.save(step, self.on_devices(step), {"seconds": step / 2, "text": "x"})
+        with checkpoints.Checkpoints(tmp_path) as store:
+            state, record = store.restore(self.on_devices(), data.data_mesh())
+        tiny.assert_same(state, self.on_devices(3))
+        assert record == {"seconds": 1.5, "text": "x"}
+        assert state["weights"].sharding.is_fully_replicated and len(state["weights"].sharding.device_set) == 8
+
+    def test_only_the_last_few_are_kept(self, tmp_path):
+        with checkpoints.Checkpoints(tmp_path, keep=2) as store:
+            for step in range(5):
+                store.save(step, self.on_devices(step), {})
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+    def test_state_may_be_overwritten_while_it_is_being_written(self, tmp_path):
+        overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
+        big = jnp.arange(2.0**20)
+        with checkpoints.Checkpoints(tmp_path) as store:
+            store.save(1, {"big": big}, {})
+            big = overwrite(big)
+            store.wait()
+            state, _ = store.restore({"big": big}, data.data_mesh())
+        np.testing.assert_array_equal(state["big"], np.arange(2.0**20))
+
+    def test_what_a_kill_left_half_written_is_cleared_away(self, tmp_path):
+        with checkpoints.Checkpoints(tmp_path) as store:
+            store.save(1, self.on_devices(), {})
+        half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+        half.mkdir()
+        (half / "part").write_text("half")
+        with checkpoints.Checkpoints(tmp_path) as store:
+            state, _ = store.restore(self.on_devices(), data.data_mesh())
+            tiny.assert_same(state, self.on_devices())
+            store.save(2, self.on_devices(2), {})
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+    @pytest.mark.parametrize(
+        "change, difference",
+        [
+            ({"weights": np.zeros((2, 4), np.float32)}, r"weights: \(2, 3\) float32 -> \(2, 4\) float32"),
+            ({"weights": np.zeros((2, 3), np.int32)}, r"weights: \(2, 3\) float32 -> \(2, 3\) int32"),
+            ({"more": np.zeros(2, np.float32)}, r"more: \(absent\) -> \(2,\) float32"),
+            ({"weights": None}, r"weights: \(2, 3\) float32 -> \(absent\)"),
+        ],
+    )
+    def test_a_checkpoint_of_another_version_is_not_called_damaged(self, tmp_path, change, difference):
+        with checkpoints.Checkpoints(tmp_path) as store:
+            store.save(1, self.on_devices(), {})
+        with checkpoints.Checkpoints(tmp_path) as store:
+            with pytest.raises(ValueError, match=f"checkpoints/1 does not fit .*Do not delete it.* {difference}"):
+                store.restore(jax.tree.map(jnp.asarray, {**self.state, **change}), data.data_mesh())
+
+    # Orbax gives up a read with others under way.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize("file", ["_METADATA", "manifest.ocdbt"])
+    def test_a_damaged_checkpoint_is_called_so_and_may_be_deleted(self, tmp_path, file):
+        with checkpoints.Checkpoints(tmp_path) as store:
+            store.save(1, self.on_devices(1), {})
+            store.save(2, self.on_devices(2), {})
+        (tmp_path / "checkpoints" / "2" / "state" / file).write_text("{")
+        with checkpoints.Checkpoints(tmp_path) as store:
+            with pytest.raises(ValueError, match="checkpoints/2 is damaged; delete it to go on from an earlier"):
+                store.restore(self.on_devices(), data.data_mesh())
+        shutil.rmtree(tmp_path / "checkpoints" / "2")
+        with checkpoints.Checkpoints(tmp_path) as store:
+            tiny.assert_same(store.restore(self.on_devices(), data.data_mesh())[0], self.on_devices(1))
+
+    def test_empty_folder_has_nothing_to_restore(self, tmp_path):
+        with checkpoints.Checkpoints(tmp_path) as store:
+            assert store.restore(self.on_devices(), data.data_mesh()) is None

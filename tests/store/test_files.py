@@ -1,0 +1,143 @@
+"""Files are whole or not there, whatever happens while they are written."""
+
+import contextlib
+import errno
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from narrow_backbone import narrow
+from tiny import tiny_in_the_table  # noqa: F401
+
+import aiseeme_jax
+from aiseeme_jax import weights
+from aiseeme_jax.errors import DiskError, UserError
+from aiseeme_jax.evaluate import results
+from aiseeme_jax.store import files, records
+
+pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
+
+
+class TestText:
+    def test_failed_write_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "folder" / "record.json"
+        records.write_text(path, "old")
+
+        def full(_):
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            records.write_text(path, "new")
+        assert path.read_text() == "old"
+        monkeypatch.undo()
+        records.write_text(path, "new")
+        assert path.read_text() == "new" and [file.name for file in path.parent.iterdir()] == ["record.json"]
+
+    def test_only_the_first_process_writes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        records.write_text(tmp_path / "a.json", "text")
+        weights.save_backbone(tmp_path, narrow(), {})
+        assert not list(tmp_path.iterdir())
+
+
+WRITERS = {
+    "text": ("record.json", lambda folder: records.write_text(folder / "record.json", "text")),
+    "backbone": ("backbone.safetensors", lambda folder: weights.save_backbone(folder, narrow(), {})),
+    "export": ("w.safetensors", lambda folder: aiseeme_jax.export_backbone(narrow(), folder / "w.safetensors")),
+    "Fisher": ("fisher.safetensors", lambda folder: weights.save_fisher(folder, narrow(), narrow())),
+    "predictions": (
+        "predictions.npz",
+        lambda folder: results.save_predictions(
+            folder, results.Predictions(np.zeros(2, np.int32), np.ones((2, 2)) / 2, "ab", "ab", "xy")
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_files_are_on_the_disk_before_they_have_their_name_and_their_folder_after(kind, tmp_path, monkeypatch):
+    name, write = WRITERS[kind]
+    place = tmp_path / "stage" / name
+    synced, real = [], os.fsync
+
+    def fsync(number):
+        path = Path(os.readlink(f"/proc/self/fd/{number}"))
+        synced.append((path.is_dir() and path.name, place.exists()))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(tmp_path / "stage")
+    assert synced == [(False, False), ("stage", True), (tmp_path.name, True)]
+    assert [path.name for path in place.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_file_that_cannot_be_put_on_the_disk_is_not_there(kind, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match="cannot be written: no space left on device"):
+        WRITERS[kind][1](tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "passed"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_folder_that_cannot_be_synced_is_an_error_unless_its_file_system_knows_no_such_thing(
+    number, passed, tmp_path, monkeypatch
+):
+    def fsync(file):
+        if Path(os.readlink(f"/proc/self/fd/{file}")).is_dir():
+            raise OSError(number, "told so")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with contextlib.nullcontext() if passed else pytest.raises(OSError, match="told so"):
+        records.write_text(tmp_path / "record.json", "text")
+    assert (tmp_path / "record.json").read_text() == "text"
+
+
+def test_a_folder_that_belongs_to_somebody_else_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="file/record.json cannot be written"):
+        records.write_json(tmp_path / "file" / "record.json", {})
+
+
+def test_what_killed_processes_were_writing_is_swept_away(tmp_path):
+    for name in (".record.json.12.part", ".views.png.3.part", ".hidden", "record.json", "1.part"):
+        (tmp_path / name).touch()
+    files.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "1.part", "record.json"]
+
+
+def test_what_is_being_written_is_what_would_be_swept_away(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.replaced(tmp_path / "record.json") as beside:
+        beside.touch()
+        assert files.LEFT_OVER.fullmatch(beside.name)
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+class TestRecords:
+    def test_come_back_without_their_checksum(self, tmp_path):
+        records.write_json(tmp_path / "a.json", {"steps": 3, "teachers": {"x": [1.5, None]}})
+        found = records.read_json(tmp_path / "a.json", remedy="")
+        assert found == {"steps": 3, "teachers": {"x": [1.5, None]}}
+        assert {**found, "checksum": json.loads((tmp_path / "a.json").read_text())["checksum"]} == json.loads(
+            (tmp_path / "a.json").read_text()
+        )
+
+    def test_an_edited_one_is_an_error_with_the_remedy(self, tmp_path):
+        records.write_json(tmp_path / "a.json", {"steps": 3})
+        (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("3", "4", 1))
+        with pytest.raises(UserError, match="a.json is damaged or was edited .*; pull the plug"):
+            records.read_json(tmp_path / "a.json", remedy="pull the plug")
+
+    def test_differences_are_told_by_name(self):
+        one, other = {"a": {"b": 1, "c": "f" * 64}, "d": 2}, {"a": {"b": 3, "c": "e" * 64}, "e": 4}
+        assert records.differences(one, one) == ""
+        told = "b 1 -> 3, c ffffffffffff -> eeeeeeeeeeee, d 2 -> (none), e (none) -> 4"
+        assert records.differences(one, other) == told
