@@ -155,7 +155,7 @@ class TestFiles:
         weights.export_backbone(wide, tmp_path / "own.safetensors")
         model = {"name": "tiny", "width": 0.125, "stem": "small"}
         tiny.assert_same(weights.any_backbone(tmp_path / "own.safetensors", model), wide)
-        from aiseeme_jax.weights import torchvision
+        from aiseeme_jax.weights import tensors, torchvision
 
         foreign = tmp_path / "foreign.safetensors"
         tensors.write_safetensors(foreign, torchvision.to_torchvision(wide))

@@ -13,7 +13,7 @@ from tiny import tiny_in_the_table  # noqa: F401
 from aiseeme_jax import models, weights
 from aiseeme_jax.models import vit
 from aiseeme_jax.training import optimizers
-from aiseeme_jax.weights import timm, torchvision
+from aiseeme_jax.weights import tensors, timm, torchvision
 
 pytestmark = pytest.mark.slow
 

@@ -117,9 +117,9 @@ def test_weights_of_something_else_are_recognised():
 @pytest.mark.parametrize("prefix", ["module.", "backbone.", "encoder_q.", "module.encoder_q.", "module.backbone."])
 def test_prefixes_of_trainers_are_taken_off(prefix, tmp_path):
     backbone, other = shaken(), make(seed=1)
-    tensors = {prefix + name: tensor for name, tensor in torchvision.to_torchvision(backbone).items()}
-    rest = {f"{prefix.split('.')[0]}_k.{name}": np.zeros_like(t) for name, t in tensors.items()}
-    tensors.write_safetensors(tmp_path / "w.safetensors", {**tensors, **rest, "queue": np.zeros(3)})
+    given = {prefix + name: tensor for name, tensor in torchvision.to_torchvision(backbone).items()}
+    rest = {f"{prefix.split('.')[0]}_k.{name}": np.zeros_like(t) for name, t in given.items()}
+    tensors.write_safetensors(tmp_path / "w.safetensors", {**given, **rest, "queue": np.zeros(3)})
     torchvision.from_torchvision(other, tensors.read_weights(tmp_path / "w.safetensors"))
     assert same(backbone, other)
 
