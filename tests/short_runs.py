@@ -1,11 +1,10 @@
 """Whole runs on arrays in memory, short enough for tests: configs, splits, and what they leave."""
 
-import json
-
 import pytest
 import tiny
 
 from aiseeme_jax import data
+from aiseeme_jax.store import artifacts, workdirs
 from configs import base
 
 
@@ -42,5 +41,37 @@ def stage(task, steps, **changes):
     return base.stage(task, size=tiny.SIZE, views=tiny.PLAIN, duration=base.duration(steps=steps), **changes)
 
 
-def record(workdir, name, arm=""):
-    return json.loads((workdir / arm / "stages" / name / "done.json").read_text())
+def stage_folders(workdir, arm="curriculum"):
+    """The folders of an arm's stages, in their order; those that were not begun are left out."""
+    plan = workdirs.read_plan(workdir)
+    store = workdirs.open_store(workdir, plan)
+    entry = next(entry for entry in plan.arms if entry.name == arm)
+    found = [store.find("stages", stage.key[:12]) for stage in entry.stages]
+    return [folder for folder in found if folder]
+
+
+def stage_records(workdir, arm="curriculum"):
+    """The records of an arm's finished stages, in their order."""
+    found = [artifacts.read_record(folder) for folder in stage_folders(workdir, arm)]
+    return [record for record in found if record]
+
+
+def measurement_folders(workdir, arm="curriculum"):
+    """The folders of an arm's measurements by target, fraction and seed."""
+    plan = workdirs.read_plan(workdir)
+    store = workdirs.open_store(workdir, plan)
+    entry = next(entry for entry in plan.arms if entry.name == arm)
+    found = {
+        (one.target, one.fraction, one.seed): workdirs.measurement_folder(store, one) for one in entry.measurements
+    }
+    return {place: folder for place, folder in found.items() if folder}
+
+
+def outcome(workdir):
+    """Start and end of every finished stage, and the predictions of every measurement, by key."""
+    found = {}
+    for folder in sorted(workdir.glob("stages/*")) + sorted(workdir.glob("measurements/*")):
+        record = artifacts.read_record(folder)
+        if record:
+            found[folder.name] = record.get("start_hash"), record["backbone_hash"], record.get("predictions_sha256")
+    return found

@@ -20,7 +20,6 @@ from jaxtyping import Array, Shaped
 from aiseeme_jax import seeds
 from aiseeme_jax.data.splits import Split
 
-
 # Batches made ready on the devices ahead of the step that wants them.
 AHEAD = 2
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from aiseeme_jax.evaluate import bootstrap
+from aiseeme_jax.evaluate import bootstrap, results
 from aiseeme_jax.report import charts, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.measured import Measured
@@ -21,11 +21,17 @@ HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
 FURTHER = ("macro_f1", "macro_specificity", "accuracy")
 
 
+def write_results(workdir: str | Path) -> Path:
+    """Writes `workdir/results.csv`, the metrics of all finished measurements that the present config asks for."""
+    results.write_rows(Path(workdir), read_contents(Path(workdir)).rows)
+    return Path(workdir) / results.RESULTS
+
+
 def write_report(workdir: str | Path) -> Path:
     """Writes `workdir/report.html` whole or not at all, and returns its path.
 
-    Raises ValueError that names file and line if results.csv, a prediction or a record is damaged, and one that names
-    two folders if their predictions are of the same images but do not belong together.
+    Raises UserError that names the file if a prediction or a record is damaged, and one that names two folders if
+    their predictions are of the same images but do not belong together.
     """
     workdir = Path(workdir)
     records.write_text(workdir / REPORT, render(read_contents(workdir)))

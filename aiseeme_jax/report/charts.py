@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from aiseeme_jax.curriculum.arms import CURRICULUM, SCRATCH
 from aiseeme_jax.report.contents import Contents, Stage
 from aiseeme_jax.report.measured import Measured
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34
 TONES = 8
+# Arms whose colour is the same on every page.
+NAMED_TONES = (CURRICULUM, SCRATCH)
 POINTS = 200
 
 
@@ -28,9 +31,9 @@ class Line:
 
 def tone(arm: str, arms: Sequence[str]) -> str:
     """The style class of an arm: curriculum in the accent, scratch in grey, others each in a colour."""
-    if arm in ("curriculum", "scratch"):
+    if arm in NAMED_TONES:
         return f"tone-{arm}"
-    others = [name for name in arms if name not in ("curriculum", "scratch")]
+    others = [name for name in arms if name not in NAMED_TONES]
     return f"tone-{others.index(arm) % TONES}"
 
 

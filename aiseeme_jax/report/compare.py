@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report import tables
 from aiseeme_jax.report.contents import Contents, read_contents
@@ -47,21 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("arms", nargs="*", default=["*"], help="other arms; * stands for anything")
     parser.add_argument("--fraction", type=float, help="share of the labels, as in 0.1; the largest unless given")
     options = parser.parse_args(arguments)
-    try:
-        contents = read_contents(options.workdir)
-        arms = chosen(contents, options.reference, options.arms)
-        lines = list(table(contents, options.reference, arms, columns(contents, options.fraction)))
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
-    print("\n".join(lines))
+    contents = read_contents(options.workdir)
+    arms = chosen(contents, options.reference, options.arms)
+    print("\n".join(table(contents, options.reference, arms, columns(contents, options.fraction))))
 
 
 def chosen(contents: Contents, reference: str, patterns: Sequence[str]) -> list[str]:
-    """Arms that a pattern names, but for the reference; ValueError if one names none, or the reference is none."""
+    """Arms that a pattern names, but for the reference; UserError if one names none, or the reference is none."""
     unknown = [reference] if reference not in contents.arms else []
     unknown += [pattern for pattern in patterns if not any(fnmatch.fnmatchcase(arm, pattern) for arm in contents.arms)]
     if unknown:
-        raise ValueError(f"no arm '{unknown[0]}': there are {', '.join(contents.arms)}")
+        raise UserError(f"no arm '{unknown[0]}': there are {', '.join(contents.arms)}")
     named = [arm for arm in contents.arms if any(fnmatch.fnmatchcase(arm, pattern) for pattern in patterns)]
     return [arm for arm in named if arm != reference]
 
@@ -69,18 +66,18 @@ def chosen(contents: Contents, reference: str, patterns: Sequence[str]) -> list[
 def columns(contents: Contents, asked: float | None = None) -> list[Column]:
     """Every metric of the targets on the share of the labels asked for, or the largest of each.
 
-    ValueError if nothing was measured, or not with that share.
+    UserError if nothing was measured, or not with that share.
     """
     shares = {target: found for target in contents.targets if (found := contents.fractions_of(target))}
     if not shares:
-        raise ValueError("nothing has been measured yet")
+        raise UserError("nothing has been measured yet")
     # As it reads: 0.333333 asks for a third.
     alike = lambda fraction: asked is None or f"{fraction:g}" == f"{asked:g}"  # noqa: E731
     chosen = {target: max(filter(alike, found), default=None) for target, found in shares.items()}
     if not any(chosen.values()):
         known = sorted({fraction for found in shares.values() for fraction in found})
         there = ", ".join(f"{fraction:g}" for fraction in known)
-        raise ValueError(f"no target was measured with --fraction {asked:g}: there are {there}")
+        raise UserError(f"no target was measured with --fraction {asked:g}: there are {there}")
     return [Column(target, fraction, metric) for target, fraction in chosen.items() if fraction for metric in METRICS]
 
 

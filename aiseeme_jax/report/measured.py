@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from aiseeme_jax.evaluate import bootstrap, metrics, results
-from aiseeme_jax.report.contents import Contents
+from aiseeme_jax.report.contents import Contents, Run
 
 
 class Incomparable(Exception):
@@ -133,7 +133,7 @@ class Measured:
         held = bootstrap.groups_of_classes(test.labels, test.groups, len(test.class_names))
         return dict(zip(map(str, test.class_names), held.tolist(), strict=True))
 
-    def same_images(self, runs: Sequence[results.Run]) -> bool:
+    def same_images(self, runs: Sequence[Run]) -> bool:
         """Whether all runs are of the same test images.
 
         ValueError names two folders that have the images in common, but not their classes, labels or groups.
@@ -150,24 +150,24 @@ class Measured:
                     )
         return True
 
-    def _runs(self, arm: str, target: str, fraction: float | None) -> dict[int, results.Run]:
+    def _runs(self, arm: str, target: str, fraction: float | None) -> dict[int, Run]:
         """By seed."""
         key = (arm, target, fraction)
         return {run.seed: run for run in self.contents.runs if (run.arm, run.target, run.fraction) == key}
 
-    def _read(self, run: results.Run) -> results.Predictions:
+    def _read(self, run: Run) -> results.Predictions:
         if run.directory not in self._predictions:
             self._predictions[run.directory] = results.load_predictions(run.directory).by_id()
         return self._predictions[run.directory]
 
-    def _value(self, run: results.Run, metric: str) -> float:
+    def _value(self, run: Run, metric: str) -> float:
         test = self._read(run)
         try:
             return metrics.METRICS[metric](test.labels, test.probs)
         except ValueError as error:
             raise Incomparable(str(error)) from error
 
-    def _drawn(self, run: results.Run, metric: str) -> np.ndarray:
+    def _drawn(self, run: Run, metric: str) -> np.ndarray:
         if run.directory not in self._scores:
             test = self._read(run)
             self._scores[run.directory] = metrics.resampled_scores(

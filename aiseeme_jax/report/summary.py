@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from aiseeme_jax.curriculum.arms import CURRICULUM
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.measured import Cell, Measured
@@ -32,12 +33,11 @@ def sentences(measured: Measured, differences: Table | None) -> list[str]:
 def facts(contents: Contents) -> list[str]:
     """The line under the title: data set, model, test set."""
     lines = [contents.data]
-    if contents.config:
-        model = contents.config["model"]
-        volumes = "3-D " if model["dimensions"] == 3 else ""
-        width = "" if model["width"] == 1 else f" × {model['width']:g}"
-        lines.append(f"{volumes}{model['name']}{width}, {model['dtype']}")
-    excluded = max((stage.done.get("excluded", 0) for stage in contents.stages if stage.done), default=0)
+    model = contents.config["model"]
+    volumes = "3-D " if model["dimensions"] == 3 else ""
+    width = "" if model["width"] == 1 else f" × {model['width']:g}"
+    lines.append(f"{volumes}{model['name']}{width}, {model['dtype']}")
+    excluded = max((stage.record.get("excluded", 0) for stage in contents.stages if stage.record), default=0)
     if excluded:
         lines.append(f"{excluded:,} images kept out of pretraining")
     if contents.runs:
@@ -59,8 +59,8 @@ def _grouped(groups: Sequence[str]) -> str:
 def _compared(contents: Contents) -> str:
     measured = {row.arm for row in contents.rows}
     arms = [arm for arm in contents.arms if arm in measured]
-    tasks = " → ".join(stage["task"] for stage in contents.config["stages"]) if contents.config else ""
-    if "curriculum" not in arms or not tasks:
+    tasks = " → ".join(stage["task"] for stage in contents.config["stages"])
+    if CURRICULUM not in arms or not tasks:
         return f"Measured: {_listed(arms)}."
     others = f" beside {_listed(arms[1:])}" if arms[1:] else ""
     return f"A backbone trained by the curriculum {tasks} was measured{others}."
@@ -78,7 +78,7 @@ def _best(measured: Measured, target: str) -> tuple[str, Cell] | None:
 
 def _curriculum_gains(contents: Contents, differences: Table | None) -> dict[str, Cell]:
     rows = dict(differences.sections[0].rows) if differences else {}
-    cells = rows.get("curriculum", [])
+    cells = rows.get(CURRICULUM, [])
     return {target: cell for target, cell in zip(differences.columns, cells, strict=True) if cell} if cells else {}
 
 

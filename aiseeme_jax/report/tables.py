@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from aiseeme_jax.curriculum.arms import SCRATCH
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.measured import Cell, Incomparable, Measured, number
-from aiseeme_jax.store import records
 from aiseeme_jax.training.telemetry import duration
 
 NAMES = {
@@ -93,11 +93,11 @@ def per_class(measured: Measured, target: str) -> Table | None:
 def differences(measured: Measured) -> Table | None:
     """Balanced accuracy of each arm minus that of `scratch`, paired on the same test images."""
     contents = measured.contents
-    targets = [target for target in contents.targets if contents.runs_of("scratch", target)]
+    targets = [target for target in contents.targets if contents.runs_of(SCRATCH, target)]
     rows = [
-        (arm, [_difference(measured, arm, "scratch", target) for target in targets])
+        (arm, [_difference(measured, arm, SCRATCH, target) for target in targets])
         for arm in contents.arms
-        if arm != "scratch"
+        if arm != SCRATCH
     ]
     return _table(_headings(contents, targets), [_section("Balanced accuracy", rows, signed=True)])
 
@@ -125,7 +125,7 @@ def stage_rows(contents: Contents) -> list[dict[str, str]]:
     rows = []
     for stage in contents.stages:
         last = {k: v for record in stage.metrics for k, v in record.items() if v is not None}
-        record = {**last, "steps": last.get("step"), "final_loss": last.get("loss"), **(stage.done or {})}
+        record = {**last, "steps": last.get("step"), "final_loss": last.get("loss"), **(stage.record or {})}
         rows.append(
             {
                 "arm": stage.arm,
@@ -137,7 +137,7 @@ def stage_rows(contents: Contents) -> list[dict[str, str]]:
                 "std": _plain(record.get("feature_std"), ".2f"),
                 "rank": _plain(record.get("effective_rank"), ".1f"),
                 "skipped": _plain(record.get("skipped_steps"), ".0f"),
-                "state": "" if stage.done else "not finished",
+                "state": "" if stage.record else "not finished",
             }
         )
     return rows
@@ -145,21 +145,20 @@ def stage_rows(contents: Contents) -> list[dict[str, str]]:
 
 def chosen_rows(contents: Contents) -> list[dict[str, str]]:
     """What each run chose on validation, its score there, and whether the choice lies at an end of what was tried."""
-    targets = {target["protocol"]: target for target in contents.config["targets"]} if contents.config else {}
     rows = []
     for run in contents.runs:
-        done = records.read_done(run.directory) or {}
-        choice, note = _choice(done, targets.get(run.target, {}))
+        choice, note = _describe_choice(run.record, contents.fields_of(run.target))
         if choice:
             names = {"arm": run.arm, "target": target_name(run.target), "seed": str(run.seed)}
-            found = {"choice": choice, "note": note, "score": _plain(done["validation_score"], ".3f")}
+            found = {"choice": choice, "note": note, "score": _plain(run.record["validation_score"], ".3f")}
             rows.append({**names, "labels": f"{100 * run.fraction:g} %", **found})
     return rows
 
 
 def target_name(target: str) -> str:
-    """A target's name in words."""
-    return TARGETS.get(target, target)
+    """A target's name in words: its protocol, and its data set where that is not the run's."""
+    protocol, _, name = target.partition(":")
+    return TARGETS.get(protocol, protocol) + (f", {name}" if name else "")
 
 
 def _difference(measured: Measured, arm: str, reference: str, target: str) -> Cell | None:
@@ -169,7 +168,7 @@ def _difference(measured: Measured, arm: str, reference: str, target: str) -> Ce
         return None
 
 
-def _choice(done: dict[str, Any], target: dict[str, Any]) -> tuple[str, str]:
+def _describe_choice(done: dict[str, Any], target: dict[str, Any]) -> tuple[str, str]:
     """The choice in the record of a run, in words, and a note; empty if there is none."""
     if "neighbours" in done:
         return f"k = {done['neighbours']}", _end_of_grid(done["neighbours"], target.get("neighbours", ()))

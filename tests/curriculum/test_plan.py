@@ -5,8 +5,9 @@ import pytest
 from tiny import tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import data, pretext, weights
-from aiseeme_jax.curriculum import plan
-from aiseeme_jax.jobs import evaluate
+from aiseeme_jax.curriculum.datasets import DataSets
+from aiseeme_jax.curriculum.plan import make_plan
+from aiseeme_jax.jobs import curriculum
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
@@ -48,13 +49,19 @@ def config(kind, tasks=("npid",), views=None, **model):
     return made
 
 
+def check(made, split=None):
+    """Judges a config against the splits that `opened` gives."""
+    del split
+    return make_plan(made, DataSets(made))
+
+
 @pytest.mark.parametrize("kind", SHAPES)
 def test_what_goes_together_passes(kind, opened):
-    plan.check(config(kind, ("npid", "moco_v2", "simclr")), opened(kind))
+    check(config(kind, ("npid", "moco_v2", "simclr")), opened(kind))
 
 
 def test_geometric_tasks_go_with_grey_images(opened):
-    plan.check(config("grey", ("rotation", "relative_location")), opened("grey"))
+    check(config("grey", ("rotation", "relative_location")), opened("grey"))
 
 
 @pytest.mark.parametrize("task", ["rotation", "relative_location"])
@@ -62,16 +69,16 @@ def test_tasks_of_images_are_refused_on_volumes(task, opened):
     with pytest.raises(
         ValueError, match=rf"stages\[1\] \({task}\): {task} needs 2-D images, and views.dimensions is 3"
     ):
-        plan.check(config("volume", ("npid", task)), opened("volume"))
+        check(config("volume", ("npid", task)), opened("volume"))
 
 
 def test_model_of_other_images_names_fields_and_values(opened):
     with pytest.raises(
         ValueError, match=r"model.channels 3, but set:train holds images \(16, 16, 1\): set .*channels=1"
     ):
-        plan.check(config("grey", channels=3), opened("grey"))
+        check(config("grey", channels=3), opened("grey"))
     with pytest.raises(ValueError, match=r"model.dimensions is 2 .* holds volumes .*: set model.dimensions=3 and"):
-        plan.check(config("volume", dimensions=2, views="grey"), opened("volume"))
+        check(config("volume", dimensions=2, views="grey"), opened("volume"))
 
 
 def test_views_of_the_other_kind_name_the_presets_of_this_one(opened):
@@ -79,56 +86,56 @@ def test_views_of_the_other_kind_name_the_presets_of_this_one(opened):
     with pytest.raises(
         ValueError, match=r"stages\[0\] .*views.dimensions is 2, but model.dimensions 3: .* presets ct$"
     ):
-        plan.check(stray, opened("volume"))
+        check(stray, opened("volume"))
     stray.stages = config("volume").stages
     with pytest.raises(ValueError, match=r"targets\[0\] \(knn\): views.dimensions is 2, but"):
-        plan.check(stray, opened("volume"))
+        check(stray, opened("volume"))
     with pytest.raises(ValueError, match="presets natural, dermoscopy, cxr"):
-        plan.check(config("grey", views="volume"), opened("grey"))
+        check(config("grey", views="volume"), opened("grey"))
 
 
 def test_patience_and_the_weight_of_a_task_have_their_least_values(opened):
     split, made = opened("grey"), config("grey")
     made.stages[0].task_weight = -1.0
     with pytest.raises(ValueError, match=r"stages\[0\] \(npid\): task_weight is -1.0; it must be at least 0"):
-        plan.check(made, split)
+        check(made, split)
     made.stages[0].task_weight = 0.0
-    plan.check(made, split)
+    check(made, split)
     made.patience = 0
     with pytest.raises(ValueError, match="patience is 0; it must be at least 1"):
-        plan.check(made, split)
+        check(made, split)
 
 
 class TestViTs:
     def test_views_must_consist_of_whole_patches(self, opened):
         model = {"name": "tiny_vit", "width": 1.0, "stem": "standard"}
-        plan.check(config("colour", ("mae", "rotation"), patch=8, **model), opened("colour"))
+        check(config("colour", ("mae", "rotation"), patch=8, **model), opened("colour"))
         split, broken = opened("grey"), config("grey", ("npid",), patch=5, **model)
         for part in (r"stages\[0\] \(npid\)", r"targets\[0\] \(knn\)"):
             with pytest.raises(ValueError, match=f"{part}: 16 px do not divide into patches of 5 px: .*model.patch"):
-                plan.check(broken, split)
+                check(broken, split)
             broken.stages[0].views.size = 20
 
     def test_a_task_for_them_alone_names_them(self, opened):
         with pytest.raises(ValueError, match=r"stages\[1\] \(mae\): mae needs a ViT, .* vit_tiny, vit_small, vit_base"):
-            plan.check(config("grey", ("rotation", "mae")), opened("grey"))
+            check(config("grey", ("rotation", "mae")), opened("grey"))
 
 
 class TestLabels:
     def test_targets_need_them(self, opened):
         unlabelled = opened("grey", labels=[-1] * 24, class_names=())
         with pytest.raises(ValueError, match="train has no single label for each image: .* leave `targets` empty"):
-            plan.check(config("grey"), unlabelled)
+            check(config("grey"), unlabelled)
         pretraining = config("grey")
         pretraining.targets = ()
-        plan.check(pretraining, unlabelled)
+        check(pretraining, unlabelled)
 
     def test_fine_tuning_is_judged_by_the_labelled_images(self, opened):
         split = opened("grey", labels=np.where(np.arange(24) < 12, np.arange(24) % 2, -1))
         made = config("grey")
         made.targets = (base.target("finetune", size=16, preset="cxr", batch_size=64, fractions=(0.5,)),)
         with pytest.raises(ValueError, match="a fraction of 6 labelled images is too few for 8 devices"):
-            plan.check(made, split)
+            check(made, split)
 
     def test_the_job_evaluate_is_judged_as_well(self, opened, tmp_path):
         opened("grey")
@@ -145,40 +152,40 @@ class TestLabels:
         wrong.append((other, r"targets\[0\] \(linear\): protocol was changed to 'linear'"))
         for made, message in wrong:
             with pytest.raises(ValueError, match=message):
-                evaluate.run(made, tmp_path / "run")
+                curriculum.run(made, tmp_path / "run")
             assert not (tmp_path / "run").exists()
 
     def test_a_test_split_of_one_patient_is_warned_of(self, opened, monkeypatch, caplog):
         split = opened("grey")
-        plan.check(config("grey"), split)
+        check(config("grey"), split)
         assert not caplog.messages
         alone = lambda *_: data.from_arrays(  # noqa: E731
             np.zeros((24, 16, 16, 1), np.uint8), np.arange(24) % 2, ["one"] * 24, ("a", "b"), name="set:test"
         )
         monkeypatch.setattr(data, "open_split", alone)
-        plan.check(config("grey"), split)
+        check(config("grey"), split)
         assert caplog.messages == ["set:test: all images are of one lesion or patient; no result will have an interval"]
 
     def test_one_class_cannot_be_learnt(self, opened):
         split = opened("grey", labels=[1] * 24)
         with pytest.raises(ValueError, match="targets: all 24 labelled images of train are of the class 'b'; .* two"):
-            plan.check(config("grey"), split)
+            check(config("grey"), split)
         pretraining = config("grey")
         pretraining.targets = ()
-        plan.check(pretraining, split)
+        check(pretraining, split)
 
     def test_classes_that_a_split_lacks_are_named_once(self, opened, caplog):
         names = ("a", "b", "c")
-        plan.check(config("grey"), opened("grey", labels=np.arange(24) % 3, class_names=names))
+        check(config("grey"), opened("grey", labels=np.arange(24) % 3, class_names=names))
         assert not caplog.messages
-        plan.check(config("grey"), opened("grey", class_names=names, validation=np.arange(24) % 3, test=[1] * 24))
+        check(config("grey"), opened("grey", class_names=names, validation=np.arange(24) % 3, test=[1] * 24))
         assert caplog.messages == [
             "train has no image of the class 'c': it cannot be learnt",
             "test has no image of the class 'a': it is not measured",
             "test has no image of the class 'c': it is not measured",
         ]
         caplog.clear()
-        plan.check(config("grey"), opened("grey", validation=[0] * 24))
+        check(config("grey"), opened("grey", validation=[0] * 24))
         assert caplog.messages == ["validation has no image of the class 'b': it has no say in what is chosen"]
 
 
@@ -209,7 +216,7 @@ class TestTargets:
         split, made = opened("grey"), config("grey")
         made.targets = (base.target(protocol, size=16, preset="cxr", **wrong),)
         with pytest.raises(ValueError, match=rf"targets\[0\] \({protocol}\): {message}"):
-            plan.check(made, split)
+            check(made, split)
 
     @pytest.mark.parametrize(
         "field, value, message",
@@ -222,7 +229,7 @@ class TestTargets:
         split, made = opened("grey"), config("grey")
         made.statistics[field] = value
         with pytest.raises(ValueError, match=f"^{message}$"):
-            plan.check(made, split)
+            check(made, split)
 
 
 class TestChangedNames:
@@ -234,37 +241,37 @@ class TestChangedNames:
         changed.stages[1].task = now
         message = rf"stages\[1\] \({now}\): task was changed to '{now}', .* '{was}': write stage\('{now}', …\) in"
         with pytest.raises(ValueError, match=message):
-            plan.check(changed, opened("grey"))
+            check(changed, opened("grey"))
 
     def test_another_protocol_is_refused(self, opened):
         changed = config("grey")
         changed.targets[0].protocol = "linear"
         message = r"targets\[0\] \(linear\): protocol was changed to 'linear', .*'knn': write target\('linear', …\) in"
         with pytest.raises(ValueError, match=message):
-            plan.check(changed, opened("grey"))
+            check(changed, opened("grey"))
 
     def test_an_unknown_one_names_the_known(self, opened):
         changed = config("grey")
         changed.stages[0].task = "guesswork"
         with pytest.raises(ValueError, match="unknown pretext task 'guesswork': known are barlow_twins, byol"):
-            plan.check(changed, opened("grey"))
+            check(changed, opened("grey"))
         changed = config("grey")
         changed.targets[0].protocol = "svm"
         with pytest.raises(ValueError, match="unknown protocol 'svm': known are knn, linear, finetune"):
-            plan.check(changed, opened("grey"))
+            check(changed, opened("grey"))
 
 
 def test_without_stages_there_must_be_other_curricula_or_weights(opened, tmp_path):
     split, empty = opened("grey"), config("grey")
     stages, empty.stages = empty.stages, ()
     with pytest.raises(ValueError, match="no stages: there is nothing to pretrain; set `stages` or `curricula`"):
-        plan.check(empty, split)
+        check(empty, split)
     empty.curricula = base.ConfigDict({"one": stages})
-    plan.check(empty, split)
+    check(empty, split)
     given = config("grey")
     given.stages, given.init = (), str(tmp_path / "weights.safetensors")
     weights.export_backbone(weights.starting_backbone(given.model, "scratch", 0), given.init)
-    plan.check(given, split)
+    check(given, split)
 
 
 class TestWhatLibrariesRefuse:
@@ -276,10 +283,10 @@ class TestWhatLibrariesRefuse:
         made = config("grey", ("simclr", "npid"))
         monkeypatch.setitem(pretext.TASKS, "npid", Broken)
         with pytest.raises(ValueError, match=r"stages\[1\] \(npid\): TypeError: shapes must be 1D") as caught:
-            plan.check(made, opened("grey"))
+            check(made, opened("grey"))
         assert isinstance(caught.value.__cause__, TypeError)
 
     @pytest.mark.parametrize("dtype", ["float16", "int32", "float99"])
     def test_types_that_networks_do_not_compute_in(self, dtype, opened):
         with pytest.raises(ValueError, match=f"model.dtype is '{dtype}': known are float32, bfloat16"):
-            plan.check(config("grey", dtype=dtype), opened("grey"))
+            check(config("grey", dtype=dtype), opened("grey"))

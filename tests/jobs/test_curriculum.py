@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-import json
+import re
 import shutil
 
 import jax
@@ -12,27 +12,21 @@ import pytest
 import tiny
 from flax import nnx
 from ml_collections import ConfigDict
-from short_runs import Killed, config, record, stage
-from tiny import no_events, tiny_in_the_table  # noqa: F401
+from short_runs import Killed, config, measurement_folders, outcome, stage, stage_folders, stage_records
 
 import aiseeme_jax
 from aiseeme_jax import data, pretext, weights
-from aiseeme_jax.curriculum import plan
+from aiseeme_jax.curriculum.datasets import DataSets
+from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import protocols, results
 from aiseeme_jax.jobs import curriculum
-from aiseeme_jax.jobs import workdir as workdir_
-from aiseeme_jax.store import records
+from aiseeme_jax.report.contents import read_contents
+from aiseeme_jax.store import artifacts, records, workdirs
 from aiseeme_jax.training import loop
 from aiseeme_jax.training.step import make_state, train_step
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
-
-
-def hashes(workdir):
-    """Start and end of every stage of every arm, by folder."""
-    found = {path.parent: json.loads(path.read_text()) for path in workdir.glob("**/stages/*/done.json")}
-    return {str(d.relative_to(workdir)): (done["start_hash"], done["backbone_hash"]) for d, done in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -48,131 +42,66 @@ def finished(whole, splits):
     return whole
 
 
-class TestArms:
-    def names(self, **changes):
-        return [arm.name for arm in curriculum.arms(config(**changes))]
-
-    def test_single_stands_for_each_task_of_the_curriculum_once(self):
-        assert self.names() == ["curriculum", "scratch", "single:rotation", "single:npid"]
-        assert self.names(baselines=()) == ["curriculum"]
-        assert self.names(baselines=("single:npid",)) == ["curriculum", "single:npid"]
-        stages = (stage("npid", 4), stage("rotation", 2), stage("npid", 4))
-        assert self.names(stages=stages, baselines=("single",)) == ["curriculum", "single:npid", "single:rotation"]
-
-    def test_each_has_its_start_and_its_stages(self):
-        arms = {arm.name: arm for arm in curriculum.arms(config(init="somewhere"))}
-        assert [position for position, _ in arms["curriculum"].stages] == [0, 1]
-        assert [position for position, _ in arms["single:npid"].stages] == [1]
-        assert arms["curriculum"].init == arms["single:npid"].init == "somewhere"
-        assert (arms["scratch"].init, arms["scratch"].stages) == ("scratch", ())
-
-    def test_imagenet_is_a_start_from_a_file(self):
-        arm = curriculum.arms(config(baselines=("imagenet",), imagenet="r50.pth"))[1]
-        assert (arm.name, arm.init, arm.stages) == ("imagenet", "r50.pth", ())
-        with pytest.raises(ValueError, match="baseline 'imagenet' needs --config.imagenet=FILE"):
-            self.names(baselines=("imagenet",))
-
-    def test_unknown_names_are_errors(self):
-        with pytest.raises(ValueError, match="unknown baseline 'random': known are scratch, imagenet, single"):
-            self.names(baselines=("random",))
-        with pytest.raises(ValueError, match="'single:simclr' has no stage of that task: there are rotation, npid"):
-            self.names(baselines=("single:simclr",))
-        with pytest.raises(ValueError, match="unknown single_budget 'all': known are stage, total"):
-            self.names(single_budget="all")
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to be damaged."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
 
 
-class TestCurricula:
-    """Other curricula beside the first one."""
+@pytest.fixture
+def trained(monkeypatch):
+    """Titles of the stages that were trained, in their order; they are trained for real."""
+    titles, real = [], loop.fit
 
-    def several(self, **changes):
-        first, second = stage("rotation", 2), stage("npid", 3)
-        distilled = stage("npid", 3, distill=({"kind": "l2_sp"}, {"kind": "ewc", "weight": 0.1}))
-        named = {"alone": (first,), "plain": (first, second), "distilled": (first, distilled), "again": (second,)}
-        made = config(**changes)
-        made.stages, made.curricula = (), ConfigDict(named)
-        return made
+    def fit(task, batches, recipe, folder, **options):
+        titles.append(folder.title)
+        return real(task, batches, recipe, folder, **options)
 
-    def test_each_is_an_arm_by_its_name(self):
-        made = self.several(baselines=("scratch",))
-        assert [arm.name for arm in curriculum.arms(made)] == ["again", "alone", "distilled", "plain", "scratch"]
+    monkeypatch.setattr(loop, "fit", fit)
+    return titles
 
-    @pytest.mark.slow
-    def test_what_begins_alike_is_trained_once_and_serves_all(self, tmp_path):
-        made = self.several(baselines=(), targets=())
-        curriculum.run(made, tmp_path)
-        found = hashes(tmp_path)
-        assert set(found) == {
-            "arms/alone/stages/00-rotation",
-            "arms/plain/stages/01-npid",
-            "arms/distilled/stages/01-npid",
-            "arms/again/stages/00-npid",
-        }
-        start = found["arms/alone/stages/00-rotation"][1]
-        assert found["arms/plain/stages/01-npid"][0] == found["arms/distilled/stages/01-npid"][0] == start
-        assert found["arms/plain/stages/01-npid"][1] != found["arms/distilled/stages/01-npid"][1]
-        assert (tmp_path / "arms/alone/stages/00-rotation/fisher.safetensors").exists()
-        page = (tmp_path / "report.html").read_text()
-        assert "distilled" in page and "No results" not in page
 
-    @pytest.mark.parametrize("baselines", [("scratch",), ()])
-    def test_a_name_that_is_taken(self, baselines):
-        taken = config(baselines=baselines)
-        taken.curricula = ConfigDict({"scratch": (stage("npid", 2),)})
-        with pytest.raises(ValueError, match="curricula: 'scratch' is the name of another arm"):
-            curriculum.arms(taken)
+@pytest.fixture
+def not_trained(monkeypatch):
+    """(title, steps) of the stages that would be trained, in their order; none is."""
+    asked = []
 
-    @pytest.mark.parametrize(
-        "names, message",
-        [
-            (["single-npid"], "'single-npid' and 'single:npid' would both lie in the folder 'single-npid'"),
-            (["a:b", "a/b"], "'a/b' and 'a:b' would both lie in the folder 'a-b'"),
-        ],
-    )
-    def test_names_that_become_one_folder(self, names, message):
-        taken = config()
-        taken.curricula = ConfigDict({name: (stage("rotation", 2),) for name in names})
-        with pytest.raises(ValueError, match=f"curricula: the arms {message}"):
-            curriculum.arms(taken)
+    def fit(task, batches, recipe, folder, **_):
+        asked.append((folder.title, recipe.total_steps))
+        return loop.Result(task, {})
 
-    def test_a_mistake_is_told_by_curriculum_and_place(self):
-        wrong = config()
-        wrong.curricula = ConfigDict({"odd": (stage("npid", 2), stage("npid", 0))})
-        with pytest.raises(ValueError, match=r"curricula.odd\[1\] \(npid\): duration is 0"):
-            plan.check(wrong, tiny.split(24))
+    monkeypatch.setattr(loop, "fit", fit)
+    return asked
 
 
 @pytest.mark.slow
 class TestRun:
     def test_leaves_what_the_design_says(self, finished):
-        top = {path.name for path in finished.iterdir()}
-        assert top == {
-            "config.json",
-            "data.json",
-            "done.json",
-            "results.csv",
-            "report.html",
-            "stages",
-            "arms",
-            "targets",
-        }
-        assert {path.name for path in (finished / "stages").iterdir()} == {"00-rotation", "01-npid"}
-        assert {path.name for path in (finished / "stages" / "00-rotation").iterdir()} == {
+        top = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
+        assert top == {"config.json", "plan.json", "results.csv", "report.html", "stages", "measurements"}
+        names = sorted(path.name for path in (finished / "stages").iterdir() if path.is_dir())
+        assert [re.sub("-[0-9a-f]{12}$", "", name) for name in names] == ["00-rotation", "01-npid", "01-npid"]
+        assert {path.name for path in stage_folders(finished)[0].iterdir()} == {
             "checkpoints",
             "metrics.jsonl",
             "views.png",
             "backbone.safetensors",
-            "done.json",
+            "key.json",
+            "record.json",
         }
-        assert {path.name for path in (finished / "arms").iterdir()} == {"single-npid"}
-        arms = {path.name for path in (finished / "targets").iterdir()}
-        assert arms == {"curriculum", "scratch", "single-rotation", "single-npid"}
-        runs = {path.name for path in (finished / "targets" / "curriculum" / "knn").iterdir()}
-        assert runs == {"fraction-0.5-seed-0", "fraction-0.5-seed-1", "fraction-1-seed-0"}
+        assert list(measurement_folders(finished)) == [("knn", 0.5, 0), ("knn", 0.5, 1), ("knn", 1.0, 0)]
+        folder = measurement_folders(finished)["knn", 0.5, 1]
+        assert re.fullmatch("knn-50pct-seed1-[0-9a-f]{12}", folder.name)
+        left = {"key.json", "record.json", "predictions.npz", "metrics.json"}
+        assert {path.name for path in folder.iterdir()} == left
 
     def test_record_of_a_stage(self, finished):
-        done = record(finished, "01-npid")
-        assert done["task"] == "npid" and done["steps"] == 5 and len(done["backbone_hash"]) == 64
-        assert done["seconds"] > 0 and done["skipped_steps"] == 0 and np.isfinite(done["final_loss"])
+        first, second = stage_records(finished)
+        assert second["task"] == "npid" and second["steps"] == 5 and len(second["backbone_hash"]) == 64
+        assert second["seconds"] > 0 and second["skipped_steps"] == 0 and np.isfinite(second["final_loss"])
+        assert second["made_from"]["start"] == {"key": first["key"], "hash": first["backbone_hash"]}
+        assert second["made_from"]["teacher 00-rotation"] == second["made_from"]["start"]
 
     def test_results_have_every_arm_on_every_target(self, finished):
         with open(finished / "results.csv") as file:
@@ -190,64 +119,36 @@ class TestRun:
                 assert 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
         assert {"auroc", "accuracy"} <= {row["metric"] for row in rows}
 
-    def test_results_follow_from_the_stored_predictions(self, finished):
-        for run in results.find_runs(finished, ["curriculum", "scratch", "single:rotation", "single:npid"]):
-            again = results.rows_of(run, results.load_predictions(run.directory), samples=20, seed=0)
-            key = (run.arm, run.fraction, run.seed)
-            written = [row for row in results.read_rows(finished) if (row.arm, row.fraction, row.seed) == key]
-            assert [row.metric for row in written] == [row.metric for row in again]
-            np.testing.assert_allclose([r.value for r in written], [r.value for r in again], rtol=1e-5, equal_nan=True)
-
     def test_each_stage_starts_where_the_last_one_ended(self, finished):
-        first, second, alone = (
-            record(finished, "00-rotation"),
-            record(finished, "01-npid"),
-            record(finished, "00-npid", "arms/single-npid"),
-        )
+        first, second = stage_records(finished)
+        (single,) = stage_records(finished, "single:npid")
         born = weights.backbone_hash(weights.starting_backbone(config().model, "scratch", 0))
-        assert first["start_hash"] == born == alone["start_hash"]
+        assert first["start_hash"] == born == single["start_hash"]
         assert second["start_hash"] == first["backbone_hash"]
-        assert len({first["backbone_hash"], second["backbone_hash"], alone["backbone_hash"], born}) == 4
+        assert len({first["backbone_hash"], second["backbone_hash"], single["backbone_hash"], born}) == 4
 
     def test_teacher_is_the_stage_before_and_a_first_stage_has_none(self, finished):
-        assert record(finished, "01-npid")["teachers"] == {
-            "00-rotation": record(finished, "00-rotation")["backbone_hash"]
-        }
-        assert record(finished, "00-npid", "arms/single-npid")["teachers"] == {}
-        logs = [(finished / "stages" / name / "metrics.jsonl").read_text() for name in ("00-rotation", "01-npid")]
+        first, second = stage_records(finished)
+        assert second["teachers"] == {"00-rotation": first["backbone_hash"]}
+        assert stage_records(finished, "single:npid")[0]["teachers"] == {}
+        logs = [(folder / "metrics.jsonl").read_text() for folder in stage_folders(finished)]
         assert ["distill_loss" in log for log in logs] == [False, True]
 
     def test_backbone_of_a_workdir_is_that_of_its_last_stage(self, finished):
         backbone, info = aiseeme_jax.load_backbone(finished)
-        assert weights.backbone_hash(backbone) == record(finished, "01-npid")["backbone_hash"]
+        assert weights.backbone_hash(backbone) == stage_records(finished)[-1]["backbone_hash"]
         assert info["task"] == "npid"
+        single, _ = aiseeme_jax.load_backbone(finished, arm="single:npid")
+        assert weights.backbone_hash(single) == stage_records(finished, "single:npid")[0]["backbone_hash"]
 
-    def test_single_arm_of_the_opening_task_is_the_first_stage(self, finished):
-        arm = protocols.Arm(config(), "again", aiseeme_jax.load_backbone(finished / "stages" / "00-rotation")[0], {})
-        arm.splits = {name: data.open_split("", name, "") for name in protocols.SPLITS}
-        run = next(run for run in protocols.runs(config(), finished, "single:rotation") if run.fraction == 1)
-        probs, _ = protocols.PROTOCOLS["knn"](arm, run)
-        np.testing.assert_allclose(results.load_predictions(run.directory).probs, probs, atol=1e-6)
-
-    def test_complete_run_is_left_alone(self, finished, splits, monkeypatch):
-        def never(*_, **__):
-            raise AssertionError("work is done again")
-
-        for module, name in ((loop, "fit"), (protocols, "evaluate_arm"), (weights, "save_backbone")):
-            monkeypatch.setattr(module, name, never)
+    def test_a_finished_run_is_left_as_it_is(self, finished, trained):
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-        del before[finished / "config.json"]
-        del splits[:]
+        results_before = (finished / "results.csv").read_bytes()
         curriculum.run(config(), finished)
-        assert all(path.stat().st_mtime_ns == time for path, time in before.items()) and not splits
-
-    def test_pretraining_sees_training_images_alone(self, splits, tmp_path, monkeypatch):
-        monkeypatch.setattr(curriculum, "run_stage", lambda *_: split_seen.append(_[-1].ids))
-        monkeypatch.setattr(weights, "load_backbone", lambda path: (None, {}))
-        split_seen = []
-        arm = curriculum.arms(config())[0]
-        curriculum.train_arm(config(), arm, [tmp_path / "one", tmp_path / "two"], curriculum.Source(config()))
-        assert splits == ["train"] and len(split_seen) == 2
+        written = {"config.json", "plan.json", "results.csv", "report.html"}
+        kept = {path: time for path, time in before.items() if path.name not in written}
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept and trained == []
+        assert (finished / "results.csv").read_bytes() == results_before
 
     def test_a_stage_leaves_what_its_task_hands_over(self, tmp_path, monkeypatch):
         def emptied(task):
@@ -262,121 +163,221 @@ class TestRun:
     def test_run_may_start_from_an_earlier_one(self, finished, tmp_path):
         later = config((stage("rotation", 4),), init=str(finished), baselines=(), targets=())
         curriculum.run(later, tmp_path / "later")
-        assert record(tmp_path / "later", "00-rotation")["start_hash"] == record(finished, "01-npid")["backbone_hash"]
+        ended = stage_records(finished)[-1]["backbone_hash"]
+        assert stage_records(tmp_path / "later")[0]["start_hash"] == ended
 
-    def test_init_that_is_not_there_is_an_error(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="init: no file or folder at 'absent.safetensors'"):
-            curriculum.run(config(init="absent.safetensors"), tmp_path)
-
-    def test_damaged_hand_over_is_an_error(self, finished, tmp_path):
-        workdir_.begin(config(), tmp_path)
-        directory = tmp_path / "stages" / "00-rotation"
-        directory.mkdir(parents=True)
-        source = finished / "stages" / "00-rotation"
-        damaged = bytearray((source / weights.BACKBONE).read_bytes())
-        damaged[-10] ^= 1
-        (directory / weights.BACKBONE).write_bytes(damaged)
-        (directory / "done.json").write_text((source / "done.json").read_text())
-        with pytest.raises(ValueError, match="backbone.safetensors is damaged"):
-            curriculum.run(config(), tmp_path)
-
-
-class TestBudget:
-    def lengths(self, tmp_path, monkeypatch, **changes):
-        """Steps each stage would be trained for."""
-        asked = []
-
-        def fit(task, batches, recipe, folder, **_):
-            asked.append((folder.title, recipe.total_steps))
-            return loop.Result(task, {})
-
-        monkeypatch.setattr(loop, "fit", fit)
-        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_, **__: None)
-        curriculum.run(config(targets=(), **changes), tmp_path)
-        return asked
-
-    @pytest.mark.slow
-    def test_single_task_lasts_as_long_as_its_stage(self, tmp_path, monkeypatch):
-        stages = (stage("rotation", 4), stage("npid", 5))
-        expected = [("curriculum 0: rotation", 4), ("curriculum 1: npid", 5), ("single:npid", 5)]
-        assert self.lengths(tmp_path, monkeypatch, stages=stages) == expected
-
-    @pytest.mark.slow
-    def test_or_sees_as_many_images_as_the_whole_curriculum(self, tmp_path, monkeypatch):
-        stages = (stage("rotation", 4), stage("npid", 5, batch_size=16))
-        asked = dict(self.lengths(tmp_path, monkeypatch, stages=stages, single_budget="total"))
-        assert asked["single:rotation"] * 8 == asked["single:npid"] * 16 + 0 == 4 * 8 + 5 * 16
+    def test_curricula_share_the_stages_that_they_begin_with(self, tmp_path):
+        first, second = stage("rotation", 2), stage("npid", 3)
+        distilled = stage("npid", 3, distill=({"kind": "l2_sp"}, {"kind": "ewc", "weight": 0.1}))
+        made = config(baselines=(), targets=())
+        made.stages = ()
+        made.curricula = ConfigDict({"short": (first,), "plain": (first, second), "distilled": (first, distilled)})
+        curriculum.run(made, tmp_path)
+        (short,) = stage_folders(tmp_path, "short")
+        plain, distilled = (stage_folders(tmp_path, name) for name in ("plain", "distilled"))
+        assert plain[0] == distilled[0] == short and plain[1] != distilled[1]
+        start = artifacts.read_record(short)["backbone_hash"]
+        ends = [stage_records(tmp_path, name)[1] for name in ("plain", "distilled")]
+        assert [end["start_hash"] for end in ends] == [start] * 2
+        assert ends[0]["backbone_hash"] != ends[1]["backbone_hash"]
+        (fisher,) = (tmp_path / "fisher").glob("*/fisher.safetensors")
+        assert ends[1]["made_from"]["Fisher information of 00-rotation"]["hash"] == start
+        assert fisher.parent.name.startswith("00-rotation-")
 
 
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A run that has still to write its results."""
-    shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "done.json").unlink()
-    return tmp_path / "run"
+def test_pretraining_is_given_training_images_alone(splits, tmp_path, not_trained):
+    curriculum.run(config(targets=()), tmp_path)
+    assert splits == ["train"] and len(not_trained) == 3
+
+
+def test_a_config_that_cannot_be_done_leaves_nothing(tmp_path):
+    wrong = config()
+    wrong.targets[0].fractions = (2.0,)
+    for broken, error, message in (
+        (wrong, UserError, r"targets\[0\] \(knn\): fractions are \(2.0,\)"),
+        (config(init="absent.safetensors"), MissingFile, "init: no file or folder at 'absent.safetensors'"),
+        (config(patience=0), UserError, "patience is 0; it must be at least 1"),
+        (config(stages=(), targets=(), baselines=(), job="evaluate"), UserError, "there is nothing to do"),
+    ):
+        with pytest.raises(error, match=message):
+            curriculum.run(broken, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_an_older_version_is_named_and_left_alone(tmp_path):
+    (tmp_path / "stages" / "00-rotation").mkdir(parents=True)
+    (tmp_path / "stages" / "00-rotation" / "done.json").write_text("{}")
+    with pytest.raises(UserError, match="was made by version 0.1 of this program"):
+        curriculum.run(config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["stages"]
+
+
+def test_the_plan_alone_trains_and_writes_nothing(tmp_path, not_trained, capsys):
+    curriculum.run(config(baselines=("single:rotation",)), tmp_path / "run", plan_only=True)
+    said = capsys.readouterr().out
+    assert re.search(r"00-rotation-[0-9a-f]{12}: not begun; 4 steps of 8 images, 32 in all, of isic2019/224\n", said)
+    assert re.search(r"single:rotation\n    00-rotation-[0-9a-f]{12}: shared, see above;", said)
+    assert "8 pieces of work, 0 of which exist" in said
+    assert "to train: 2 stages, 9 steps, 72 images; no speed was measured yet" in said and "to measure: 6" in said
+    assert not (tmp_path / "run").exists() and not_trained == []
 
 
 @pytest.mark.slow
-class TestChain:
-    """Nothing is gone on with that belongs to a backbone, or to images, that are not there any more."""
+def test_the_plan_says_what_exists_and_how_long_the_rest_takes(copied, capsys):
+    longer = config()
+    longer.stages = (longer.stages[0], stage("npid", 5, distill={"kind": "mse", "weight": 2.0}))
+    curriculum.run(longer, copied, plan_only=True)
+    said = capsys.readouterr().out
+    assert re.search(r"00-rotation-[0-9a-f]{12}: exists", said)
+    assert re.search(r"to train: 1 stages, 5 steps, 40 images; about 0 s by the speed that was measured", said)
 
-    def test_stage_that_started_from_another_backbone(self, copied):
-        path = copied / "stages" / "00-rotation" / "done.json"
-        done = json.loads(path.read_text())
-        path.write_text(json.dumps({**done, "backbone_hash": "f" * 64}))
-        first, second = (str(copied / "stages" / name) for name in ("00-rotation", "01-npid"))
-        found = (
-            f"{second} started from another backbone than {first} now holds .{done['backbone_hash'][:12]} is not f+.*"
-        )
-        with pytest.raises(ValueError, match=f"{found} remove {second}, and from targets/"):
-            curriculum.run(config(), copied)
 
-    def test_stages_trained_anew_to_the_same_weights_go_together(self, copied, finished):
-        shutil.rmtree(copied / "stages" / "00-rotation")
+class TestBudget:
+    def test_single_task_lasts_as_long_as_its_stage(self, tmp_path, not_trained):
+        curriculum.run(config((stage("rotation", 4), stage("npid", 5)), targets=()), tmp_path)
+        assert not_trained == [("curriculum 0: rotation", 4), ("curriculum 1: npid", 5), ("single:npid", 5)]
+
+    def test_or_shows_as_many_images_as_the_whole_curriculum(self, tmp_path, not_trained):
+        stages = (stage("rotation", 4), stage("npid", 5, batch_size=16))
+        curriculum.run(config(stages, targets=(), single_budget="total"), tmp_path)
+        asked = dict(not_trained)
+        assert asked["single:rotation"] * 8 == asked["single:npid"] * 16 == 4 * 8 + 5 * 16
+
+
+@pytest.mark.slow
+class TestChanges:
+    """A changed config is never refused: what it changes has other keys, and the old artifacts stay."""
+
+    def test_one_field_changes_what_follows_from_it_and_going_back_trains_nothing(self, copied, trained, finished):
+        changed = config()
+        changed.stages[1].optimizer.learning_rate = 2e-3
+        before = outcome(copied)
+        curriculum.run(changed, copied)
+        assert trained == ["curriculum 1: npid", "single:npid"]
+        assert before.items() < outcome(copied).items()
+        assert (copied / "results.csv").read_bytes() != (finished / "results.csv").read_bytes()
+        del trained[:]
         curriculum.run(config(), copied)
-        assert hashes(copied) == hashes(finished)
+        assert trained == []
+        for name in ("results.csv", "config.json", "plan.json"):
+            assert (copied / name).read_bytes() == (finished / name).read_bytes()
 
-    def test_target_of_another_backbone(self, copied):
-        folder = copied / "targets" / "scratch" / "knn" / "fraction-1-seed-0"
-        done = json.loads((folder / "done.json").read_text())
-        assert done["backbone_hash"] == record(copied, "00-rotation")["start_hash"]
-        (folder / "done.json").write_text(json.dumps({**done, "backbone_hash": "f" * 64}))
-        with pytest.raises(ValueError, match=f"{folder} measured another backbone; .* remove that folder"):
+    def test_results_and_report_show_what_the_present_config_asks_for(self, copied, trained):
+        curriculum.run(config(baselines=("scratch",)), copied)
+        assert trained == []
+        assert {row.arm for row in results.read_rows(copied)} == {"curriculum", "scratch"}
+        page = (copied / "report.html").read_text()
+        assert "single:npid" not in page and "not complete" not in page
+
+    def test_more_to_measure_trains_nothing(self, copied, trained):
+        more = config()
+        more.targets = (*more.targets, base.target("linear", size=tiny.SIZE, strengths=(1.0,)))
+        curriculum.run(more, copied)
+        assert trained == [] and {row.target for row in results.read_rows(copied)} == {"knn", "linear"}
+
+    def test_changed_statistics_are_applied_to_stored_predictions(self, copied, trained, monkeypatch):
+        monkeypatch.setattr(protocols, "measure", None)
+        changed = config()
+        changed.statistics.update({"samples": 30, "seed": 5})
+        before = outcome(copied)
+        curriculum.run(changed, copied)
+        assert outcome(copied) == before
+        contents = read_contents(copied)
+        assert contents.statistics == {"samples": 30, "seed": 5}
+        for run in contents.runs:
+            predictions = results.load_predictions(run.directory)
+            again = protocols.metrics.summarise(predictions, samples=30, seed=5)
+            found = [
+                row for row in contents.rows if (row.arm, row.fraction, row.seed) == (run.arm, run.fraction, run.seed)
+            ]
+            assert [row.metric for row in found] == [row["metric"] for row in again]
+            np.testing.assert_array_equal([row.low for row in found], [row["low"] for row in again])
+
+    def test_runs_share_a_store_outside_their_workdirs(self, tmp_path, trained):
+        made = config((stage("rotation", 2),), baselines=())
+        made.runtime.store = str(tmp_path / "store")
+        curriculum.run(made, tmp_path / "one")
+        assert trained == ["curriculum 0: rotation"]
+        curriculum.run(made, tmp_path / "two")
+        assert trained == ["curriculum 0: rotation"]
+        assert (tmp_path / "one/results.csv").read_bytes() == (tmp_path / "two/results.csv").read_bytes()
+        assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
+            "config.json",
+            "plan.json",
+            "report.html",
+            "results.csv",
+        ]
+        loaded, _ = aiseeme_jax.load_backbone(tmp_path / "two")
+        assert weights.backbone_hash(loaded) == stage_records(tmp_path / "one")[0]["backbone_hash"]
+
+
+@pytest.mark.slow
+class TestDamage:
+    """Nothing is gone on with that belongs to other bits than those that are there."""
+
+    def test_a_stage_trained_anew_to_other_bits_is_noticed(self, copied):
+        first, second = stage_folders(copied)
+        record = artifacts.read_record(first)
+        other = narrow_copy(first)
+        records.write_json(first / "record.json", {**record, "backbone_hash": other})
+        message = f"{second} was made from another start than {first} now holds .{record['backbone_hash'][:12]} is not"
+        with pytest.raises(UserError, match=f"{message}.*store remove {second}"):
             curriculum.run(config(), copied)
-        shutil.rmtree(folder)
+
+    def test_one_trained_anew_to_the_same_bits_goes_together_with_the_rest(self, copied, finished, trained):
+        artifacts.remove(stage_folders(copied)[0])
         curriculum.run(config(), copied)
+        assert trained == ["curriculum 0: rotation"] and outcome(copied) == outcome(finished)
 
-    def test_records_from_before_are_accepted(self, copied, finished):
-        (copied / "data.json").unlink()
-        for path in copied.glob("targets/*/*/*/done.json"):
-            path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "backbone_hash"}))
+    def test_a_record_of_another_backbone_than_its_file_is_noticed(self, copied):
+        first, _ = stage_folders(copied)
+        narrow_copy(first)
+        artifacts.remove(stage_folders(copied)[1])
+        with pytest.raises(UserError, match=f"{first} holds another backbone than its record says"):
+            curriculum.run(config(), copied)
+
+    def test_a_damaged_backbone_is_named_with_the_command_that_removes_it(self, copied):
+        first, second = stage_folders(copied)
+        damaged = bytearray((first / weights.BACKBONE).read_bytes())
+        damaged[-10] ^= 1
+        (first / weights.BACKBONE).write_bytes(damaged)
+        artifacts.remove(second)
+        with pytest.raises(UserError, match=f"backbone.safetensors is damaged: .* store remove {first}` removes it"):
+            curriculum.run(config(), copied)
+
+    @pytest.mark.parametrize("how", ["gone", "another"])
+    def test_predictions_that_are_not_those_of_the_record_are_noticed(self, copied, how):
+        one, other = list(measurement_folders(copied).values())[:2]
+        if how == "gone":
+            (one / "predictions.npz").unlink()
+        else:
+            shutil.copy(other / "predictions.npz", one / "predictions.npz")
+        said = "has lost its predictions.npz" if how == "gone" else "is damaged, or not the one of its record"
+        with pytest.raises(UserError, match=f"{one}.*{said}; .*store remove {one}`"):
+            curriculum.run(config(), copied)
+
+    def test_a_damaged_table_or_page_is_written_anew(self, copied, finished):
+        (copied / "results.csv").write_text("arm,tar")
+        (copied / "report.html").unlink()
+        (copied / "config.json").write_text("{")
+        (copied / "plan.json").write_text("[]")
         curriculum.run(config(), copied)
-        assert (copied / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+        for name in ("results.csv", "config.json", "plan.json"):
+            assert (copied / name).read_bytes() == (finished / name).read_bytes()
+        assert (copied / "report.html").exists()
 
-    def test_other_images_to_pretrain_on(self, copied, monkeypatch):
-        shutil.rmtree(copied / "stages" / "01-npid")
-        monkeypatch.setattr(data, "open_split", lambda *_: dataclasses.replace(tiny.split(32), version="2.0.0"))
-        with pytest.raises(
-            ValueError, match="begun with other images for its pretraining.*version  -> 2.0.0, images 24 -> 32"
-        ):
-            curriculum.run(config(), copied)
 
-    def test_other_images_to_measure_on(self, copied, monkeypatch):
-        shutil.rmtree(copied / "targets" / "scratch")
-        real = data.open_split
-        monkeypatch.setattr(
-            data,
-            "open_split",
-            lambda name, split, where: tiny.split(16) if split == "test" else real(name, split, where),
-        )
-        with pytest.raises(ValueError, match="begun with other images for its targets' test split.*images 24 -> 16"):
-            curriculum.run(config(), copied)
+def narrow_copy(folder):
+    """Puts another backbone into the folder of a stage, whole; gives its hash."""
+    backbone, info = weights.load_backbone(folder / weights.BACKBONE)
+    nnx.update(backbone, jax.tree.map(lambda x: x + 1, nnx.state(backbone)))
+    return weights.save_backbone(folder, backbone, info)
 
 
 MOMENTS = {
     "in the first stage": ("in_step", 0, 3),
     "before its backbone is written": ("before", weights, "save_backbone"),
-    "before it is called done": ("before", records, "write_json", 1),
+    "before it is called finished": ("before", artifacts.Store, "finish"),
     "at the start of the second stage": ("in_step", 1, 0),
     "in the second stage": ("in_step", 1, 3),
     "while it is measured": ("before", results, "save_predictions", 1),
@@ -420,10 +421,32 @@ class TestKill:
             getattr(self, kind)(patch, *where)
             with pytest.raises(Killed):
                 curriculum.run(config(), tmp_path / "run")
-        assert not (tmp_path / "run" / "done.json").exists()
+        assert outcome(tmp_path / "run") != outcome(finished) or moment == "before the results are written"
         curriculum.run(config(), tmp_path / "run")
-        assert hashes(tmp_path / "run") == hashes(finished)
+        assert outcome(tmp_path / "run") == outcome(finished)
         assert (tmp_path / "run" / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_mixture_of_data_sets_is_gone_on_with_exactly(tmp_path, monkeypatch):
+    """Pretraining on two sets at once, and measuring on two others."""
+
+    def open_split(name, split, data_dir):
+        number = ord(name[0])
+        return tiny.split(24, seed=3 * number + {"train": 0, "validation": 1, "test": 2}[split])
+
+    monkeypatch.setattr(data, "open_split", open_split)
+    made = config((stage("npid", 6, data={"a/1": 0.7, "b/1": 0.3}),), baselines=())
+    made.targets = tuple(base.target("knn", size=tiny.SIZE, neighbours=(3,), data=f"{name}/1") for name in "cd")
+    curriculum.run(made, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        TestKill().in_step(patch, 0, 3)
+        with pytest.raises(Killed):
+            curriculum.run(made, tmp_path / "killed")
+    curriculum.run(made, tmp_path / "killed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert stage_records(tmp_path / "whole")[0]["images_shown"] == {"a/1": 34, "b/1": 14}
+    assert {row.target for row in results.read_rows(tmp_path / "whole")} == {"knn:c/1", "knn:d/1"}
 
 
 @pytest.mark.slow
@@ -436,30 +459,20 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
         base.target("finetune", size=tiny.SIZE, **finetune),
     )
     tasks = ("relative_location", "rotation", "npid", "moco_v2", "simclr")
-    stages = tuple(stage(task, 3, distill={"kind": "kl"}) for task in tasks)
-    curriculum.run(config(stages, targets=targets, baselines=("scratch",)), tmp_path)
+    made = tuple(stage(task, 3, distill={"kind": "kl"}) for task in tasks)
+    curriculum.run(config(made, targets=targets, baselines=("scratch",)), tmp_path)
     found = {(row.arm, row.target) for row in results.read_rows(tmp_path)}
     assert found == {(arm, t) for arm in ("curriculum", "scratch") for t in ("knn", "linear", "finetune")}
-    starts, ends = zip(*(hashes(tmp_path)[f"stages/{i:02d}-{task}"] for i, task in enumerate(tasks)), strict=True)
-    assert starts[1:] == ends[:-1]
-    tuned = json.loads((tmp_path / "targets/scratch/finetune/fraction-1-seed-0/done.json").read_text())
+    trained = stage_records(tmp_path)
+    assert [record["start_hash"] for record in trained[1:]] == [record["backbone_hash"] for record in trained[:-1]]
+    folder = measurement_folders(tmp_path, "scratch")["finetune", 1.0, 0]
+    tuned = artifacts.read_record(folder)
     assert tuned["steps"] == 2 and 0 < tuned["validation_score"] <= 1 and tuned["data"]["images"] == 24
-
-
-def test_other_images_may_be_asked_for_while_nothing_is_finished(tmp_path, monkeypatch):
-    def killed(*_, **__):
-        raise Killed
-
-    made = config((stage("rotation", 2),), baselines=(), targets=())
-    monkeypatch.setattr(loop, "fit", killed)
-    with pytest.raises(Killed):
-        curriculum.run(made, tmp_path / "run")
-    (tmp_path / "ids.txt").write_text("3\n")
-    made.data.exclude = (str(tmp_path / "ids.txt"),)
-    monkeypatch.setattr(loop, "fit", lambda task, *_, **__: loop.Result(task, {}))
-    curriculum.run(made, tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "data.json").read_text())["pretraining"]["images"] == 23
-    assert json.loads((tmp_path / "run" / "before/1/data.json").read_text())["pretraining"]["images"] == 24
+    classifier = aiseeme_jax.load_classifier(folder / "classifier.safetensors")
+    test = tiny.split(24, seed=2)
+    predictions = results.load_predictions(folder)
+    np.testing.assert_allclose(classifier.predict(test.images(), calibrated=False), predictions.probs, atol=1e-5)
+    assert not (folder / "checkpoints").exists()
 
 
 def test_stage_lets_go_of_what_it_compiled(tmp_path, monkeypatch):
@@ -475,13 +488,72 @@ def test_stage_lets_go_of_what_it_compiled(tmp_path, monkeypatch):
     assert held == [before + 1] * 2 and len(train_step.programs) == before
 
 
-def test_listed_images_are_kept_out_of_pretraining_and_counted(tmp_path, monkeypatch):
+def test_listed_images_are_kept_out_of_pretraining_and_counted(tmp_path, not_trained):
     (tmp_path / "ids.txt").write_text("3\n0-5\n")
     made = config((stage("rotation", 2),), baselines=(), targets=())
     made.data.exclude = (str(tmp_path / "ids.txt"),)
-    assert [int(i) for i in curriculum.Source(made)().ids] == [i for i in range(24) if i not in (3, 10, 11)]
-    monkeypatch.setattr(loop, "fit", lambda task, *_, **__: loop.Result(task, {}))
+    split = DataSets(made).pretraining((("isic2019/224", 1.0),))
+    assert [int(i) for i in split.ids] == [i for i in range(24) if i not in (3, 10, 11)]
     curriculum.run(made, tmp_path / "run")
-    done = record(tmp_path / "run", "00-rotation")
-    assert (done["images"], done["excluded"]) == (21, 3)
+    (record,) = stage_records(tmp_path / "run")
+    assert (record["images"], record["excluded"]) == (21, 3)
     assert "3 images kept out of pretraining" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_groups_that_pretraining_shares_with_a_target_of_another_set_are_warned_of(tmp_path, caplog, monkeypatch):
+    def open_split(name, split, data_dir):
+        made = tiny.split(24, seed={"train": 0, "validation": 1, "test": 0 if name == "b/1" else 2}[split])
+        return dataclasses.replace(made, name=f"{name}:{split}")
+
+    monkeypatch.setattr(data, "open_split", open_split)
+    made = config((stage("rotation", 2, data="a/1"),), baselines=())
+    made.targets = (base.target("knn", size=tiny.SIZE, neighbours=(3,), data="b/1"),)
+    curriculum.run(made, tmp_path, plan_only=True)
+    assert "a/1 has 12 groups or images in common with validation or test of b/1" in caplog.text
+    assert "tfds_builders check a/1 b/1 --exclude ids.txt" in caplog.text
+
+
+class TestFineTuning:
+    """What measuring owes to the arm."""
+
+    @pytest.fixture
+    def starts(self, monkeypatch):
+        """Hashes of the backbones that fine-tuning began with; no step is made."""
+        found = []
+
+        def fit(task, *_, **__):
+            found.append(weights.backbone_hash(task.backbone))
+            raise Killed
+
+        monkeypatch.setattr(loop, "fit", fit)
+        return found
+
+    def measure_all(self, made, tmp_path):
+        context = curriculum.Context(made, artifacts.Store(tmp_path), DataSets(made))
+        measurer = curriculum.Measurer(context)
+        for piece in curriculum.make_plan(made, context.datasets).pieces():
+            with pytest.raises(Killed):
+                measurer.measure(piece, tmp_path)
+
+    def tuned(self, **changes):
+        made = config(job="evaluate", **changes)
+        made.stages = ()
+        made.targets = (base.target("finetune", size=tiny.SIZE, batch_size=8, seeds=(0, 1)),)
+        return made
+
+    def test_random_weights_have_a_start_for_each_seed(self, starts, tmp_path):
+        self.measure_all(self.tuned(), tmp_path)
+        assert len(starts) == len(set(starts)) == 2
+
+    def test_trained_weights_have_one(self, starts, tmp_path):
+        weights.export_backbone(tiny.backbone(), tmp_path / "weights.safetensors")
+        self.measure_all(self.tuned(init=str(tmp_path / "weights.safetensors")), tmp_path)
+        assert starts == [weights.backbone_hash(tiny.backbone())] * 2
+
+
+def test_workdirs_may_be_moved(tmp_path, not_trained):
+    made = config((stage("rotation", 2),), baselines=(), targets=())
+    curriculum.run(made, tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    curriculum.run(made, tmp_path / "there")
+    assert len(not_trained) == 1 and workdirs.stage_folder(tmp_path / "there").parent.parent == tmp_path / "there"

@@ -1,0 +1,230 @@
+"""Keys of a plan: everything that an outcome depends on is in its key, and nothing else."""
+
+import dataclasses
+
+import pytest
+import tiny
+from ml_collections import ConfigDict
+from short_runs import config, stage
+
+from aiseeme_jax import data, weights
+from aiseeme_jax.curriculum.datasets import DataSets
+from aiseeme_jax.curriculum.plan import PlannedFisher, PlannedMeasurement, PlannedStage, make_plan
+from configs import base
+
+pytestmark = pytest.mark.usefixtures("tiny_in_the_table", "splits")
+
+
+def plan(made=None):
+    made = made or config()
+    return make_plan(made, DataSets(made))
+
+
+def keys(made=None, kind=PlannedStage, arm=None):
+    """Keys of all pieces of a kind, or of those of one arm."""
+    if arm is None:
+        return [piece.artifact.key for piece in plan(made).pieces() if isinstance(piece, kind)]
+    (found,) = [one for one in plan(made).arms if one.name == arm]
+    return [stage.artifact.key for stage in found.stages]
+
+
+def everything(made=None):
+    return [piece.artifact.key for piece in plan(made).pieces()]
+
+
+def leaves(node, path=()):
+    """Every value of a node of a config: (path, value)."""
+    for name in node:
+        value = node[name]
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+# What another value of a field may be, where adding to it makes none.
+OTHER = {
+    "optimizer.name": "sgd",
+    "schedule.name": "step",
+    "distill.kind": "cosine",
+    "distill.schedule": "linear",
+    "distill.endpoint": "stage4",
+    "distill.teachers": (0,),
+    "views.mean": (0.5, 0.5, 0.5),
+    "views.std": (0.5, 0.5, 0.5),
+    "views.crop_scale": (0.5, 0.9),
+    "views.crop_ratio": (0.9, 1.1),
+    "views.blur_sigma": (0.2, 1.0),
+    "views.size": 12,
+    "duration.steps": 7,
+    "schedule.milestones": (0.5,),
+    "seed": 11,
+    "data": (("another/set", 1.0),),
+}
+# Kinds of values that are told by others: of a task that was changed alone nothing is planned; an epoch or a number of
+# examples beside the steps is an error; (0,) is the same teacher as 'previous'.
+NOT_ALONE = {"task", "made_for", "duration.epochs", "duration.examples", "distill.teachers", "views.dimensions"}
+NOT_ALONE |= {"schedule.warmup.epochs", "schedule.warmup.examples", "views.right_angles"}
+
+
+def change(node, path, value):
+    """Another value of a field."""
+    name = ".".join(path)
+    for part in path[:-1]:
+        node = node[part]
+    if name in OTHER:
+        other = OTHER[name]
+    elif isinstance(value, bool):
+        other = not value
+    elif isinstance(value, int | float):
+        other = 1 if path[-1] in ("warmup", "steps", "queue") else value / 2 if 0 < value <= 1 else value + 1
+    else:
+        raise AssertionError(f"say in OTHER what else {name} can be, now {value!r}")
+    with node.unlocked(), node.ignore_type():
+        node[path[-1]] = other
+
+
+def stage_fields():
+    node = stage("npid", 5, distill={"kind": "mse", "weight": 0.5})
+    return [path for path, _ in leaves(node) if ".".join(path) not in NOT_ALONE]
+
+
+@pytest.mark.parametrize("path", stage_fields(), ids=".".join)
+def test_every_field_of_a_stage_changes_its_key_and_that_of_what_follows(path):
+    made = config(baselines=())
+    before = everything(made)
+    node = made.stages[1]
+    change(node, path, dict(leaves(node))[path])
+    after = everything(made)
+    assert after[0] == before[0], "the stage before does not depend on it"
+    if path == ("fisher_batches",):
+        # The weights do not depend on it: it asks for Fisher information, which has a key of its own.
+        assert set(before) < set(after) and len(keys(made, PlannedFisher)) == 1
+    else:
+        assert not set(after[1:]) & set(before[1:])
+
+
+def test_no_field_of_runtime_is_in_a_key(tmp_path):
+    before = everything()
+    made = config()
+    made.runtime.update({"data_dir": str(tmp_path), "store": str(tmp_path), "residence": "device", "workers": 3})
+    made.runtime.update({"log_every": 7, "checkpoint_every": 9, "evaluation_batch": 5})
+    assert set(made.runtime) == {
+        "data_dir", "store", "residence", "workers", "log_every", "checkpoint_every", "evaluation_batch",
+    }  # fmt: skip
+    assert everything(made) == before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"title": "new"}, {"statistics": {"samples": 7, "seed": 3}}, {"data": {"synthetic": True}}]
+)
+def test_nor_is_what_says_how_results_are_shown(changes):
+    made = config()
+    made.update(changes)
+    assert everything(made) == everything()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 7}, {"patience": 3}, {"model": {"width": 0.25}}, {"data": {"name": "another/set"}}],
+    ids=["seed", "patience", "model", "data"],
+)
+def test_what_all_stages_depend_on_changes_all_of_them(changes):
+    made = config()
+    made.update(changes)
+    assert not set(keys(made)) & set(keys())
+
+
+def test_the_images_count_by_what_they_are(monkeypatch):
+    before = everything()
+    real = data.open_split
+    monkeypatch.setattr(data, "open_split", lambda *where: dataclasses.replace(real(*where), version="2.0.0"))
+    assert not set(everything()) & set(before)
+
+
+def test_excluded_images_count_by_which_they_are_and_not_by_the_file(tmp_path):
+    for name, text in (("a.txt", "3\n"), ("b.txt", "3\n"), ("c.txt", "4\n")):
+        (tmp_path / name).write_text(text)
+    first, copy, other = (config(baselines=()) for _ in range(3))
+    for made, name in ((first, "a.txt"), (copy, "b.txt"), (other, "c.txt")):
+        made.data.exclude = (str(tmp_path / name),)
+    assert keys(first) == keys(copy)
+    assert len(set(keys(first)) | set(keys(other)) | set(keys(config(baselines=())))) == 6
+    # Targets are measured on what they were measured on before.
+    assert len(keys(first, PlannedMeasurement)) == 3
+
+
+def test_weights_from_outside_count_by_their_content(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        made = weights.starting_backbone(config().model, "scratch", seed)
+        weights.export_backbone(made, tmp_path / f"{name}.safetensors")
+    first, copy, other = (keys(config(init=str(tmp_path / f"{name}.safetensors"))) for name in "abc")
+    assert first == copy and not set(first) & set(other)
+
+
+def test_arms_share_what_they_have_in_common():
+    opening, other = stage("rotation", 2), stage("npid", 3)
+    distilled = stage("npid", 3, distill={"kind": "mse"})
+    made = config(baselines=())
+    made.stages = ()
+    made.curricula = ConfigDict({"one": (opening, other), "two": (opening, distilled), "three": (opening,)})
+    one, two, three = (keys(made, arm=name) for name in ("one", "two", "three"))
+    assert one[0] == two[0] == three[0] and one[1] != two[1]
+    assert len(keys(made)) == 3
+
+
+def test_the_single_arm_of_the_first_task_is_the_first_stage():
+    assert keys(arm="single:rotation") == keys(arm="curriculum")[:1]
+    assert keys(arm="single:npid") != keys(arm="curriculum")[1:]
+
+
+def test_an_arms_name_is_in_no_key():
+    made = config(baselines=())
+    named = config(baselines=())
+    named.stages, named.curricula = (), ConfigDict({"another": made.stages})
+    assert everything(named) == everything(made)
+
+
+def test_random_weights_are_fine_tuned_from_another_start_with_each_seed():
+    made = config(baselines=("scratch",), stages=(stage("rotation", 2),))
+    made.targets = (base.target("finetune", size=tiny.SIZE, batch_size=8, seeds=(0, 1)),)
+    starts = {arm.name: [one.start for one in arm.measurements] for arm in plan(made).arms}
+    assert [start.seed for start in starts["scratch"]] == [0, 1]
+    assert starts["curriculum"][0] is starts["curriculum"][1]
+
+
+class TestFisher:
+    def two(self, **later):
+        return config((stage("rotation", 2), stage("rotation", 3, distill={"kind": "ewc", **later})), baselines=())
+
+    def test_it_is_planned_before_the_stage_that_needs_it(self):
+        pieces = plan(self.two()).pieces()
+        kinds = [type(piece) for piece in pieces[:3]]
+        assert kinds == [PlannedStage, PlannedFisher, PlannedStage]
+        assert pieces[2].inputs["Fisher information of 00-rotation"] is not None
+        assert pieces[1].batches == 3, "an epoch of 24 images in batches of 8"
+
+    def test_it_is_shared_and_does_not_change_the_stage_it_is_of(self):
+        plain = config((stage("rotation", 2),), baselines=())
+        assert keys(self.two())[0] == keys(plain)[0]
+        made = self.two()
+        made.curricula = ConfigDict({"other": (made.stages[0], stage("npid", 3, distill={"kind": "ewc"}))})
+        assert len(keys(made, PlannedFisher)) == 1
+
+
+class TestData:
+    def test_a_stage_and_a_target_may_name_their_own(self):
+        made = config((stage("rotation", 2, data="a/1"), stage("npid", 2)), baselines=())
+        made.targets = (
+            base.target("knn", size=tiny.SIZE, neighbours=(3,)),
+            base.target("knn", size=tiny.SIZE, neighbours=(3,), data="b/1"),
+        )
+        (arm,) = plan(made).arms
+        assert [stage.sets for stage in arm.stages] == [(("a/1", 1.0),), (("isic2019/224", 1.0),)]
+        assert [one.name for one in arm.measurements] == ["knn", "knn:b/1"]
+
+    def test_a_mixture_counts_by_its_shares(self):
+        def mixed(**shares):
+            return config((stage("rotation", 2, data={f"{name}/1": part for name, part in shares.items()}),))
+
+        assert len({keys(mixed(a=0.5, b=0.5))[0], keys(mixed(a=0.7, b=0.3))[0], keys(mixed(a=1.0))[0]}) == 3
