@@ -1,0 +1,42 @@
+"""A file imports from its own floor or a lower one, and `make lint` holds it to that."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess:
+    program = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    return subprocess.run([*program, "--no-cache"], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "line", "broken"),
+    [
+        ("aiseeme_jax/losses/arrays.py", "from aiseeme_jax.models import heads", "losses is not allowed to import"),
+        ("aiseeme_jax/pretext/simclr.py", "import aiseeme_jax.distill", "pretext is not allowed to import"),
+        ("tfds_builders/common/splits.py", "import aiseeme_jax.seeds", "tfds_builders is not allowed to import"),
+        ("aiseeme_jax/loose.py", "x = 1", "aiseeme_jax.loose"),
+    ],
+    ids=["upwards", "sideways", "from a builder", "a file without a floor"],
+)
+def test_an_import_that_leads_upwards_is_refused(tmp_path, file, line, broken):
+    for folder in ("aiseeme_jax", "tfds_builders"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    assert lint_imports(tmp_path).returncode == 0
+    with open(tmp_path / file, "a") as changed:
+        changed.write(f"\n{line}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1 and broken in done.stdout + done.stderr
+
+
+def test_make_lint_asks_for_it():
+    lint = (REPOSITORY / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    assert "lint-imports" in lint
