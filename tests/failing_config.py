@@ -2,21 +2,23 @@
 
 import tiny_config
 
-from aiseeme_jax.curriculum import plan
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.jobs import curriculum
 
 FAILURES = {
     "type": lambda config: None + 1,
     "index": lambda config: [][0],
     "value": lambda config: int("x"),
     "attribute": lambda config: config.nonsense,
-    "judged": lambda config: judged(),
+    "file": lambda config: open("/nowhere/at/all"),
+    "judged": lambda config: judge(),
 }
 
 
-def judged():
-    raise ValueError("title is too long")
+def judge():
+    raise UserError("title is too long")
 
 
 def get_config(kind: str):
-    plan.check = lambda config, split: FAILURES[kind](config)
+    curriculum.make_plan = lambda config, datasets: FAILURES[kind](config)
     return tiny_config.get_config()

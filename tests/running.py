@@ -86,18 +86,24 @@ def wait_for(process, condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.001)
 
 
-def logged(workdir: Path, stage: str) -> int:
+def stage_folder(workdir: Path, label: str) -> Path | None:
+    """The folder of a stage, once it is there."""
+    return next(iter(sorted(workdir.glob(f"stages/{label}-*"))), None)
+
+
+def logged(workdir: Path, label: str) -> int:
     """The last step in a stage's log, 0 if there is none."""
-    path = workdir / "stages" / stage / "metrics.jsonl"
+    path = (stage_folder(workdir, label) or workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
 
 
-def record(workdir: Path, stage: str) -> dict:
-    return json.loads((workdir / "stages" / stage / "done.json").read_text())
+def record(workdir: Path, label: str) -> dict:
+    """What a finished stage left."""
+    return json.loads((stage_folder(workdir, label) / "record.json").read_text())
 
 
 def outcome(workdir: Path) -> dict[str, str]:
     """What must not depend on kills: hash of every backbone, and the table of results."""
-    found = {stage: record(workdir, stage)["backbone_hash"] for stage in ("00-rotation", "01-moco_v2")}
+    found = {label: record(workdir, label)["backbone_hash"] for label in ("00-rotation", "01-moco_v2")}
     return {**found, "results": (workdir / "results.csv").read_text()}

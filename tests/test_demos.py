@@ -1,13 +1,14 @@
 """The demos on grey images and on volumes, from data set to report, in few steps."""
 
 import pytest
+from short_runs import stage_folders
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 import tfds_builders
 from aiseeme_jax import weights
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.jobs import curriculum
-from aiseeme_jax.store import records
+from aiseeme_jax.store import artifacts
 from configs import cxr_curriculum, lidc_curriculum
 
 
@@ -37,8 +38,8 @@ def test_demo_end_to_end(experiment, phantom, tmp_path):
     config.runtime.data_dir = str(tmp_path / "data")
     curriculum.run(config, tmp_path / "run")
 
-    stages = sorted((tmp_path / "run" / "stages").iterdir())
-    assert [records.read_done(stage)["task"] for stage in stages] == [stage.task for stage in config.stages]
+    stages = stage_folders(tmp_path / "run")
+    assert [artifacts.read_record(stage)["task"] for stage in stages] == [stage.task for stage in config.stages]
     assert all((stage / "views.png").exists() for stage in stages)
     backbone, _ = weights.load_backbone(tmp_path / "run")
     assert (backbone.dimensions, backbone.channels) == (config.model.dimensions, 1)

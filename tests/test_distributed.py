@@ -30,7 +30,7 @@ def one_process(phantom, tmp_path_factory):  # noqa: F811
 
 
 def stage_weights(workdir, stage):
-    return dict(tensors.read_weights(workdir / "stages" / stage / weights.BACKBONE))
+    return dict(tensors.read_weights(running.stage_folder(workdir, stage) / weights.BACKBONE))
 
 
 def assert_close(one, other, tolerance, stages=("00-rotation", "01-moco_v2")):
@@ -52,7 +52,7 @@ def test_two_processes_end_where_one_does(one_process, phantom, tmp_path):  # no
         assert code == 0 and "on 2 x cpu" in said, said
     assert_close(workdir, one_process, 1e-6)
     found, expected = (
-        results.load_predictions(next(w.glob("targets/curriculum/knn/*"))) for w in (workdir, one_process)
+        results.load_predictions(next(w.glob("measurements/knn-*"))) for w in (workdir, one_process)
     )
     np.testing.assert_allclose(found.probs, expected.probs, atol=1e-5)
     assert [row.metric for row in results.read_rows(workdir)] == [row.metric for row in results.read_rows(one_process)]

@@ -122,7 +122,7 @@ def test_the_demo_end_to_end(tmp_path):
     assert f"done: results in {tmp_path / 'demo' / 'results.csv'}" in first.stderr
     assert "synthetic" in (tmp_path / "demo" / "report.html").read_text()
     second = subprocess.run(run, cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True)
-    assert second.returncode == 0 and "is complete: nothing to do" in second.stderr
+    assert second.returncode == 0 and "everything exists: nothing to train or measure" in second.stderr
     backbone, info = aiseeme_jax.load_backbone(tmp_path / "demo")
     assert info["task"] == "simclr"
     assert backbone(jax.numpy.zeros((1, 32, 32, 3)), train=False)["pooled"].shape == (1, backbone.features)

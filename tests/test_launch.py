@@ -1,5 +1,6 @@
 """launch.py as a user starts it: killed, stopped, gone on with, and given what it cannot use."""
 
+import json
 import os
 import re
 import shutil
@@ -25,7 +26,9 @@ def whole(phantom, tmp_path_factory):  # noqa: F811
 
 
 def test_every_stage_leaves_tensorboard_events(whole):
-    assert all(list(stage.glob("events.out.tfevents.*")) for stage in (whole / "stages").iterdir())
+    stages = [stage for stage in (whole / "stages").iterdir() if stage.is_dir()]
+    assert len(stages) == 2 and all(list(stage.glob("events.out.tfevents.*")) for stage in stages)
+    assert all(list(folder.glob("events.out.tfevents.*")) for folder in (whole / "measurements").glob("knn-*"))
 
 
 @pytest.mark.parametrize("stage", ["00-rotation", "01-moco_v2"])
@@ -33,12 +36,12 @@ def test_killed_during_a_save_it_ends_in_the_same_bits(stage, whole, phantom, tm
     workdir = tmp_path / "run"
     # With a checkpoint of every step one is nearly always being written.
     process = running.start(workdir, phantom, "--config.runtime.checkpoint_every=1")
-    checkpoints = workdir / "stages" / stage / "checkpoints"
+    saving = f"stages/{stage}-*/checkpoints/*.orbax-checkpoint-tmp"
     enough = lambda: running.logged(workdir, stage) >= 5  # noqa: E731
-    running.wait_for(process, lambda: enough() and any(checkpoints.glob("*.orbax-checkpoint-tmp")), "a save")
+    running.wait_for(process, lambda: enough() and any(workdir.glob(saving)), "a save")
     os.kill(process.pid, signal.SIGKILL)
     assert running.finish(process)[0] == -signal.SIGKILL
-    assert not (workdir / "stages" / stage / "done.json").exists()
+    assert not (running.stage_folder(workdir, stage) / "record.json").exists()
     code, said = running.launch(workdir, phantom)
     assert code == 0, said
     assert running.outcome(workdir) == running.outcome(whole)
@@ -54,7 +57,7 @@ def test_sigterm_saves_at_once_and_the_same_command_goes_on(whole, phantom, tmp_
     code, said = running.finish(process)
     assert code == 143, said
     stopped = re.search(r"stopped and saved at step (\d+) of 60; the same command goes on", said)
-    saved = [path.name for path in (workdir / "stages" / "01-moco_v2" / "checkpoints").iterdir()]
+    saved = [path.name for path in (running.stage_folder(workdir, "01-moco_v2") / "checkpoints").iterdir()]
     assert saved == [stopped[1]]
     code, said = running.launch(workdir, phantom, seldom)
     assert code == 0, said
@@ -64,7 +67,8 @@ def test_sigterm_saves_at_once_and_the_same_command_goes_on(whole, phantom, tmp_
 def test_complete_run_says_so(whole, phantom):  # noqa: F811
     before = running.outcome(whole)
     code, said = running.launch(whole, phantom)
-    assert code == 0 and re.search(r"is complete: nothing to do\. The report is .*report\.html", said)
+    assert code == 0 and "everything exists: nothing to train or measure" in said
+    assert re.search(r"done: results in .*results\.csv, report in .*report\.html", said)
     assert running.outcome(whole) == before
 
 
@@ -155,7 +159,7 @@ def test_bad_input_is_one_message(case, phantom, tmp_path):  # noqa: F811
     assert not workdir.exists(), "the workdir now belongs to the mistake"
 
 
-@pytest.mark.parametrize("kind", ["type", "index", "value", "attribute"])
+@pytest.mark.parametrize("kind", ["type", "index", "value", "attribute", "file"])
 def test_a_bug_shows_its_traceback_whatever_the_type_of_its_error(kind, phantom, tmp_path):  # noqa: F811
     code, said = running.launch(tmp_path / "run", phantom, config=f"tests/failing_config.py:{kind}")
     assert code == 1 and "Traceback" in said and "failing_config.py" in said
@@ -194,10 +198,38 @@ def test_a_mistake_in_a_config_file_is_told_by_its_line(text, message, phantom, 
     assert re.search(message, said) and "Other fields" not in said
 
 
-def test_results_without_their_config_are_not_adopted(whole, phantom, tmp_path):  # noqa: F811
+def test_a_workdir_of_an_older_version_is_named(phantom, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
-    shutil.copytree(whole / "stages", workdir / "stages")
-    assert "holds stages but no config.json" in fails(workdir, phantom)
+    (workdir / "targets" / "curriculum").mkdir(parents=True)
+    assert "was made by version 0.1 of this program" in fails(workdir, phantom)
+
+
+def test_two_runs_in_one_workdir_share_the_work(whole, phantom, tmp_path):  # noqa: F811
+    """The second one waits for what the first is making, and makes what nobody is making."""
+    workdir = tmp_path / "run"
+    processes = [running.start(workdir, phantom) for _ in range(2)]
+    said = []
+    for process in processes:
+        code, messages = running.finish(process)
+        assert code == 0, messages
+        said.append(messages)
+    assert running.outcome(workdir) == running.outcome(whole)
+    for title in ("curriculum 0: rotation: 30 steps", "curriculum 1: moco_v2: 60 steps"):
+        assert sum(messages.count(title) for messages in said) == 1
+    assert any(re.search(r"waiting for 0\d-\w+-[0-9a-f]{12}, which process \d+ on ", messages) for messages in said)
+
+
+def test_who_waits_takes_over_from_a_run_that_is_killed(whole, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    first = running.start(workdir, phantom, "--config.runtime.checkpoint_every=5")
+    running.wait_for(first, lambda: running.logged(workdir, "00-rotation") >= 12, "step 12")
+    second = running.start(workdir, phantom)
+    running.wait_for(second, lambda: "waiting for 00-rotation" in second.log.read_text(), "it waits")
+    first.kill()
+    running.finish(first)
+    code, said = running.finish(second)
+    assert code == 0, said
+    assert running.outcome(workdir) == running.outcome(whole)
 
 
 def test_data_set_that_is_not_prepared(tmp_path):
@@ -205,27 +237,36 @@ def test_data_set_that_is_not_prepared(tmp_path):
     assert f"python -m tfds_builders prepare derm_phantom/tiny --data_dir {tmp_path}/nowhere" in said
 
 
-def test_other_config_under_an_old_workdir(whole, phantom):  # noqa: F811
-    before = running.outcome(whole)
-    said = fails(whole, phantom, "--config.seed=7", "--config.patience=3")
-    assert "was begun with another config" in said and "seed: 0 -> 7, but stages/00-rotation is finished" in said
-    assert running.outcome(whole) == before
-    said = fails(whole, phantom, "--config.runtime.log_every=0")
-    assert "runtime.log_every is 0; it must be at least 1" in said
+def test_a_changed_field_trains_what_follows_from_it_alone(whole, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    changed = "--config.stages[1].optimizer.learning_rate=0.002"
+    code, said = running.launch(workdir, phantom, changed, "--plan")
+    assert code == 0 and "to train: 1 stages, 60 steps" in said
+    code, said = running.launch(workdir, phantom, changed)
+    assert code == 0 and "curriculum 1: moco_v2: 60 steps" in said and "rotation: 30 steps" not in said, said
+    assert (workdir / "results.csv").read_bytes() != (whole / "results.csv").read_bytes()
+    code, said = running.launch(workdir, phantom)
+    assert code == 0 and "everything exists: nothing to train or measure" in said
+    assert (workdir / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert "runtime.log_every is 0; it must be at least 1" in fails(workdir, phantom, "--config.runtime.log_every=0")
 
 
 def test_a_stage_that_diverged_goes_on_as_the_message_says(whole, phantom, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
-    said = fails(workdir, phantom, "--config.stages[1].optimizer.learning_rate=1e38", "--config.patience=2")
-    assert "not finite for 2 steps in a row" in said and "under the same --workdir" in said
-    finished = (workdir / "stages/00-rotation/done.json").read_text()
+    said = fails(workdir, phantom, "--config.stages[1].optimizer.learning_rate=1e38")
+    assert "not finite for 10 steps in a row" in said and "under the same --workdir" in said
+    finished = (running.stage_folder(workdir, "00-rotation") / "record.json").read_text()
     code, said = running.launch(workdir, phantom)
     assert code == 0, said
-    assert "stages[1].optimizer.learning_rate: 1e+38 -> 0.001" in said and "patience: 2 -> 10" in said
-    assert "stages/01-moco_v2 begins anew" in said
-    assert (workdir / "stages/00-rotation/done.json").read_text() == finished
-    assert running.outcome(workdir) == running.outcome(whole)
-    assert (workdir / "before/1/stages/01-moco_v2/metrics.jsonl").exists()
+    assert "rotation: 30 steps" not in said
+    assert (running.stage_folder(workdir, "00-rotation") / "record.json").read_text() == finished
+    backbones = {artifact["backbone_hash"] for artifact in map(read, workdir.glob("stages/*/record.json"))}
+    assert backbones == {running.record(whole, label)["backbone_hash"] for label in ("00-rotation", "01-moco_v2")}
+
+
+def read(path):
+    return json.loads(path.read_text())
 
 
 def test_damaged_init(phantom, tmp_path):  # noqa: F811
