@@ -1,33 +1,33 @@
 """Confidence intervals by the cluster bootstrap.
 
-Photographs of one lesion, or of one patient, are not independent. So whole groups are drawn, as many as there
-are and with replacement, and the interval is the 2.5 and 97.5 percentile of the metric over the resamples
-(Efron & Tibshirani 1993; Field & Welsh 2007 for clusters). Equal seed, groups and number of rows mean equal
-resamples, whatever is measured on them: the difference of two classifiers on the same rows is therefore a
-paired one.
+Photographs of one lesion, or of one patient, are not independent. So each resample draws whole groups, as many as there
+are, with replacement. The interval is the 2.5 and 97.5 percentile of the metric over the resamples (Efron & Tibshirani
+1993; Field & Welsh 2007 for clusters). The same seed, groups and number of rows give the same resamples, whatever is
+measured on them. The difference of two classifiers on the same rows is therefore a paired one.
 
-Several runs that differ in the draw of labels or in the seed of training are averaged. Each resample then draws
-its runs as well, as many as there are and with replacement, so that the interval covers test images and draws
-alike; for a difference both sides draw the same runs. R runs show (R - 1) / R of the variance between draws: of
-few the interval is somewhat short, and of one it says nothing about the draws.
+Runs that differ in the draw of labels or in the seed of training are averaged. Each resample then draws runs too, as
+many as there are, with replacement, so that the interval covers both the test images and the runs. For a difference,
+both sides draw the same runs. R runs show (R - 1) / R of the variance between runs: with few runs the interval is
+somewhat too short, and with one run it says nothing about other runs.
 
-A resample may hold no row of a rare class. What is a mean over the classes is undefined there: a mean over the
-others would be another quantity. Undefined resamples are left out, and where they are half of all there is no
-interval.
+A resample may lack a rare class (or a finding). A mean over the classes is undefined there, because a mean over the
+other classes is another quantity. Undefined resamples are left out. If they are half of all, there is no interval.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from aiseeme_jax.evaluate import weighted
+from aiseeme_jax.evaluate.labels import check_labels_and_probs, make_labels
+from aiseeme_jax.evaluate.weighted import Metric
 
-Metric = Callable[[ArrayLike, ArrayLike], float]
+AnyMetric = Metric | Callable[[ArrayLike, ArrayLike], float]
 
-# Groups a class needs for an interval of its own. Resamples of fewer are nearly all alike, those of one entirely so,
-# and their percentiles claim a certainty that nobody has.
+# Groups a class needs for an interval of its own. With fewer, nearly all resamples are alike, and their percentiles
+# show a certainty that nobody has.
 MIN_GROUPS = 10
 
 # Entries of one block of weights: 32 MiB of float64.
@@ -35,7 +35,7 @@ _BLOCK = 2**22
 
 
 def bootstrap_ci(
-    metric: Metric,
+    metric: AnyMetric,
     labels: ArrayLike,
     probs: ArrayLike,
     *,
@@ -46,9 +46,9 @@ def bootstrap_ci(
     """The metric on the data as it is, and the 95 % interval of the cluster bootstrap, NaN where there is none.
 
     Args:
-      metric: any function (labels, probs) -> float; the ones of `evaluate.metrics` run on all resamples at
-        once. A resample on which it raises ValueError or is not finite is left out.
-      groups: [N] lesion or patient of each row; None if every row stands alone.
+      metric: any function (labels, probs) -> float; those of `evaluate.metrics` run on all resamples at once. A
+        resample on which the metric raises ValueError or is not finite is left out.
+      groups: [N] lesion or patient of each row; None if every row is a group of its own.
 
     Raises ValueError if the metric is undefined on the data itself.
     """
@@ -58,7 +58,7 @@ def bootstrap_ci(
 
 
 def difference_ci(
-    metric: Metric,
+    metric: AnyMetric,
     labels: ArrayLike,
     first: Sequence[ArrayLike],
     second: Sequence[ArrayLike],
@@ -70,10 +70,10 @@ def difference_ci(
     """Metric of `first` minus that of `second`, each the mean over its runs (seeds), and the paired interval.
 
     Args:
-      first, second: probabilities of one run per entry, all of the same rows; runs in the same place belong together,
-        having the same labels and seed.
+      first, second: probabilities of one run per entry, all of the same rows. Runs in the same place form a pair: they
+        had the same training labels and the same seed.
 
-    Raises ValueError if the metric is undefined on the data itself, or if the runs are not as many.
+    Raises ValueError if the metric is undefined on the data itself, or if the numbers of runs differ.
     """
     drawn = [
         np.subtract(*(resampled(metric, labels, p, groups=groups, samples=samples, seed=seed) for p in pair))
@@ -85,20 +85,20 @@ def difference_ci(
 
 
 def mean_over_runs(drawn: Sequence[Float[np.ndarray, "samples"]], seed: int) -> Float[np.ndarray, "samples"]:
-    """In each resample the mean over as many runs as there are, drawn with replacement; one run is taken as it is.
+    """In each resample, the mean over as many runs as there are, drawn with replacement; one run is taken as it is.
 
     Args:
       drawn: for each run, its values on the same resamples.
-      seed: of the resamples; equal seed and number of runs mean equal draws.
+      seed: of the resamples; the same seed and number of runs give the same draws.
     """
     drawn = np.asarray(drawn)
-    # Another stream than that of the groups, which begins with the same seed.
+    # Not the stream of the groups, which has the same seed.
     chosen = np.random.default_rng((seed, 1)).integers(len(drawn), size=drawn.shape)
     return np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
 
 
 def resampled(
-    metric: Metric,
+    metric: AnyMetric,
     labels: ArrayLike,
     probs: ArrayLike,
     *,
@@ -107,13 +107,12 @@ def resampled(
     seed: int,
 ) -> Float[np.ndarray, "samples"]:
     """The metric on each resample, NaN where it is undefined."""
-    fast = getattr(metric, "weighted", None)
-    if fast is None:
-        labels, probs = np.asarray(labels), np.asarray(probs)
-        score = lambda weights: np.array([_plain(metric, labels, probs, row) for row in weights])  # noqa: E731
+    if isinstance(metric, Metric):
+        labels, probs = check_labels_and_probs(labels, probs)
+        score = functools.partial(metric.weighted, labels, probs)
     else:
-        labels, probs = weighted.checked(labels, probs)
-        score = lambda weights: fast(labels, probs, weights)  # noqa: E731
+        labels, probs = np.asarray(labels), np.asarray(probs)
+        score = functools.partial(_score_rows, metric, labels, probs)
     blocks = resample_weights(groups, len(labels), samples, seed)
     return np.concatenate([score(weights) for weights in blocks])
 
@@ -121,12 +120,12 @@ def resampled(
 def resample_weights(groups: Sequence | None, rows: int, samples: int, seed: int) -> Iterator[Float[np.ndarray, "s n"]]:
     """How often each row occurs in each resample, in blocks: one weight for all rows of a group.
 
-    Where all rows belong to one group every resample would be the data themselves, and their percentiles a certainty
-    that nobody has. The resamples are then empty, so that whatever is measured on them is undefined.
+    If all rows belong to one group, every resample would be the data themselves. The resamples are then empty, so that
+    everything measured on them is undefined and has no interval.
     """
     if samples < 1:
         raise ValueError(f"bootstrap samples must be at least 1, got {samples}")
-    members = _group_of_row(groups, rows)
+    members = number_groups(groups, rows)
     count = int(members.max()) + 1
     if count < 2:
         yield np.zeros((samples, rows))
@@ -150,24 +149,15 @@ def interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
 
 
 def groups_of_classes(labels: ArrayLike, groups: Sequence | None, classes: int) -> Int[np.ndarray, "classes"]:
-    """How many groups hold each class."""
-    labels = np.asarray(labels)
-    members = _group_of_row(groups, len(labels))
-    return np.array([len(np.unique(members[labels == c])) for c in range(classes)])
+    """How many groups hold each class or finding."""
+    return make_labels(labels, classes).count_groups(number_groups(groups, len(labels)))
 
 
-def _plain(metric: Metric, labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> float:
-    rows = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
-    if not len(rows):
-        return np.nan
-    try:
-        return float(metric(labels[rows], probs[rows]))
-    except ValueError:
-        return np.nan
+def number_groups(groups: Sequence | None, rows: int) -> Int[np.ndarray, "n"]:
+    """Number of each row's group, in sorted order of the names; without groups each row is its own.
 
-
-def _group_of_row(groups: Sequence | None, rows: int) -> Int[np.ndarray, "n"]:
-    """Number of each row's group, in sorted order of the names."""
+    Raises ValueError unless there is one group, with a name, for each row.
+    """
     if groups is None:
         return np.arange(rows)
     groups = np.asarray(groups)
@@ -177,3 +167,22 @@ def _group_of_row(groups: Sequence | None, rows: int) -> Int[np.ndarray, "n"]:
         row = int(np.flatnonzero(groups == groups.dtype.type())[0])
         raise ValueError(f"row {row} has an empty group: give an image without a lesion or patient its own name")
     return np.unique(groups, return_inverse=True)[1].reshape(-1)
+
+
+def _score_rows(
+    metric: Callable[[ArrayLike, ArrayLike], float], labels: np.ndarray, probs: np.ndarray, weights: np.ndarray
+) -> Float[np.ndarray, "s"]:
+    """A metric on the rows of each resample, repeated as often as their weights say."""
+    return np.array([_score_resample(metric, labels, probs, row) for row in weights])
+
+
+def _score_resample(
+    metric: Callable[[ArrayLike, ArrayLike], float], labels: np.ndarray, probs: np.ndarray, weights: np.ndarray
+) -> float:
+    rows = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
+    if not len(rows):
+        return np.nan
+    try:
+        return float(metric(labels[rows], probs[rows]))
+    except ValueError:
+        return np.nan

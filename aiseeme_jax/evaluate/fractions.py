@@ -1,48 +1,54 @@
-"""Which labels a target may see: nested, stratified by class, whole lesions or patients.
+"""Which labels a target may use: nested, stratified shares of whole lesions or patients.
 
-A study of 1 %, 10 % and 100 % of the labels says something about the amount only if the smaller share is part
-of the larger, if no class vanishes, and if no lesion lies on both sides.
+A study of 1 %, 10 % and 100 % of the labels says something about their amount only if each smaller share is part of the
+larger one, if no class vanishes, and if no lesion or patient is cut in two.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from numpy.typing import ArrayLike
+
+from aiseeme_jax.evaluate.labels import make_labels
 
 
 def nested_fraction(labels: ArrayLike, groups: Sequence, fraction: float, seed: int) -> Int[np.ndarray, "k"]:
     """Sorted indices of a share of the rows.
 
-    Each group counts for the rarest class among its rows. Within a class the groups stand in one random
-    order, a function of `seed` and the groups' names, and the first of them are taken until their rows come
-    closest to the share wanted. So for one seed a smaller fraction is part of a larger one, a group is in or
-    out as a whole, every class keeps at least one group, and fraction 1 is everything.
+    Each group belongs to the stratum of the rarest class that its rows have; of findings, to that of the rarest finding
+    that is present in them, and where none is, to a stratum of its own, 'no finding'. Within a stratum the groups have
+    one random order, a function of `seed` and the groups' names. The first of them are taken, until their rows come
+    closest to the wanted share. So for one seed a smaller fraction is part of a larger one, a group is taken whole or
+    not at all, every class or finding keeps at least one group, and fraction 1 is everything.
 
     Args:
-      labels: int [N], none negative.
+      labels: int [N], none negative; or findings, float [N, C], with one known in each row.
       groups: [N] lesion or patient of each row.
-      fraction: share of the rows of each class, in (0, 1].
+      fraction: share of the rows of each stratum, in (0, 1].
       seed: of the order of the groups.
+
+    Raises ValueError for a fraction out of range, and for rows without a label or a group.
     """
-    labels = np.asarray(labels)
     if not 0 < fraction <= 1:
         raise ValueError(f"a label fraction must lie in (0, 1], got {fraction}")
-    if labels.ndim != 1 or len(labels) != len(groups) or not len(labels):
-        raise ValueError(f"need one group per label, got labels {labels.shape} and {len(groups)} groups")
-    if labels.min() < 0:
-        raise ValueError(f"row {int(labels.argmin())} has no label ({labels.min()}): fractions are of labelled rows")
+    if len(labels) != len(groups):
+        raise ValueError(f"need one group per label, got labels {np.shape(labels)} and {len(groups)} groups")
+    made = make_labels(labels)
+    if not made.known.any(axis=1).all():
+        row = int(np.flatnonzero(~made.known.any(axis=1))[0])
+        raise ValueError(f"row {row} has no label: leave unlabelled rows out")
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     member = member.reshape(-1)
     order = np.random.default_rng(seed).permutation(len(names))
     size = np.bincount(member, minlength=len(names))
-    holds = np.zeros((len(names), labels.max() + 1), bool)
-    holds[member, labels] = True
-    stratum = _rarest_class(holds, np.bincount(labels))
+    strata = made.strata()
+    holds = _any_row(strata, member, len(names))
+    stratum = _rarest(holds, strata.sum(axis=0))
 
     chosen = np.zeros(len(names), bool)
-    for c in np.unique(labels):
-        # A class that only ever shares its groups with rarer ones has no stratum: its first group keeps it.
+    for c in np.flatnonzero(strata.any(axis=0)):
+        # A class that only occurs in groups with rarer ones has no group in its stratum: its first group keeps it.
         chosen[next(group for group in order if holds[group, c])] = True
         chosen[_closest_prefix(order[stratum[order] == c], size, fraction)] = True
     return np.flatnonzero(chosen[member])
@@ -58,8 +64,16 @@ def in_words(fraction: float) -> str:
     return "all labels" if fraction == 1 else f"{100 * fraction:g} % of the labels"
 
 
-def _rarest_class(holds: np.ndarray, counts: Int[np.ndarray, "c"]) -> Int[np.ndarray, "g"]:
-    """For each group the class with the fewest rows in all, among those it holds."""
+def _any_row(table: Bool[np.ndarray, "n s"], member: Int[np.ndarray, "n"], groups: int) -> Bool[np.ndarray, "g s"]:
+    """Whether any row of each group is True, for each column."""
+    found = np.zeros((groups, table.shape[1]), bool)
+    rows, columns = np.nonzero(table)
+    found[member[rows], columns] = True
+    return found
+
+
+def _rarest(holds: Bool[np.ndarray, "g s"], counts: Int[np.ndarray, "s"]) -> Int[np.ndarray, "g"]:
+    """For each group the column with the fewest rows in all, among those it holds."""
     return np.where(holds, counts, np.iinfo(np.int64).max).argmin(axis=1)
 
 

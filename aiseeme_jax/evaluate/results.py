@@ -1,7 +1,7 @@
 """Predictions and the table of results on disk.
 
-`results.csv` is never the only copy of anything: each of its rows can be computed anew from the predictions
-that lie beside it, with other metrics or another bootstrap.
+`results.csv` is never the only copy of a result: each of its rows can be computed again from the stored predictions,
+with other metrics or another bootstrap too.
 """
 
 import csv
@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import metrics
 from aiseeme_jax.store import files, records
 
@@ -41,16 +42,16 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one run of one target said about each test image.
+    """The probabilities that one measurement gave for each test image, and the truth.
 
     Attributes:
-      labels: the truth, int32 [N].
+      labels: the truth: a class for each image, int32 [N], or findings, float32 [N, C] (1, 0, NaN: not known).
       probs: float32 [N, C].
       ids, groups: name, and lesion or patient, of each image.
-      class_names: [C].
+      class_names: [C], of the classes or findings.
     """
 
-    labels: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"]
     probs: Float[np.ndarray, "n c"]
     ids: Sequence[str]
     groups: Sequence[str]
@@ -58,10 +59,12 @@ class Predictions:
 
     def __post_init__(self):
         rows, classes = self.probs.shape
-        if not len(self.labels) == len(self.ids) == len(self.groups) == rows or len(self.class_names) != classes:
+        labels = np.shape(self.labels)
+        fits = labels in ((rows,), (rows, classes)) and len(self.ids) == len(self.groups) == rows
+        if not fits or len(self.class_names) != classes:
             raise ValueError(
-                f"predictions do not fit together: {len(self.labels)} labels, {len(self.ids)} ids, "
-                f"{len(self.groups)} groups and {len(self.class_names)} class names for probs {rows, classes}"
+                f"predictions do not fit together: labels {labels}, {len(self.ids)} ids, {len(self.groups)} groups "
+                f"and {len(self.class_names)} class names for probs {rows, classes}"
             )
 
     def by_id(self) -> "Predictions":
@@ -69,6 +72,17 @@ class Predictions:
         order = np.argsort(np.asarray(self.ids), kind="stable")
         rows = {name: np.asarray(getattr(self, name))[order] for name in ("labels", "probs", "ids", "groups")}
         return replace(self, **rows)
+
+    def differing_table(self, other: "Predictions") -> str:
+        """Name of the first of ids, class names, labels and groups in which two predictions differ; '' if none does.
+
+        Findings that are not known are equal to each other.
+        """
+        for name in ("ids", "class_names", "labels", "groups"):
+            one, two = np.asarray(getattr(self, name)), np.asarray(getattr(other, name))
+            if not np.array_equal(one, two, equal_nan=one.dtype.kind == two.dtype.kind == "f"):
+                return name
+        return ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ def save_predictions(directory: Path, predictions: Predictions) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        labels=np.asarray(predictions.labels, np.int32),
+        labels=np.asarray(predictions.labels, np.int32 if np.ndim(predictions.labels) == 1 else np.float32),
         probs=np.asarray(predictions.probs, np.float32),
         **{name: np.asarray(getattr(predictions, name), np.str_) for name in ("ids", "groups", "class_names")},
     )
@@ -98,15 +112,15 @@ def save_predictions(directory: Path, predictions: Predictions) -> None:
 
 
 def load_predictions(directory: Path) -> Predictions:
-    """Reads predictions.npz; ValueError names the file if it is damaged."""
+    """Reads predictions.npz. Raises MissingFile if it is not there, UserError that names it if it is damaged."""
     path = directory / PREDICTIONS
     try:
         with np.load(path, allow_pickle=False) as stored:
             return Predictions(**{field.name: stored[field.name] for field in fields(Predictions)})
     except FileNotFoundError:
-        raise
+        raise MissingFile(f"there is no {path}: run again to make it") from None
     except Exception as error:
-        raise ValueError(f"{path} is damaged ({error}): delete its folder and run again to predict anew") from error
+        raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict anew") from error
 
 
 def rows_of(run: Run, predictions: Predictions, *, samples: int, seed: int) -> list[Row]:
@@ -123,11 +137,11 @@ def rows_of(run: Run, predictions: Predictions, *, samples: int, seed: int) -> l
 
 
 def find_runs(workdir: Path, arms: Sequence[str] = ()) -> list[Run]:
-    """Every run of a target that left predictions, by arm, target, descending fraction and seed.
+    """Every run of a target that has stored its predictions, by arm, target, descending fraction and seed.
 
     Args:
-      arms: names in the wanted order; arms found beside them follow, 'curriculum' first, under the names of
-        their folders.
+      arms: names in the wanted order. Other arms that are found follow, 'curriculum' first, under the names of their
+        folders.
     """
     names = {records.file_name(arm): arm for arm in arms}
     runs = []
@@ -153,14 +167,14 @@ def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(workdir: Path) -> list[Row]:
-    """Reads results.csv; ValueError names the file and the line of what is wrong in it."""
+    """Reads results.csv. Raises UserError that names the file and the line of what is wrong in it."""
     path = workdir / RESULTS
     rows = []
     with open(path, newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         if tuple(header) != COLUMNS:
-            raise ValueError(f"{path}, line 1: expected the columns {','.join(COLUMNS)}, found '{','.join(header)}'")
+            raise UserError(f"{path}, line 1: expected the columns {','.join(COLUMNS)}, found '{','.join(header)}'")
         for cells in reader:
             rows.append(_row(cells, path, reader.line_num))
     return rows
@@ -168,12 +182,12 @@ def read_rows(workdir: Path) -> list[Row]:
 
 def _row(cells: list[str], path: Path, line: int) -> Row:
     if len(cells) != len(COLUMNS):
-        raise ValueError(f"{path}, line {line}: expected {len(COLUMNS)} columns, found {len(cells)}")
+        raise UserError(f"{path}, line {line}: expected {len(COLUMNS)} columns, found {len(cells)}")
     arm, target, fraction, seed, metric, *measured = cells
     try:
         values = [float(cell) if cell else float("nan") for cell in measured]
         return Row(arm, target, float(fraction), int(seed), metric, *values)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}, line {line}: {error}; without the file the report computes it from the predictions"
         ) from error

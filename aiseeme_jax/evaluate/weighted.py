@@ -1,130 +1,179 @@
-"""Quality of a classifier per class, for many weightings of the rows at once.
+"""Quality of a classifier per class or finding, for many weightings of the rows at once.
 
-Every function takes labels [N], probabilities [N, C] (both `checked`) and weights [S, N], and returns [S, C]
-or [S]. A row of weight k counts as k equal rows, so one call scores S bootstrap resamples. NaN where a
-quantity is undefined. A class without a row of positive weight is undefined in all of them, and so is then a
-mean over the classes.
+Every quantity takes labels of N rows, probabilities [N, C] (both from `check_labels_and_probs`) and weights [S, N].
+It returns [S, C] or [S]. A row of weight k counts as k equal rows, so one call scores S bootstrap resamples. A value is
+NaN where a quantity is undefined. A class without a row of positive weight is undefined in all quantities, and then a
+mean over the classes is undefined too. Rows in which a finding is not known do not count for that finding.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-Labels = Int[np.ndarray, "n"]
+from aiseeme_jax.evaluate.labels import ClassLabels, Labels, check_labels_and_probs
+
 Probs = Float[np.ndarray, "n c"]
 Weights = Float[np.ndarray, "s n"]
 PerClass = Float[np.ndarray, "s c"]
 
-# Sums of float32 softmax outputs leave [0, 1] by this much at most.
-_TOLERANCE = 1e-5
 
-
-def checked(labels: ArrayLike, probs: ArrayLike) -> tuple[Labels, Probs]:
-    """Labels as int64 [N] and probabilities as float64 [N, C]; [N] means the probability of class 1 of two.
-
-    Raises ValueError naming what is wrong: shapes, a label that is no class, a probability that is not finite
-      or not in [0, 1].
-    Rows need not sum to one.
-    """
-    labels, probs = np.asarray(labels), np.asarray(probs, dtype=np.float64)
-    if labels.ndim != 1 or probs.ndim not in (1, 2) or len(labels) != len(probs):
-        raise ValueError(f"need labels [N] and probs [N] or [N, C], got {labels.shape} and {probs.shape}")
-    if not len(labels):
-        raise ValueError("labels and probs are empty: there is nothing to measure")
-    if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
-        raise ValueError(f"labels must be integers, got {labels.dtype}")
-    if not np.isfinite(probs).all():
-        row = int(np.argwhere(~np.isfinite(probs))[0, 0])
-        raise ValueError(f"probs[{row}] is not finite: {probs[row]}")
-    if probs.min() < -_TOLERANCE or probs.max() > 1 + _TOLERANCE:
-        raise ValueError(f"probs reach from {probs.min():.4g} to {probs.max():.4g}, outside [0, 1]: pass no logits")
-    if probs.ndim == 1:
-        probs = np.stack([1 - probs, probs], axis=1)
-    if probs.shape[1] < 2:
-        raise ValueError("probs [N, 1] has one class: pass [N] for the probability of class 1 of two")
-    if labels.min() < 0 or labels.max() >= probs.shape[1]:
-        raise ValueError(f"labels reach from {labels.min()} to {labels.max()}, but probs has {probs.shape[1]} classes")
-    return labels.astype(np.int64), probs
-
-
-def decisions(probs: Probs) -> Labels:
+def decisions(probs: Probs) -> Int[np.ndarray, "n"]:
     """The most probable class of each row, -1 where two or more share the maximum (undecided)."""
     tied = np.sum(probs == probs.max(axis=1, keepdims=True), axis=1) > 1
     return np.where(tied, -1, probs.argmax(axis=1))
 
 
-def sensitivity(labels: Labels, probs: Probs, weights: Weights) -> PerClass:
+def sensitivity(labels: ClassLabels, probs: Probs, weights: Weights) -> PerClass:
     """Recall: the share of a class's rows decided for it."""
-    truth, decided = _indicators(labels, probs)
+    truth, decided = labels.present, _decided(probs)
     return _ratio(weights @ (truth & decided), weights @ truth)
 
 
-def specificity(labels: Labels, probs: Probs, weights: Weights) -> PerClass:
+def specificity(labels: ClassLabels, probs: Probs, weights: Weights) -> PerClass:
     """The share of the other classes' rows not decided for the class."""
-    truth, decided = _indicators(labels, probs)
+    truth, decided = labels.present, _decided(probs)
     values = _ratio(weights @ (~truth & ~decided), weights @ ~truth)
     return np.where(weights @ truth > 0, values, np.nan)
 
 
-def f1(labels: Labels, probs: Probs, weights: Weights) -> PerClass:
+def f1(labels: ClassLabels, probs: Probs, weights: Weights) -> PerClass:
     """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN)."""
-    truth, decided = _indicators(labels, probs)
+    truth, decided = labels.present, _decided(probs)
     positives = weights @ truth
     values = _ratio(2 * (weights @ (truth & decided)), positives + weights @ decided)
     return np.where(positives > 0, values, np.nan)
 
 
-def accuracy(labels: Labels, probs: Probs, weights: Weights) -> Float[np.ndarray, "s"]:
+def accuracy(labels: ClassLabels, probs: Probs, weights: Weights) -> Float[np.ndarray, "s"]:
     """The share of rows decided for their class."""
-    return _ratio(weights @ (decisions(probs) == labels), weights.sum(axis=1))
+    return _ratio(weights @ (decisions(probs) == labels.values), weights.sum(axis=1))
 
 
 def auroc(labels: Labels, probs: Probs, weights: Weights) -> PerClass:
-    """One-vs-rest area under the ROC curve: P(positive scores higher) + P(equal) / 2."""
+    """Area under the ROC curve of each class against the others, or of each finding: P(positive scores higher) +
+    P(equal) / 2.
+    """
     values = np.full((len(weights), probs.shape[1]), np.nan)
-    for c in np.unique(labels):
-        positive, scores = labels == c, probs[:, c]
-        order = np.flatnonzero(~positive)[np.argsort(scores[~positive], kind="stable")]
+    for c in labels.measured:
+        positives, negatives = (np.flatnonzero(table[:, c]) for table in (labels.present, labels.absent))
+        scores = probs[:, c]
+        order = negatives[np.argsort(scores[negatives], kind="stable")]
         # mass[:, i]: weight of the i lowest negatives.
         mass = np.pad(np.cumsum(weights[:, order], axis=1), ((0, 0), (1, 0)))
-        below = mass[:, np.searchsorted(scores[order], scores[positive], side="left")]
-        up_to = mass[:, np.searchsorted(scores[order], scores[positive], side="right")]
-        won = np.einsum("sp,sp->s", weights[:, positive], below + up_to) / 2
-        values[:, c] = _ratio(won, weights[:, positive].sum(axis=1) * mass[:, -1])
+        below = mass[:, np.searchsorted(scores[order], scores[positives], side="left")]
+        up_to = mass[:, np.searchsorted(scores[order], scores[positives], side="right")]
+        won = np.einsum("sp,sp->s", weights[:, positives], below + up_to) / 2
+        values[:, c] = _ratio(won, weights[:, positives].sum(axis=1) * mass[:, -1])
     return values
 
 
 def average_precision(labels: Labels, probs: Probs, weights: Weights) -> PerClass:
-    """One-vs-rest average precision, sum over thresholds of (R_n - R_{n-1}) P_n, without interpolation."""
+    """Average precision of each class against the others, or of each finding: the sum over thresholds of
+    (R_n - R_{n-1}) P_n, without interpolation.
+    """
     values = np.full((len(weights), probs.shape[1]), np.nan)
-    for c in np.unique(labels):
-        order = np.argsort(-probs[:, c], kind="stable")
+    for c in labels.measured:
+        rows = np.flatnonzero(labels.known[:, c])
+        order = rows[np.argsort(-probs[rows, c], kind="stable")]
         # Rows of equal score share one threshold: the end of each run.
         ends = np.append(np.flatnonzero(np.diff(probs[order, c])), len(order) - 1)
         sorted_weights = weights[:, order]
         chosen = np.cumsum(sorted_weights, axis=1)[:, ends]
-        hits = np.cumsum(sorted_weights * (labels[order] == c), axis=1)[:, ends]
+        hits = np.cumsum(sorted_weights * labels.present[order, c], axis=1)[:, ends]
         precision = hits / np.maximum(chosen, 1e-12)
         found = _ratio(np.sum(np.diff(hits, axis=1, prepend=0) * precision, axis=1), hits[:, -1])
         # Without negatives it is 1 whatever the scores.
-        values[:, c] = np.where(weights @ (labels != c) > 0, found, np.nan)
+        values[:, c] = np.where(weights @ labels.absent[:, c] > 0, found, np.nan)
     return values
 
 
-def macro(per_class: PerClass, labels: Labels) -> Float[np.ndarray, "s"]:
-    """Mean over the classes that the labels hold, NaN where one of them is undefined."""
-    return per_class[:, np.unique(labels)].mean(axis=1)
+QUANTITIES: Mapping[str, Callable[[Labels, Probs, Weights], np.ndarray]] = MappingProxyType(
+    {
+        "auroc": auroc,
+        "average_precision": average_precision,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "f1": f1,
+        "accuracy": accuracy,
+    }
+)
 
 
-def second_or_macro(per_class: PerClass, labels: Labels) -> Float[np.ndarray, "s"]:
+def as_it_is(values: Float[np.ndarray, "s"], labels: Labels) -> Float[np.ndarray, "s"]:
+    """Of a quantity that has no classes."""
+    return values
+
+
+def macro(values: PerClass, labels: Labels) -> Float[np.ndarray, "s"]:
+    """Mean over the classes that occur, or the findings that are present in some rows and absent in others; NaN where
+    one of them is undefined.
+    """
+    return values[:, labels.measured].mean(axis=1) if len(labels.measured) else np.full(len(values), np.nan)
+
+
+def positive_class_or_macro(values: PerClass, labels: Labels) -> Float[np.ndarray, "s"]:
     """Of two classes the value of class 1, NaN where the mean is; else the mean."""
-    mean = macro(per_class, labels)
-    return np.where(np.isfinite(mean), per_class[:, 1], np.nan) if per_class.shape[1] == 2 else mean
+    mean = macro(values, labels)
+    if labels.positive_class is None:
+        return mean
+    return np.where(np.isfinite(mean), values[:, labels.positive_class], np.nan)
 
 
-def _indicators(labels: Labels, probs: Probs) -> tuple[Bool[np.ndarray, "n c"], Bool[np.ndarray, "n c"]]:
-    classes = np.arange(probs.shape[1])
-    return labels[:, None] == classes, decisions(probs)[:, None] == classes
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good probabilities are. Called with labels and probabilities, it gives a float.
+
+    Attributes:
+      name: in tables of results.
+      quantity: name in `QUANTITIES` of what it is made of. Metrics of one quantity share its computation.
+      reduce: values of the quantity, labels -> one value for each weighting.
+    """
+
+    name: str
+    quantity: str
+    reduce: Callable[[np.ndarray, Labels], Float[np.ndarray, "s"]]
+
+    def __call__(self, labels: ArrayLike, probs: ArrayLike) -> float:
+        """The metric of labels and probabilities.
+
+        Args:
+          labels: int [N], a class for each row; or float [N, C], 1, 0 or NaN (not known) for each finding.
+          probs: [N, C]; of two classes also [N], the probability of class 1.
+
+        Raises ValueError for labels and probabilities that do not fit together, where the metric is undefined on them,
+        or if it does not exist for labels of that kind.
+        """
+        labels, probs = check_labels_and_probs(labels, probs)
+        value = float(self.weighted(labels, probs, np.ones((1, len(labels))))[0])
+        if not np.isfinite(value):
+            raise ValueError(f"{self.name} is undefined: {labels.describe_undefined()}")
+        return value
+
+    def weighted(self, labels: Labels, probs: Probs, weights: Weights) -> Float[np.ndarray, "s"]:
+        """The metric under each weighting of the rows, NaN where it is undefined.
+
+        Raises ValueError if the metric does not exist for labels of that kind.
+        """
+        check_exists(self.name, labels, labels.METRICS)
+        return self.reduce(QUANTITIES[self.quantity](labels, probs, weights), labels)
+
+
+def check_exists(name: str, labels: Labels, known: tuple[str, ...]) -> None:
+    """Raises ValueError for a metric that does not exist for labels of a kind, of which there are those `known`."""
+    if name not in known:
+        raise ValueError(
+            f"there is no {name} of labels of the kind '{labels.KIND}' {labels.present.shape}: "
+            f"there are {', '.join(known)}"
+        )
+
+
+def _decided(probs: Probs) -> np.ndarray:
+    """Whether a row is decided for a class, [N, C]."""
+    return decisions(probs)[:, None] == np.arange(probs.shape[1])
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -266,3 +266,50 @@ def test_summary_of_two_classes_reports_the_positive_ones_precision():
     assert by_name["average_precision"] == by_name["average_precision/malignant"]
     with pytest.raises(ValueError, match="3 class names"):
         metrics.summary(labels, probs, groups=groups, samples=20, seed=0, class_names=["a", "b", "c"])
+
+
+def clustered_findings(groups=60, seed=0):
+    """Several X-rays of each patient, with two common findings and one that three patients have."""
+    rng = np.random.default_rng(seed)
+    member = np.repeat(np.arange(groups), 3)
+    labels = (rng.random((groups, 3)) < 0.5)[member].astype(np.float32)
+    labels[:, 2] = member < 3
+    probs = 1 / (1 + np.exp(-rng.normal(size=(groups, 3))[member] - labels))
+    labels[rng.random(labels.shape) < 0.1] = np.nan
+    return labels, probs, [f"patient-{g:03d}" for g in member]
+
+
+class TestFindings:
+    NAMES = ("Effusion", "Mass", "Hernia")
+
+    @pytest.mark.parametrize("name", ["auroc", "average_precision"])
+    def test_equals_the_definition(self, name):
+        labels, probs, groups = clustered_findings()
+        labels, probs = labels[:, :2], probs[:, :2]
+        metric = metrics.METRICS[name]
+        found = metrics.bootstrap_ci(metric, labels, probs, groups=groups, samples=60, seed=3)
+        plain = metrics.bootstrap_ci(lambda *data: metric(*data), labels, probs, groups=groups, samples=60, seed=3)
+        np.testing.assert_allclose(found, plain, rtol=1e-12)
+        assert found[1] < found[0] < found[2]
+
+    def test_summary_has_the_mean_and_each_finding(self):
+        labels, probs, groups = clustered_findings()
+        arguments = dict(groups=groups, samples=100, seed=4)
+        rows = metrics.summary(labels, probs, class_names=self.NAMES, **arguments)
+        by_name = {row["metric"]: row for row in rows}
+        each = [f"{metric}/{name}" for metric in ("auroc", "average_precision") for name in self.NAMES]
+        assert list(by_name) == ["auroc", "average_precision", *each]
+        areas = metrics.per_class_auroc(labels, probs)
+        np.testing.assert_allclose([by_name[f"auroc/{name}"]["value"] for name in self.NAMES], areas)
+        assert by_name["auroc"]["value"] == pytest.approx(areas.mean())
+        expected = metrics.bootstrap_ci(metrics.auroc, labels, probs, **arguments)
+        np.testing.assert_allclose([by_name["auroc"][end] for end in ("value", "low", "high")], expected)
+
+    def test_a_finding_of_few_patients_has_no_interval_of_its_own(self):
+        labels, probs, groups = clustered_findings()
+        for rare in (labels, 1 - labels):
+            rows = metrics.summary(rare, probs, class_names=self.NAMES, groups=groups, samples=50, seed=0)
+            bounded = {row["metric"] for row in rows if np.isfinite(row["low"])}
+            assert {"auroc/Effusion", "auroc/Mass"} <= bounded and "auroc/Hernia" not in bounded
+        held = groups_of_classes(labels, groups, 3)
+        assert held[2] <= 3 < MIN_GROUPS < held[0]

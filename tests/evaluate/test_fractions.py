@@ -24,8 +24,23 @@ def patients():
     return labels, groups
 
 
+def findings(seed=0, groups=300):
+    """Patients with several findings, common and rare, some not known; most have none."""
+    rng = np.random.default_rng(seed)
+    member = np.repeat(np.arange(groups), rng.integers(1, 5, groups))
+    labels = (rng.random((len(member), 3)) < [0.3, 0.1, 0.02]).astype(np.float32)
+    labels[rng.random(labels.shape) < 0.2] = np.nan
+    labels[:, 0] = np.nan_to_num(labels[:, 0])
+    return labels, [f"patient-{g}" for g in member]
+
+
+def names_in(labels):
+    """Of every row: its class, or the findings that are present."""
+    return [{c} for c in labels] if labels.ndim == 1 else [set(np.flatnonzero(row == 1)) or {"none"} for row in labels]
+
+
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("case", [lesions, patients])
+@pytest.mark.parametrize("case", [lesions, patients, findings])
 def test_nested_whole_groups_and_every_class(case, seed):
     labels, groups = case()
     smaller = np.array([], int)
@@ -35,7 +50,7 @@ def test_nested_whole_groups_and_every_class(case, seed):
         assert set(smaller) <= set(rows)
         chosen = {groups[i] for i in rows}
         assert set(rows) == {i for i, g in enumerate(groups) if g in chosen}
-        assert set(labels[rows]) == set(labels)
+        assert set().union(*names_in(labels[rows])) == set().union(*names_in(labels))
         smaller = rows
     np.testing.assert_array_equal(smaller, np.arange(len(labels)))
 
@@ -46,6 +61,15 @@ def test_each_class_keeps_its_share():
     shares = np.bincount(labels[rows]) / np.bincount(labels)
     # Within half of the largest group of 6.
     assert (np.abs(shares - 0.3) <= 3 / np.bincount(labels)).all()
+
+
+def test_each_finding_keeps_its_share():
+    """Groups belong to the rarest finding of their rows: the rarest keeps its share best."""
+    labels, groups = findings(groups=2000)
+    rows = nested_fraction(labels, groups, 0.3, 0)
+    shares = np.nansum(labels[rows], axis=0) / np.nansum(labels, axis=0)
+    np.testing.assert_allclose(shares, 0.3, atol=0.06)
+    assert abs(len(rows) / len(labels) - 0.3) < 0.02
 
 
 def test_a_rare_class_keeps_one_group():
@@ -73,8 +97,9 @@ def test_a_fraction_out_of_range_is_named(fraction):
 def test_bad_rows_are_named():
     with pytest.raises(ValueError, match="one group per label"):
         nested_fraction([0, 1], ["a"], 0.5, 0)
-    with pytest.raises(ValueError, match="row 1 has no label"):
-        nested_fraction([0, -1], ["a", "b"], 0.5, 0)
+    for unlabelled in ([0, -1], [[1.0, np.nan], [np.nan, np.nan]]):
+        with pytest.raises(ValueError, match="row 1 has no label"):
+            nested_fraction(unlabelled, ["a", "b"], 0.5, 0)
 
 
 def test_in_words():

@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from aiseeme_jax.evaluate import metrics, weighted
+from aiseeme_jax.evaluate.labels import ClassLabels, FindingLabels, check_labels_and_probs
 
 
 def random_case(rows=300, classes=5, seed=0, levels=None):
@@ -96,7 +97,7 @@ def test_a_weight_of_k_is_k_equal_rows(name):
     weights = np.random.default_rng(1).integers(0, 4, size=(5, len(labels)))
     weights[:, :5] += 1  # the first rows are one of each class
     metric = metrics.METRICS[name]
-    fast = metric.weighted(*weighted.checked(labels, probs), weights.astype(float))
+    fast = metric.weighted(*check_labels_and_probs(labels, probs), weights.astype(float))
     plain = [metric(np.repeat(labels, row), np.repeat(probs, row, axis=0)) for row in weights]
     np.testing.assert_allclose(fast, plain, rtol=1e-12)
 
@@ -113,11 +114,14 @@ def test_float32_probabilities_are_fine():
         ([0, 1], [[0.5, np.nan], [0.1, 0.9]], r"probs\[0\] is not finite"),
         ([0, 1], [[0.5, 0.5], [0.1, np.inf]], r"probs\[1\] is not finite"),
         ([0, 1], [[-3.0, 2.0], [0.1, 0.9]], "not? logits|no logits"),
-        ([0, 2], [[0.5, 0.5], [0.1, 0.9]], "labels reach from 0 to 2, but probs has 2 classes"),
-        ([0, -1], [[0.5, 0.5], [0.1, 0.9]], "labels reach from -1"),
+        ([0, 2], [[0.5, 0.5], [0.1, 0.9]], "labels reach from 0 to 2, but there are 2 classes"),
+        ([0, -1], [[0.5, 0.5], [0.1, 0.9]], r"row 1 has no label \(-1\)"),
         ([0, 1, 1], [[0.5, 0.5], [0.1, 0.9]], r"got \(3,\) and \(2, 2\)"),
-        ([[0, 1]], [[0.5, 0.5]], r"got \(1, 2\)"),
+        ([[[0, 1]]], [[0.5, 0.5]], r"got \(1, 1, 2\)"),
         ([0.0, 1.0], [[0.6, 0.4], [0.1, 0.9]], "must be integers"),
+        ([[0.0, 1.0]], [0.5], r"got \(1, 2\) and \(1,\)"),
+        ([[0.0, 1.0, np.nan]], [[0.5, 0.5]], r"labels \(1, 3\) are of 3 findings, but there are 2"),
+        ([[0.0, 1.0], [0.5, 1.0]], [[0.5, 0.5], [0.5, 0.5]], r"labels\[1, 0\] is 0.5: a finding is 1 \(present\), 0"),
         ([0, 0], [[1.0], [1.0]], "one class"),
         ([], np.zeros((0, 3)), "empty"),
     ],
@@ -136,7 +140,78 @@ def test_a_ranking_of_one_class_says_so(name):
 
 
 def test_a_ranking_of_one_class_is_undefined_where_a_resample_holds_no_other():
-    labels, probs = weighted.checked([0, 1, 1], [0.3, 0.2, 0.7])
+    labels, probs = check_labels_and_probs([0, 1, 1], [0.3, 0.2, 0.7])
     weights = np.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]])
     for function in (weighted.auroc, weighted.average_precision):
         assert np.isfinite(function(labels, probs, weights)[:, 1]).tolist() == [True, False]
+
+
+def random_findings(rows=300, findings=4, seed=0, levels=None):
+    """Findings that a fifth of the rows do not know of, and probabilities that know something about them."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((rows, findings)) < 0.4 ** np.arange(1, findings + 1)).astype(np.float32)
+    probs = 1 / (1 + np.exp(-rng.normal(size=labels.shape) - 1.2 * labels))
+    labels[rng.random(labels.shape) < 0.2] = np.nan
+    labels[:2] = [[0.0] * findings, [1.0] * findings]
+    return labels, np.round(probs * levels) / levels if levels else probs
+
+
+def of_each_finding(function, labels, probs):
+    """scikit-learn's metric of each finding on the rows that know of it."""
+    known = np.isfinite(labels)
+    return np.array([function(labels[k, c], probs[k, c]) for c, k in enumerate(known.T)])
+
+
+class TestFindings:
+    @pytest.mark.parametrize("levels", [None, 7])
+    def test_equal_scikit_learn_on_the_rows_that_know(self, levels):
+        labels, probs = random_findings(levels=levels)
+        areas = of_each_finding(sk.roc_auc_score, labels, probs)
+        precisions = of_each_finding(sk.average_precision_score, labels, probs)
+        np.testing.assert_allclose(metrics.per_class_auroc(labels, probs), areas)
+        np.testing.assert_allclose(metrics.per_class_average_precision(labels, probs), precisions)
+        assert metrics.auroc(labels, probs) == pytest.approx(areas.mean())
+        assert metrics.average_precision(labels, probs) == pytest.approx(precisions.mean())
+
+    def test_two_findings_are_no_two_classes(self):
+        labels, probs = random_findings(findings=2)
+        expected = of_each_finding(sk.average_precision_score, labels, probs).mean()
+        assert metrics.average_precision(labels, probs) == pytest.approx(expected)
+
+    def test_a_finding_that_is_never_or_always_present_is_left_out_of_the_mean(self):
+        labels, probs = random_findings()
+        labels[:, 1] = np.where(np.isfinite(labels[:, 1]), 0, np.nan)
+        labels[:, 3] = 1
+        found = metrics.per_class_auroc(labels, probs)
+        assert np.isfinite(found).tolist() == [True, False, True, False]
+        assert metrics.auroc(labels, probs) == pytest.approx(found[[0, 2]].mean())
+        with pytest.raises(ValueError, match="auroc is undefined: no finding is present in some rows and absent in"):
+            metrics.auroc(labels[:, [1, 3]], probs[:, [1, 3]])
+
+    @pytest.mark.parametrize("name", ["auroc", "average_precision"])
+    def test_a_weight_of_k_is_k_equal_rows(self, name):
+        labels, probs = random_findings(rows=80, levels=20)
+        weights = np.random.default_rng(1).integers(0, 4, size=(5, len(labels)))
+        weights[:, :2] += 1  # rows without and with every finding
+        metric = metrics.METRICS[name]
+        fast = metric.weighted(*check_labels_and_probs(labels, probs), weights.astype(float))
+        plain = [metric(np.repeat(labels, row, axis=0), np.repeat(probs, row, axis=0)) for row in weights]
+        np.testing.assert_allclose(fast, plain, rtol=1e-12)
+
+    def test_have_no_decisions(self):
+        labels, probs = random_findings()
+        for name in ("balanced_accuracy", "accuracy", "macro_f1", "macro_specificity", "sensitivity", "confusion"):
+            with pytest.raises(
+                ValueError, match=f"there is no {name} of labels of the kind 'findings'.* there are auroc"
+            ):
+                getattr(metrics, name)(labels, probs)
+
+    def test_are_chosen_by_the_macro_auroc_and_classes_by_the_balanced_accuracy(self):
+        assert metrics.main_metric(random_findings()[0]) is metrics.auroc
+        assert metrics.main_metric(np.array([0, 1, 2])) is metrics.balanced_accuracy
+
+
+def test_the_names_of_each_kind_of_labels_are_those_of_the_table():
+    assert set(ClassLabels.METRICS) == set(metrics.METRICS) > set(FindingLabels.METRICS)
+    assert all(metric.name == name for name, metric in metrics.METRICS.items())
+    assert set(metrics.PER_CLASS) > set(FindingLabels.PER_CLASS)

@@ -1,8 +1,11 @@
 """What lies on disk comes back as it was, and damage is named."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from aiseeme_jax.errors import MissingFile
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.results import Predictions, Row, Run
 from aiseeme_jax.store import records
@@ -60,18 +63,42 @@ def test_predictions_come_back(tmp_path):
     assert [p.name for p in (tmp_path / "deep" / "folder").iterdir()] == ["predictions.npz"]
 
 
+def test_predictions_of_findings_come_back(tmp_path):
+    labels = np.array([[1, 0], [np.nan, 1], [0, 0]] * 4, np.float32)
+    saved = dataclasses.replace(make_predictions(), labels=labels)
+    results.save_predictions(tmp_path, saved)
+    found = results.load_predictions(tmp_path)
+    assert found.labels.dtype == np.float32
+    np.testing.assert_array_equal(found.labels, labels)
+    names = [row.metric for row in results.rows_of(Run("a", "knn", 1.0, 0, tmp_path), found, samples=20, seed=0)]
+    each = [f"{metric}/{name}" for metric in ("auroc", "average_precision") for name in ("MEL", "NV")]
+    assert names == ["auroc", "average_precision", *each]
+    with pytest.raises(ValueError, match=r"do not fit together: labels \(12, 3\)"):
+        dataclasses.replace(saved, labels=np.zeros((12, 3), np.float32))
+
+
+def test_the_table_in_which_predictions_differ_is_named():
+    plain = make_predictions()
+    unknown = dataclasses.replace(plain, labels=np.full((12, 2), np.nan, np.float32))
+    assert plain.differing_table(make_predictions()) == unknown.differing_table(unknown) == ""
+    assert plain.differing_table(unknown) == "labels"
+    assert plain.differing_table(dataclasses.replace(plain, ids=[f"other {i}" for i in range(12)])) == "ids"
+    assert plain.differing_table(dataclasses.replace(plain, groups=["one"] * 12)) == "groups"
+    assert plain.differing_table(dataclasses.replace(plain, class_names=["NV", "MEL"])) == "class_names"
+
+
 def test_damaged_predictions_are_named(tmp_path):
     results.save_predictions(tmp_path, make_predictions())
     path = tmp_path / "predictions.npz"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=f"{path} is damaged.*run again"):
         results.load_predictions(tmp_path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(MissingFile, match="nowhere/predictions.npz: run again"):
         results.load_predictions(tmp_path / "nowhere")
 
 
 def test_predictions_must_fit_together():
-    with pytest.raises(ValueError, match="11 labels, 12 ids"):
+    with pytest.raises(ValueError, match=r"labels \(11,\), 12 ids"):
         Predictions(**{**vars(make_predictions()), "labels": np.zeros(11, np.int32)})
 
 

@@ -1,0 +1,234 @@
+"""Classifiers as files: a fine-tuned backbone with its head, and all that is needed to use it on images.
+
+One safetensors file holds the weights under the names that PyTorch programs know. A ResNet has torchvision's, with the
+head as `fc.weight` [K, D] and `fc.bias` [K]. A ViT has timm's, with the head as `head.weight` and `head.bias`, and with
+`pos_embed` for images of the size of the views. So the file's tensors are a state dict as they are:
+
+    model = torchvision.models.resnet50(num_classes=K)
+    model.load_state_dict(safetensors.torch.load_file("classifier.safetensors"))
+
+A ViT here averages the normalised patch tokens. In timm that is `global_pool="avg", fc_norm=False`.
+
+The header of the file has one entry, `aiseeme`, a JSON object with these members:
+
+    file              "classifier"
+    format            1, raised when the meaning of a member changes
+    model             arguments of `models.make_backbone`
+    kind              "class": K classes that exclude each other | "findings": K findings that do not
+    class_names       K names, in the order of the head's outputs
+    views             fields of `augment.Views` or `VolumeViews`: how an image is resized and normalised
+    temperature       logits are divided by it before the softmax (class) or the sigmoid (findings)
+    backbone_hash     of the backbone's weights, as in a file that holds a backbone alone
+    classifier_hash   of the weights of backbone and head and of all members above but `file` and `format`
+
+and whatever else was said of the classifier when it was written (what it was trained on, for instance). As `init` of a
+config, and for `load_backbone`, the file counts as its backbone.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Shaped
+
+from aiseeme_jax import augment, models
+from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, linear_head
+from aiseeme_jax.weights import torchvision
+from aiseeme_jax.weights.backbones import backbone_hash, tree_hash
+from aiseeme_jax.weights.formats import format_of
+
+CLASSIFIER = "classifier.safetensors"
+FORMAT = 1
+
+REMEDY = "Copy or download it again, or fine-tune again."
+
+# Images predicted at once, unless the caller says otherwise.
+BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network that was trained on labels, and all that is needed to use it on images.
+
+    Attributes:
+      network: backbone and head.
+      kind: 'class' (K classes that exclude each other) or 'findings' (K findings that do not).
+      class_names: [K] names of the classes or findings.
+      views: how an image is resized and normalised.
+      temperature: divides the logits; 1 changes nothing.
+      info: JSON values, what else is known of the classifier; of a loaded one, all that the header of its file says.
+    """
+
+    network: ClassifierNetwork
+    kind: str
+    class_names: tuple[str, ...]
+    views: augment.AnyViews
+    temperature: float = 1.0
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def predict(
+        self, images: Shaped[np.ndarray, "n *space c"], *, calibrated: bool = True, batch_size: int = BATCH
+    ) -> Float[np.ndarray, "n k"]:
+        """Probabilities of the central view of each image, float32 [N, K].
+
+        Of classes they sum to 1 in each row; of findings each is a probability by itself.
+
+        Args:
+          images: as they are stored: uint8 [N, H, W, C], or volumes in HU, int16 [N, D, H, W, 1]. Any height and width.
+          calibrated: divide the logits by the temperature.
+          batch_size: images that are on the device at once. It does not matter to the result.
+
+        Raises UserError for images of another type or shape than the classifier was trained on.
+        """
+        images = np.asarray(images)
+        self._check(images)
+        temperature = self.temperature if calibrated else 1.0
+        starts = range(0, len(images), batch_size)
+        logits = [_pad_and_run(self.network, images[i : i + batch_size], self.views) for i in starts]
+        logits = np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *logits])
+        return np.asarray(PROBABILITIES[self.kind](jnp.asarray(logits / np.float32(temperature))))
+
+    def hash(self) -> str:
+        """Hex SHA-256 of the weights of backbone and head, and of what predictions depend on beside them."""
+        digest = hashlib.sha256(json.dumps(self._settings(), sort_keys=True).encode())
+        digest.update(tree_hash(nnx.to_pure_dict(nnx.state(self.network))).encode())
+        return digest.hexdigest()
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "model": self.network.backbone.config,
+            "kind": self.kind,
+            "class_names": list(self.class_names),
+            "views": dataclasses.asdict(self.views),
+            "temperature": self.temperature,
+        }
+
+    def _check(self, images: np.ndarray) -> None:
+        view = functools.partial(augment.central_view, views=self.views)
+        try:
+            jax.eval_shape(view, jax.ShapeDtypeStruct(images.shape, images.dtype))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"this classifier cannot take images {images.dtype} {images.shape}: {error}") from error
+        channels = self.network.backbone.channels
+        if images.shape[-1] != channels:
+            raise UserError(f"this classifier takes images of {channels} channels, not of {images.shape[-1]}")
+
+
+def save_classifier(path: str | Path, classifier: Classifier) -> str:
+    """Writes a classifier as a safetensors file, whole or not at all, and gives its hash.
+
+    Only the first process writes. The file's format is described at the top of this module.
+    """
+    network, digest = classifier.network, classifier.hash()
+    if jax.process_index():
+        return digest
+    names = format_of(network.backbone)
+    tensors = {
+        **names.write(network.backbone, classifier.views.size),
+        f"{names.head}.weight": np.asarray(network.head.kernel[...], np.float32).T,
+        f"{names.head}.bias": np.asarray(network.head.bias[...], np.float32),
+    }
+    header = {
+        **classifier.info,
+        "file": "classifier",
+        "format": FORMAT,
+        **classifier._settings(),
+        "backbone_hash": backbone_hash(network.backbone),
+        "classifier_hash": digest,
+    }
+    torchvision.write_safetensors(path, tensors, {"aiseeme": json.dumps(header)})
+    return digest
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """Loads a classifier from its file, or from the folder of the measurement that left it.
+
+    Raises MissingFile if there is none, UserError if the file is damaged, holds a backbone alone, or was not written by
+    this package.
+    """
+    file = Path(path)
+    file = file / CLASSIFIER if file.is_dir() else file
+    if not file.is_file():
+        raise MissingFile(f"no classifier at '{file}': fine-tuning leaves one as {CLASSIFIER}")
+    try:
+        text = torchvision.read_metadata(file).get("aiseeme")
+        tensors = torchvision.read_weights(file)
+        header = json.loads(text) if text else None
+    except torchvision.Damaged as error:
+        raise UserError(f"{error}. {REMEDY}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}. {REMEDY}") from error
+    _check_header(file, header)
+    try:
+        classifier = _make(header, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is damaged: its header does not fit its weights ({error!r}). {REMEDY}") from error
+    if classifier.hash() != header.get("classifier_hash"):
+        raise UserError(f"{file} is damaged: its content does not have the hash in its header. {REMEDY}")
+    return classifier
+
+
+def _check_header(file: Path, header: Mapping[str, Any] | None) -> None:
+    if header is None:
+        raise UserError(
+            f"{file} was not written by aiseeme_jax, so nothing says which network, classes and views it is of. "
+            "Weights from elsewhere can be fine-tuned: use the file as `init` of a config"
+        )
+    if header.get("file") != "classifier":
+        raise UserError(
+            f"{file} holds a backbone without a head: load it with `load_backbone`, or fine-tune it with a target "
+            "'finetune' first"
+        )
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{file} has format {header.get('format')} and this version of aiseeme_jax reads format {FORMAT}: "
+            "use the version that wrote it"
+        )
+
+
+def _make(header: Mapping[str, Any], tensors: torchvision.Tensors) -> Classifier:
+    """The classifier that a header and tensors describe. Raises KeyError, TypeError or ValueError if they do not."""
+    backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
+    names = format_of(backbone)
+    head = linear_head(backbone.features, len(header["class_names"]), rngs=nnx.Rngs(0))
+    weight, bias = tensors[f"{names.head}.weight"], tensors[f"{names.head}.bias"]
+    if weight.T.shape != head.kernel.shape or bias.shape != head.bias.shape:
+        raise ValueError(f"the head is {weight.shape} for {len(header['class_names'])} class names")
+    if header["kind"] not in PROBABILITIES:
+        raise ValueError(f"unknown kind of labels '{header['kind']}'")
+    names.fill(backbone, tensors)
+    head.kernel.set_value(jnp.asarray(weight.T))
+    head.bias.set_value(jnp.asarray(bias))
+    return Classifier(
+        ClassifierNetwork(backbone, head),
+        header["kind"],
+        tuple(header["class_names"]),
+        augment.views_of({k: tuple(v) if isinstance(v, list) else v for k, v in header["views"].items()}),
+        header["temperature"],
+        header,
+    )
+
+
+def _pad_and_run(
+    network: ClassifierNetwork, images: Shaped[np.ndarray, "n *space c"], views: augment.AnyViews
+) -> Float[np.ndarray, "n k"]:
+    """Logits of a few images, filled up to a power of two: so few compiled programs serve any number of images."""
+    size = 1 << (len(images) - 1).bit_length()
+    filled = np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
+    return np.asarray(_logits(network, jnp.asarray(filled), views))[: len(images)]
+
+
+@functools.partial(nnx.jit, static_argnames=("views",))
+def _logits(
+    network: ClassifierNetwork, images: Shaped[Array, "b *space c"], views: augment.AnyViews
+) -> Float[Array, "b k"]:
+    return network(augment.central_view(images, views), train=False)[0]

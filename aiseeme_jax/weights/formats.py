@@ -1,0 +1,35 @@
+"""The names that PyTorch programs know the weights of each kind of network by: torchvision's and timm's."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flax import nnx
+
+from aiseeme_jax import models
+from aiseeme_jax.weights import timm, torchvision
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the weights of one kind of backbone are written and read.
+
+    Attributes:
+      head: name of the linear head that a classifier of this kind has.
+      write: backbone, side in pixels of the images that another program will give it (or None) -> tensors.
+      fill: puts tensors into a backbone, all or nothing; those of a head are passed over. Raises ValueError if they do
+        not fit.
+    """
+
+    head: str
+    write: Callable[[nnx.Module, int | None], torchvision.Tensors]
+    fill: Callable[[nnx.Module, Mapping[str, np.ndarray]], None]
+
+
+RESNET = Format("fc", lambda backbone, size: torchvision.to_torchvision(backbone), torchvision.from_torchvision)
+VIT = Format("head", lambda backbone, size: timm.to_timm(backbone, size=size), timm.from_timm)
+
+
+def format_of(backbone: nnx.Module) -> Format:
+    """The format of a backbone: torchvision's of a ResNet, timm's of a ViT."""
+    return VIT if isinstance(backbone, models.ViT) else RESNET
