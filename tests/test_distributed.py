@@ -51,9 +51,7 @@ def test_two_processes_end_where_one_does(one_process, phantom, tmp_path):  # no
         code, said = running.finish(process)
         assert code == 0 and "on 2 x cpu" in said, said
     assert_close(workdir, one_process, 1e-6)
-    found, expected = (
-        results.load_predictions(next(w.glob("measurements/knn-*"))) for w in (workdir, one_process)
-    )
+    found, expected = (results.load_predictions(next(w.glob("measurements/knn-*"))) for w in (workdir, one_process))
     np.testing.assert_allclose(found.probs, expected.probs, atol=1e-5)
     assert [row.metric for row in results.read_rows(workdir)] == [row.metric for row in results.read_rows(one_process)]
 

@@ -15,9 +15,12 @@ from aiseeme_jax.weights.backbones import (
     starting_backbone,
     tree_hash,
 )
+from aiseeme_jax.weights.classifier import CLASSIFIER, Classifier, load_classifier, save_classifier
 
 __all__ = [
     "BACKBONE",
+    "CLASSIFIER",
+    "Classifier",
     "FISHER",
     "any_backbone",
     "backbone_hash",
@@ -25,8 +28,10 @@ __all__ = [
     "find_backbone",
     "find_fisher",
     "load_backbone",
+    "load_classifier",
     "load_fisher",
     "save_backbone",
+    "save_classifier",
     "save_fisher",
     "starting_backbone",
     "tree_hash",

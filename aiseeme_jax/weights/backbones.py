@@ -17,7 +17,8 @@ from flax import nnx
 from aiseeme_jax import models, seeds
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, workdirs
-from aiseeme_jax.weights import tensors, timm, torchvision
+from aiseeme_jax.weights import tensors
+from aiseeme_jax.weights.formats import format_of
 
 BACKBONE = "backbone.safetensors"
 FISHER = "fisher.safetensors"
@@ -68,20 +69,7 @@ def export_backbone(
 
 def _export(backbone: nnx.Module, found: str, path: Path, info: Mapping[str, Any], size: int | None = None) -> None:
     header = {**info, "model": backbone.config, "backbone_hash": found}
-    tensors.write_safetensors(path, to_tensors(backbone, size), {HEADER: json.dumps(header)})
-
-
-def to_tensors(backbone: nnx.Module, size: int | None = None) -> tensors.Tensors:
-    """The weights of a backbone under the names of its own kind: torchvision's of a ResNet, timm's of a ViT."""
-    if isinstance(backbone, models.ViT):
-        return timm.to_timm(backbone, size=size)
-    return torchvision.to_torchvision(backbone)
-
-
-def fill_backbone(backbone: nnx.Module, given: tensors.Tensors) -> None:
-    """Puts weights under the names of its kind into a backbone, all or nothing. Raises UserError if they do not fit."""
-    fill = timm.from_timm if isinstance(backbone, models.ViT) else torchvision.from_torchvision
-    fill(backbone, given)
+    tensors.write_safetensors(path, format_of(backbone).write(backbone, size), {HEADER: json.dumps(header)})
 
 
 def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module, dict[str, Any]]:
@@ -148,7 +136,7 @@ class _Found:
         """A backbone of a model with these weights."""
         backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
         try:
-            fill_backbone(backbone, self.given)
+            format_of(backbone).fill(backbone, self.given)
         except ValueError as error:
             raise UserError(f"{self.file}: {error}") from None
         if self.info is not None and backbone_hash(backbone) != self.info["backbone_hash"]:

@@ -42,7 +42,7 @@ from jaxtyping import Array, Float, Shaped
 from aiseeme_jax import augment, models
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, linear_head
-from aiseeme_jax.weights import torchvision
+from aiseeme_jax.weights import tensors as tensor_files
 from aiseeme_jax.weights.backbones import backbone_hash, tree_hash
 from aiseeme_jax.weights.formats import format_of
 
@@ -145,7 +145,7 @@ def save_classifier(path: str | Path, classifier: Classifier) -> str:
         "backbone_hash": backbone_hash(network.backbone),
         "classifier_hash": digest,
     }
-    torchvision.write_safetensors(path, tensors, {"aiseeme": json.dumps(header)})
+    tensor_files.write_safetensors(path, tensors, {"aiseeme": json.dumps(header)})
     return digest
 
 
@@ -160,10 +160,10 @@ def load_classifier(path: str | Path) -> Classifier:
     if not file.is_file():
         raise MissingFile(f"no classifier at '{file}': fine-tuning leaves one as {CLASSIFIER}")
     try:
-        text = torchvision.read_metadata(file).get("aiseeme")
-        tensors = torchvision.read_weights(file)
+        text = tensor_files.read_metadata(file).get("aiseeme")
+        tensors = tensor_files.read_weights(file)
         header = json.loads(text) if text else None
-    except torchvision.Damaged as error:
+    except tensor_files.Damaged as error:
         raise UserError(f"{error}. {REMEDY}") from error
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}. {REMEDY}") from error
@@ -195,8 +195,9 @@ def _check_header(file: Path, header: Mapping[str, Any] | None) -> None:
         )
 
 
-def _make(header: Mapping[str, Any], tensors: torchvision.Tensors) -> Classifier:
+def _make(header: Mapping[str, Any], tensors: tensor_files.Tensors) -> Classifier:
     """The classifier that a header and tensors describe. Raises KeyError, TypeError or ValueError if they do not."""
+    models.check_config(header["model"])
     backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
     names = format_of(backbone)
     head = linear_head(backbone.features, len(header["class_names"]), rngs=nnx.Rngs(0))

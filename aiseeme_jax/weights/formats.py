@@ -8,6 +8,7 @@ from flax import nnx
 
 from aiseeme_jax import models
 from aiseeme_jax.weights import timm, torchvision
+from aiseeme_jax.weights.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Format:
     """
 
     head: str
-    write: Callable[[nnx.Module, int | None], torchvision.Tensors]
+    write: Callable[[nnx.Module, int | None], Tensors]
     fill: Callable[[nnx.Module, Mapping[str, np.ndarray]], None]
 
 
