@@ -13,7 +13,7 @@ from tiny import tiny_in_the_table  # noqa: F401
 from aiseeme_jax import augment, models, weights
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.models.classifier import ClassifierNetwork, linear_head
-from aiseeme_jax.weights import torchvision
+from aiseeme_jax.weights import tensors as files_of_tensors
 from aiseeme_jax.weights.classifier import CLASSIFIER, Classifier, load_classifier, save_classifier
 
 pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
@@ -50,9 +50,9 @@ def save(tmp_path, classifier):
 
 def rewrite(path, change):
     """Writes the file again with its header changed."""
-    header, tensors = json.loads(torchvision.read_metadata(path)["aiseeme"]), torchvision.read_weights(path)
+    header, tensors = json.loads(files_of_tensors.read_metadata(path)["aiseeme"]), files_of_tensors.read_weights(path)
     change(header, tensors)
-    torchvision.write_safetensors(path, tensors, {"aiseeme": json.dumps(header)})
+    files_of_tensors.write_safetensors(path, tensors, {"aiseeme": json.dumps(header)})
 
 
 class TestFile:
@@ -100,7 +100,7 @@ class TestFile:
 
     def test_a_file_from_elsewhere(self, tmp_path):
         path = save(tmp_path, make())
-        torchvision.write_safetensors(path, torchvision.read_weights(path))
+        files_of_tensors.write_safetensors(path, files_of_tensors.read_weights(path))
         with pytest.raises(UserError, match=f"{path} was not written by aiseeme_jax.* as `init` of a config"):
             load_classifier(path)
 
@@ -189,13 +189,13 @@ class TestPyTorch:
 
     def test_names_and_layout_are_those_of_torchvision(self, tmp_path):
         body = models.make_backbone("resnet18", width=0.125, rngs=nnx.Rngs(0))
-        tensors = torchvision.read_weights(save(tmp_path, make(body)))
+        tensors = files_of_tensors.read_weights(save(tmp_path, make(body)))
         assert tensors["fc.weight"].shape == (3, 64) and tensors["fc.bias"].shape == (3,)
         # 20 convolutions and 20 norms of 5 tensors each, as torchvision's resnet18.
         assert len(tensors) == 20 * 6 + 2
 
     def test_names_and_layout_are_those_of_timm(self, tmp_path):
-        tensors = torchvision.read_weights(save(tmp_path, make(tiny.vit())))
+        tensors = files_of_tensors.read_weights(save(tmp_path, make(tiny.vit())))
         assert tensors["head.weight"].shape == (3, 24) and tensors["head.bias"].shape == (3,)
         assert tensors["pos_embed"].shape == (1, 1 + (tiny.SIZE // 4) ** 2, 24)
 
@@ -207,7 +207,7 @@ class TestPyTorch:
         made = make(models.make_backbone(name, width=0.25, rngs=nnx.Rngs(0)))
         network = torch_resnet.ResNet(name, 0.25, "standard", classes=3).eval()
         path = save(tmp_path, made)
-        network.load_state_dict({n: torch.from_numpy(t) for n, t in torchvision.read_weights(path).items()})
+        network.load_state_dict({n: torch.from_numpy(t) for n, t in files_of_tensors.read_weights(path).items()})
         with torch.no_grad():
             logits = network.fc(network(view_for_torch(torch, images)))
         probs = torch.softmax(logits / made.temperature, dim=1).numpy()
@@ -221,7 +221,7 @@ class TestPyTorch:
         sizes = {"features": 24, "blocks": 2, "heads": 2, "patch": 4, "size": tiny.SIZE}
         network = torch_vit.ViT(**sizes, channels=3, dimensions=2, classes=3).eval()
         path = save(tmp_path, made)
-        network.load_state_dict({n: torch.from_numpy(t) for n, t in torchvision.read_weights(path).items()})
+        network.load_state_dict({n: torch.from_numpy(t) for n, t in files_of_tensors.read_weights(path).items()})
         with torch.no_grad():
             logits = network.head(network(view_for_torch(torch, images))[:, 1:].mean(dim=1))
         probs = torch.softmax(logits / made.temperature, dim=1).numpy()
@@ -240,7 +240,7 @@ class TestPyTorch:
             pooling = {"global_pool": "avg", "fc_norm": False}
             network = library.create_model("vit_tiny_patch16_224", img_size=64, num_classes=3, **pooling)
         path = save(tmp_path, made)
-        network.load_state_dict({n: torch.from_numpy(t) for n, t in torchvision.read_weights(path).items()})
+        network.load_state_dict({n: torch.from_numpy(t) for n, t in files_of_tensors.read_weights(path).items()})
         stored = tiny.images(2, size=64)
         with torch.no_grad():
             logits = network.eval()(view_for_torch(torch, stored, views))
