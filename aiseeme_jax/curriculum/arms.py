@@ -6,8 +6,12 @@ from collections.abc import Iterator, Sequence
 from ml_collections import ConfigDict
 
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.store.workdirs import CURRICULUM
+from aiseeme_jax.weights import SCRATCH
 
-CURRICULUM, SCRATCH, IMAGENET, INIT, SINGLE = "curriculum", "scratch", "imagenet", "init", "single"
+__all__ = ["CURRICULUM", "IMAGENET", "INIT", "SCRATCH", "SINGLE", "Arm", "list_arms"]
+
+IMAGENET, INIT, SINGLE = "imagenet", "init", "single"
 BUDGETS = ("stage", "total")
 
 

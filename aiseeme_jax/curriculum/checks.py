@@ -49,7 +49,7 @@ def check_run(config: ConfigDict) -> None:
     check_at_least(1, "patience", config.patience)
     check_at_least(1, "statistics.samples", config.statistics.samples)
     check_at_least(0, "statistics.seed", config.statistics.seed)
-    if config.job != "evaluate" and config.init == "scratch" and not config.stages and not config.curricula:
+    if config.job != "evaluate" and config.init == weights.SCRATCH and not config.stages and not config.curricula:
         raise UserError(
             "no stages: there is nothing to pretrain; set `stages` or `curricula`, or to measure a backbone as it is, "
             "`init` and --config.job=evaluate"
@@ -87,7 +87,7 @@ def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosi
     check_views(config.model, stage)
 
     def make() -> pretext.Task:
-        backbone = weights.starting_backbone(config.model, "scratch", config.seed)
+        backbone = weights.starting_backbone(config.model, weights.SCRATCH, config.seed)
         return make_stage_task(stage, backbone, len(split), dtype=config.model.dtype, seed=0)
 
     teachers.check_teachers(config, stage, place, nnx.eval_shape(make).backbone)

@@ -25,7 +25,7 @@ class Context:
     def load_start(self, start: Start) -> nnx.Module:
         """The backbone that a stage or a measurement starts from."""
         if isinstance(start, RandomWeights):
-            return weights.starting_backbone(self.config.model, "scratch", start.seed)
+            return weights.starting_backbone(self.config.model, weights.SCRATCH, start.seed)
         if isinstance(start, PlannedStage):
             return self.load_stage(start)
         if keys.hash_file(weights.find_backbone(Path(start.path))) != start.sha256:

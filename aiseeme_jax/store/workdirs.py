@@ -21,6 +21,8 @@ from aiseeme_jax.store.keys import shorten
 CONFIG = "config.json"
 PLAN = "plan.json"
 FORMAT = 1
+# The arm that is meant where none is named.
+CURRICULUM = "curriculum"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +147,9 @@ def stage_folder(workdir: Path, arm: str | None = None) -> Path:
 
 def _choose_arm(workdir: Path, arms: Mapping[str, ArmEntry], arm: str | None) -> ArmEntry:
     known = ", ".join(arms) or "none"
-    if arm is None and "curriculum" not in arms and len(arms) != 1:
+    if arm is None and CURRICULUM not in arms and len(arms) != 1:
         raise UserError(f"'{workdir}' holds several arms: say `arm`, or name a stage's folder. There are {known}")
-    name = arm or ("curriculum" if "curriculum" in arms else next(iter(arms)))
+    name = arm or (CURRICULUM if CURRICULUM in arms else next(iter(arms)))
     if name not in arms:
         raise UserError(f"'{workdir}' holds no arm '{name}' with stages: there are {known}")
     return arms[name]

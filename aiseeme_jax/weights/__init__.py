@@ -3,6 +3,7 @@
 from aiseeme_jax.weights.backbones import (
     BACKBONE,
     FISHER,
+    SCRATCH,
     any_backbone,
     backbone_hash,
     export_backbone,
@@ -22,6 +23,7 @@ __all__ = [
     "CLASSIFIER",
     "Classifier",
     "FISHER",
+    "SCRATCH",
     "any_backbone",
     "backbone_hash",
     "export_backbone",

@@ -24,6 +24,8 @@ BACKBONE = "backbone.safetensors"
 FISHER = "fisher.safetensors"
 # The entry of a file's header that says what this program knows of it.
 HEADER = "aiseeme"
+# The start, in a config, that is random weights.
+SCRATCH = "scratch"
 
 
 def tree_hash(tree: Any) -> str:
@@ -114,7 +116,7 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
     Raises MissingFile if there is nothing at `init`, UserError if it is damaged or does not fit the model.
     """
     backbone = models.make_backbone(**model, rngs=nnx.Rngs(seeds.derive(seed, "backbone")))
-    if init == "scratch":
+    if init == SCRATCH:
         return backbone
     try:
         return _read(find_backbone(Path(init))).backbone_of(model)

@@ -9,16 +9,14 @@ import tensorflow_datasets as tfds
 from tfds_builders.common.damage import Damaged
 from tfds_builders.common.image_builder import sizes, with_masks
 from tfds_builders.common.isic import IsicBuilder, Part, Row
+from tfds_builders.common.parts import carve
 from tfds_builders.common.records import Record
-from tfds_builders.common.splits import split_of
 from tfds_builders.common.tables import open_table
 
 # The training table has words, the test table numbers.
 LABELS = {
     "benign": "benign", "malignant": "malignant", "0": "benign", "1": "malignant", "0.0": "benign", "1.0": "malignant",
 }  # fmt: skip
-# The shares of 70 and 10 % that the sets without an official test have.
-TRAINING_FRACTIONS = {"train": 0.875, "validation": 0.125}
 
 
 def part(name: str, split: str, published: dict[str, int]) -> Part:
@@ -62,4 +60,4 @@ class Builder(IsicBuilder):
         return rows, damaged
 
     def split_groups(self, records: Sequence[Record], groups: Sequence[str]) -> list[str]:
-        return [split_of(group, self.SEED, TRAINING_FRACTIONS) for group in groups]
+        return carve(groups, self.SEED)
