@@ -194,7 +194,9 @@ class TestBase:
             base.stage("guesswork")
         with pytest.raises(ValueError, match="unknown protocol 'svm': known are knn, linear, finetune"):
             base.target("svm")
-        with pytest.raises(ValueError, match="unknown view preset 'x-ray': known are ct, cxr, dermoscopy, natural"):
+        with pytest.raises(
+            ValueError, match="unknown view preset 'x-ray': known are ct, ct_planes, cxr, dermoscopy, natural"
+        ):
             base.stage("simclr", preset="x-ray")
 
     @pytest.mark.parametrize("length", [{}, {"epochs": 2.0, "steps": 3}])

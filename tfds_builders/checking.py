@@ -6,7 +6,6 @@ found again after another shortening and JPEG. Turned or mirrored copies are not
 """
 
 import dataclasses
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8, UInt64
 
 from tfds_builders.common.splits import JOINED
+from tfds_builders.preparing import newest_version
 
 # Bits of 64 in which the hashes of a photograph and its copy may differ, and least correlation of their small pictures.
 # Both were set on the 10,015 images of HAM10000. Of a 64x64 PNG and a 224x224 JPEG of one image no pair is further
@@ -74,17 +74,14 @@ def check(names: Sequence[str], data_dir: str | Path) -> list[Overlap]:
 
 def read_all(names: Sequence[str], data_dir: str | Path) -> list[Contents]:
     """FileNotFoundError for one that is not prepared in `data_dir`."""
-    return [read_contents(newest(Path(data_dir) / name, name), name) for name in names]
+    return [read_contents(_prepared(name, data_dir), name) for name in names]
 
 
-def newest(folder: Path, name: str) -> Path:
-    """The folder of the newest version of a prepared data set."""
-    found = (path.parent for path in folder.glob("*/dataset_info.json"))
-    # A preparation that was killed leaves a folder that may have all of a data set but its name.
-    versions = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
-    if not versions:
-        raise FileNotFoundError(f"{name} is not prepared in {folder.parent.parent}: prepare it first, with its config")
-    return max(versions, key=lambda path: tuple(int(number) for number in path.name.split(".")))
+def _prepared(name: str, data_dir: str | Path) -> Path:
+    folder = newest_version(name, data_dir)
+    if folder is None:
+        raise FileNotFoundError(f"{name} is not prepared in {data_dir}: prepare it first, with its config")
+    return folder
 
 
 def read_contents(directory: Path, name: str) -> Contents:

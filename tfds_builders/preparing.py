@@ -9,6 +9,7 @@ leaves goes with the next preparation of the config.
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,19 @@ def prepare(
     finally:
         remove_empty_folders(Path(data_dir) / "downloads")
     return builder
+
+
+def newest_version(name: str, data_dir: str | Path) -> Path | None:
+    """The folder of the newest version of a prepared data set, or None if there is none.
+
+    Args:
+      name: data set and config, such as 'isic2019/64', or a data set alone if it has no configs.
+      data_dir: the folder that it was prepared in.
+    """
+    found = (path.parent for path in (Path(data_dir).expanduser() / name).glob("*/dataset_info.json"))
+    # A preparation that was killed leaves a folder that may have all of a data set but its name.
+    versions = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
 def make_builder(name: str, data_dir: str | Path, download: bool, **options: Any) -> tfds.core.DatasetBuilder:

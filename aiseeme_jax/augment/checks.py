@@ -36,3 +36,9 @@ def check_fields(
             raise ValueError(f"views.{name} must be (low, high) with {low} < low <= high <= {high}, not {value}")
     if len(spec.mean) != len(spec.std) or min(spec.std) <= 0:
         raise ValueError(f"views.mean and views.std must match and std be positive: {spec.mean}, {spec.std}")
+
+
+def check_window(window: Sequence[float]) -> None:
+    """ValueError unless it is (low, high) in HU."""
+    if len(window) != 2 or not window[0] < window[1]:
+        raise ValueError(f"views.window must be (low, high) in HU with low < high, not {window}")

@@ -102,6 +102,29 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             smallest_crop=0.4,
             kind=VolumeViews,
         ),
+        # Planes through a nodule, as images in HU: the nine of `lidc_idri/views` and `/patches`, one or three channels.
+        # As in a volume there is no up and no side, and densities stay near what they are. The channels of a patch are
+        # the nodule and its surroundings, not colours. From 0.55 of the area up, a crop is as wide as one of 0.4 of a
+        # volume. Strengths are this project's choice.
+        "ct_planes": Preset(
+            overrides={
+                "flip_horizontal": 0.5,
+                "flip_vertical": 0.5,
+                "right_angles": True,
+                "window": (-1000.0, 400.0),
+                "mean": (0.5,),
+                "std": (0.5,),
+            },
+            at_most={
+                "brightness": 0.1,
+                "contrast": 0.2,
+                "saturation": 0.0,
+                "hue": 0.0,
+                "grey_probability": 0.0,
+                "solarise_probability": 0.0,
+            },
+            smallest_crop=0.55,
+        ),
     }
 )
 

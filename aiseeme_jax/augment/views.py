@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from aiseeme_jax.augment import blur, colour, geometry, volumes
-from aiseeme_jax.augment.checks import check_fields
-from aiseeme_jax.augment.volumes import VolumeViews
+from aiseeme_jax.augment.checks import check_fields, check_window
+from aiseeme_jax.augment.volumes import VolumeViews, windowed
 
 # Blur is published in pixels of a view of this size.
 REFERENCE_SIZE = 224
@@ -45,6 +45,8 @@ class Views:
       blur_sigma: its range, in pixels of a view of 224; scaled by size / 224.
       solarise_probability: of inverting the values from 0.5 up.
       mean, std: per channel, in units of [0, 1]; on grey images their averages serve.
+      window: of images stored as int16 HU, the lowest and the highest HU, which become 0 and 1; what lies beyond is
+        clipped. Empty for images stored as uint8.
     """
 
     dimensions: int = 2
@@ -66,6 +68,7 @@ class Views:
     solarise_probability: float = 0.0
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    window: tuple[float, ...] = ()
 
     def __post_init__(self):
         check_fields(
@@ -74,6 +77,8 @@ class Views:
             at_least_zero=("brightness", "contrast", "saturation", "rotation"),
             ranges={"crop_scale": (0, 1), "crop_ratio": (0, math.inf), "blur_sigma": (0, math.inf)},
         )
+        if self.window:
+            check_window(self.window)
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"views.hue is a share of the colour circle, so from 0 to 0.5, not {self.hue}")
 
@@ -105,7 +110,7 @@ def random_view(key: PRNGKeyArray, images: Shaped[Array, "b *space c"], views: A
     """One random view of each image [B, H, W, C] or volume [B, D, H, W, 1], float32, normalised.
 
     Raises:
-      TypeError: images are not uint8, or volumes not int16.
+      TypeError: images are not uint8, or with a window not int16, or volumes not int16.
       ValueError: images are not [B, H, W, 1 or 3], or volumes not [B, D, H, W, 1].
     """
     _check(images, views)
@@ -126,7 +131,7 @@ def central_view(images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[
     _, height, width, _ = images.shape
     box = geometry.Box(0.0, 0.0, float(height), float(width))
     crop = jax.vmap(lambda image: geometry.crop_resize(image.astype(jnp.float32), box, views.size))
-    return _normalise(crop(images) / 255, views)
+    return _normalise(_unit(crop(images), views), views)
 
 
 def to_display(view: Float[Array, "... c"], views: AnyViews) -> Float[Array, "... c"]:
@@ -141,15 +146,24 @@ def from_display(image: Float[Array, "... c"], views: AnyViews) -> Float[Array, 
 
 
 def stored_to_display(images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[Array, "b *space c"]:
-    """Images or volumes as they are stored, for pictures: values in [0, 1], those of volumes by the window."""
-    return volumes.windowed(images, views) if views.dimensions == 3 else images.astype(jnp.float32) / 255
+    """Images or volumes as they are stored, for pictures: values in [0, 1], those in HU by the window."""
+    return _unit(images.astype(jnp.float32), views)
+
+
+def _unit(stored: Float[Array, "*any"], views: AnyViews) -> Float[Array, "*any"]:
+    """Stored values as values in [0, 1]: by the window if they are HU."""
+    return windowed(stored, views.window) if views.window else stored / 255
 
 
 def _check(images: Array, views: AnyViews) -> None:
     if views.dimensions == 3:
         volumes.check_volumes(images)
         return
-    if images.dtype != jnp.uint8:
+    if views.window and images.dtype != jnp.int16:
+        raise TypeError(f"views with a window are made of int16 HU, not {images.dtype}: take a preset without a window")
+    if not views.window and images.dtype == jnp.int16:
+        raise TypeError("views of int16 HU need a window: take a preset that has one, such as 'ct_planes'")
+    if not views.window and images.dtype != jnp.uint8:
         raise TypeError(
             f"views are made of uint8 images, not {images.dtype}: hand over the pixels as they were decoded"
         )
@@ -157,8 +171,10 @@ def _check(images: Array, views: AnyViews) -> None:
         raise ValueError(f"views are made of images [B, H, W, 1 or 3], not {images.shape}")
 
 
-def _view(key: PRNGKeyArray, image: UInt8[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
+def _view(key: PRNGKeyArray, image: Shaped[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
     """Crop, flips and turns, then colour, in the order of SimCLR, MoCo v2 and BYOL; not normalised.
+
+    HU are resampled as they are, since that averages densities; the window comes next.
 
     Resampling is bilinear with antialiasing, also for tasks whose authors took bicubic (BYOL, MAE, DINO among them).
     (NPID and MoCo v1 take the colour from an image before they jitter it.)
@@ -166,7 +182,7 @@ def _view(key: PRNGKeyArray, image: UInt8[Array, "h w c"], views: Views) -> Floa
     place_key, jitter_key, chance_key = jax.random.split(key, 3)
     # Drawn together: each call of a generator takes its time to compile.
     jitter, grey, blurred, sharpness, solarised = jax.random.uniform(chance_key, (5,))
-    view = _place(place_key, image.astype(jnp.float32), views) / 255
+    view = _unit(_place(place_key, image.astype(jnp.float32), views), views)
     strengths = (views.brightness, views.contrast, views.saturation, views.hue)
     if views.jitter_probability > 0 and max(strengths) > 0:
         jittered = colour.random_jitter(jitter_key, view, strengths)

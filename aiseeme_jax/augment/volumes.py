@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int16, PRNGKeyArray, Shaped
 
 from aiseeme_jax.augment.blur import blur_weights
-from aiseeme_jax.augment.checks import check_fields
+from aiseeme_jax.augment.checks import check_fields, check_window
 from aiseeme_jax.augment.geometry import resample_weights
 
 # As for images: blur is given in pixels of a view of this size.
@@ -68,8 +68,7 @@ class VolumeViews:
         )
         if self.contrast >= 1:
             raise ValueError(f"views.contrast of volumes must be below 1, or the window closes; it is {self.contrast}")
-        if len(self.window) != 2 or not self.window[0] < self.window[1]:
-            raise ValueError(f"views.window must be (low, high) in HU with low < high, not {self.window}")
+        check_window(self.window)
         if len(self.noise) != 2 or not 0 <= self.noise[0] <= self.noise[1]:
             raise ValueError(f"views.noise must be (low, high) with 0 <= low <= high, not {self.noise}")
 
@@ -119,12 +118,12 @@ def volume_view(key: PRNGKeyArray, volume: Int16[Array, "d h w 1"], views: Volum
 def whole_volume(volume: Int16[Array, "d h w 1"], views: VolumeViews) -> Float[Array, "s s s 1"]:
     """The view for evaluation: the whole volume resampled to the size of the views, in [0, 1]."""
     weights = [resample_weights(0.0, float(side), side, views.size) for side in volume.shape[:3]]
-    return windowed(separable(volume.astype(jnp.float32), *weights), views)
+    return windowed(separable(volume.astype(jnp.float32), *weights), views.window)
 
 
-def windowed(volume: Shaped[Array, "*any"], views: VolumeViews) -> Float[Array, "*any"]:
-    """HU to [0, 1] by the window as it stands."""
-    low, high = views.window
+def windowed(volume: Shaped[Array, "*any"], window: tuple[float, ...]) -> Float[Array, "*any"]:
+    """HU to [0, 1] by a window (low, high)."""
+    low, high = window
     return jnp.clip((volume.astype(jnp.float32) - low) / (high - low), 0.0, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Splits of data sets as they are stored, and batches of them on the devices, in order."""
+"""Splits of data sets as they are stored, mixtures of them, and batches of them on the devices, in order."""
 
 from aiseeme_jax.data.batches import (
     Batches,
@@ -6,32 +6,35 @@ from aiseeme_jax.data.batches import (
     data_mesh,
     evaluation_batches,
     first_images,
-    order,
     steps_per_epoch,
 )
-from aiseeme_jax.data.splits import (
-    Split,
-    check_model,
-    from_arrays,
-    labelled,
-    open_split,
-    prepared_directory,
-    without,
-)
+from aiseeme_jax.data.exclusion import SharedNames, shared_groups, without
+from aiseeme_jax.data.mixtures import Mixture, mix
+from aiseeme_jax.data.order import order
+from aiseeme_jax.data.prepared import open_split, parse_name, prepared_directory
+from aiseeme_jax.data.splits import Split, as_texts, check_model, check_views, each_picture, from_arrays, labelled
 
 __all__ = [
     "Batches",
+    "Mixture",
+    "SharedNames",
     "Split",
+    "as_texts",
     "check_model",
     "check_residence",
+    "check_views",
     "data_mesh",
+    "each_picture",
     "evaluation_batches",
     "first_images",
     "from_arrays",
     "labelled",
+    "mix",
     "open_split",
     "order",
+    "parse_name",
     "prepared_directory",
+    "shared_groups",
     "steps_per_epoch",
     "without",
 ]

@@ -83,8 +83,17 @@ def test_every_task_has_views_in_every_modality(preset):
         assert type(views) is augment.PRESETS[preset].kind
 
 
+def test_planes_of_a_ct_keep_their_densities():
+    strong = {"jitter_probability": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+    strong |= {"grey_probability": 0.2, "solarise_probability": 0.2, "crop_scale": (0.08, 1.0)}
+    views = augment.make_views("ct_planes", 32, strong)
+    assert views.window == (-1000.0, 400.0) and views.crop_scale == (0.55, 1.0) and views.right_angles
+    assert (views.brightness, views.contrast, views.saturation, views.hue) == (0.1, 0.2, 0.0, 0.0)
+    assert views.grey_probability == views.solarise_probability == 0.0
+
+
 def test_unknown_names_are_told_with_the_known():
-    with pytest.raises(ValueError, match="'x-ray': known are ct, cxr, dermoscopy, natural"):
+    with pytest.raises(ValueError, match="'x-ray': known are ct, ct_planes, cxr, dermoscopy, natural"):
         augment.make_views("x-ray", 64)
     with pytest.raises(ValueError, match="blur_sigmas.*known are dimensions, size, .*blur_sigma"):
         augment.make_views("natural", 64, {"blur_sigmas": (0.1, 2.0)})

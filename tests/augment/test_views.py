@@ -244,3 +244,35 @@ def test_wrong_images_are_refused(view):
 def test_impossible_fields_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         augment.Views(**fields)
+
+
+class TestHounsfieldUnits:
+    """Images stored as int16 HU: planes of a CT, of one channel or three."""
+
+    PLANES = with_fields(PLAIN, window=(-1000.0, 400.0), mean=(0.0,), std=(1.0,))
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_window_maps_hu_to_0_and_1(self, channels):
+        stored = np.full((2, 24, 24, channels), -300, np.int16)
+        stored[0, :12], stored[1, :12] = -2000, 3000
+        view = np.asarray(augment.central_view(stored, self.PLANES))
+        assert view.dtype == np.float32 and view.shape == stored.shape
+        np.testing.assert_allclose(view[:, 20], 0.5, atol=1e-6)
+        np.testing.assert_allclose([view[0, 3].max(), view[1, 3].min()], [0, 1], atol=1e-6)
+        np.testing.assert_allclose(augment.random_view(jax.random.key(0), stored, self.PLANES), view, atol=1e-5)
+        np.testing.assert_allclose(augment.stored_to_display(stored, self.PLANES)[:, 20], 0.5, atol=1e-6)
+
+    def test_densities_are_averaged_before_the_window(self):
+        stored = np.where(np.arange(24)[:, None] % 2, 1400, -1000) * np.ones((1, 24, 24, 1), int)
+        view = augment.central_view(stored.astype(np.int16), with_fields(self.PLANES, size=4))
+        # The mean is 200 HU; of clipped values it would be -300.
+        np.testing.assert_allclose(view[0, :, 1:3], 1200 / 1400, atol=0.02)
+
+    def test_views_and_stored_type_must_fit(self):
+        planes, photographs = np.zeros((1, 8, 8, 1), np.int16), np.zeros((1, 8, 8, 1), np.uint8)
+        with pytest.raises(TypeError, match="views of int16 HU need a window: .* 'ct_planes'"):
+            augment.central_view(planes, PLAIN)
+        with pytest.raises(TypeError, match="views with a window are made of int16 HU, not uint8"):
+            augment.central_view(photographs, self.PLANES)
+        with pytest.raises(ValueError, match=r"views.window must be \(low, high\) in HU"):
+            with_fields(PLAIN, window=(400.0, -1000.0))

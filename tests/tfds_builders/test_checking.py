@@ -6,7 +6,7 @@ import pytest
 from own_table import OwnTable
 from own_table import picture as large
 
-from aiseeme_jax.data.splits import open_split, without
+from aiseeme_jax.data import open_split, without
 from tfds_builders import prepare
 from tfds_builders.__main__ import main
 from tfds_builders.checking import Contents, check, group_names, overlaps, phash, thumbnail, to_exclude

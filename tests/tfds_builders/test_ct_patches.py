@@ -9,7 +9,7 @@ import SimpleITK
 import tensorflow_datasets as tfds
 from dicom_files import ct_slices, to_bytes, write_all
 
-from aiseeme_jax.data.splits import open_split, without
+from aiseeme_jax.data import open_split, without
 from tfds_builders.__main__ import main
 from tfds_builders.common.damage import TooMuchDamage
 from tfds_builders.ct_patches import Builder

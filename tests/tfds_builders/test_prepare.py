@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from aiseeme_jax.data.splits import prepared_directory
+from aiseeme_jax.data import prepared_directory
 from tfds_builders import prepare
 from tfds_builders.__main__ import main
-from tfds_builders.checking import newest
+from tfds_builders.checking import check
 from tfds_builders.common.leftovers import claimed
+from tfds_builders.preparing import newest_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,14 +101,17 @@ def test_what_a_killed_preparation_left_is_no_data_set_and_goes_with_the_next(tm
     for folder in (stale, written):
         (folder / "extracted").mkdir(parents=True)
         (folder / "dataset_info.json").write_text("{}")
-    for reader in (newest, lambda folder, name: prepared_directory(name, tmp_path)):
-        with pytest.raises(FileNotFoundError, match="not prepared"):
-            reader(config, "derm_phantom/tiny")
+    assert newest_version("derm_phantom/tiny", tmp_path) is None
+    with pytest.raises(FileNotFoundError, match="not prepared"):
+        prepared_directory("derm_phantom/tiny", tmp_path)
+    with pytest.raises(FileNotFoundError, match="not prepared"):
+        check(["derm_phantom/tiny"], tmp_path)
     with claimed(written) as mine:
         assert mine
         prepare("derm_phantom/tiny", data_dir=tmp_path)
     assert {path.name for path in config.iterdir()} == {"1.0.0", written.name}
-    assert newest(config, "") == prepared_directory("derm_phantom/tiny", tmp_path) == config / "1.0.0"
+    assert prepared_directory("derm_phantom/tiny", tmp_path) == config / "1.0.0"
+    assert newest_version("derm_phantom/tiny", tmp_path) == config / "1.0.0"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""What a preparation leaves beside the data: `prepare_report.json` and the builder base class that writes
-it.
+"""What a preparation leaves beside the data: `prepare_report.json`, tables of the rows, and the builder base class that
+writes them.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.common import leftovers, sorting
 from tfds_builders.common.damage import MAX_SHARE, Damaged, Report, check_share, stored
+from tfds_builders.common.row_tables import write_tables
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if item.stored:
                 log.warning("left out: %s: %s", item.path, item.reason)
         self.report["warnings"] = [*self.report.get("warnings", []), *absent_classes(self.report["splits"])]
-        # The folder is still the temporary one, so data and report appear together or not at all.
+        # The folder is still the temporary one, so data, tables and report appear together or not at all.
+        write_tables(self)
         report = Report(Path(self.data_dir) / REPORT, self._folders)
         damage = {"inputs_read": self.inputs, "damaged": stored(self.damaged)}
         report.write({"dataset": self.info.full_name, **self.report, **damage})

@@ -1,0 +1,50 @@
+"""The order in which training takes images: a pure function of seed and step."""
+
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from aiseeme_jax import seeds
+
+
+def order(images: int, *, batch_size: int, seed: int) -> grain.MapDataset:
+    """Indices int [batch_size] of every step, without end, a fresh permutation each epoch."""
+    indices = grain.MapDataset.range(images).seed(seeds.derive(seed, "order")).shuffle()
+    return indices.batch(batch_size, drop_remainder=True).repeat(None)
+
+
+def endless_permutations(images: int, *, seed: int) -> grain.MapDataset:
+    """Positions 0 … images - 1 without end, each time round in a fresh permutation; nothing is left out."""
+    return grain.MapDataset.range(images).seed(seed).shuffle().repeat(None)
+
+
+def cumulated(images: Int[np.ndarray, "k"], shares: Sequence[float]) -> Int[np.ndarray, "sets k"]:
+    """How many of the first n images of an endless series belong to each set, for each n of `images`.
+
+    The first set has its share of the n, rounded to the nearest number; the second set its share of those that are
+    left, rounded alike, and so on; the last set has the rest. So the numbers sum to n, never fall as n grows, and
+    with each image one of them grows by one.
+
+    Args:
+      images: n, from 0.
+      shares: of the sets; positive, with sum 1.
+    """
+    counts, rest, left = [], images.astype(np.int64), 1.0
+    for share in shares[:-1]:
+        counts.append(np.floor(rest * min(share / left, 1.0) + 0.5).astype(np.int64))
+        rest, left = rest - counts[-1], left - share
+    return np.stack([*counts, rest])
+
+
+def spread(
+    positions: Int[np.ndarray, "k"], shares: Sequence[float]
+) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+    """The set to which each position of an endless series belongs, and its position in that set's own series.
+
+    The sets alternate by their shares, see `cumulated`.
+    """
+    before = cumulated(positions, shares)
+    chosen = np.argmax(cumulated(positions + 1, shares) - before, axis=0)
+    return chosen, before[chosen, np.arange(len(positions))]
