@@ -65,8 +65,8 @@ def check_made_for(part: ConfigDict, field: str, maker: str) -> None:
         )
 
 
-def check_views(model: ConfigDict, part: ConfigDict) -> None:
-    """Raises UserError unless views can be made, and are of the kind and size that the model takes."""
+def check_views(model: ConfigDict, part: ConfigDict, split: data.Split) -> None:
+    """Raises UserError unless views can be made of the images, and are of the kind and size that the model takes."""
     views = augment.views_of(FrozenConfigDict(part.views))
     if views.dimensions != model.dimensions:
         presets = [name for name, preset in augment.PRESETS.items() if preset.kind.dimensions != views.dimensions]
@@ -75,6 +75,7 @@ def check_views(model: ConfigDict, part: ConfigDict) -> None:
             f"take views of one of the presets {', '.join(presets)}"
         )
     models.check_size(model, views.size)
+    data.check_views(split, views)
 
 
 def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosition, split: data.Split) -> None:
@@ -84,7 +85,7 @@ def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosi
     data.check_model(split, config.model)
     optimizers.check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
-    check_views(config.model, stage)
+    check_views(config.model, stage, split)
 
     def make() -> pretext.Task:
         backbone = weights.starting_backbone(config.model, weights.SCRATCH, config.seed)

@@ -26,7 +26,7 @@ def set_of(config: ConfigDict, target: ConfigDict) -> str:
 
 
 class DataSets:
-    """What a run reads, as its config names it.
+    """What a run reads, as its config names it. Of several pictures of one thing each is an image of its own.
 
     Args:
       config: of the run; its `data.exclude` lists images that no stage is trained on.
@@ -42,32 +42,32 @@ class DataSets:
         return next(iter(splits.values())) if len(sets) == 1 else data.mix(splits, dict(sets))
 
     @functools.cache  # noqa: B019
-    def _training(self, name: str) -> data.Split:
-        split = data.open_split(name, "train", self.data_dir)
-        return data.without(split, self.exclude) if self.exclude else split
-
-    @functools.cache  # noqa: B019
     def target(self, name: str) -> Mapping[str, data.Split]:
         """The labelled images of each split of a data set."""
-        return {split: data.labelled(data.open_split(name, split, self.data_dir)) for split in SPLITS}
+        return {split: data.labelled(self._open(name, split)) for split in SPLITS}
+
+    @functools.cache  # noqa: B019
+    def _training(self, name: str) -> data.Split:
+        split = self._open(name, "train")
+        return data.without(split, self.exclude) if self.exclude else split
+
+    def _open(self, name: str, split: str) -> data.Split:
+        opened = data.open_split(name, split, self.data_dir)
+        return data.each_picture(opened) if opened.pictures > 1 else opened
 
     def warn_of_shared_groups(self, sets: Sets, target: str) -> None:
         """Warns if a stage is trained on lesions or patients that a target of another data set holds out."""
-        held_out = [self.target(target)[split] for split in SPLITS[1:]]
-        for name, _ in sets:
-            if name.partition("/")[0] == target.partition("/")[0]:
-                # Configs of one data set share its splits.
-                continue
-            shared = data.shared_groups(self._training(name), held_out)
-            if shared:
-                log.warning(
-                    "%s has %d groups or images in common with validation or test of %s, such as %s: "
-                    "`python -m tfds_builders check %s %s --exclude ids.txt` lists them, and "
-                    "--config.data.exclude=\"('ids.txt',)\" keeps them out of pretraining",
-                    name,
-                    len(shared),
-                    target,
-                    sorted(shared)[0],
-                    name,
-                    target,
-                )
+        for shared in data.shared_groups(self.pretraining(sets), self.target(target)):
+            names = [*shared.groups, *shared.ids]
+            one, other = shared.pretraining.partition(":")[0], shared.target.partition(":")[0]
+            log.warning(
+                "%s and %s have %d groups and %d images in common, such as %s. `python -m tfds_builders check %s %s "
+                "--exclude ids.txt` lists them, and --config.data.exclude=\"('ids.txt',)\" keeps them out of pretraining",
+                shared.pretraining,
+                shared.target,
+                len(shared.groups),
+                len(shared.ids),
+                names[0],
+                one,
+                other,
+            )

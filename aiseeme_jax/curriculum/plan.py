@@ -354,7 +354,7 @@ class _Planner:
                 splits = self.datasets.target(set_of(self.config, target))
                 checks.check_made_for(target, "protocol", "target")
                 data.check_model(splits["train"], self.config.model)
-                checks.check_views(self.config.model, target)
+                checks.check_views(self.config.model, target, splits["train"])
                 protocols.check_target(target, splits["train"])
             if name in names[:position]:
                 raise UserError(
