@@ -8,27 +8,19 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, data, models, pretext, seeds, weights
 from aiseeme_jax.curriculum import teachers
-from aiseeme_jax.evaluate import finetune, protocols
+from aiseeme_jax.evaluate import protocols, recording
 from aiseeme_jax.store import checkpoints, records
-from aiseeme_jax.training import optimizers
+from aiseeme_jax.training import checks, optimizers
 
 log = logging.getLogger(__name__)
-
-# What it means that the labelled images of a split lack a class.
-LACKING = {
-    "train": "it cannot be learnt",
-    "validation": "it has no say in what is chosen",
-    "test": "it is not measured",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +207,7 @@ def check(config: ConfigDict, split: data.Split) -> None:
         if not arm.alone:
             _check_stages(config, arm, len(split), judged)
     if config.targets:
-        check_targets(config, protocols.target_splits(config))
+        check_targets(config, recording.target_splits(config))
 
 
 def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
@@ -224,14 +216,14 @@ def check_targets(config: ConfigDict, splits: Mapping[str, data.Split]) -> None:
     Warns of classes that a split lacks, and if there will be no intervals.
 
     Args:
-      splits: as of `protocols.target_splits`.
+      splits: as of `recording.target_splits`.
 
     Raises ValueError; the message names the target or the field.
     """
     for name, least in (("samples", 1), ("seed", 0)):
         if config.statistics[name] < least:
             raise ValueError(f"statistics.{name} is {config.statistics[name]}; it must be at least {least}")
-    _check_classes(splits)
+    _about("targets", functools.partial(protocols.check_labels, splits))
     seen = set()
     for position, target in enumerate(config.targets):
         part = f"targets[{position}] ({target.protocol})"
@@ -255,23 +247,6 @@ def _about(part: str, judge: Callable[[], None]) -> None:
         raise ValueError(f"{part}: {type(error).__name__}: {error}") from error
 
 
-def _check_classes(splits: Mapping[str, data.Split]) -> None:
-    names = splits["train"].class_names
-    absent = {
-        split: [name for label, name in enumerate(names) if label not in opened.labels]
-        for split, opened in splits.items()
-    }
-    present = [name for name in names if name not in absent["train"]]
-    if len(present) < 2:
-        raise ValueError(
-            f"targets: all {len(splits['train'])} labelled images of {splits['train'].name} are of the class "
-            f"'{present[0]}'; a classifier needs two classes, so leave `targets` empty or label images of another"
-        )
-    for split, lacking in absent.items():
-        for name in lacking:
-            log.warning("%s has no image of the class '%s': %s", splits[split].name, name, LACKING[split])
-
-
 def _check_made_for(part: ConfigDict, field: str, maker: str) -> None:
     """A stage has the fields and views of its task, a target those of its protocol."""
     if part[field] != part.made_for:
@@ -279,19 +254,6 @@ def _check_made_for(part: ConfigDict, field: str, maker: str) -> None:
             f"{field} was changed to '{part[field]}', but the fields and views are those of '{part.made_for}': "
             f"write {maker}('{part[field]}', …) in the config file"
         )
-
-
-def _check_training(training: ConfigDict, images: int) -> None:
-    """Lengths, optimizer and schedule of a stage or of fine-tuning."""
-    if training.batch_size < 1:
-        raise ValueError(f"batch_size is {training.batch_size}; it must be at least 1")
-    per_epoch = data.steps_per_epoch(images, training.batch_size)
-    steps = optimizers.steps_of(training.duration, steps_per_epoch=per_epoch, batch_size=training.batch_size)
-    if steps < 1:
-        raise ValueError("duration is 0; a stage lasts at least one step")
-    peak = training.optimizer.learning_rate
-    schedule = optimizers.make_schedule(training.schedule, peak, steps, per_epoch, training.batch_size)
-    optimizers.make_optimizer(training.optimizer, schedule)
 
 
 def _check_stages(config: ConfigDict, arm: Arm, images: int, judged: set[tuple]) -> None:
@@ -308,7 +270,7 @@ def _check_stages(config: ConfigDict, arm: Arm, images: int, judged: set[tuple])
 def _check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.Place, images: int) -> None:
     pretext.task_class(stage.task)
     _check_made_for(stage, "task", "stage")
-    _check_training(stage, images)
+    checks.check_training(stage, images)
     _at_least(0, "task_weight", stage.task_weight)
     _check_views(config, stage)
 
@@ -332,44 +294,7 @@ def _check_views(config: ConfigDict, part: ConfigDict) -> None:
 
 
 def _check_target(config: ConfigDict, target: ConfigDict, train: data.Split) -> None:
-    if target.protocol not in protocols.PROTOCOLS:
-        raise ValueError(f"unknown protocol '{target.protocol}': known are {', '.join(protocols.PROTOCOLS)}")
-    _check_made_for(target, "protocol", "target")
-    _check_views(config, target)
-    shares, seeds = tuple(target.fractions), tuple(target.seeds)
-    if not shares or len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
-        raise ValueError(f"fractions are {shares}; there must be some, each once and in (0, 1]")
-    if len(set(seeds)) < len(seeds) or not _whole(seeds, least=0):
-        raise ValueError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
-    finetune.class_weights([0], 1, target.class_weight)
-    _CHECKS[target.protocol](target, train)
-
-
-def _check_knn(target: ConfigDict, train: data.Split) -> None:
-    if not _whole(target.neighbours, least=1):
-        raise ValueError(f"neighbours are {tuple(target.neighbours)}; there must be some, each whole and at least 1")
-    if not target.temperature > 0:
-        raise ValueError(f"temperature is {target.temperature}; it must be positive")
-
-
-def _check_linear(target: ConfigDict, train: data.Split) -> None:
-    if not target.strengths or not all(strength > 0 for strength in target.strengths):
-        raise ValueError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")
-    if target.max_iter < 1:
-        raise ValueError(f"max_iter is {target.max_iter}; it must be at least 1")
-
-
-def _check_finetune(target: ConfigDict, train: data.Split) -> None:
-    for fraction in target.fractions:
-        protocols.finetune_batch(target.batch_size, round(len(train) * fraction))
-    # The lengths are those of all labels, whatever the fraction.
-    size = protocols.finetune_batch(target.batch_size, len(train))
-    _check_training(ConfigDict({**target.to_dict(), "batch_size": size}), len(train))
-
-
-_CHECKS = {"knn": _check_knn, "linear": _check_linear, "finetune": _check_finetune}
-
-
-def _whole(values: Iterable[Any], *, least: int) -> bool:
-    """Whether there are values, all integers of at least `least`."""
-    return bool(values) and all(isinstance(value, int) and value >= least for value in values)
+    if target.protocol in protocols.PROTOCOLS:
+        _check_made_for(target, "protocol", "target")
+        _check_views(config, target)
+    protocols.check_target(target, train)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from aiseeme_jax import data
 from aiseeme_jax.curriculum import plan
-from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.evaluate import recording
 from aiseeme_jax.jobs import workdir as workdir_
 from aiseeme_jax.store import records
 
@@ -109,7 +109,7 @@ def _parts(config: ConfigDict, workdir: Path) -> dict[Any, Part]:
     for arm in planned:
         for place, directory in enumerate(folders[arm.name]):
             found[arm.name, place] = Part(directory, _stage_fields(arm, place + 1))
-        for run in protocols.runs(config, workdir, arm.name):
+        for run in recording.runs(config, workdir, arm.name):
             found[run.directory] = Part(run.directory, _measured_fields(config, arm, run))
     return found
 
@@ -120,7 +120,7 @@ def _stage_fields(arm: plan.Arm, count: int) -> tuple[str, ...]:
     return (*ALWAYS, arm.start, "data.exclude_sha256", *own, *["single_budget"] * arm.alone)
 
 
-def _measured_fields(config: ConfigDict, arm: plan.Arm, run: protocols.Run) -> tuple[str, ...]:
+def _measured_fields(config: ConfigDict, arm: plan.Arm, run: recording.Run) -> tuple[str, ...]:
     position = [target.protocol for target in config.targets].index(run.target.protocol)
     own = tuple(f"targets[{position}].{name}" for name in run.target if name not in COUNTS)
     if not arm.stages:

@@ -19,7 +19,7 @@ from aiseeme_jax import data, distill, report, seeds, weights
 from aiseeme_jax.curriculum import teachers
 from aiseeme_jax.curriculum.pictures import save_views
 from aiseeme_jax.curriculum.plan import Arm, arm_steps, arms, sequences_from, stage_folders, stage_task
-from aiseeme_jax.evaluate import features, protocols
+from aiseeme_jax.evaluate import features, recording
 from aiseeme_jax.jobs import changes
 from aiseeme_jax.jobs import workdir as workdir_
 from aiseeme_jax.store import checkpoints, records
@@ -43,8 +43,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         records.hold_to_data(workdir, {"pretraining": source().fingerprint()})
     for arm in planned:
         backbone, last_stage = train_arm(config, arm, folders[arm.name], source)
-        protocols.evaluate_arm(config, workdir, arm.name, backbone, last_stage, random=arm.random)
-        protocols.write_results(config, workdir, [a.name for a in planned])
+        recording.evaluate_arm(config, workdir, arm.name, backbone, last_stage, random=arm.random)
+        recording.write_results(config, workdir, [a.name for a in planned])
         report.write_report(workdir)
     workdir_.finish(workdir)
 

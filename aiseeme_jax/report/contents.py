@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from aiseeme_jax.evaluate import results
-from aiseeme_jax.evaluate.fractions import in_words, seeds_for
+from aiseeme_jax.evaluate.fractions import in_words
+from aiseeme_jax.evaluate.protocols import seeds_for
 from aiseeme_jax.store import records
 
 # Of the intervals computed here, where there is no config to say.

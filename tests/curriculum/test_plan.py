@@ -179,7 +179,7 @@ class TestLabels:
         ]
         caplog.clear()
         plan.check(config("grey"), opened("grey", validation=[0] * 24))
-        assert caplog.messages == ["validation has no image of the class 'b': it has no say in what is chosen"]
+        assert caplog.messages == ["validation has no image of the class 'b': it does not count in what is chosen"]
 
 
 class TestTargets:

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from aiseeme_jax.curriculum import plan
-from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.evaluate import recording
 from aiseeme_jax.jobs import changes
 from aiseeme_jax.jobs import workdir as workdir_
 from aiseeme_jax.store import checkpoints, records
@@ -51,7 +51,7 @@ def train(workdir, made, *stages, arm="curriculum", done=True):
 
 
 def measure(workdir, made, protocol, *, arm="curriculum"):
-    for run in protocols.runs(made, workdir, arm):
+    for run in recording.runs(made, workdir, arm):
         if run.target.protocol == protocol:
             records.write_json(run.directory / records.DONE, {"steps": 1})
 

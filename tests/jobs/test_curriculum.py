@@ -18,7 +18,7 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 import aiseeme_jax
 from aiseeme_jax import data, pretext, weights
 from aiseeme_jax.curriculum import plan
-from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate import protocols, recording, results
 from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.jobs import workdir as workdir_
 from aiseeme_jax.store import records
@@ -223,17 +223,18 @@ class TestRun:
         assert info["task"] == "npid"
 
     def test_single_arm_of_the_opening_task_is_the_first_stage(self, finished):
-        arm = protocols.Arm(config(), "again", aiseeme_jax.load_backbone(finished / "stages" / "00-rotation")[0], {})
-        arm.splits = {name: data.open_split("", name, "") for name in protocols.SPLITS}
-        run = next(run for run in protocols.runs(config(), finished, "single:rotation") if run.fraction == 1)
-        probs, _ = protocols.PROTOCOLS["knn"](arm, run)
-        np.testing.assert_allclose(results.load_predictions(run.directory).probs, probs, atol=1e-6)
+        splits = {name: data.open_split("", name, "") for name in protocols.SPLITS}
+        backbone = aiseeme_jax.load_backbone(finished / "stages" / "00-rotation")[0]
+        subject = protocols.Subject("again", backbone, splits)
+        run = next(run for run in recording.runs(config(), finished, "single:rotation") if run.fraction == 1)
+        again = protocols.measure(run, subject, run.directory, recording._runtime(config())).predictions
+        np.testing.assert_allclose(results.load_predictions(run.directory).probs, again.probs, atol=1e-6)
 
     def test_complete_run_is_left_alone(self, finished, splits, monkeypatch):
         def never(*_, **__):
             raise AssertionError("work is done again")
 
-        for module, name in ((loop, "fit"), (protocols, "evaluate_arm"), (weights, "save_backbone")):
+        for module, name in ((loop, "fit"), (recording, "evaluate_arm"), (weights, "save_backbone")):
             monkeypatch.setattr(module, name, never)
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
         del before[finished / "config.json"]
@@ -291,7 +292,7 @@ class TestBudget:
             return loop.Result(task, {})
 
         monkeypatch.setattr(loop, "fit", fit)
-        monkeypatch.setattr(protocols, "evaluate_arm", lambda *_, **__: None)
+        monkeypatch.setattr(recording, "evaluate_arm", lambda *_, **__: None)
         curriculum.run(config(targets=(), **changes), tmp_path)
         return asked
 

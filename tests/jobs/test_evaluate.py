@@ -8,7 +8,7 @@ import tiny
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import data, weights
-from aiseeme_jax.evaluate import finetune, protocols, results
+from aiseeme_jax.evaluate import finetune, recording, results
 from aiseeme_jax.jobs import evaluate
 from aiseeme_jax.store import records
 from aiseeme_jax.training import loop
@@ -32,7 +32,7 @@ def starts(monkeypatch):
         return loop.Result(task, {})
 
     monkeypatch.setattr(loop, "fit", fit)
-    monkeypatch.setattr(finetune, "predict", lambda classifier, split, **_: np.full((len(split), 3), 1 / 3, np.float32))
+    monkeypatch.setattr(finetune, "predict_logits", lambda network, split, **_: np.zeros((len(split), 3), np.float32))
     return found
 
 
@@ -76,11 +76,11 @@ def test_fine_tuning_of_trained_weights_has_one(starts, tmp_path):
 
 def test_changed_statistics_are_applied_to_stored_predictions(starts, tmp_path, monkeypatch):
     evaluate.run(config(tuned()), tmp_path)
-    (first, second) = protocols.runs(config(tuned()), tmp_path, "init")
+    (first, second) = recording.runs(config(tuned()), tmp_path, "init")
     assert records.read_done(first.directory)["statistics"] == {"samples": 20, "seed": 0}
     changed = config(tuned())
     changed.statistics.seed = 5
-    monkeypatch.setattr(protocols, "_evaluate", None)
+    monkeypatch.setattr(recording, "_measure", None)
     evaluate.run(changed, tmp_path)
     for run in (first, second):
         found = results.Run("init", "finetune", 1.0, run.seed, run.directory)
