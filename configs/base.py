@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from aiseeme_jax import augment, pretext
-from aiseeme_jax.evaluate.finetune import Classifier
+from aiseeme_jax.evaluate.finetune import FineTuning
 
 
 def duration(*, epochs: float | None = None, steps: int | None = None, examples: int | None = None) -> ConfigDict:
@@ -171,7 +171,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
         config.class_weight = "balanced"  # balanced | none
     else:
         raise ValueError(f"unknown protocol '{protocol}': known are knn, linear, finetune")
-    config.views = views(Classifier.RECIPE, Classifier.FIXED, size=size, preset=preset)
+    config.views = views(FineTuning.RECIPE, FineTuning.FIXED, size=size, preset=preset)
     return change(config, changes)
 
 

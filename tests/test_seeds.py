@@ -11,7 +11,7 @@ from tiny import tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import distill, pretext, seeds, weights
 from aiseeme_jax.curriculum.plan import stage_task
-from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.evaluate import finetune, protocols
 from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.task import Bank
 from configs import base
@@ -83,24 +83,14 @@ def test_predictors_have_nothing_in_common_with_heads_and_backbone():
     assert_unrelated(kernels(task.keeper), before)
 
 
-def test_head_of_fine_tuning_has_nothing_in_common_with_random_weights(monkeypatch, tmp_path):
+def test_head_of_fine_tuning_has_nothing_in_common_with_random_weights():
     made = config("rotation")
     target = base.target("finetune", size=tiny.SIZE, batch_size=8)
     backbone = weights.starting_backbone(made.model, "scratch", 0)
-    arm = protocols.Arm(made, "scratch", backbone, {name: tiny.split() for name in protocols.SPLITS})
-
-    class Seen(Exception):
-        pass
-
-    def fit(classifier, *_, **__):
-        raise Seen(classifier)
-
-    monkeypatch.setattr(protocols.loop, "fit", fit)
-    with pytest.raises(Seen) as caught:
-        protocols.PROTOCOLS["finetune"](arm, protocols.Run(target, 1.0, 0, tmp_path))
-    classifier = caught.value.args[0]
-    tiny.assert_same(classifier.backbone, backbone)
-    assert_unrelated(kernels(classifier.head), kernels(backbone))
+    subject = protocols.Subject("scratch", backbone, {name: tiny.split() for name in protocols.SPLITS})
+    task = finetune.make_task(protocols.Measurement(target, 1.0, 0), subject)
+    tiny.assert_same(task.backbone, backbone)
+    assert_unrelated(kernels(task.head), kernels(backbone))
 
 
 def shown(monkeypatch, tmp_path, run: int, position: int, **changes):

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import augment, data, models, pretext, seeds, weights
 from aiseeme_jax.curriculum import teachers
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.training import optimizers
+from aiseeme_jax.training.checks import check_training
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosi
     pretext.task_class(stage.task)
     check_made_for(stage, "task", "stage")
     data.check_model(split, config.model)
-    optimizers.check_training(stage, len(split))
+    check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
     check_views(config.model, stage, split)
 

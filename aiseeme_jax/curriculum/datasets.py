@@ -61,8 +61,9 @@ class DataSets:
             names = [*shared.groups, *shared.ids]
             one, other = shared.pretraining.partition(":")[0], shared.target.partition(":")[0]
             log.warning(
-                "%s and %s have %d groups and %d images in common, such as %s. `python -m tfds_builders check %s %s "
-                "--exclude ids.txt` lists them, and --config.data.exclude=\"('ids.txt',)\" keeps them out of pretraining",
+                "%s and %s have %d groups and %d images in common, such as %s. "
+                "`python -m tfds_builders check %s %s --exclude ids.txt` lists them, and "
+                "--config.data.exclude=\"('ids.txt',)\" keeps them out of pretraining",
                 shared.pretraining,
                 shared.target,
                 len(shared.groups),

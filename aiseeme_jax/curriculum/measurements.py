@@ -15,8 +15,6 @@ from aiseeme_jax.training import events
 
 log = logging.getLogger(__name__)
 
-CLASSIFIER = "classifier.safetensors"
-
 
 class Measurer:
     """Measures backbones. Features of the backbone that was measured last are kept: its other targets want them too."""
@@ -29,7 +27,7 @@ class Measurer:
         """Runs a protocol and leaves predictions and, of fine-tuning, the classifier. Returns what the record says."""
         start = time.monotonic()
         subject = self.subject_of(planned)
-        measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed, planned.title)
+        measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed)
         outcome = protocols.measure(measurement, subject, directory, self.runtime)
         results.save_predictions(directory, outcome.predictions)
         record = {
@@ -42,7 +40,7 @@ class Measurer:
             **outcome.chosen,
         }
         if outcome.classifier is not None:
-            record["classifier_hash"] = protocols.save_classifier(directory / CLASSIFIER, outcome, measurement, subject)
+            record["classifier_hash"] = weights.save_classifier(directory / weights.CLASSIFIER, outcome.classifier)
         self.write_events(planned, directory, outcome.predictions)
         checkpoints.drop_checkpoints(directory)
         return record
@@ -50,7 +48,14 @@ class Measurer:
     @functools.cached_property
     def runtime(self) -> protocols.Runtime:
         config = self.context.config
-        return protocols.Runtime(**{name: config.runtime[name] for name in protocols.RUNTIME}, patience=config.patience)
+        return protocols.Runtime(
+            evaluation_batch=config.runtime.evaluation_batch,
+            residence=config.runtime.residence,
+            workers=config.runtime.workers,
+            log_every=config.runtime.log_every,
+            checkpoint_every=config.runtime.checkpoint_every,
+            patience=config.patience,
+        )
 
     def subject_of(self, planned: PlannedMeasurement) -> protocols.Subject:
         """The backbone that is measured, with the splits of the target's data set."""
@@ -70,5 +75,5 @@ class Measurer:
         """Shows the headline metrics in TensorBoard, at the step at which the backbone's last stage ended."""
         steps = planned.start.total_steps if isinstance(planned.start, PlannedStage) else 0
         found = {f"{planned.name}/{name}": value for name, value in metrics.headline(predictions).items()}
-        events.write_scalars(directory, steps, found)
+        events.write_scalars(directory, steps, {f"{planned.name}/{name}": value for name, value in found.items()})
         log.info("%s: %s", planned.title, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))

@@ -17,8 +17,8 @@ from aiseeme_jax.curriculum import checks, teachers
 from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, set_of, sets_of
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import protocols
-from aiseeme_jax.evaluate.fractions import in_words, seeds_for
+from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
@@ -364,14 +364,12 @@ class _Planner:
             protocols.check_labels(self.datasets.target(name))
 
     def name_target(self, target: ConfigDict) -> str:
-        """A target in results and report: its protocol, and its data set where that is not the run's."""
-        name = set_of(self.config, target)
-        return target.protocol if name == self.config.data.name else f"{target.protocol}:{name}"
+        return results.name_target(target.protocol, target.data, self.config.data.name)
 
     def plan_measurements(self, arm: str, backbone: Start) -> Iterator[PlannedMeasurement]:
         for target in self.config.targets:
             for fraction in target.fractions:
-                for seed in seeds_for(target.protocol, fraction, target.seeds):
+                for seed in protocols.seeds_for(target.protocol, fraction, target.seeds):
                     yield self.plan_measurement(arm, target, fraction, seed, backbone)
 
     def plan_measurement(

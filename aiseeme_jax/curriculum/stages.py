@@ -72,9 +72,7 @@ def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
     dtype = context.config.model.dtype
     task = make_stage_task(stage.fields, context.load_start(stage.start), len(split), dtype=dtype, seed=stage.seed)
     loaded = load_teachers(stage, context)
-    frozen = distill.attach_distillation(
-        task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed
-    )
+    frozen = distill.keep(task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed)
     return PreparedStage(task, loaded, frozen, split, make_batches(stage, context, split))
 
 

@@ -15,7 +15,7 @@ from scipy import optimize
 
 from aiseeme_jax.evaluate.labels import Labels
 
-LOWEST, HIGHEST = 0.05, 20.0
+LOWEST, HIGHEST = 1e-3, 1e3
 
 # Labelled images below which the temperature is uncertain: at a true one of 2, of 300 images it lies in 1.65 … 2.46 in
 # nine of ten draws, of 100 in 1.31 … 2.66.
@@ -33,7 +33,7 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> Tempera
     """The temperature in LOWEST … HIGHEST with the least log loss; all findings have the same one.
 
     It is 1, with a note, where the labels do not suffice (one class only; no finding that is both present and absent),
-    and where the classifier makes no mistake on them, so that the loss falls as far as the temperature does.
+    and where no temperature has the least loss, because the classifier makes no mistake on these labels.
 
     Args:
       logits: of the rows of `labels`.
@@ -41,6 +41,8 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> Tempera
     if not labels.learnable:
         return Temperature(1.0, f"not fitted: {labels.describe_undefined()}")
     logits = np.asarray(logits, np.float64)
+    if labels.separated_by(logits):
+        return Temperature(1.0, "not fitted: there is no mistake on validation, so no temperature has the least loss")
     found = optimize.minimize_scalar(
         lambda log_t: labels.log_loss(logits / math.exp(log_t)),
         bounds=(math.log(LOWEST), math.log(HIGHEST)),
@@ -48,8 +50,6 @@ def fit_temperature(logits: Float[np.ndarray, "n c"], labels: Labels) -> Tempera
         options={"xatol": 1e-6},
     )
     value = math.exp(found.x)
-    if value < 1.01 * LOWEST:
-        return Temperature(1.0, "not fitted: there is no mistake on validation, so that no temperature is the best")
     if value > 0.99 * HIGHEST:
         return Temperature(HIGHEST, "on validation the classifier is no better than chance")
     note = f"uncertain: fitted on {len(labels)} images only" if len(labels) < FEW else ""

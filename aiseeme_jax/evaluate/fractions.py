@@ -54,11 +54,6 @@ def nested_fraction(labels: ArrayLike, groups: Sequence, fraction: float, seed: 
     return np.flatnonzero(chosen[member])
 
 
-def seeds_for(protocol: str, fraction: float, seeds: Sequence[int]) -> Sequence[int]:
-    """The seeds a target is measured with. On all labels a frozen protocol gives one answer, so it is asked once."""
-    return seeds[:1] if fraction == 1 and protocol != "finetune" else seeds
-
-
 def in_words(fraction: float) -> str:
     """'all labels', '10 % of the labels'."""
     return "all labels" if fraction == 1 else f"{100 * fraction:g} % of the labels"

@@ -1,33 +1,66 @@
 """Weighted k-nearest-neighbour classifier on frozen features (Wu et al. 2018, section 3.4), balanced if asked.
 
-Plain votes follow the class frequencies: of 52 common rows to a rare one few neighbours are ever rare, and the k of
-best balanced accuracy is the smallest there is. Divided by its number of training rows, a class votes by how dense it
-lies around the query.
+Plain votes follow how frequent the classes are: where there are 52 common training rows to each rare one, few
+neighbours are ever rare, and the k of the best balanced accuracy is the smallest there is. Balanced votes are divided
+by the number of training rows of their class, so that a class counts by how densely it lies around the query.
+
+Of several findings, each neighbour votes for or against those that are known of it.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
-from aiseeme_jax.evaluate.finetune import class_weights
-from aiseeme_jax.evaluate.metrics import balanced_accuracy
+from aiseeme_jax import data
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate.labels import make_labels
+from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
+from aiseeme_jax.evaluate.metrics import main_metric
 
 # Test rows compared with the whole training set at once.
 _CHUNK = 256
 
 
 class KnnProbe(NamedTuple):
-    """The k chosen on validation, its balanced accuracy there, and the probabilities [N, C] of each split."""
+    """The k chosen on validation, its score there, and the probabilities [N, C] of each split."""
 
     k: int
     validation_score: float
     probs: dict[str, Float[np.ndarray, "n c"]]
+
+
+def measure(measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime) -> Measured:
+    """Classifies the test images by their neighbours among the training images."""
+    vectors, labels = subject.features_and_labels(measurement, runtime.evaluation_batch)
+    target = measurement.target
+    probe = knn_probe(
+        vectors,
+        labels,
+        ks=target.neighbours,
+        temperature=target.temperature,
+        class_weight=target.class_weight,
+        classes=len(subject.splits["test"].class_names),
+    )
+    return Measured(probe.probs["test"], {"neighbours": probe.k, "validation_score": probe.validation_score})
+
+
+def check(target: ConfigDict, train: data.Split) -> None:
+    """Raises UserError for numbers of neighbours or a temperature that cannot be."""
+    if not target.neighbours or not all(isinstance(k, int) and k >= 1 for k in target.neighbours):
+        raise UserError(f"neighbours are {tuple(target.neighbours)}; there must be some, each whole and at least 1")
+    if not target.temperature > 0:
+        raise UserError(f"temperature is {target.temperature}; it must be positive")
+
+
+KNN = Protocol("knn", trains=False, check=check, measure=measure)
 
 
 def knn_probe(
@@ -39,13 +72,12 @@ def knn_probe(
     class_weight: str,
     classes: int,
 ) -> KnnProbe:
-    """Classifies 'validation' and 'test' with the k of best balanced accuracy on 'validation'.
-
-    Of equals the smallest is kept.
+    """Classifies 'validation' and 'test' with the k of the best balanced accuracy (findings: macro AUROC) on
+    'validation'. Of equal ones the smallest is taken.
 
     Args:
       features: 'train', 'validation' and 'test' -> [N, D].
-      labels: 'train' and 'validation' -> int [N].
+      labels: 'train' and 'validation' -> int [N], or of findings float [N, C].
       ks: candidates; one beyond the number of training rows means all of them.
       class_weight: 'balanced' or 'none', as in `knn_probabilities`.
     """
@@ -65,7 +97,8 @@ def knn_probe(
         )
 
     validation = {k: classify("validation", k) for k in candidates}
-    scores = {k: balanced_accuracy(labels["validation"], probs) for k, probs in validation.items()}
+    score = main_metric(labels["validation"])
+    scores = {k: score(labels["validation"], probs) for k, probs in validation.items()}
     best = max(candidates, key=lambda k: scores[k])
     return KnnProbe(best, scores[best], {"validation": validation[best], "test": classify("test", best)})
 
@@ -80,50 +113,51 @@ def knn_probabilities(
     class_weight: str,
     classes: int,
 ) -> Float[np.ndarray, "n c"]:
-    """Votes of the k training rows of largest cosine similarity s, of weight exp(s / temperature), summing to 1.
+    """Votes of the k training rows of largest cosine similarity s, each of weight exp(s / temperature), as shares.
+
+    Of classes the shares of a row sum to 1. Of findings they are votes for the finding, over votes for and against it;
+    where none of the k neighbours knows, all training rows vote alike.
 
     Args:
-      train_features, train_labels, test_features: [N, D], int [N], [M, D].
-      class_weight: 'balanced' divides the votes for a class by its number of training rows; 'none' does not. A class
-        without one gets 0.
+      train_features, train_labels, test_features: [N, D], int [N] or float [N, C], [M, D].
+      class_weight: 'balanced' divides the votes for a class, or for and against a finding, by their number of training
+        rows; 'none' does not. A class or finding that no training row has gets 0.
     """
     train, test = _features("train", train_features), _features("test", test_features)
-    labels = np.asarray(train_labels)
     if not 1 <= k <= len(train):
         raise ValueError(f"k must lie between 1 and the {len(train)} training rows, got {k}")
-    if labels.shape != (len(train),) or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"need {len(train)} training labels from 0 to {classes - 1}, got shape {labels.shape}")
+    labels = make_labels(train_labels, classes)
+    if len(labels) != len(train):
+        raise ValueError(f"need {len(train)} training labels, got {len(labels)}")
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    train = _unit(jnp.asarray(train))
-    weights = jnp.asarray(class_weights(labels, classes, class_weight), jnp.float32)
-    labels = jnp.asarray(labels, jnp.int32)
+    ballots, weights = labels.ballots(class_weight)
+    train, table = _unit(jnp.asarray(train)), jnp.asarray(ballots)
     padded = np.pad(test, ((0, -len(test) % _CHUNK), (0, 0)))
     votes = [
-        _votes(train, labels, weights, jnp.asarray(padded[start : start + _CHUNK]), temperature, k=k)
+        _votes(train, table, jnp.asarray(weights), jnp.asarray(padded[start : start + _CHUNK]), temperature, k=k)
         for start in range(0, len(padded), _CHUNK)
     ]
-    return np.concatenate([np.asarray(v) for v in votes])[: len(test)]
+    all_votes = weights * ballots.sum(axis=0)
+    return np.concatenate([np.asarray(labels.shares(v, all_votes)) for v in votes])[: len(test)]
 
 
 @partial(jax.jit, static_argnames=("k",))
 def _votes(
     train: Float[Array, "n d"],
-    labels: Int[Array, "n"],
-    class_weights: Float[Array, "classes"],
+    ballots: Float[Array, "n v"],
+    ballot_weights: Float[Array, "v"],
     test: Float[Array, "b d"],
     temperature: float,
     *,
     k: int,
-) -> Float[Array, "b classes"]:
+) -> Float[Array, "b v"]:
     # 'highest': the default of an accelerator multiplies in fewer bits, and exp(s / 0.07) magnifies that.
     similarity = jnp.matmul(_unit(test), train.T, precision="highest")
     nearest, rows = jax.lax.top_k(similarity, k)
-    # A softmax over the neighbours is the normalised vote, without overflow.
+    # A softmax over the neighbours gives the same shares of votes, without overflow.
     weights = jax.nn.softmax(nearest / temperature, axis=-1)
-    of_class = jax.nn.one_hot(labels[rows], len(class_weights))
-    votes = class_weights * jnp.einsum("bk,bkc->bc", weights, of_class, precision="highest")
-    return votes / votes.sum(axis=-1, keepdims=True)
+    return ballot_weights * jnp.einsum("bk,bkv->bv", weights, ballots[rows], precision="highest")
 
 
 def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:

@@ -46,6 +46,7 @@ class Labels:
       METRICS: names of the metrics that exist for this kind, in the order of a summary.
       PER_CLASS: names of those that exist for each class or finding.
       CHOSEN_BY: name of the metric by which k, C and epoch are chosen on validation.
+      values: int [N], or float [N, C]: as they were given.
       present: bool [N, C], whether a row has the class or finding.
       known: bool [N, C], whether that is known.
       measured: int [M], the classes or findings that a macro mean runs over, in order.
@@ -59,6 +60,7 @@ class Labels:
     PER_CLASS: ClassVar[tuple[str, ...]]
     CHOSEN_BY: ClassVar[str]
 
+    values: np.ndarray
     present: Bool[np.ndarray, "n c"]
     known: Bool[np.ndarray, "n c"]
     measured: Int[np.ndarray, "m"]
@@ -78,6 +80,10 @@ class Labels:
     def absent(self) -> Bool[np.ndarray, "n c"]:
         """Whether a row is known not to have the class or finding."""
         return self.known & ~self.present
+
+    def take(self, rows: Int[np.ndarray, "k"]) -> "Labels":
+        """The labels of some rows, for the same classes or findings."""
+        return make_labels(self.values[rows], self.count)
 
     def count_groups(self, members: Int[np.ndarray, "n"]) -> Int[np.ndarray, "c"]:
         """How many groups hold each class or finding.
@@ -170,6 +176,11 @@ class ClassLabels(Labels):
         """Mean of -log softmax(logits) at the class."""
         return -float(np.mean(special.log_softmax(logits, axis=1)[np.arange(len(self)), self.values]))
 
+    def separated_by(self, logits: Float[np.ndarray, "n c"]) -> bool:
+        """Whether the logit of its class is above all others in every row."""
+        others = np.where(self.present, -np.inf, logits).max(axis=1)
+        return bool((logits[np.arange(len(self)), self.values] > others).all())
+
     def describe_undefined(self) -> str:
         """Why a metric may be undefined on these rows."""
         return f"the labels hold only class {self.measured.tolist()}"
@@ -203,7 +214,7 @@ class FindingLabels(Labels):
     positive_class = None
 
     def __init__(self, values: ArrayLike):
-        values = np.asarray(values, np.float32)
+        self.values = values = np.asarray(values, np.float32)
         self.known = np.isfinite(values)
         self.present = values == 1
         wrong = self.known & ~self.present & (values != 0) | np.isinf(values)
@@ -257,15 +268,15 @@ class FindingLabels(Labels):
 
         Args:
           votes: weighted sums over the neighbours.
-          all_votes: the same over all training rows; they count where no neighbour knows of the finding.
+          all_votes: the same over all training rows; they count where no neighbour knows of the finding. Where no
+            training row does, the share is 0.
         """
         votes = np.asarray(votes)
         for_it, against = np.split(votes, 2, axis=1)
         some = np.tile(for_it + against > 0, (1, 2))
         for_it, against = np.split(np.where(some, votes, all_votes), 2, axis=1)
         total = for_it + against
-        # A finding that no training row knows of.
-        return np.divide(for_it, total, out=np.full_like(total, 0.5), where=total > 0)
+        return np.divide(for_it, total, out=np.zeros_like(total), where=total > 0)
 
     def regressions(self) -> list[Regression]:
         """One regression for each finding, on the rows in which it is known."""
@@ -274,8 +285,15 @@ class FindingLabels(Labels):
 
     def log_loss(self, logits: Float[np.ndarray, "n c"]) -> float:
         """Mean binary cross-entropy of sigmoid(logits) over all that is known."""
-        signed = np.where(self.present, logits, -np.asarray(logits))
-        return -float(np.mean(special.log_expit(signed[self.known])))
+        return -float(np.mean(special.log_expit(self._signed(logits))))
+
+    def separated_by(self, logits: Float[np.ndarray, "n c"]) -> bool:
+        """Whether the logits of all that is present are above 0, and of all that is absent below."""
+        return bool((self._signed(logits) > 0).all())
+
+    def _signed(self, logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "k"]:
+        """The logits of what is known, with the sign that makes a right one positive."""
+        return np.where(self.present, logits, -np.asarray(logits))[self.known]
 
     def describe_undefined(self) -> str:
         """Why a metric may be undefined on these rows."""

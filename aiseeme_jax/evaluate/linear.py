@@ -1,6 +1,8 @@
-"""Linear probe: multinomial logistic regression on standardised features, strength chosen on validation.
+"""Linear probe: logistic regression on standardised features, its strength chosen on validation.
 
-scikit-learn is imported where it is used: it takes a second, and every start of the program reads this module.
+Classes share one multinomial regression; of several findings, each has a regression of its own, on the rows in which it
+is known. scikit-learn is imported where it is used: importing it takes a second, and every start of the program imports
+this module.
 """
 
 import functools
@@ -8,14 +10,21 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from aiseeme_jax.evaluate.metrics import balanced_accuracy
+from aiseeme_jax import data
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate.labels import Regression, check_class_weight, make_labels
+from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
+from aiseeme_jax.evaluate.metrics import main_metric
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -25,10 +34,10 @@ class LinearProbe(NamedTuple):
     """What the probe chose and gave.
 
     Attributes:
-      strength: the inverse regularisation C that did best on validation.
-      validation_score: its balanced accuracy there.
-      converged: whether the fit of that C ended before `max_iter`.
-      unconverged: how many of all candidates did not.
+      strength: the inverse regularisation C with the best score on validation.
+      validation_score: its balanced accuracy there, of findings its macro AUROC.
+      converged: whether all fits of that C ended before `max_iter`.
+      unconverged: how many of all candidates had a fit that did not.
       probs: 'validation' and 'test' -> [N, classes].
     """
 
@@ -37,6 +46,38 @@ class LinearProbe(NamedTuple):
     converged: bool
     unconverged: int
     probs: dict[str, Float[np.ndarray, "n c"]]
+
+
+def measure(measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime) -> Measured:
+    """Classifies the test images by a regression on the features of the training images."""
+    vectors, labels = subject.features_and_labels(measurement, runtime.evaluation_batch)
+    target = measurement.target
+    probe = linear_probe(
+        vectors,
+        labels,
+        strengths=target.strengths,
+        class_weight=target.class_weight,
+        max_iter=target.max_iter,
+        classes=len(subject.splits["test"].class_names),
+    )
+    chosen = {
+        "strength": probe.strength,
+        "validation_score": probe.validation_score,
+        "converged": probe.converged,
+        "unconverged_candidates": probe.unconverged,
+    }
+    return Measured(probe.probs["test"], chosen)
+
+
+def check(target: ConfigDict, train: data.Split) -> None:
+    """Raises UserError for strengths or a number of iterations that cannot be."""
+    if not target.strengths or not all(strength > 0 for strength in target.strengths):
+        raise UserError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")
+    if target.max_iter < 1:
+        raise UserError(f"max_iter is {target.max_iter}; it must be at least 1")
+
+
+LINEAR = Protocol("linear", trains=False, check=check, measure=measure)
 
 
 def linear_probe(
@@ -48,33 +89,35 @@ def linear_probe(
     max_iter: int,
     classes: int,
 ) -> LinearProbe:
-    """Fits one classifier per strength on 'train' and keeps the best by balanced accuracy on 'validation'.
+    """Fits 'train' once for each strength, and takes the best by balanced accuracy (findings: macro AUROC) on
+    'validation'. Of equal ones the strongest regularisation (smallest C) is taken.
 
-    Of equals the strongest regularisation (smallest C) is kept. A class without a training row gets
-    probability 0.
+    A class or finding that no training row has gets probability 0.
 
     Args:
       features: 'train', 'validation' and 'test' -> [N, D]; standardised with mean and deviation of 'train'.
-      labels: 'train' and 'validation' -> int [N].
+      labels: 'train' and 'validation' -> int [N], or of findings float [N, C].
       strengths: candidates for C, positive.
-      class_weight: 'balanced' (n / (classes present x n_c)) or 'none'.
+      class_weight: 'balanced' (n / (classes present x n_c), of a finding n / (2 n_v)) or 'none'.
     """
-    if class_weight not in ("balanced", "none"):
-        raise ValueError(f"unknown class_weight '{class_weight}': known are balanced, none")
+    check_class_weight(class_weight)
     if not strengths or min(strengths) <= 0:
         raise ValueError(f"the linear probe needs positive strengths C, got {tuple(strengths)}")
-    if len(np.unique(labels["train"])) < 2:
-        raise ValueError("the linear probe needs at least two classes among the training labels")
+    train = make_labels(labels["train"], classes)
+    if not train.learnable:
+        raise ValueError(f"the linear probe cannot learn from the training labels: {train.describe_undefined()}")
     x = _standardised(features)
+    score_of = main_metric(labels["validation"])
     best, best_score, unconverged = None, -np.inf, 0
-    fits = _fits(x["train"], labels["train"], sorted(strengths), class_weight, max_iter)
-    for strength, (model, converged) in zip(sorted(strengths), fits, strict=True):
+    candidates = _fit_all(x["train"], train.regressions(), sorted(strengths), class_weight, max_iter)
+    for strength, fits in zip(sorted(strengths), candidates, strict=True):
+        converged = all(fit.converged for fit in fits)
         unconverged += not converged
-        score = balanced_accuracy(labels["validation"], _probabilities(model, x["validation"], classes))
+        score = score_of(labels["validation"], _probabilities(fits, x["validation"], classes))
         if score > best_score:
-            best, best_score = (float(strength), converged, model), score
-    strength, converged, model = best
-    probs = {split: _probabilities(model, x[split], classes) for split in ("validation", "test")}
+            best, best_score = (float(strength), converged, fits), score
+    strength, converged, fits = best
+    probs = {split: _probabilities(fits, x[split], classes) for split in ("validation", "test")}
     return LinearProbe(strength, best_score, converged, unconverged, probs)
 
 
@@ -90,35 +133,66 @@ def _standardised(features: Mapping[str, ArrayLike]) -> dict[str, Float[np.ndarr
     return {split: scaler.transform(rows) for split, rows in x.items()}
 
 
-def _fits(
-    x: Float[np.ndarray, "n d"], labels: ArrayLike, strengths: Sequence[float], class_weight: str, max_iter: int
-) -> list[tuple["LogisticRegression", bool]]:
-    """One fit of each strength, side by side, a thread each.
+@dataclass(frozen=True)
+class _Fit:
+    """A fitted regression; no model where its targets are all the same, or where there is none."""
 
-    Threads within products of so few columns cost more than they bring (results/speed.md), and would let the number of
-    cores into the result.
+    regression: Regression
+    model: "LogisticRegression | None"
+    converged: bool
+
+    def fill(self, probs: Float[np.ndarray, "n c"], x: Float[np.ndarray, "n d"]) -> None:
+        """Writes the probabilities of rows into the columns of the regression."""
+        if self.model is None:
+            found = np.unique(self.regression.targets)
+            values = np.ones((len(x), len(found)))
+        else:
+            found, values = self.model.classes_, self.model.predict_proba(x)
+        for place, target in enumerate(found):
+            if target in self.regression.columns:
+                probs[:, self.regression.columns[target]] = values[:, place]
+
+
+def _fit_all(
+    x: Float[np.ndarray, "n d"],
+    regressions: Sequence[Regression],
+    strengths: Sequence[float],
+    class_weight: str,
+    max_iter: int,
+) -> list[list[_Fit]]:
+    """The fits of all regressions for each strength, side by side, a thread each.
+
+    More threads within one fit would cost more than they bring, as the products have so few columns
+    (results/speed.md), and the result would depend on the number of cores.
     """
     from sklearn.exceptions import ConvergenceWarning
 
-    fit = functools.partial(_fit, x, np.asarray(labels), class_weight=class_weight, max_iter=max_iter)
-    workers = min(len(strengths), os.cpu_count() or 1)
+    fit = functools.partial(_fit, x, class_weight=class_weight, max_iter=max_iter)
+    pairs = [(regression, strength) for strength in strengths for regression in regressions]
+    workers = min(len(pairs), os.cpu_count() or 1)
     with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        # Counted and reported in the result, once, where the library would warn for each candidate.
+        # Counted and reported in the result, once; the library would warn for each candidate.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return list(pool.map(fit, strengths))
+        fits = list(pool.map(fit, *zip(*pairs, strict=True)))
+    return [fits[start : start + len(regressions)] for start in range(0, len(fits), len(regressions))]
 
 
 def _fit(
-    x: Float[np.ndarray, "n d"], labels: np.ndarray, strength: float, *, class_weight: str, max_iter: int
-) -> tuple["LogisticRegression", bool]:
+    x: Float[np.ndarray, "n d"], regression: Regression, strength: float, *, class_weight: str, max_iter: int
+) -> _Fit:
     from sklearn.linear_model import LogisticRegression
 
+    if len(np.unique(regression.targets)) < 2:
+        return _Fit(regression, None, True)
     weight = None if class_weight == "none" else class_weight
-    model = LogisticRegression(C=strength, class_weight=weight, max_iter=max_iter).fit(x, labels)
-    return model, bool(model.n_iter_.max() < max_iter)
+    model = LogisticRegression(C=strength, class_weight=weight, max_iter=max_iter)
+    # Indexing copies, and all fits run at once.
+    model.fit(x if len(regression.rows) == len(x) else x[regression.rows], regression.targets)
+    return _Fit(regression, model, bool(model.n_iter_.max() < max_iter))
 
 
-def _probabilities(model: "LogisticRegression", x: Float[np.ndarray, "n d"], classes: int) -> Float[np.ndarray, "n c"]:
+def _probabilities(fits: Sequence[_Fit], x: Float[np.ndarray, "n d"], classes: int) -> Float[np.ndarray, "n c"]:
     probs = np.zeros((len(x), classes))
-    probs[:, model.classes_] = model.predict_proba(x)
+    for fit in fits:
+        fit.fill(probs, x)
     return probs

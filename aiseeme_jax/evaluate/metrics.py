@@ -226,6 +226,13 @@ def summary(
     return rows
 
 
+def headline(labels: ArrayLike, probs: ArrayLike) -> dict[str, float]:
+    """The two metrics by which a measurement is known, without intervals; one that is undefined is left out."""
+    names = make_labels(labels, np.asarray(probs).shape[-1]).METRICS[:2]
+    found = {name: float(METRICS[name](labels, probs)) for name in names}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
 def _interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
     low, high = interval(values)
     # If none of 20 lesions was found, a sixth of all lesions may still be findable. Where no resample leaves the end of

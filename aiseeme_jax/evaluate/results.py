@@ -6,7 +6,6 @@ with other metrics or another bootstrap too.
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
@@ -16,8 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.evaluate import metrics
-from aiseeme_jax.store import files, records
+from aiseeme_jax.store import files, keys, records
 
 RESULTS = "results.csv"
 PREDICTIONS = "predictions.npz"
@@ -85,15 +83,14 @@ class Predictions:
         return ""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One finished run of a target, found in a workdir."""
+def name_target(protocol: str, data: str, default: str) -> str:
+    """A target in tables and the report: its protocol, and its data set where that is not the run's.
 
-    arm: str
-    target: str
-    fraction: float
-    seed: int
-    directory: Path
+    Args:
+      data: the target's own data set, or ''.
+      default: that of the run.
+    """
+    return protocol if data in ("", default) else f"{protocol}:{data}"
 
 
 def save_predictions(directory: Path, predictions: Predictions) -> None:
@@ -123,36 +120,9 @@ def load_predictions(directory: Path) -> Predictions:
         raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict anew") from error
 
 
-def rows_of(run: Run, predictions: Predictions, *, samples: int, seed: int) -> list[Row]:
-    """All metrics of one run, with intervals clustered by group."""
-    measured = metrics.summary(
-        predictions.labels,
-        predictions.probs,
-        groups=predictions.groups,
-        samples=samples,
-        seed=seed,
-        class_names=predictions.class_names,
-    )
-    return [Row(run.arm, run.target, run.fraction, run.seed, **row) for row in measured]
-
-
-def find_runs(workdir: Path, arms: Sequence[str] = ()) -> list[Run]:
-    """Every run of a target that has stored its predictions, by arm, target, descending fraction and seed.
-
-    Args:
-      arms: names in the wanted order. Other arms that are found follow, 'curriculum' first, under the names of their
-        folders.
-    """
-    names = {records.file_name(arm): arm for arm in arms}
-    runs = []
-    for path in workdir.glob(f"targets/*/*/*/{PREDICTIONS}"):
-        arm, target, share = path.parts[-4:-1]
-        found = re.fullmatch(r"fraction-([0-9.e+-]+)-seed-(\d+)", share)
-        if found:
-            runs.append(Run(names.get(arm, arm), target, float(found[1]), int(found[2]), path.parent))
-    place = {arm: position for position, arm in enumerate(names.values())}
-    order = lambda run: place.get(run.arm, len(place) + (run.arm != "curriculum"))  # noqa: E731
-    return sorted(runs, key=lambda run: (order(run), run.arm, run.target, -run.fraction, run.seed))
+def hash_predictions(directory: Path) -> str:
+    """Hex SHA-256 of predictions.npz."""
+    return keys.hash_file(directory / PREDICTIONS)
 
 
 def write_rows(workdir: Path, rows: Iterable[Row]) -> None:

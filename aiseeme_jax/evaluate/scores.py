@@ -27,7 +27,13 @@ def score_measurement(directory: Path, statistics: Mapping[str, int]) -> list[di
     known = records.read_json(path, remedy="delete it: it is computed anew") if path.exists() else {}
     if {name: known.get(name) for name in wanted} != wanted:
         predictions = results.load_predictions(directory)
-        rows = metrics.summarise(predictions, **statistics)
+        rows = metrics.summary(
+            predictions.labels,
+            predictions.probs,
+            groups=predictions.groups,
+            class_names=predictions.class_names,
+            **statistics,
+        )
         known = {**wanted, "metrics": [{name: _finite(value) for name, value in row.items()} for row in rows]}
         records.write_json(path, known)
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in known["metrics"]]

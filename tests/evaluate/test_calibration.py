@@ -51,6 +51,7 @@ def test_few_images_are_noted():
     [
         (np.ones(10, int), r"not fitted: the labels hold only class \[1\]"),
         (np.full((10, 1), np.nan, np.float32), "not fitted: no finding is present in some rows and absent in others"),
+        ((LOGITS > 0).astype(np.float32)[:, None], "not fitted: there is no mistake on validation"),
         ((LOGITS > 0).astype(int), "not fitted: there is no mistake on validation"),
     ],
 )

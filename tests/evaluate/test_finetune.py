@@ -10,6 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from aiseeme_jax import augment, data
 from aiseeme_jax.evaluate import finetune
+from aiseeme_jax.evaluate.labels import make_labels
 
 VIEWS = augment.Views(size=16)
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 0, 1, 0, 2, 1], np.int32)
@@ -18,7 +19,7 @@ LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 0, 1, 0, 2, 1], np.int32)
 @pytest.fixture
 def make_classifier(make_tiny_backbone):
     def make(weights=(1.0, 1.0, 1.0)):
-        return finetune.Classifier(make_tiny_backbone(), VIEWS, class_weights=weights, rngs=nnx.Rngs(1))
+        return finetune.FineTuning(make_tiny_backbone(), VIEWS, class_weights=weights, rngs=nnx.Rngs(1))
 
     return make
 
@@ -35,6 +36,10 @@ def batch(split):
     return {"image": jnp.asarray(split.images()), "label": jnp.asarray(split.labels)}
 
 
+def predict(task, split, batch_size):
+    return finetune.predict(task.network, split, kind=task.kind, views=VIEWS, batch_size=batch_size)
+
+
 def weights_of(module):
     return jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(module)))
 
@@ -46,13 +51,13 @@ def disturb(classifier):
 
 def test_balanced_weights_are_those_of_scikit_learn():
     expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
-    np.testing.assert_allclose(finetune.class_weights(LABELS, 3, "balanced"), expected)
-    assert finetune.class_weights(LABELS, 4, "balanced")[3] == 0
-    assert finetune.class_weights(LABELS, 3, "none") == (1, 1, 1)
+    np.testing.assert_allclose(make_labels(LABELS, 3).class_weights("balanced"), expected)
+    assert make_labels(LABELS, 4).class_weights("balanced")[3] == 0
+    assert make_labels(LABELS, 3).class_weights("none") == (1, 1, 1)
     with pytest.raises(ValueError, match="known are balanced, none"):
-        finetune.class_weights(LABELS, 3, "even")
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        finetune.class_weights(LABELS, 2, "balanced")
+        make_labels(LABELS, 3).class_weights("even")
+    with pytest.raises(ValueError, match="labels reach from 0 to 2, but there are 2 classes"):
+        make_labels(LABELS, 2)
 
 
 @pytest.mark.slow
@@ -61,7 +66,7 @@ def test_loss_is_the_weighted_cross_entropy(make_classifier, batch):
     classifier = make_classifier(weights)
     views = classifier.views(jax.random.key(0), batch)
     output = classifier.loss(views, train=False)
-    logits = np.float64(classifier.logits(views["image"], train=False)[0])
+    logits = np.float64(classifier.network(views["image"], train=False)[0])
     log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = np.mean([-weights[y] * row[y] for y, row in zip(LABELS, log_probs, strict=True)])
     assert float(output.loss) == pytest.approx(expected, rel=1e-5)
@@ -72,9 +77,27 @@ def test_loss_is_the_weighted_cross_entropy(make_classifier, batch):
     )
 
 
+def test_loss_of_findings_is_the_weighted_cross_entropy_of_what_is_known():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(20, 3)), rng.integers(2, size=(20, 3)).astype(np.float32)
+    labels[rng.random(labels.shape) < 0.4] = np.nan
+    weights = ((0.5, 3.0), (1.0, 1.0), (2.0, 0.25))
+    probs = 1 / (1 + np.exp(-logits))
+    terms = [
+        -weights[c][int(y)] * np.log(probs[i, c] if y else 1 - probs[i, c])
+        for (i, c), y in np.ndenumerate(labels)
+        if np.isfinite(y)
+    ]
+    loss = lambda logits, labels: finetune.finding_loss(logits, labels, weights)[0]  # noqa: E731
+    assert float(loss(jnp.float32(logits), labels)) == pytest.approx(np.mean(terms), rel=1e-5)
+    gradient = jax.grad(loss)(jnp.float32(logits), labels)
+    assert (np.asarray(gradient == 0) == np.isnan(labels)).all(), "what is not known pulls nowhere"
+    assert float(loss(jnp.float32(logits), np.full_like(labels, np.nan))) == 0
+
+
 @pytest.mark.slow
 def test_learns_what_brightness_tells(make_classifier, batch, split):
-    classifier = make_classifier(finetune.class_weights(LABELS, 3, "balanced"))
+    classifier = make_classifier(make_labels(LABELS, 3).class_weights("balanced"))
     optimizer = nnx.Optimizer(classifier, optax.adam(3e-3), wrt=nnx.Param)
 
     @nnx.jit
@@ -86,18 +109,18 @@ def test_learns_what_brightness_tells(make_classifier, batch, split):
 
     for i in range(60):
         step(classifier, optimizer, jax.random.key(i))
-    probs = finetune.predict(classifier, split, views=VIEWS, batch_size=8)
+    probs = predict(classifier, split, batch_size=8)
     assert (probs.argmax(axis=1) == LABELS).all()
 
 
 def test_predictions_are_in_order_and_change_nothing(make_classifier, split):
     classifier = make_classifier()
     before = weights_of(classifier)
-    probs = finetune.predict(classifier, split, views=VIEWS, batch_size=8)
+    probs = predict(classifier, split, batch_size=8)
     assert probs.shape == (12, 3) and probs.dtype == np.float32
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(probs, finetune.predict(classifier, split, views=VIEWS, batch_size=64), rtol=1e-4)
-    one = finetune.predict(classifier, split.subset(np.array([5])), views=VIEWS, batch_size=8)
+    np.testing.assert_allclose(probs, predict(classifier, split, batch_size=64), rtol=1e-4)
+    one = predict(classifier, split.subset(np.array([5])), batch_size=8)
     np.testing.assert_allclose(one[0], probs[5], rtol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, weights_of(classifier), before)
 

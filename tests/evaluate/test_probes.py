@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -109,7 +110,7 @@ def test_knn_bad_input_is_named():
         knn_probabilities(x, y, x, k=11, classes=3, **balanced)
     with pytest.raises(ValueError, match="test features hold values that are not finite"):
         knn_probabilities(x, y, np.full_like(x, np.nan), k=1, classes=3, **balanced)
-    with pytest.raises(ValueError, match="labels from 0 to 0"):
+    with pytest.raises(ValueError, match="but there are 1 classes"):
         knn_probabilities(x, y, x, k=1, classes=1, **balanced)
     with pytest.raises(ValueError, match="temperature"):
         knn_probabilities(x, y, x, k=1, classes=3, temperature=0, **balanced)
@@ -194,8 +195,93 @@ def test_linear_bad_input_is_named():
         linear_probe(features, labels, strengths=(1.0,), class_weight="even", max_iter=10, classes=3)
     with pytest.raises(ValueError, match="positive strengths"):
         linear_probe(features, labels, strengths=(0.0, 1.0), classes=3, **PROBE)
-    with pytest.raises(ValueError, match="at least two classes"):
+    with pytest.raises(ValueError, match=r"cannot learn from the training labels: the labels hold only class \[0\]"):
         linear_probe(features, {**labels, "train": np.zeros(150, int)}, strengths=(1.0,), classes=3, **PROBE)
     broken = {**features, "test": np.full_like(features["test"], np.inf)}
     with pytest.raises(ValueError, match="test features hold values that are not finite"):
         linear_probe(broken, labels, strengths=(1.0,), classes=3, **PROBE)
+
+
+def findings(rows, seed, known=0.7):
+    """Two findings and a never known third, told by the direction of the features; each is known in a part of rows."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((rows, 3)) < 0.3).astype(np.float32)
+    directions = np.random.default_rng(42).normal(size=(3, 8))
+    features = labels @ directions + 0.7 * rng.normal(size=(rows, 8)) + 1
+    labels[rng.random(labels.shape) > known] = np.nan
+    labels[:, 2] = np.nan
+    return features.astype(np.float32), labels
+
+
+def splits_of_findings():
+    sizes = {"train": 150, "validation": 90, "test": 90}
+    parts = {name: findings(n, i) for i, (name, n) in enumerate(sizes.items())}
+    return {name: x for name, (x, _) in parts.items()}, {name: y for name, (_, y) in parts.items()}
+
+
+def area_over_findings(labels, probs):
+    known = np.isfinite(labels)
+    return np.mean([roc_auc_score(labels[k, c], probs[k, c]) for c, k in enumerate(known.T) if k.any()])
+
+
+class TestFindings:
+    @pytest.mark.parametrize("weight", ["balanced", "none"])
+    @pytest.mark.parametrize("k", [1, 7, 150])
+    def test_knn_equals_its_definition(self, k, weight):
+        """Each finding is a kNN of two classes among those of the k neighbours that know; if none does, all vote."""
+        (train, labels), (test, _) = findings(150, 0), findings(70, 1)
+        found = knn_probabilities(train, labels, test, k=k, temperature=0.5, class_weight=weight, classes=3)
+        unit = [np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True) for x in (train, test)]
+        similarity = unit[1] @ unit[0].T
+        for c in (0, 1):
+            counts = [np.sum(labels[:, c] == value) if weight == "balanced" else 1 for value in (0, 1)]
+            for i, row in enumerate(similarity):
+                nearest = [j for j in np.argsort(-row)[:k] if np.isfinite(labels[j, c])]
+                votes = np.zeros(2)
+                for j in nearest or np.flatnonzero(np.isfinite(labels[:, c])):
+                    votes[int(labels[j, c])] += (np.exp(row[j] / 0.5) if nearest else 1) / counts[int(labels[j, c])]
+                assert found[i, c] == pytest.approx(votes[1] / votes.sum(), abs=1e-4), (i, c)
+        assert (found[:, 2] == 0).all(), "nobody knows of the third"
+
+    def test_k_has_the_best_macro_auroc_on_validation(self):
+        features, labels = splits_of_findings()
+        arguments = dict(temperature=0.5, class_weight="balanced", classes=3)
+        probe = knn_probe(features, labels, ks=(1, 10, 60), **arguments)
+        scores = {
+            k: area_over_findings(
+                labels["validation"],
+                knn_probabilities(features["train"], labels["train"], features["validation"], k=k, **arguments),
+            )
+            for k in (1, 10, 60)
+        }
+        assert probe.k == max(scores, key=scores.get) and probe.validation_score == pytest.approx(max(scores.values()))
+        assert area_over_findings(labels["test"], probe.probs["test"]) > 0.8
+
+    @pytest.mark.parametrize("weight", ["balanced", "none"])
+    def test_linear_probe_is_a_regression_for_each_finding_on_the_rows_that_know(self, weight):
+        features, labels = splits_of_findings()
+        strengths = (1e-3, 1e-1, 10.0)
+        scaler = StandardScaler().fit(np.float64(features["train"]))
+        x = {name: scaler.transform(np.float64(rows)) for name, rows in features.items()}
+        tables = {c: {name: np.zeros((90, 3)) for name in ("validation", "test")} for c in strengths}
+        for c in strengths:
+            for finding in (0, 1):
+                rows = np.isfinite(labels["train"][:, finding])
+                model = LogisticRegression(C=c, max_iter=1000, class_weight=None if weight == "none" else weight)
+                model.fit(x["train"][rows], labels["train"][rows, finding])
+                for name, table in tables[c].items():
+                    table[:, finding] = model.predict_proba(x[name])[:, 1]
+        scores = {c: area_over_findings(labels["validation"], tables[c]["validation"]) for c in strengths}
+        best = max(strengths, key=scores.get)
+        probe = linear_probe(features, labels, strengths=strengths, class_weight=weight, max_iter=1000, classes=3)
+        assert probe.strength == best and probe.validation_score == pytest.approx(scores[best])
+        for name in ("validation", "test"):
+            np.testing.assert_allclose(probe.probs[name], tables[best][name], rtol=1e-6)
+
+    def test_a_finding_that_the_training_rows_all_have_gets_probability_one(self):
+        features, labels = splits_of_findings()
+        labels["train"][:, 1] = 1
+        probe = linear_probe(features, labels, strengths=(1.0,), classes=3, **PROBE)
+        assert (probe.probs["test"][:, 1] == 1).all() and probe.converged
+        with pytest.raises(ValueError, match="no finding is present in some rows and absent in others"):
+            linear_probe(features, {**labels, "train": labels["train"][:, 1:]}, strengths=(1.0,), classes=2, **PROBE)

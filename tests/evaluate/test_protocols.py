@@ -1,112 +1,183 @@
-"""Fine-tuning on a share of the labels: as long as on all of them, and the same after a kill."""
+"""The protocols as they are asked for: what is judged, what is trained, and the same after a kill."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import tiny
+from sklearn import metrics as sk
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import data
-from aiseeme_jax.evaluate import finetune, protocols, results
-from aiseeme_jax.store import records
-from aiseeme_jax.training import loop
-from aiseeme_jax.training.step import make_state
+from aiseeme_jax import data, weights
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import features, finetune, protocols
+from aiseeme_jax.evaluate.labels import make_labels
+from aiseeme_jax.evaluate.protocols import Measurement, Runtime, Subject
+from aiseeme_jax.training import step
+from aiseeme_jax.weights.classifier import load_classifier, save_classifier
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
 IMAGES = 96
+FINDINGS = ("dark", "grey", "bright")
+RUNTIME = Runtime(evaluation_batch=48, residence="stream", workers=0, log_every=1, checkpoint_every=5, patience=10)
 
 
 class Killed(BaseException):
     """Nothing in the program catches it, as nothing catches SIGKILL."""
 
 
-def target(**changes):
-    changes = {"fractions": (1.0, 0.25, 0.1), "batch_size": 16, "duration": base.duration(epochs=2), **changes}
-    adamw = {"name": "adamw", "learning_rate": 1e-3}
-    return base.target("finetune", size=tiny.SIZE, views=tiny.PLAIN, optimizer=adamw, **changes)
+def target(protocol="finetune", **changes):
+    common = {"size": tiny.SIZE, "views": tiny.PLAIN}
+    if protocol == "finetune":
+        common |= {"optimizer": {"name": "adamw", "learning_rate": 1e-3}}
+        common |= {"batch_size": 16, "duration": base.duration(epochs=2)}
+    return base.target(protocol, **{**common, **changes})
 
 
-def arm(*targets):
-    config = base.get_config()
-    config.model.update({"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32"})
-    config.targets = targets
-    config.statistics.samples = 20
-    config.runtime.update({"log_every": 1, "checkpoint_every": 5, "evaluation_batch": 48})
+def splits():
     sizes = {"train": IMAGES, "validation": 24, "test": 24}
-    splits = {name: tiny.split(size, seed=seed) for seed, (name, size) in enumerate(sizes.items())}
-    return protocols.Arm(config, "curriculum", tiny.backbone(), splits)
+    return {name: tiny.split(size, seed=seed) for seed, (name, size) in enumerate(sizes.items())}
 
 
-@pytest.fixture
-def asked_of_fit(monkeypatch, tmp_path):
-    """What `loop.fit` is asked for: target -> a dict of its arguments for each fraction."""
+def with_findings(split):
+    """The three classes as findings that do not exclude each other, one of six not known."""
+    bright = split.labels[:, None]
+    labels = np.concatenate([bright < 1, bright == 1, bright > 0], axis=1).astype(np.float32)
+    labels[np.arange(len(split)) % 2 == 0, np.arange(0, len(split), 2) // 2 % 3] = np.nan
+    return dataclasses.replace(split, labels=labels, class_names=FINDINGS)
 
-    def ask(chosen):
-        asked = []
 
-        def fit(task, batches, recipe, folder, **_):
-            asked.append({"task": task, "batches": batches, "recipe": recipe})
-            raise Killed
+def subject(**changes):
+    return Subject("curriculum", tiny.backbone(), **{"splits": splits(), **changes})
 
-        monkeypatch.setattr(loop, "fit", fit)
-        measured = arm(chosen)
-        for run in protocols.runs(measured.config, tmp_path, measured.name):
-            with pytest.raises(Killed):
-                protocols.PROTOCOLS["finetune"](measured, run)
-        return asked
 
-    return ask
+def subject_with_findings():
+    return subject(splits={name: with_findings(split) for name, split in splits().items()})
+
+
+def program(chosen, share, measured):
+    """What the train step is compiled for."""
+    measurement = Measurement(chosen, share, 0)
+    lengths = finetune.lengths_for(chosen, IMAGES)
+    training = finetune.training_of(chosen, lengths, len(measured.training_rows(measurement)))
+    task = finetune.make_task(measurement, measured)
+    settings = {"total_steps": lengths.total, "steps_per_epoch": lengths.epoch, "teacher": None, "patience": 1}
+    return step.make_state(task, training, **settings)[0]
 
 
 @pytest.mark.parametrize("unit", ["epochs", "steps", "examples"])
-def test_every_share_of_the_labels_is_trained_for_the_steps_of_all(unit, asked_of_fit):
+def test_every_share_of_the_labels_is_trained_for_the_steps_of_all(unit):
     lengths = {"epochs": (2, 1), "steps": (12, 6), "examples": (12 * 16, 6 * 16)}[unit]
     duration, warmup = (base.duration(**{unit: length}) for length in lengths)
-    asked = asked_of_fit(target(duration=duration, schedule={"warmup": warmup}))
-    images = [len(each["batches"].split) for each in asked]
+    chosen, measured = target(duration=duration, schedule={"warmup": warmup}), subject()
+    images = [len(measured.training_rows(Measurement(chosen, share, 0))) for share in (1.0, 0.25, 0.1)]
     assert images[0] == IMAGES and 16 < images[1] <= 32 and 8 <= images[2] < 16
-    assert [each["recipe"].fields.batch_size for each in asked] == [16, 16, 8], "no batch holds an image twice"
-    programs = [make_state(each["task"], each["recipe"])[0] for each in asked]
-    assert {(program.total_steps, program.steps_per_epoch) for program in programs} == {(12, 6)}
-    rates = [[float(program.schedule()(i)) for i in range(12)] for program in programs]
+    programs = [program(chosen, share, measured) for share in (1.0, 0.25, 0.1)]
+    assert [each.stage.batch_size for each in programs] == [16, 16, 8], "no batch holds an image twice"
+    assert {(each.total_steps, each.steps_per_epoch) for each in programs} == {(12, 6)}
+    rates = [[float(each.schedule()(i)) for i in range(12)] for each in programs]
     assert rates[0] == rates[1] == rates[2] and np.argmax(rates[0]) == 6
 
 
-def test_shares_of_equal_class_weights_are_one_program(asked_of_fit):
-    whole, share = asked_of_fit(target(fractions=(1.0, 0.5), class_weight="none"))
-    assert whole["recipe"] == share["recipe"]
-    assert hash(whole["recipe"].fields) == hash(share["recipe"].fields)
+def test_shares_of_equal_class_weights_are_one_program():
+    chosen, measured = target(class_weight="none"), subject()
+    whole, share = (program(chosen, fraction, measured) for fraction in (1.0, 0.5))
+    assert whole == share and hash(whole) == hash(share)
 
 
-def test_class_weights_are_those_of_the_share(asked_of_fit):
-    for each in asked_of_fit(target()):
-        labels = each["batches"].split.labels
-        assert each["task"].class_weights == finetune.class_weights(labels, 3, "balanced")
+@pytest.mark.parametrize("make", [subject, subject_with_findings])
+def test_class_weights_are_those_of_the_share(make):
+    measured, labels = make(), make().splits["train"].labels
+    for share in (1.0, 0.25):
+        measurement = Measurement(target(), share, 0)
+        rows = measured.training_rows(measurement)
+        task = finetune.make_task(measurement, measured)
+        assert task.class_weights == make_labels(labels[rows], 3).class_weights("balanced")
+
+
+def test_fields_of_lengths_are_steps_of_all_labels():
+    lengths = finetune.lengths_for(target(schedule={"warmup": base.duration(epochs=0.5)}), IMAGES)
+    assert dataclasses.astuple(lengths) == (12, 3, 6)
+
+
+def test_only_an_untrained_backbone_is_another_one_for_each_seed():
+    trained, untrained = subject(), subject(make_random=lambda seed: tiny.backbone(100 + seed))
+    starts = {
+        name: [finetune.make_task(Measurement(target(), 1.0, seed), each) for seed in (0, 1)]
+        for name, each in (("trained", trained), ("untrained", untrained))
+    }
+    for task in starts["trained"]:
+        tiny.assert_same(task.backbone, trained.backbone)
+    for seed, task in enumerate(starts["untrained"]):
+        tiny.assert_same(task.backbone, tiny.backbone(100 + seed))
+    tiny.assert_different(*(task.head for task in starts["trained"]))
+
+
+def test_features_are_computed_once_for_equal_views(tmp_path, monkeypatch):
+    extracted, extract, measured = [], features.extract, subject()
+    monkeypatch.setattr(
+        features, "extract", lambda *given, **options: extracted.append(1) or extract(*given, **options)
+    )
+    for protocol in ("knn", "linear", "knn"):
+        protocols.measure(Measurement(target(protocol), 0.5, 0), measured, tmp_path, RUNTIME)
+    assert len(extracted) == 3, "one for each split"
+    protocols.measure(Measurement(target("knn", size=8), 1.0, 0), measured, tmp_path, RUNTIME)
+    assert len(extracted) == 6
+    assert not list(tmp_path.iterdir()), "frozen protocols leave no files"
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", pytest.param("finetune", marks=pytest.mark.slow)])
+def test_findings_are_measured(protocol, tmp_path):
+    """Brightness tells all three findings, so that even a random backbone ranks them."""
+    measured = subject_with_findings()
+    changes = {"neighbours": (3, 10)} if protocol == "knn" else {}
+    changes |= {"duration": base.duration(epochs=8)} if protocol == "finetune" else {}
+    outcome = protocols.measure(Measurement(target(protocol, **changes), 0.5, 0), measured, tmp_path, RUNTIME)
+    labels, probs = outcome.predictions.labels, outcome.predictions.probs
+    assert probs.shape == (24, 3) and 0 <= probs.min() and probs.max() <= 1
+    known = np.isfinite(labels)
+    areas = [sk.roc_auc_score(labels[k, c], probs[k, c]) for c, k in enumerate(known.T)]
+    assert areas[0] > 0.8 and areas[2] > 0.8, areas
+    assert outcome.chosen["validation_score"] > 0.7
+    assert list(outcome.predictions.class_names) == list(FINDINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [subject, subject_with_findings])
+def test_the_trained_classifier_is_handed_on(make, tmp_path):
+    measured = make()
+    outcome = protocols.measure(Measurement(target(), 1.0, 0), measured, tmp_path, RUNTIME)
+    save_classifier(tmp_path / "c.safetensors", outcome.classifier)
+    classifier, test = load_classifier(tmp_path / "c.safetensors"), measured.splits["test"]
+    found = classifier.predict(test.images(), calibrated=False)
+    np.testing.assert_allclose(found, outcome.predictions.probs, rtol=1e-4)
+    assert classifier.class_names == tuple(test.class_names)
+    assert classifier.temperature == outcome.chosen["temperature"]
+    assert classifier.kind == make_labels(test.labels).KIND and classifier.info["images"] == IMAGES
+    # What was measured stays as it was.
+    tiny.assert_same(measured.backbone, tiny.backbone())
 
 
 @pytest.mark.slow
 def test_a_share_takes_all_steps_remembers_the_best_and_survives_a_kill(tmp_path, monkeypatch):
-    measured = arm(target(fractions=(0.25,)))
-    monkeypatch.setattr(protocols, "target_splits", lambda config: measured.splits)
+    measured, measurement = subject(), Measurement(target(), 0.25, 0)
 
-    def evaluate(workdir):
-        protocols.evaluate_arm(measured.config, workdir, measured.name, tiny.backbone())
-        directory = records.target_directory(workdir, measured.name, "finetune", 0.25, 0)
-        return results.load_predictions(directory), json.loads((directory / "done.json").read_text())
+    def measure(directory):
+        return protocols.measure(measurement, measured, directory, RUNTIME)
 
-    whole, record = evaluate(tmp_path / "whole")
-    assert record["steps"] == 12 and record["best_step"] in (6, 12) and record["images"] < 32
+    whole = measure(tmp_path / "whole")
+    assert whole.chosen["steps"] == 12 and whole.chosen["best_step"] in (6, 12) and whole.chosen["images"] < 32
     with monkeypatch.context() as patch:
         patch.setattr(data, "Batches", stopping_after(8))
         with pytest.raises(Killed):
-            evaluate(tmp_path / "killed")
-    again, record_again = evaluate(tmp_path / "killed")
-    np.testing.assert_array_equal(again.probs, whole.probs)
-    same = ("best_step", "validation_score", "steps", "images", "metrics")
-    assert {key: record_again[key] for key in same} == {key: record[key] for key in same}
+            measure(tmp_path / "killed")
+    again = measure(tmp_path / "killed")
+    np.testing.assert_array_equal(again.predictions.probs, whole.predictions.probs)
+    same = ("best_step", "validation_score", "steps", "images", "temperature")
+    assert {key: again.chosen[key] for key in same} == {key: whole.chosen[key] for key in same}
+    assert again.classifier.hash() == whole.classifier.hash()
+    assert weights.backbone_hash(again.classifier.network.backbone) != weights.backbone_hash(measured.backbone)
 
 
 def stopping_after(steps):
@@ -122,6 +193,77 @@ def stopping_after(steps):
     return Cut
 
 
-def test_fields_of_lengths_are_steps_of_all_labels():
-    lengths = protocols.finetune_lengths(target(schedule={"warmup": base.duration(epochs=0.5)}), IMAGES)
-    assert dataclasses.astuple(lengths) == (12, 3, 6)
+def test_a_frozen_protocol_is_asked_once_on_all_labels():
+    assert protocols.seeds_for("knn", 1, (3, 4)) == protocols.seeds_for("linear", 1.0, (3, 4)) == (3,)
+    assert protocols.seeds_for("knn", 0.1, (3, 4)) == protocols.seeds_for("finetune", 1.0, (3, 4)) == (3, 4)
+
+
+class TestCheckTarget:
+    @pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            ({"fractions": (1.0, 1.0)}, r"fractions are \(1.0, 1.0\); there must be some, each once"),
+            ({"fractions": ()}, r"fractions are \(\); there must be some, each once and in \(0, 1\]"),
+            ({"fractions": (0.5, 1.5)}, r"fractions are \(0.5, 1.5\)"),
+            ({"seeds": ()}, r"seeds are \(\); there must be some"),
+            ({"seeds": (-1,)}, r"seeds are \(-1,\); there must be some, each once, whole and not negative"),
+            ({"seeds": (0, 0)}, r"seeds are \(0, 0\)"),
+            ({"seeds": (0.5,)}, r"seeds are \(0.5,\)"),
+            ({"class_weight": "even"}, "unknown class_weight 'even': known are balanced, none"),
+        ],
+    )
+    def test_fields_of_every_target(self, protocol, wrong, message):
+        with pytest.raises(UserError, match=message):
+            protocols.check_target(target(protocol, **wrong), tiny.split(IMAGES))
+
+    @pytest.mark.parametrize(
+        ("protocol", "wrong", "message"),
+        [
+            ("knn", {"neighbours": ()}, r"neighbours are \(\); there must be some, each whole and at least 1"),
+            ("knn", {"neighbours": (0, 5)}, r"neighbours are \(0, 5\)"),
+            ("knn", {"neighbours": (2.5,)}, r"neighbours are \(2.5,\)"),
+            ("knn", {"temperature": 0.0}, "temperature is 0.0; it must be positive"),
+            ("knn", {"temperature": float("nan")}, "temperature is nan; it must be positive"),
+            ("linear", {"strengths": ()}, r"strengths are \(\); there must be some, each positive"),
+            ("linear", {"strengths": (0.0, 1.0)}, r"strengths are \(0.0, 1.0\)"),
+            ("linear", {"max_iter": 0}, "max_iter is 0; it must be at least 1"),
+            ("finetune", {"duration": {"epochs": 0.0}}, "duration is 0"),
+            ("finetune", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+            ("finetune", {"fractions": (1.0, 0.05)}, "a fraction of 5 labelled images is too few for 8 devices"),
+        ],
+    )
+    def test_fields_of_one_protocol(self, protocol, wrong, message):
+        with pytest.raises(UserError, match=message):
+            protocols.check_target(target(protocol, **wrong), tiny.split(IMAGES))
+
+    def test_an_unknown_protocol(self):
+        unknown = target("knn")
+        unknown.protocol = "svm"
+        with pytest.raises(UserError, match="unknown protocol 'svm': known are knn, linear, finetune"):
+            protocols.check_target(unknown, tiny.split(IMAGES))
+
+
+class TestCheckLabels:
+    def test_findings_that_a_split_lacks_are_warned_of(self, caplog):
+        opened = {name: with_findings(split) for name, split in splits().items()}
+        protocols.check_labels(opened)
+        assert not caplog.messages
+        opened["test"].labels[:, 1] = np.nan
+        protocols.check_labels(opened)
+        lacking = "tiny:train has no image with, or no image without, the finding 'grey': it is not measured"
+        assert caplog.messages == [lacking]
+
+    @pytest.mark.parametrize("name", protocols.SPLITS)
+    def test_a_split_without_any_finding_to_measure_is_refused(self, name):
+        opened = {name: with_findings(split) for name, split in splits().items()}
+        opened[name].labels[:] = 1
+        message = r"no finding of tiny:train \(dark, grey, bright\) is present in some images and absent in others"
+        with pytest.raises(UserError, match=message):
+            protocols.check_labels(opened)
+
+    def test_one_class_cannot_be_learnt(self):
+        opened = splits()
+        opened["train"].labels[:] = 2
+        with pytest.raises(UserError, match="all 96 labelled images of tiny:train are of the class 'bright'; .* two"):
+            protocols.check_labels(opened)

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sklearn import metrics as sk
 
 from aiseeme_jax.errors import MissingFile
-from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.results import Predictions, Row, Run
 from aiseeme_jax.store import records
 
@@ -102,15 +103,16 @@ def test_predictions_must_fit_together():
         Predictions(**{**vars(make_predictions()), "labels": np.zeros(11, np.int32)})
 
 
-def test_any_metric_can_be_computed_anew(tmp_path):
+def test_any_metric_can_be_computed_from_stored_predictions(tmp_path):
     results.save_predictions(tmp_path, make_predictions())
     stored = results.load_predictions(tmp_path)
-    run = Run("curriculum", "knn", 1.0, 0, tmp_path)
-    rows = results.rows_of(run, stored, samples=50, seed=0)
-    assert rows[0].metric == "balanced_accuracy"
-    assert rows[0].value == metrics.balanced_accuracy(stored.labels, stored.probs)
-    # By their words: NaN, where there is no interval, is not equal to itself.
-    assert repr(rows) == repr(results.rows_of(run, make_predictions(), samples=50, seed=0))
+    rows = results.rows_of(Run("curriculum", "knn", 1.0, 0, tmp_path), stored, samples=50, seed=0)
+    values = {row.metric: row.value for row in rows}
+    truth, probs = np.arange(12) % 2, make_predictions().probs
+    assert values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, probs.argmax(axis=1)))
+    assert values["auroc/NV"] == pytest.approx(sk.roc_auc_score(truth, probs[:, 1]))
+    (bounded,) = [row for row in rows if row.metric == "accuracy"]
+    assert bounded.low < bounded.value < bounded.high, "from the stored groups"
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.1, 1 / 3, 1 / 3 + 1e-9, 0.00001])

@@ -1,0 +1,149 @@
+"""What is measured, on what, and what comes out: the contract between the protocols and their callers.
+
+Nothing here knows a config as a whole, a workdir or a report.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from aiseeme_jax import augment, data
+from aiseeme_jax.evaluate import features, results
+from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
+from aiseeme_jax.evaluate.labels import Labels, make_labels
+from aiseeme_jax.weights.classifier import Classifier
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One protocol on one share of the labels, with one seed.
+
+    Attributes:
+      target: config of the target, as `configs.base.target` makes it.
+      fraction: share of the labelled training images, in (0, 1].
+      seed: of the share and of fine-tuning.
+    """
+
+    target: ConfigDict
+    fraction: float
+    seed: int
+
+    @property
+    def views(self) -> augment.AnyViews:
+        return augment.views_of(FrozenConfigDict(self.target.views))
+
+    def __str__(self) -> str:
+        return f"{self.target.protocol} on {in_words(self.fraction)}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How measuring is done. The result does not depend on these.
+
+    Attributes:
+      evaluation_batch: images at once where nothing is trained.
+      residence, workers: of the training images, as `data.Batches`.
+      log_every, checkpoint_every: steps of fine-tuning.
+      patience: non-finite steps in a row that end fine-tuning.
+    """
+
+    evaluation_batch: int
+    residence: str
+    workers: int
+    log_every: int
+    checkpoint_every: int
+    patience: int
+
+
+@dataclass
+class Subject:
+    """A backbone to measure, and the labelled images to measure it on.
+
+    Attributes:
+      name: for messages.
+      backbone: is not changed.
+      splits: 'train', 'validation' and 'test', with a label for each image.
+    """
+
+    name: str
+    backbone: nnx.Module
+    splits: Mapping[str, data.Split]
+    _features: dict[augment.AnyViews, dict[str, Float[np.ndarray, "n d"]]] = field(default_factory=dict, repr=False)
+
+    def labels(self, split: str) -> Labels:
+        """The labels of a split."""
+        return make_labels(self.splits[split].labels, len(self.splits[split].class_names))
+
+    def features(self, views: augment.AnyViews, batch_size: int) -> Mapping[str, Float[np.ndarray, "n d"]]:
+        """Pooled features of each split, computed once for all measurements with the same views."""
+        if views not in self._features:
+            self._features[views] = {
+                name: features.extract(self.backbone, split, views=views, batch_size=batch_size)
+                for name, split in self.splits.items()
+            }
+        return self._features[views]
+
+    def training_rows(self, measurement: Measurement) -> Int[np.ndarray, "k"]:
+        """The rows of the training split that a measurement uses."""
+        train = self.splits["train"]
+        return nested_fraction(train.labels, train.groups, measurement.fraction, measurement.seed)
+
+    def features_and_labels(
+        self, measurement: Measurement, batch_size: int
+    ) -> tuple[dict[str, Float[np.ndarray, "n d"]], dict[str, np.ndarray]]:
+        """Features and labels of each split; of 'train' only the rows that the measurement uses."""
+        rows = self.training_rows(measurement)
+        found = self.features(measurement.views, batch_size)
+        labels = {name: split.labels for name, split in self.splits.items()}
+        return {**found, "train": found["train"][rows]}, {**labels, "train": labels["train"][rows]}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a protocol gives.
+
+    Attributes:
+      probs: float [N, C], of the test images.
+      chosen: JSON values: what was chosen on validation, and figures for the record.
+      classifier: the trained one, if the protocol trains the backbone.
+    """
+
+    probs: Float[np.ndarray, "n c"]
+    chosen: dict[str, Any]
+    classifier: Classifier | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a measurement gives: `Measured`, with the probabilities beside the truth."""
+
+    predictions: results.Predictions
+    chosen: dict[str, Any]
+    classifier: Classifier | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to measure a backbone. A new one is a file with such a value, and its line in `protocols.PROTOCOLS`.
+
+    Everything is chosen on the validation split, and the probabilities are those of the test split.
+
+    Attributes:
+      name: of the protocol, as a target's config has it.
+      trains: whether it trains the backbone. If not, all seeds give the same result on all labels.
+      check: judges the fields of a target against the labelled training split. Raises UserError that names the field.
+      measure: (measurement, subject, directory, runtime) -> `Measured`. Checkpoints and logs go to the directory.
+    """
+
+    name: str
+    trains: bool
+    check: Callable[[ConfigDict, data.Split], None]
+    measure: Callable[[Measurement, Subject, Path, Runtime], Measured]
