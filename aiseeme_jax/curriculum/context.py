@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from flax import nnx
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import weights
 from aiseeme_jax.curriculum.datasets import DataSets
@@ -16,21 +16,36 @@ from aiseeme_jax.store.artifacts import Store
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """The config of the run, the store that holds what is finished, and the data sets."""
+    """What every piece of work needs beside its own fields.
 
-    config: FrozenConfigDict
+    Attributes:
+      model: config of the network.
+      patience: non-finite steps in a row that end a training.
+      runtime: config of how and where the work is done.
+      store: holds what is finished.
+      datasets: of the run.
+    """
+
+    model: FrozenConfigDict
+    patience: int
+    runtime: FrozenConfigDict
     store: Store
     datasets: DataSets
+
+    @classmethod
+    def of(cls, config: ConfigDict, store: Store, datasets: DataSets) -> "Context":
+        """The context of a run."""
+        return cls(FrozenConfigDict(config.model), config.patience, FrozenConfigDict(config.runtime), store, datasets)
 
     def load_start(self, start: Start) -> nnx.Module:
         """The backbone that a stage or a measurement starts from."""
         if isinstance(start, RandomWeights):
-            return weights.starting_backbone(self.config.model, weights.SCRATCH, start.seed)
+            return weights.starting_backbone(self.model, weights.SCRATCH, start.seed)
         if isinstance(start, PlannedStage):
             return self.load_stage(start)
         if keys.hash_file(weights.find_backbone(Path(start.path))) != start.sha256:
             raise UserError(f"{start.path} has changed since this run began: start it again")
-        return weights.starting_backbone(self.config.model, start.path, self.config.seed)
+        return weights.starting_backbone(self.model, start.path, 0)
 
     def load_stage(self, stage: PlannedStage) -> nnx.Module:
         """The backbone that a finished stage left.

@@ -47,14 +47,14 @@ class Measurer:
 
     @functools.cached_property
     def runtime(self) -> protocols.Runtime:
-        config = self.context.config
+        runtime = self.context.runtime
         return protocols.Runtime(
-            evaluation_batch=config.runtime.evaluation_batch,
-            residence=config.runtime.residence,
-            workers=config.runtime.workers,
-            log_every=config.runtime.log_every,
-            checkpoint_every=config.runtime.checkpoint_every,
-            patience=config.patience,
+            evaluation_batch=runtime.evaluation_batch,
+            residence=runtime.residence,
+            workers=runtime.workers,
+            log_every=runtime.log_every,
+            checkpoint_every=runtime.checkpoint_every,
+            patience=self.context.patience,
         )
 
     def subject_of(self, planned: PlannedMeasurement) -> protocols.Subject:

@@ -179,11 +179,9 @@ class Plan:
     """Everything that a config asks for.
 
     Attributes:
-      config: that was resolved.
       arms: in the order in which they are trained, measured and shown.
     """
 
-    config: FrozenConfigDict
     arms: tuple[PlannedArm, ...]
 
     def pieces(self) -> list[Piece]:
@@ -231,7 +229,7 @@ class _Planner:
         planned = tuple(self.plan_arm(arm, starts[arm.init]) for arm in arms)
         if not (self.config.targets or any(arm.stages for arm in planned)):
             raise UserError("no stages and no targets: there is nothing to do")
-        return Plan(FrozenConfigDict(self.config), planned)
+        return Plan(planned)
 
     def open_start(self, init: str) -> RandomWeights | WeightsFile:
         if init == SCRATCH:

@@ -69,7 +69,7 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
 def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
     """Makes the task of a stage around the backbone it starts from, and loads its teachers."""
     split = context.datasets.pretraining(stage.sets)
-    dtype = context.config.model.dtype
+    dtype = context.model.dtype
     task = make_stage_task(stage.fields, context.load_start(stage.start), len(split), dtype=dtype, seed=stage.seed)
     loaded = load_teachers(stage, context)
     frozen = distill.keep(task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed)
@@ -91,7 +91,7 @@ def load_teachers(stage: PlannedStage, context: Context) -> teachers.LoadedTeach
 def _load_teacher(teacher: Start, stage: PlannedStage, context: Context) -> nnx.Module:
     if isinstance(teacher, WeightsFile):
         is_init = teacher.path == stage.place.init
-        return teachers.load_file(context.config.model, Path(teacher.path), is_init=is_init)
+        return teachers.load_file(context.model, Path(teacher.path), is_init=is_init)
     return context.load_start(teacher)
 
 
@@ -102,13 +102,13 @@ def recipe_of(stage: PlannedStage, context: Context) -> loop.Recipe:
         total_steps=stage.total_steps,
         steps_per_epoch=stage.steps_per_epoch,
         seed=stage.seed,
-        patience=context.config.patience,
+        patience=context.patience,
     )
 
 
 def folder_of(stage: PlannedStage, context: Context, directory: Path, split: data.Split) -> loop.Folder:
     """Where a stage is trained, and how often it turns to the host."""
-    runtime = context.config.runtime
+    runtime = context.runtime
     return loop.Folder(
         directory,
         title=stage.title,
@@ -120,7 +120,7 @@ def folder_of(stage: PlannedStage, context: Context, directory: Path, split: dat
 
 def make_batches(stage: PlannedStage, context: Context, split: data.Split) -> data.Batches:
     """The batches of a stage, in its order."""
-    runtime = context.config.runtime
+    runtime = context.runtime
     return data.Batches(
         split,
         batch_size=stage.fields.batch_size,

@@ -43,7 +43,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     workdirs.write_plan(workdir, list_artifacts(plan, workdirs.store_name(workdir, config.runtime.store)))
     if all(store.record(piece.artifact) for piece in plan.pieces()):
         log.info("everything exists: nothing to train or measure")
-    make = choose_work(Context(plan.config, store, datasets))
+    make = choose_work(Context.of(config, store, datasets))
     for piece in work_through(plan.pieces(), store, make):
         if is_last_of_an_arm(piece, plan):
             report.write_results(workdir)

@@ -529,7 +529,7 @@ class TestFineTuning:
         return found
 
     def measure_all(self, made, tmp_path):
-        context = curriculum.Context(made, artifacts.Store(tmp_path), DataSets(made))
+        context = curriculum.Context.of(made, artifacts.Store(tmp_path), DataSets(made))
         measurer = curriculum.Measurer(context)
         for piece in curriculum.make_plan(made, context.datasets).pieces():
             with pytest.raises(Killed):
