@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import augment, models, pretext
 from aiseeme_jax.evaluate.finetune import FineTuning
 from aiseeme_jax.task import Task
-from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import Recipe, make_state, train_step
 from bench import measure
 from bench.train_step import Ready
 from configs import base
@@ -106,11 +106,10 @@ def make_step(name: str, options: argparse.Namespace, ground: Ground) -> Step:
     indices = np.arange(options.batch, dtype=np.int32)
     batch = {"image": pixels, "index": indices, "label": indices % CLASSES}
     batch = jax.device_put({**batch, "views": jax.jit(task.views)(jax.random.key(0), batch)})
-    program, state = loop.make_state(
-        Ready(task), stage, total_steps=1_000_000, steps_per_epoch=IMAGES // options.batch, teacher=None, patience=10
-    )
+    recipe = Recipe(stage, total_steps=1_000_000, steps_per_epoch=IMAGES // options.batch, seed=0)
+    program, state = make_state(Ready(task), recipe)
     key = jax.random.key(0)
-    return Step(loop.train_step.of(program).lower(state, batch, key).compile(), state, batch, key)
+    return Step(train_step.of(program).lower(state, batch, key).compile(), state, batch, key)
 
 
 def make_task(name: str, options: argparse.Namespace, ground: Ground) -> tuple[Task, FrozenConfigDict]:

@@ -21,6 +21,7 @@ from aiseeme_jax import augment, data, models, pretext
 from aiseeme_jax.evaluate import features
 from aiseeme_jax.task import Output, Task
 from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import Recipe, make_state, train_step
 from bench import measure
 from configs import base
 
@@ -47,10 +48,8 @@ class Runner:
 
     def __init__(self, task: Task, stage: FrozenConfigDict, steps_per_epoch: int):
         total = 1_000_000
-        program, self.state = loop.make_state(
-            task, stage, total_steps=total, steps_per_epoch=steps_per_epoch, teacher=None, patience=10
-        )
-        self.advance = loop.train_step.of(program)
+        program, self.state = make_state(task, Recipe(stage, total, steps_per_epoch, seed=0))
+        self.advance = train_step.of(program)
         self.key = jax.random.key(0)
 
     def __call__(self, batches, steps: int) -> None:
@@ -101,18 +100,13 @@ def whole_loop(options: argparse.Namespace, split: data.Split, batches: data.Bat
     """Speed of `loop.fit` after its first log line: batches from disk, logging, a checkpoint."""
     task, stage = make_task(options, split)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        result = loop.fit(
-            task,
-            batches,
-            stage=stage,
-            total_steps=max(options.steps * options.rounds, 2),
-            steps_per_epoch=batches.steps_per_epoch,
-            seed=0,
-            directory=Path(directory),
-            title="whole loop",
-            pace=loop.Pace(log_every=10, checkpoint_every=max(options.steps * options.rounds // 2, 1)),
-            gather=lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec),
+        recipe = loop.Recipe(stage, max(options.steps * options.rounds, 2), batches.steps_per_epoch, seed=0)
+        half = max(options.steps * options.rounds // 2, 1)
+        folder = loop.Folder(Path(directory), "whole loop", log_every=10, checkpoint_every=half)
+        callbacks = loop.Callbacks(
+            lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec)
         )
+        result = loop.fit(task, batches, recipe, folder, callbacks=callbacks)
     return result.record["images_per_second"]
 
 

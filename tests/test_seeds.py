@@ -100,9 +100,9 @@ def shown(monkeypatch, tmp_path, run: int, position: int, **changes):
     made.stages = tuple(base.stage("rotation", size=tiny.SIZE, batch_size=8, **changes) for _ in range(2))
     found = {}
 
-    def fit(task, batches, *, seed, **_):
+    def fit(task, batches, recipe, *_, **__):
         found["order"] = np.concatenate([batch["index"] for batch in itertools.islice(batches(0), 3)])
-        found["key"] = seed
+        found["key"] = recipe.seed
         found["head"] = np.array(task.head.kernel.get_value())
         raise StopIteration
 

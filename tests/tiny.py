@@ -16,6 +16,7 @@ from aiseeme_jax.evaluate import features
 from aiseeme_jax.models import resnet
 from aiseeme_jax.models import vit as transformers
 from aiseeme_jax.training import events, loop
+from aiseeme_jax.training.step import split_state
 from configs import base
 
 SIZE = 16
@@ -193,11 +194,11 @@ def run(module: nnx.Module, x):
 
 def loss(task_: pretext.Task, views, *, training: bool = True) -> pretext.Output:
     """`task_.loss`, compiled whole: in a test most of its time goes into compiling one operation after another."""
-    graph, params, rest = loop.split(task_)
+    graph, params, rest = split_state(task_)
 
     def run(params, rest, views):
         merged = nnx.merge(graph, params, rest)
-        return merged.loss(views, train=training), loop.split(merged)[2]
+        return merged.loss(views, train=training), split_state(merged)[2]
 
     output, rest = jax.jit(run)(params, rest, views)
     nnx.update(task_, rest)
@@ -229,19 +230,34 @@ def on_devices(tree, count: int):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
 
 
-def fit(task_, config, directory, *, batches=None, **options) -> loop.Result:
+def recipe(config, *, steps: int | None = None, patience: int = 10) -> loop.Recipe:
+    """How a stage is trained on the 24 images of `split()`."""
+    return loop.Recipe(config, steps or config.duration.steps, 24 // config.batch_size, seed=0, patience=patience)
+
+
+def fit(
+    task_,
+    config,
+    directory,
+    *,
+    batches=None,
+    steps: int | None = None,
+    log_every: int = 1,
+    checkpoint_every: int = 2,
+    identity=None,
+    frozen=None,
+    **callbacks,
+) -> loop.Result:
     """`loop.fit` on the 24 images of `split()`, saving every second step."""
-    settings = {
-        "total_steps": config.duration.steps,
-        "steps_per_epoch": 24 // config.batch_size,
-        "seed": 0,
-        "directory": directory,
-        "title": "test",
-        "pace": loop.Pace(log_every=1, checkpoint_every=2),
-        "gather": lambda body: features.extract(body, split(), views=task_.spec, batch_size=config.batch_size),
-    }
-    batches = batches or data.Batches(split(), batch_size=config.batch_size, seed=0)
-    return loop.fit(task_, batches, stage=config, **{**settings, **options})
+    gather = lambda body: features.extract(body, split(), views=task_.spec, batch_size=config.batch_size)  # noqa: E731
+    return loop.fit(
+        task_,
+        batches or data.Batches(split(), batch_size=config.batch_size, seed=0),
+        recipe(config, steps=steps),
+        loop.Folder(directory, "test", log_every, checkpoint_every, identity or {}),
+        frozen=frozen,
+        callbacks=loop.Callbacks(**{"gather_features": gather, **callbacks}),
+    )
 
 
 def arrays(tree) -> dict[str, np.ndarray]:

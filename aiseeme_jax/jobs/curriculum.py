@@ -110,22 +110,15 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
     log.info("%s: %d steps of %d images", title, total_steps, stage.batch_size)
     picture = save_views(directory, task, data.first_images(split, 6), seed)
     batches = stage_batches(config, stage, split, seed=seed)
-    result = loop.fit(
-        task,
-        batches,
-        stage=FrozenConfigDict(stage),
-        total_steps=total_steps,
-        steps_per_epoch=data.steps_per_epoch(len(split), stage.batch_size),
-        seed=seed,
-        directory=directory,
-        title=title,
-        pace=loop.Pace(config.runtime.log_every, config.runtime.checkpoint_every),
-        teacher=frozen,
-        patience=config.patience,
-        fingerprint=split.fingerprint(),
-        gather=lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec),
+    per_epoch = data.steps_per_epoch(len(split), stage.batch_size)
+    recipe = loop.Recipe(FrozenConfigDict(stage), total_steps, per_epoch, seed, config.patience)
+    identity = {"data": split.fingerprint()}
+    folder = loop.Folder(directory, title, config.runtime.log_every, config.runtime.checkpoint_every, identity)
+    callbacks = loop.Callbacks(
+        gather_features=lambda body: features.of_batches(body, batches.in_order(), len(split), views=task.spec),
         pictures={"views": picture},
     )
+    result = loop.fit(task, batches, recipe, folder, frozen=frozen, callbacks=callbacks)
     seen = {"images": len(split), "excluded": split.excluded}
     trained, merged = lesson.merge(result.task.handed_over())
     nnx.update(result.task.backbone, nnx.state(trained))

@@ -24,7 +24,7 @@ from aiseeme_jax.training import optimizers
 
 @struct.dataclass
 class TrainState:
-    """Everything that training changes, and the teacher it must not.
+    """Everything that training changes, and beside it what stays frozen.
 
     `streak` counts the non-finite steps in a row, `skipped` all of them; `halted` is the step at which the run gave
     up, or -1.
@@ -34,10 +34,29 @@ class TrainState:
     params: nnx.State
     rest: nnx.State
     optimizer: optax.OptState
-    teacher: nnx.State | None
+    frozen: nnx.State | None
     streak: Int[Array, ""]
     skipped: Int[Array, ""]
     halted: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a task is trained.
+
+    Attributes:
+      fields: frozen config node with `optimizer`, `schedule`, `task_weight` and `batch_size`.
+      total_steps: updates in the whole stage.
+      steps_per_epoch: updates in one epoch. Fine-tuning on a share of the labels counts its epochs in all of them.
+      seed: of every random number in the stage.
+      patience: steps in a row that are not finite after which the run ends.
+    """
+
+    fields: Any
+    total_steps: int
+    steps_per_epoch: int
+    seed: int
+    patience: int = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,41 +65,50 @@ class Program:
 
     Attributes:
       graph: of the task.
-      teacher_graph: of what is frozen beside the task (`distill.Frozen`), or None.
-      stage: frozen config with `optimizer`, `schedule`, `task_weight`, `batch_size`.
-      total_steps, steps_per_epoch: of the stage.
-      patience: non-finite steps in a row after which nothing is updated any more.
+      frozen_graph: of the module that stays frozen beside the task, or None.
+      fields, total_steps, steps_per_epoch, patience: as in `Recipe`. After `patience` steps in a row that are not
+        finite nothing is updated any more.
       constant_rate: attributes of the task that learn at the peak rate throughout.
     """
 
     graph: nnx.GraphDef
-    teacher_graph: nnx.GraphDef | None
-    stage: Any
+    frozen_graph: nnx.GraphDef | None
+    fields: Any
     total_steps: int
     steps_per_epoch: int
     patience: int = 10
     constant_rate: tuple[str, ...] = ()
 
     def schedule(self) -> optax.Schedule:
-        peak = self.stage.optimizer.learning_rate
+        peak = self.fields.optimizer.learning_rate
         return optimizers.make_schedule(
-            self.stage.schedule, peak, self.total_steps, self.steps_per_epoch, self.stage.batch_size
+            self.fields.schedule, peak, self.total_steps, self.steps_per_epoch, self.fields.batch_size
         )
 
     def optimizer(self) -> optax.GradientTransformation:
-        return optimizers.make_optimizer(self.stage.optimizer, self.schedule(), constant=self.constant_rate)
+        return optimizers.make_optimizer(self.fields.optimizer, self.schedule(), constant=self.constant_rate)
 
 
-def make_state(
-    task: Task, stage: Any, *, total_steps: int, steps_per_epoch: int, teacher: nnx.Module | None, patience: int
-):
-    """The program of a stage and its state before the first step, replicated over all devices."""
-    graph, params, rest = split(task)
-    teacher_graph, teacher_state = nnx.split(teacher) if teacher is not None else (None, None)
-    program = Program(graph, teacher_graph, stage, total_steps, steps_per_epoch, patience, task.CONSTANT_RATE)
+def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> tuple[Program, TrainState]:
+    """The program of a stage and its state before the first step, replicated over all devices.
+
+    Args:
+      frozen: what stays as it is beside the task: the teachers of its distillation.
+    """
+    graph, params, rest = split_state(task)
+    frozen_graph, frozen_state = nnx.split(frozen) if frozen is not None else (None, None)
+    program = Program(
+        graph,
+        frozen_graph,
+        recipe.fields,
+        recipe.total_steps,
+        recipe.steps_per_epoch,
+        recipe.patience,
+        task.CONSTANT_RATE,
+    )
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(
-        zero, params, rest, program.optimizer().init(params), nnx.as_pure(teacher_state), zero, zero, zero - 1
+        zero, params, rest, program.optimizer().init(params), nnx.as_pure(frozen_state), zero, zero, zero - 1
     )
     # Modules share buffers with their clones and with the caller; a donated step needs its own.
     return program, jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=_everywhere())(state)
@@ -91,7 +119,7 @@ def _everywhere() -> NamedSharding:
     return NamedSharding(data.data_mesh(), PartitionSpec())
 
 
-def split(task: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+def split_state(task: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Graph, parameters and all other state of a task, as plain arrays: a `Variable` may not cross a transformation."""
     graph, params, rest = nnx.split(task, nnx.Param, ...)
     return graph, nnx.as_pure(params), nnx.as_pure(rest)
@@ -105,13 +133,13 @@ def task_of(program: Program, state: TrainState) -> Task:
 def _loss(params: nnx.State, program: Program, state: TrainState, batch, key: PRNGKeyArray):
     task = nnx.merge(program.graph, params, state.rest)
     output = task.loss(task.views(key, batch))
-    total = program.stage.task_weight * output.loss
+    total = program.fields.task_weight * output.loss
     metrics = {"task_loss": output.loss, **output.metrics}
-    if program.teacher_graph is not None:
-        frozen = nnx.merge(program.teacher_graph, state.teacher)
+    if program.frozen_graph is not None:
+        frozen = nnx.merge(program.frozen_graph, state.frozen)
         added, terms = task.keeper(task, output, frozen, state.step / max(program.total_steps - 1, 1))
         total, metrics = total + added, {**metrics, **terms}
-    _, _, rest = split(task)
+    _, _, rest = split_state(task)
     return total, (rest, {"loss": total, **metrics}, output.features)
 
 
@@ -200,7 +228,7 @@ def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"],
     """
     task = nnx.merge(program.graph, state.params, state.rest)
     task.at_epoch(features, key)
-    _, params, rest = split(task)
+    _, params, rest = split_state(task)
     optimizer = optimizers.restarted(state.optimizer, program.optimizer().init(params), task.RESTARTS)
     state = state.replace(params=params, rest=rest, optimizer=optimizer)
     return jax.lax.with_sharding_constraint(state, _everywhere())
@@ -221,7 +249,7 @@ def transient_programs() -> Iterator[None]:
 def _after_update(program: Program, params: nnx.State, rest: nnx.State, step: Int[Array, ""]):
     task = nnx.merge(program.graph, params, rest)
     task.after_update((step + 1) / program.total_steps)
-    _, params, rest = split(task)
+    _, params, rest = split_state(task)
     return params, rest
 
 

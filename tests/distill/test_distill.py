@@ -15,7 +15,7 @@ from aiseeme_jax import augment, distill, pretext
 from aiseeme_jax import losses as common
 from aiseeme_jax.distill import cassle, features, losses
 from aiseeme_jax.task import Output, Task
-from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import make_state, split_state, train_step
 from configs import base
 
 N, D = 8, 5
@@ -383,9 +383,9 @@ class TestCaSSLe:
         stage = tiny.table_stage(name)
         task = tiny.task(stage, tiny.table_body(name))
         frozen = distill.keep(task, [term("cassle")], {"previous": tiny.table_body(name, seed=1)})
-        program, state = loop.make_state(task, stage, total_steps=6, steps_per_epoch=3, teacher=frozen, patience=10)
+        program, state = make_state(task, tiny.recipe(stage), frozen)
         before = tiny.arrays(state.params["keeper"])
-        state, metrics, _ = loop.train_step(program, state, tiny.table_batch(name), jax.random.key(0))
+        state, metrics, _ = train_step(program, state, tiny.table_batch(name), jax.random.key(0))
         assert np.isfinite(metrics["distill_loss"])
         tiny.assert_different(state.params["keeper"], before)
 
@@ -419,7 +419,7 @@ class TestCaSSLe:
 
 def gradients(task, frozen, sharded: int = 1):
     """Value and gradient of what a keeper adds, in all parameters of the task."""
-    graph, params, rest = loop.split(task)
+    graph, params, rest = split_state(task)
     frozen_graph, state = nnx.split(frozen)
 
     def added(params, views):

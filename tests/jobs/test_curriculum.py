@@ -287,8 +287,8 @@ class TestBudget:
         """Steps each stage would be trained for."""
         asked = []
 
-        def fit(task, batches, *, total_steps, title, **_):
-            asked.append((title, total_steps))
+        def fit(task, batches, recipe, folder, **_):
+            asked.append((folder.title, recipe.total_steps))
             return loop.Result(task, {})
 
         monkeypatch.setattr(loop, "fit", fit)
@@ -457,16 +457,15 @@ def test_other_images_may_be_asked_for_while_nothing_is_finished(tmp_path, monke
         curriculum.run(made, tmp_path / "run")
     (tmp_path / "ids.txt").write_text("3\n")
     made.data.exclude = (str(tmp_path / "ids.txt"),)
-    monkeypatch.setattr(loop, "fit", lambda task, batches, **_: loop.Result(task, {}))
+    monkeypatch.setattr(loop, "fit", lambda task, *_, **__: loop.Result(task, {}))
     curriculum.run(made, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "data.json").read_text())["pretraining"]["images"] == 23
     assert json.loads((tmp_path / "run" / "before/1/data.json").read_text())["pretraining"]["images"] == 24
 
 
 def test_stage_lets_go_of_what_it_compiled(tmp_path, monkeypatch):
-    def fit(task, batches, *, stage, total_steps, steps_per_epoch, patience, teacher, **_):
-        lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-        program, _ = make_state(task, stage, **lengths, teacher=teacher, patience=patience)
+    def fit(task, batches, recipe, folder, *, frozen, **_):
+        program, _ = make_state(task, recipe, frozen)
         train_step.of(program)
         held.append(len(train_step.programs))
         return loop.Result(task, {})
@@ -482,7 +481,7 @@ def test_listed_images_are_kept_out_of_pretraining_and_counted(tmp_path, monkeyp
     made = config((stage("rotation", 2),), baselines=(), targets=())
     made.data.exclude = (str(tmp_path / "ids.txt"),)
     assert [int(i) for i in curriculum.Source(made)().ids] == [i for i in range(24) if i not in (3, 10, 11)]
-    monkeypatch.setattr(loop, "fit", lambda task, batches, **_: loop.Result(task, {}))
+    monkeypatch.setattr(loop, "fit", lambda task, *_, **__: loop.Result(task, {}))
     curriculum.run(made, tmp_path / "run")
     done = record(tmp_path / "run", "00-rotation")
     assert (done["images"], done["excluded"]) == (21, 3)

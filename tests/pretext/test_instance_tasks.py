@@ -9,7 +9,7 @@ from flax import nnx
 
 from aiseeme_jax import augment, pretext
 from aiseeme_jax.pretext import momentum_contrast
-from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import split_state
 
 
 def make(name, body=None, *, batch=8, images=24, **fields):
@@ -139,7 +139,7 @@ class TestMoCoV2:
 
     def test_no_gradient_reaches_the_keys(self):
         task = make("moco_v2")
-        graph, params, rest = loop.split(task)
+        graph, params, rest = split_state(task)
         assert not any("target" in name or "queue" in name for name in tiny.arrays(params))
         views = task.views(jax.random.key(0), tiny.batch())
 

@@ -13,7 +13,7 @@ from flax import nnx
 from aiseeme_jax import augment
 from aiseeme_jax.pretext import grid, jigsaw
 from aiseeme_jax.pretext.permutations import max_hamming
-from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import split_state
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +134,7 @@ def accuracy_after_training(name: str, steps: int = 300) -> float:
     """Of a one-layer model, on images it was not trained on."""
     fields = {"permutations": 4} if name == "jigsaw" else {"dropout": 0.0}
     task = tiny.table_task(name, Edges(), views={**tiny.STILL, "size": 33}, **fields)
-    graph, params, rest = loop.split(task)
+    graph, params, rest = split_state(task)
     optimizer = optax.adam(3e-3)
 
     def loss(params, images, key):

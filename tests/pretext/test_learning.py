@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from aiseeme_jax import data, models, pretext
 from aiseeme_jax.evaluate import features, linear
 from aiseeme_jax.models import resnet
-from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import Program, Recipe, TrainState, at_epoch, make_state, task_of, train_step
 from aiseeme_jax.training.telemetry import collapse_warning, feature_health
 
 pytestmark = pytest.mark.slow
@@ -135,27 +135,25 @@ class Learned(NamedTuple):
 
     losses: np.ndarray
     features: jax.Array
-    program: loop.Program
-    state: loop.TrainState
+    program: Program
+    state: TrainState
     batches: Iterator
     first: nnx.State
 
 
 def learn(task, stage, split, steps: int) -> Learned:
-    program, state = loop.make_state(
-        task, stage, total_steps=STEPS, steps_per_epoch=CLUSTERED_EVERY, teacher=None, patience=3
-    )
+    program, state = make_state(task, Recipe(stage, STEPS, CLUSTERED_EVERY, seed=0, patience=3))
     first, losses = copied(state.params), []
     batches = data.Batches(split, batch_size=stage.batch_size, seed=0)(0)
     for step in range(steps):
         if task.AT_EPOCH == "every" and step % CLUSTERED_EVERY == 0 or task.AT_EPOCH == "first" and step == 0:
-            body = loop.task_of(program, state).backbone
+            body = task_of(program, state).backbone
             rows = features.extract(body, split, views=task.spec, batch_size=stage.batch_size)
-            state = loop.at_epoch(program, state, rows, jax.random.key(step))
-        state, metrics, found = loop.train_step(program, state, next(batches), jax.random.key(0))
+            state = at_epoch(program, state, rows, jax.random.key(step))
+        state, metrics, found = train_step(program, state, next(batches), jax.random.key(0))
         losses.append(metrics["loss"])
-        compiled = compiled if step else loop.train_step._cache_size()
-    assert loop.train_step._cache_size() == compiled
+        compiled = compiled if step else train_step._cache_size()
+    assert train_step._cache_size() == compiled
     return Learned(np.array(jax.device_get(losses)), found, program, state, batches, first)
 
 
@@ -166,7 +164,7 @@ def fall(name: str, learned: Learned) -> float:
         for params, losses in ((learned.first, before), (learned.state.params, after)):
             # A step gives the loss before it moves the weights.
             state = copied(dataclasses.replace(learned.state, params=params))
-            loss = loop.train_step(learned.program, state, batch, jax.random.key(0))[1]["loss"]
+            loss = train_step(learned.program, state, batch, jax.random.key(0))[1]["loss"]
             losses.append(float(loss) - LEAST.get(name, 0.0))
     return 1 - sum(after) / sum(before)
 
@@ -196,7 +194,7 @@ def test_a_hundred_steps(name, monkeypatch):
     assert collapse_warning(health) is None
     assert np.isfinite(learned.losses).all()
     if course.lift is not None:
-        after = probe(loop.task_of(learned.program, learned.state), splits)
+        after = probe(task_of(learned.program, learned.state), splits)
         assert after >= before + course.lift
     assert fall(name, learned) >= course.fall
 

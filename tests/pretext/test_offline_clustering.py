@@ -13,7 +13,7 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 from aiseeme_jax import augment, data, weights
 from aiseeme_jax.evaluate import features
 from aiseeme_jax.jobs import curriculum
-from aiseeme_jax.training import loop, step
+from aiseeme_jax.training.step import at_epoch, make_state, train_step
 from configs import base
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_events")]
@@ -40,7 +40,7 @@ def blobs(features: int = 6):
     return np.pad(rows, ((0, 0), (0, features - 2))).astype(np.float32)
 
 
-def at_epoch(task, rows):
+def cluster(task, rows):
     """`task.at_epoch`, compiled whole."""
     graph, state = nnx.split(task)
 
@@ -105,7 +105,7 @@ class TestClustering:
     def test_features_far_apart_become_the_labels(self, name):
         task = make(name)
         body, before = tiny.arrays(task.backbone), tiny.arrays(task.head)
-        at_epoch(task, blobs())
+        cluster(task, blobs())
         assert is_blobs(labels(task))
         np.testing.assert_array_equal(task.counts.get_value(), [8, 8, 8])
         tiny.assert_same(task.backbone, body)
@@ -117,18 +117,18 @@ class TestClustering:
         """A feature that varies widely beside two that tell the blobs: whitened, all count alike."""
         angles, noise = 2 * np.pi * BLOBS / 3, np.random.default_rng(1).uniform(-10, 10, 24)
         task = make(name)
-        at_epoch(task, np.stack([np.full(24, 50), noise, np.cos(angles), np.sin(angles)], axis=1))
+        cluster(task, np.stack([np.full(24, 50), noise, np.cos(angles), np.sin(angles)], axis=1))
         assert is_blobs(labels(task)) == found
 
     @pytest.mark.parametrize("name", ["adamw", pytest.param("sgd", marks=SLOW), pytest.param("lars", marks=SLOW)])
     def test_optimizer_forgets_the_layer_that_starts_anew_and_nothing_else(self, name):
         config = stage("deepcluster", optimizer={**ADAMW, "name": name})
         task = tiny.task(config, tiny.Normed())
-        program, state = loop.make_state(task, config, total_steps=6, steps_per_epoch=3, teacher=None, patience=10)
+        program, state = make_state(task, tiny.recipe(config))
         batch = next(data.Batches(tiny.split(), batch_size=8, seed=0)(0))
-        state, _, _ = loop.train_step(program, state, batch, jax.random.key(0))
+        state, _, _ = train_step(program, state, batch, jax.random.key(0))
         before = tiny.arrays(state.optimizer)
-        state = step.at_epoch(program, state, blobs(), jax.random.key(1))
+        state = at_epoch(program, state, blobs(), jax.random.key(1))
         after = tiny.arrays(state.optimizer)
         heads = [name for name in before if "'head'" in name]
         assert heads and all(before[name].any() and not after[name].any() for name in heads)
@@ -141,7 +141,7 @@ class TestClustering:
         body = tiny.backbone(seed=3)
         given = tiny.arrays(body)
         task = make("clusterfit", body, scratch=True)
-        at_epoch(task, blobs(body.features))
+        cluster(task, blobs(body.features))
         assert is_blobs(labels(task))
         found = tiny.arrays(task.backbone)
         kernels = [name for name in given if "kernel" in name]
@@ -159,7 +159,7 @@ class TestInTheLoop:
         config = stage(name)
         task = tiny.task(config, tiny.Normed())
         start = tiny.arrays(task.backbone)
-        result = tiny.fit(task, config, tmp_path, gather=gather)
+        result = tiny.fit(task, config, tmp_path, gather_features=gather)
         assert len(seen) == times
         tiny.assert_same(seen[0], start)
         if times > 1:
@@ -169,8 +169,10 @@ class TestInTheLoop:
 
     def test_a_loop_without_features_is_refused(self, tmp_path):
         config = stage("deepcluster")
-        with pytest.raises(ValueError, match="test: DeepCluster needs the features of the whole split: give `gather`"):
-            tiny.fit(tiny.task(config, tiny.Linear()), config, tmp_path, gather=None)
+        with pytest.raises(
+            ValueError, match="test: DeepCluster needs the features of the whole split: give `gather_features`"
+        ):
+            tiny.fit(tiny.task(config, tiny.Linear()), config, tmp_path, gather_features=None)
 
     @pytest.mark.parametrize(
         "name, last, every",
@@ -196,7 +198,7 @@ class TestInTheLoop:
         whole = self.fit(config, tmp_path / "whole", every=5)
         with pytest.raises(Killed):
             self.fit(config, tmp_path / "killed", last=5, every=5)
-        resumed = self.fit(config, tmp_path / "killed", every=5, gather=never)
+        resumed = self.fit(config, tmp_path / "killed", every=5, gather_features=never)
         tiny.assert_same(resumed.task, whole.task)
 
     def fit(self, config, directory, *, last=None, every, **options):
@@ -206,9 +208,8 @@ class TestInTheLoop:
             yield from itertools.islice(source(start), None if last is None else last - start)
             raise Killed
 
-        pace = loop.Pace(log_every=1, checkpoint_every=every)
         task = tiny.task(config, tiny.Normed())
-        return tiny.fit(task, config, directory, batches=batches, pace=pace, **options)
+        return tiny.fit(task, config, directory, batches=batches, checkpoint_every=every, **options)
 
 
 class Killed(Exception):

@@ -10,7 +10,7 @@ from flax import nnx
 from aiseeme_jax import pretext
 from aiseeme_jax.pretext import odc
 from aiseeme_jax.pretext.cluster_count import cluster_count
-from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import split_state
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ class TestSwAV:
     def test_queue_of_the_last_embeddings_is_used_from_its_start_on_but_not_before_it_is_full(self, start, first):
         """Of eight steps of 8 images, with a queue of 16."""
         task = tiny.table_task("swav", prototypes=6, queue=16, queue_start=start)
-        graph, params, rest = loop.split(task)
+        graph, params, rest = split_state(task)
         embed, past = self.embed(task), [np.zeros((0, 16))] * 2
 
         @jax.jit
@@ -67,7 +67,7 @@ class TestSwAV:
             task = nnx.merge(graph, params, rest)
             loss = task.loss(views).loss
             task.after_update(progress)
-            return loss, loop.split(task)[2]
+            return loss, split_state(task)[2]
 
         for done in range(8):
             views = self.views(done)
@@ -80,7 +80,7 @@ class TestSwAV:
     def test_prototypes_have_length_one_and_learn_once_they_are_let_go(self):
         """Held for half of a stage of four steps; pushed about between the steps."""
         task = tiny.table_task("swav", frozen=0.5)
-        graph, params, rest = loop.split(task)
+        graph, params, rest = split_state(task)
 
         @jax.jit
         def step(params, rest, views, progress):
@@ -90,7 +90,7 @@ class TestSwAV:
             gradient = jax.grad(loss)(params)["directions"]
             merged = nnx.merge(graph, {**params, "directions": params["directions"] + 0.1}, rest)
             merged.after_update(progress)
-            return gradient, *loop.split(merged)[1:]
+            return gradient, *split_state(merged)[1:]
 
         for done, learns in enumerate((False, False, True, True)):
             before, held = params["directions"], bool(nnx.merge(graph, params, rest).frozen()["directions"])
@@ -114,15 +114,15 @@ class TestSwAV:
 
 def compiled(task, change):
     """A function that makes the change to the task's state, compiled whole."""
-    graph, params, rest = loop.split(task)
+    graph, params, rest = split_state(task)
 
     @jax.jit
     def run(rest):
         merged = nnx.merge(graph, params, rest)
         change(merged)
-        return loop.split(merged)[2]
+        return split_state(merged)[2]
 
-    return lambda: nnx.update(task, run(loop.split(task)[2]))
+    return lambda: nnx.update(task, run(split_state(task)[2]))
 
 
 def at(*degrees):

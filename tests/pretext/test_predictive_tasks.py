@@ -9,7 +9,7 @@ from flax import nnx
 
 from aiseeme_jax import pretext
 from aiseeme_jax.pretext import dino
-from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import make_state, split_state, train_step
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def cosine(a, b):
 
 
 def gradient(task, views):
-    graph, params, rest = loop.split(task)
+    graph, params, rest = split_state(task)
     return tiny.arrays(jax.jit(jax.grad(lambda p: nnx.merge(graph, p, rest).loss(views).loss))(params))
 
 
@@ -78,7 +78,7 @@ class TestSimSiam:
         task = tiny.table_task("simsiam")
         views = tiny.noise(FIRST, SECOND)
         (_, z1), (_, z2) = both(task.encoder, views)
-        graph, params, rest = loop.split(task)
+        graph, params, rest = split_state(task)
 
         @jax.jit
         @jax.value_and_grad
@@ -108,10 +108,10 @@ class TestSimSiam:
         rest = {"name": "step", "milestones": (0.5,), "factor": 1e-9}
         stage = tiny.stage("simsiam", steps=2, bottleneck=8, schedule=rest)
         task = tiny.task(stage, tiny.Pixels())
-        program, state = loop.make_state(task, stage, total_steps=2, steps_per_epoch=2, teacher=None, patience=2)
+        program, state = make_state(task, tiny.recipe(stage))
         states = [tiny.arrays(state.params)]
         for _ in range(2):
-            state, metrics, _ = loop.train_step(program, state, tiny.batch(), jax.random.key(0))
+            state, metrics, _ = train_step(program, state, tiny.batch(), jax.random.key(0))
             states.append(tiny.arrays(state.params))
         assert float(metrics["learning_rate"]) < 1e-9
         for name in states[0]:

@@ -15,7 +15,7 @@ from aiseeme_jax import augment, data, pretext
 from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.pretext import two_views
 from aiseeme_jax.task import Average, rising
-from aiseeme_jax.training import loop
+from aiseeme_jax.training.step import split_state
 
 # 16 images, so that MoCo's 8 groups hold two each, on 8 devices with two each.
 BATCH = 16
@@ -46,13 +46,13 @@ def marked(quick=QUICK):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", pretext.TASKS)
 def test_gradient_and_state_on_eight_devices_are_those_of_one(name):
-    graph, params, rest = loop.split(tiny.table_task(name, tiny.table_backbone(name), batch=BATCH))
+    graph, params, rest = split_state(tiny.table_task(name, tiny.table_backbone(name), batch=BATCH))
     params = disturbed(params)
 
     def loss(params, batch):
         task = nnx.merge(graph, params, rest)
         value = task.loss(task.views(jax.random.key(1), batch)).loss
-        return value, loop.split(task)[2]
+        return value, split_state(task)[2]
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (loss_1, rest_1), gradient_1 = step(params, tiny.on_devices(tiny.table_batch(name, BATCH), 1))
@@ -111,7 +111,7 @@ def test_tasks_of_volumes_train_on_volumes(name):
 @pytest.mark.parametrize("name", marked(["relative_location", "inpainting", "densecl"]))
 def test_every_task_takes_a_vit(name):
     sizes = {"channels": 1, "dimensions": 3} if tiny.of_volumes(name) else {}
-    graph, params, rest = loop.split(tiny.table_task(name, tiny.vit(**sizes)))
+    graph, params, rest = split_state(tiny.table_task(name, tiny.vit(**sizes)))
 
     def loss(params, rest, batch):
         task = nnx.merge(graph, params, rest)

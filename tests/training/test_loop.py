@@ -14,10 +14,11 @@ from flax import nnx
 from tiny import no_events  # noqa: F401
 
 from aiseeme_jax import augment, data, distill, losses, seeds, weights
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.task import Average, Bank, Output, Task
 from aiseeme_jax.training import loop, stopping
-from aiseeme_jax.training.step import Program, transient_programs
+from aiseeme_jax.training.step import Program, make_state, task_of, train_step, transient_programs
 
 pytestmark = pytest.mark.usefixtures("no_events")
 
@@ -66,15 +67,8 @@ def toy_stage(**changes):
     return tiny.stage("rotation", **{"steps": 8, "optimizer": {"learning_rate": 0.003}, **changes})
 
 
-def start(stage, task=None, *, teacher=None, patience: int = 10):
-    return loop.make_state(
-        task or Toy(tiny.Linear()),
-        stage,
-        total_steps=stage.duration.steps,
-        steps_per_epoch=3,
-        teacher=teacher,
-        patience=patience,
-    )
+def start(stage, task=None, *, frozen=None, patience: int = 10):
+    return make_state(task or Toy(tiny.Linear()), tiny.recipe(stage, patience=patience), frozen)
 
 
 def snapshot(state):
@@ -82,7 +76,7 @@ def snapshot(state):
 
 
 def step(program, state, poison: str = "none", key: int = 0):
-    return loop.train_step(program, state, batch(poison), jax.random.key(key))
+    return train_step(program, state, batch(poison), jax.random.key(key))
 
 
 class TestNonFinite:
@@ -115,9 +109,9 @@ class TestNonFinite:
     @pytest.mark.slow
     def test_ten_in_a_row_end_the_run_and_the_last_good_checkpoint_stays(self, tmp_path):
         stage = toy_stage(steps=20)
-        pace = loop.Pace(log_every=3, checkpoint_every=5)
+        pace = {"log_every": 3, "checkpoint_every": 5}
         with pytest.raises(loop.Diverged, match="not finite for 10 steps in a row, the last at step 16; .*clip_norm"):
-            tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=poisoned(range(7, 100)), pace=pace)
+            tiny.fit(Toy(tiny.Linear()), stage, tmp_path, batches=poisoned(range(7, 100)), **pace)
         program, state = start(stage)
         for _ in range(6):
             state, _, _ = step(program, state, key=seeds.derive(0, "steps"))
@@ -191,7 +185,7 @@ class TestStep:
         program, state = start(toy_stage())
         for done in (0.125, 0.25):
             state, _, _ = step(program, state)
-            assert float(loop.task_of(program, state).progress.get_value()) == done
+            assert float(task_of(program, state).progress.get_value()) == done
 
     def test_a_moving_average_takes_in_the_weights_after_the_update(self):
         class Averaged(Toy):
@@ -203,8 +197,8 @@ class TestStep:
                 self.target.update(self.head, 0.75)
 
         program, state = start(toy_stage(optimizer={"learning_rate": 0.1}), Averaged(tiny.Linear()))
-        before = np.array(loop.task_of(program, state).head.kernel[...])
-        task = loop.task_of(program, step(program, state)[0])
+        before = np.array(task_of(program, state).head.kernel[...])
+        task = task_of(program, step(program, state)[0])
         average = task.target.module(task.head)
         assert not np.allclose(task.head.kernel[...], before, atol=1e-4)
         expected = 0.75 * before + 0.25 * task.head.kernel[...]
@@ -221,11 +215,11 @@ class TestStep:
         program, state = start(toy_stage(optimizer=adamw, schedule={"name": "constant"}), Held(tiny.Linear()))
         kernels, bodies = [], []
         for _ in range(5):
-            task = loop.task_of(program, state)
+            task = task_of(program, state)
             kernels.append(np.array(task.head.kernel[...]))
             bodies.append(np.array(task.backbone.map.kernel[...]))
             state, _, _ = step(program, state)
-        kernels.append(np.array(loop.task_of(program, state).head.kernel[...]))
+        kernels.append(np.array(task_of(program, state).head.kernel[...]))
         for before, after in zip(kernels[:4], kernels[1:5], strict=True):
             np.testing.assert_array_equal(before, after)
         moved = kernels[5] - (1 - 0.1 * 0.5) * kernels[4]
@@ -240,23 +234,23 @@ class TestStep:
 
     def test_equal_stages_share_one_compilation(self):
         step(*start(toy_stage()))
-        compiled = loop.train_step._cache_size()
+        compiled = train_step._cache_size()
         step(*start(toy_stage()))
-        assert loop.train_step._cache_size() == compiled
+        assert train_step._cache_size() == compiled
         step(*start(toy_stage(optimizer={"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.25})))
-        assert loop.train_step._cache_size() == compiled + 1
+        assert train_step._cache_size() == compiled + 1
 
     def test_what_is_compiled_for_a_while_is_let_go_and_nothing_else(self):
         kept, state = start(toy_stage())
         step(kept, state)
-        compiled, jitted = loop.train_step._cache_size(), loop.train_step.of(kept)
+        compiled, jitted = train_step._cache_size(), train_step.of(kept)
         with transient_programs():
             step(*start(toy_stage()))
             program, state = start(toy_stage(steps=5))
             step(program, state)
-            assert loop.train_step._cache_size() == compiled + 1
-        assert program not in loop.train_step.programs
-        assert loop.train_step._cache_size() == compiled and loop.train_step.of(kept) is jitted
+            assert train_step._cache_size() == compiled + 1
+        assert program not in train_step.programs
+        assert train_step._cache_size() == compiled and train_step.of(kept) is jitted
 
     def test_loop_does_not_look_its_program_up_at_every_step(self, tmp_path, monkeypatch):
         calls, real = [], Program.__hash__
@@ -271,7 +265,7 @@ class TestDistillation:
 
     def start(self, stage, teacher, task=None):
         task = task or Toy(tiny.Linear())
-        return start(stage, task, teacher=taught(task, stage, teacher))
+        return start(stage, task, frozen=taught(task, stage, teacher))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["kl", "mse"])
@@ -307,10 +301,10 @@ class TestDistillation:
         before = weights.backbone_hash(teacher)
         stage = self.stage("mse")
         program, state = self.start(stage, teacher)
-        inside = tiny.arrays(state.teacher)
+        inside = tiny.arrays(state.frozen)
         for _ in range(3):
             state, _, _ = step(program, state)
-        tiny.assert_same(state.teacher, inside)
+        tiny.assert_same(state.frozen, inside)
         assert weights.backbone_hash(teacher) == before
 
     @pytest.mark.slow
@@ -319,7 +313,7 @@ class TestDistillation:
 
         def fit(seed, **options):
             task = Toy(tiny.Linear())
-            return tiny.fit(task, stage, tmp_path, teacher=taught(task, stage, tiny.Linear(seed=seed)), **options)
+            return tiny.fit(task, stage, tmp_path, frozen=taught(task, stage, tiny.Linear(seed=seed)), **options)
 
         one, other = (weights.backbone_hash(tiny.Linear(seed=seed)) for seed in (1, 2))
         with pytest.raises(Killed):
@@ -335,7 +329,7 @@ class TestDistillation:
     @pytest.mark.parametrize("old", [True, False])
     def test_resuming_from_another_start_or_on_other_images_is_refused(self, old, tmp_path, monkeypatch):
         def fit(*, seed=0, **options):
-            options = {"fingerprint": {"images": 24, "version": "1.0.0"}, **options}
+            options = {"identity": {"data": {"images": 24, "version": "1.0.0"}}, **options}
             return tiny.fit(Toy(tiny.Linear(seed=seed)), toy_stage(), tmp_path, **options)
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -349,7 +343,7 @@ class TestDistillation:
         changed = {
             f"started from another backbone; remove.*start_hash {one} -> {other}": {"seed": 1},
             "trained on other data; remove this stage's folder.*: images 24 -> 839, version 1.0.0 -> 1.1.0": {
-                "fingerprint": {"images": 839, "version": "1.1.0"}
+                "identity": {"data": {"images": 839, "version": "1.1.0"}}
             },
         }
         for message, options in changed.items() if not old else ():
@@ -359,12 +353,23 @@ class TestDistillation:
         assert record["start_hash"][:12] == one and record["data"] == {"images": 24, "version": "1.0.0"}
 
     @pytest.mark.slow
+    def test_resuming_with_another_identity_of_any_name_is_refused(self, tmp_path):
+        def fit(**options):
+            return tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
+
+        with pytest.raises(Killed):
+            fit(batches=killed_after(3), identity={"prior": "normal"})
+        with pytest.raises(UserError, match="belongs to another prior; remove this stage's folder.*normal -> uniform"):
+            fit(identity={"prior": "uniform"})
+        assert fit(identity={"prior": "normal"}).record["prior"] == "normal"
+
+    @pytest.mark.slow
     def test_predictor_of_a_killed_run_goes_on_in_the_same_bits(self, tmp_path):
         stage = toy_stage(distill=({"kind": "pfr", "hidden": 4}, {"kind": "l2_sp", "weight": 0.1}))
 
         def fit(name, **options):
             task = Toy(tiny.Normed())
-            return tiny.fit(task, stage, tmp_path / name, teacher=taught(task, stage, tiny.Normed(seed=1)), **options)
+            return tiny.fit(task, stage, tmp_path / name, frozen=taught(task, stage, tiny.Normed(seed=1)), **options)
 
         whole = fit("whole")
         with pytest.raises(Killed):
@@ -412,12 +417,12 @@ class TestResume:
         stage = toy_stage() if name == "toy" else tiny.stage(name, steps=8, optimizer=adamw)
         make = lambda: Toy(tiny.Normed()) if name == "toy" else tiny.task(stage)  # noqa: E731
         whole = tiny.fit(make(), stage, tmp_path / "whole")
-        compiled = loop.train_step._cache_size()
+        compiled = train_step._cache_size()
         last = int(np.random.default_rng(len(name)).integers(2, 8))
         with pytest.raises(Killed):
             tiny.fit(make(), stage, tmp_path / "killed", batches=killed_after(last))
         resumed = tiny.fit(make(), stage, tmp_path / "killed")
-        assert loop.train_step._cache_size() == compiled
+        assert train_step._cache_size() == compiled
         tiny.assert_same(resumed.task, whole.task)
         states = [newest(tmp_path / run, stage, make()) for run in ("killed", "whole")]
         assert [int(state.step) for state in states] == [8, 8]
@@ -427,16 +432,16 @@ class TestResume:
     @pytest.mark.slow
     def test_sigterm_saves_at_once_and_the_run_goes_on(self, tmp_path):
         stage = toy_stage()
-        pace = loop.Pace(log_every=100, checkpoint_every=100)
+        pace = {"log_every": 100, "checkpoint_every": 100}
         before = signal.getsignal(signal.SIGTERM)
         ask = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
         batches = killed_after(4, how=ask)
         with pytest.raises(loop.Preempted, match="stopped and saved at step 5 of 8; the same command goes on"):
-            tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "asked", batches=batches, pace=pace)
+            tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "asked", batches=batches, **pace)
         assert signal.getsignal(signal.SIGTERM) is before
         assert int(newest(tmp_path / "asked", stage).step) == 5
-        resumed = tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "asked", pace=pace)
-        tiny.assert_same(resumed.task, tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "whole", pace=pace).task)
+        resumed = tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "asked", **pace)
+        tiny.assert_same(resumed.task, tiny.fit(Toy(tiny.Linear()), stage, tmp_path / "whole", **pace).task)
 
     @pytest.mark.slow
     def test_log_of_a_resumed_run_has_each_step_once(self, tmp_path):
@@ -457,10 +462,10 @@ class TestResume:
     def test_seconds_add_up_over_restarts(self, tmp_path, monkeypatch):
         clock = iter(range(0, 10**6, 100))
         monkeypatch.setattr(stopping.time, "monotonic", lambda: next(clock))
-        pace = loop.Pace(log_every=100, checkpoint_every=2)
+        pace = {"log_every": 100, "checkpoint_every": 2}
         with pytest.raises(Killed):
-            tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, batches=killed_after(2), pace=pace)
-        assert tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, pace=pace).record["seconds"] >= 200
+            tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, batches=killed_after(2), **pace)
+        assert tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **pace).record["seconds"] >= 200
 
 
 class TestLoop:
@@ -477,7 +482,7 @@ class TestLoop:
 
     def test_run_shorter_than_an_epoch_ends_with_one_look(self, tmp_path):
         seen = []
-        options = {"total_steps": 2, "after_epoch": lambda task, step: seen.append(step)}
+        options = {"steps": 2, "after_epoch": lambda task, step: seen.append(step)}
         tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
         tiny.fit(Toy(tiny.Linear()), toy_stage(), tmp_path, **options)
         assert seen == [2]
@@ -509,11 +514,11 @@ def test_no_step_after_the_first_compiles():
     stage = tiny.table_stage("simclr", preset="dermoscopy", views={})
     program, state = start(stage, tiny.task(stage, tiny.table_body("simclr")))
     batches = data.Batches(tiny.table_split("simclr"), batch_size=8, seed=0)(0)
-    state, _, _ = loop.train_step(program, state, next(batches), jax.random.key(0))
-    compiled = loop.train_step._cache_size()
+    state, _, _ = train_step(program, state, next(batches), jax.random.key(0))
+    compiled = train_step._cache_size()
     for _ in range(4):
-        state, _, _ = loop.train_step(program, state, next(batches), jax.random.key(0))
-    assert loop.train_step._cache_size() == compiled
+        state, _, _ = train_step(program, state, next(batches), jax.random.key(0))
+    assert train_step._cache_size() == compiled
 
 
 @pytest.mark.slow
