@@ -131,22 +131,22 @@ def knn_probabilities(
         raise ValueError(f"need {len(train)} training labels, got {len(labels)}")
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    ballots, weights = labels.ballots(class_weight)
-    train, table = _unit(jnp.asarray(train)), jnp.asarray(ballots)
+    votes_of, weights = labels.vote_table(class_weight)
+    train, table = _unit(jnp.asarray(train)), jnp.asarray(votes_of)
     padded = np.pad(test, ((0, -len(test) % _CHUNK), (0, 0)))
     votes = [
         _votes(train, table, jnp.asarray(weights), jnp.asarray(padded[start : start + _CHUNK]), temperature, k=k)
         for start in range(0, len(padded), _CHUNK)
     ]
-    all_votes = weights * ballots.sum(axis=0)
-    return np.concatenate([np.asarray(labels.shares(v, all_votes)) for v in votes])[: len(test)]
+    all_votes = weights * votes_of.sum(axis=0)
+    return np.concatenate([np.asarray(labels.probabilities_from_votes(v, all_votes)) for v in votes])[: len(test)]
 
 
 @partial(jax.jit, static_argnames=("k",))
 def _votes(
     train: Float[Array, "n d"],
-    ballots: Float[Array, "n v"],
-    ballot_weights: Float[Array, "v"],
+    vote_table: Float[Array, "n v"],
+    vote_weights: Float[Array, "v"],
     test: Float[Array, "b d"],
     temperature: float,
     *,
@@ -157,7 +157,7 @@ def _votes(
     nearest, rows = jax.lax.top_k(similarity, k)
     # A softmax over the neighbours gives the same shares of votes, without overflow.
     weights = jax.nn.softmax(nearest / temperature, axis=-1)
-    return ballot_weights * jnp.einsum("bk,bkv->bv", weights, ballots[rows], precision="highest")
+    return vote_weights * jnp.einsum("bk,bkv->bv", weights, vote_table[rows], precision="highest")
 
 
 def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:

@@ -13,7 +13,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import features, finetune, protocols
 from aiseeme_jax.evaluate.labels import make_labels
 from aiseeme_jax.evaluate.protocols import Measurement, Runtime, Subject
-from aiseeme_jax.training import step
+from aiseeme_jax.training.step import make_state
 from aiseeme_jax.weights.classifier import load_classifier, save_classifier
 from configs import base
 
@@ -59,11 +59,8 @@ def subject_with_findings():
 def program(chosen, share, measured):
     """What the train step is compiled for."""
     measurement = Measurement(chosen, share, 0)
-    lengths = finetune.lengths_for(chosen, IMAGES)
-    training = finetune.training_of(chosen, lengths, len(measured.training_rows(measurement)))
-    task = finetune.make_task(measurement, measured)
-    settings = {"total_steps": lengths.total, "steps_per_epoch": lengths.epoch, "teacher": None, "patience": 1}
-    return step.make_state(task, training, **settings)[0]
+    recipe = finetune.recipe_for(measurement, measured, patience=1)
+    return make_state(finetune.make_task(measurement, measured), recipe)[0]
 
 
 @pytest.mark.parametrize("unit", ["epochs", "steps", "examples"])
@@ -74,7 +71,7 @@ def test_every_share_of_the_labels_is_trained_for_the_steps_of_all(unit):
     images = [len(measured.training_rows(Measurement(chosen, share, 0))) for share in (1.0, 0.25, 0.1)]
     assert images[0] == IMAGES and 16 < images[1] <= 32 and 8 <= images[2] < 16
     programs = [program(chosen, share, measured) for share in (1.0, 0.25, 0.1)]
-    assert [each.stage.batch_size for each in programs] == [16, 16, 8], "no batch holds an image twice"
+    assert [each.fields.batch_size for each in programs] == [16, 16, 8], "no batch holds an image twice"
     assert {(each.total_steps, each.steps_per_epoch) for each in programs} == {(12, 6)}
     rates = [[float(each.schedule()(i)) for i in range(12)] for each in programs]
     assert rates[0] == rates[1] == rates[2] and np.argmax(rates[0]) == 6
