@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 DATASETS = (
+    "aptos2019",
     "chestxray14",
     "chexpert",
     "covid_chestxray",
@@ -25,6 +26,7 @@ DATASETS = (
     "ct_patches",
     "cxr_phantom",
     "derm_phantom",
+    "drive",
     "image_table",
     "isic2016",
     "isic2017",

@@ -1,5 +1,6 @@
 """Archives, images and tables: what is found, what is refused."""
 
+import io
 import json
 import zipfile
 import zlib
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from official_format import jpeg
+from PIL import Image
 
 from tfds_builders import DATASETS
 from tfds_builders.common import images
@@ -161,6 +163,44 @@ def test_png_round_trip_is_lossless_in_colour_and_grey():
     colour = np.random.default_rng(0).integers(0, 256, (19, 17, 3), dtype=np.uint8)
     assert (images.read_pixels(images.encode_png(colour), "x", 3)[0] == colour).all()
     assert (images.decode_mask(images.encode_png(colour[..., 0]), "x") == colour[..., 0]).all()
+
+
+def gif(frames, colours, **options) -> bytes:
+    """`frames`: places in `colours`, a list of grey levels."""
+    images_of = [Image.fromarray(frame, "P") for frame in frames]
+    for image in images_of:
+        image.putpalette([level for grey in colours for level in (grey, grey, grey)])
+    buffer = io.BytesIO()
+    images_of[0].save(buffer, "GIF", save_all=True, append_images=images_of[1:], duration=100, **options)
+    return buffer.getvalue()
+
+
+INSIDE = np.zeros((40, 30), np.uint8)
+INSIDE[5:20, 10:25] = 1
+
+
+@pytest.mark.parametrize("colours", [[0, 255], [255, 0], [7, 200]])
+@pytest.mark.parametrize("options", [{}, {"interlace": 1}, {"transparency": 0}, {"transparency": 1}])
+def test_a_gif_mask_has_the_colours_of_its_first_frame(colours, options):
+    wanted = np.array(colours, np.uint8)[INSIDE]
+    for frames in ([INSIDE], [INSIDE, 1 - INSIDE]):
+        mask = images.decode_mask(gif(frames, colours, **options), "x")
+        assert mask.dtype == np.uint8 and (mask == wanted).all()
+
+
+def test_a_cut_gif_mask_is_damaged():
+    data = gif([INSIDE], [0, 255])
+    # The end mark is no pixel.
+    for end in range(1, len(data) - 3):
+        with pytest.raises(DamagedInput, match="x cannot be decoded"):
+            images.decode_mask(data[:end], "x")
+
+
+def test_a_gif_mask_of_an_absurd_size_is_damaged():
+    data = bytearray(gif([INSIDE], [0, 255]))
+    data[6:10] = b"\xff" * 4
+    with pytest.raises(DamagedInput, match="x cannot be decoded"):
+        images.decode_mask(bytes(data), "x")
 
 
 def test_shrinking_averages_over_areas():

@@ -13,15 +13,9 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from tfds_builders.common.archives import Archive, find_archive
-from tfds_builders.common.image_builder import ImageBuilder, ImageConfig
+from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, png_sizes
 from tfds_builders.common.parts import carve
-from tfds_builders.common.radiographs import (
-    boxes_feature,
-    images_absent,
-    label_array,
-    labels_feature,
-    png_sizes,
-)
+from tfds_builders.common.radiographs import boxes_feature, images_absent, label_array, labels_feature
 from tfds_builders.common.records import Place, Record, Table, required
 from tfds_builders.common.reporting import compared
 from tfds_builders.common.variants import variants

@@ -133,6 +133,14 @@ def find_archive(directory: Path, stem: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def find_part(directory: Path, whole: Path | None, stem: str) -> Path | None:
+    """As `find_archive` in `directory`, else in the folder `whole` that all parts unpack to; else the archive `whole`
+    that holds all parts.
+    """
+    inside = find_archive(whole, stem) if whole and whole.is_dir() else whole
+    return find_archive(directory, stem) or inside
+
+
 def open_zip(path: Path) -> zipfile.ZipFile:
     """ValueError if it cannot be read."""
     try:

@@ -56,6 +56,14 @@ def sizes(config: type[ImageConfig] = ImageConfig, **fields: Any) -> list[ImageC
     ]
 
 
+def png_sizes(full: str, config: type[ImageConfig] = ImageConfig, **fields: Any) -> list[ImageConfig]:
+    """As `sizes`, for images that are no JPEG; `full` describes the config of that name."""
+    return [
+        dataclasses.replace(one, lossless=True, description=full) if one.size is None else one
+        for one in sizes(config, **fields)
+    ]
+
+
 def with_masks(configs: Sequence[ImageConfig]) -> list[ImageConfig]:
     """The configs, and each again with masks: configs of their own, so the features of the others never change."""
     return [*configs, *variants(configs, "{}_mask", "masks", masks=True)]
@@ -94,9 +102,16 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         return {}
 
     def split_groups(self, records: Sequence[Record], groups: Sequence[str]) -> list[str]:
-        """Split of each record that has no official one; `groups` are those of the records, identical images joined."""
-        del records
-        return [split_of(group, self.SEED, FRACTIONS) for group in groups]
+        """Split of each record that has no official one; `groups` are those of the records, identical images joined.
+
+        Drawn from the smallest name among the group's records without an official split: the others, which some configs
+        of a data set leave out, may give the group its name, but a config must not test on what another one trains on.
+        """
+        names: dict[str, str] = {}
+        for record, group in zip(records, groups, strict=True):
+            if not record.split:
+                names[group] = min(record.group, names.get(group, record.group))
+        return [split_of(names.get(group, group), self.SEED, FRACTIONS) for group in groups]
 
     def left_out(
         self, records: Sequence[Record], groups: Sequence[str], digests: Sequence[Hashable]

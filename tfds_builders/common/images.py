@@ -1,10 +1,14 @@
-"""Decoding, shortening and encoding of images with OpenCV; a file that is cut, or of which much is missing, is an
-error, never a grey image. A changed byte of a JPEG file, which has no checksums, is not seen.
+"""Decoding, shortening and encoding of images with OpenCV, of masks in GIF files with Pillow; a file that is cut, or of
+which much is missing, is an error, never a grey image. A changed byte of a JPEG or GIF file, which have no checksums,
+is not seen.
 """
+
+import io
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
+from PIL import Image
 
 from tfds_builders.common.damage import DamagedInput
 
@@ -15,6 +19,7 @@ FILLING = 128
 # Bytes by which it can be told whether they repeat.
 JUDGED = 96
 TIFF_STARTS = (b"II*\0", b"MM\0*")
+GIF_STARTS = (b"GIF87a", b"GIF89a")
 # Segments without a length: padding, restart markers, start of image.
 JPEG_BARE = {0x01, 0xFF, *range(0xD0, 0xD9)}
 # No image of a patient has a shorter side; a broken export may.
@@ -128,8 +133,22 @@ def stretch(image: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
 
 
 def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
-    """A mask's grey levels; DamagedInput names an undecodable file."""
+    """A mask's grey levels, of a GIF file those of its first frame; DamagedInput names an undecodable file."""
+    if data.startswith(GIF_STARTS):
+        return decode_gif(data, name)
     return decode(data, name, cv2.IMREAD_GRAYSCALE)
+
+
+def decode_gif(data: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
+    """Grey levels of the first frame's colours. OpenCV shows the transparent colour as black: a mask whose inside is
+    that colour would be empty.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as frame:
+            return np.asarray(frame.convert("L"))
+    # What Pillow raises for a cut file or a changed byte, and for a size that a changed byte made enormous.
+    except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DamagedInput(f"image {name} cannot be decoded ({error}): {ADVICE}") from error
 
 
 def decode(data: bytes, name: str, flags: int) -> Shaped[np.ndarray, "..."]:

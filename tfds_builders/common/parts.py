@@ -17,6 +17,19 @@ def carve(groups: Sequence[str], seed: int) -> list[str]:
     return [split_of(group, seed, TRAINING_FRACTIONS) for group in groups]
 
 
+def kin_of_measured(splits: Sequence[str], groups: Sequence[str], drawn: Sequence[str]) -> set[int]:
+    """Rows with a split of their own, as unlabelled ones have, whose group has a row drawn into validation or test.
+
+    Args:
+      splits: of each row its own, or '' for the one that its group draws.
+      groups: of each row.
+      drawn: the split that each row's group draws.
+    """
+    rows = list(zip(splits, groups, drawn, strict=True))
+    measured = {group for split, group, its_draw in rows if not split and its_draw in ("validation", "test")}
+    return {row for row, (split, group, _) in enumerate(rows) if split and group in measured}
+
+
 def torn_groups(groups: Sequence[str], parts: Sequence[str]) -> dict[str, dict[str, int]]:
     """Groups that lie in several parts, with their images: {'test and train': {'patients': 3, 'images': 7}}."""
     places = defaultdict(set)

@@ -1,6 +1,5 @@
 """What the builders of chest radiographs share: findings, boxes, ages."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ import tensorflow_datasets as tfds
 from jaxtyping import Shaped
 
 from tfds_builders.common.damage import DamagedInput
-from tfds_builders.common.image_builder import ImageConfig, sizes
 from tfds_builders.common.records import SHOWN
 
 UNKNOWN = "unknown"
@@ -22,14 +20,6 @@ SEXES = {"F": "female", "FEMALE": "female", "M": "male", "MALE": "male"}
 OLDEST = 122.0
 DAYS_OF_YEAR = 365.25
 YEARS_PER_UNIT = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / DAYS_OF_YEAR, "D": 1 / DAYS_OF_YEAR}
-
-
-def png_sizes(full: str, config: type[ImageConfig] = ImageConfig, **fields: Any) -> list[ImageConfig]:
-    """As `sizes`, for images that are no JPEG; `full` describes the config of that name."""
-    return [
-        dataclasses.replace(one, lossless=True, description=full) if one.size is None else one
-        for one in sizes(config, **fields)
-    ]
 
 
 def sex_of(value: str) -> str:

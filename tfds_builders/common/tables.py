@@ -26,6 +26,14 @@ def table_in(container: Path, name: str) -> TablePath | None:
     return Location(container, min(members)) if members else None
 
 
+def locate_table(folder: Path, whole: Path | None, name: str) -> TablePath | None:
+    """A table of a Kaggle competition: in the folder, as it is or zipped as single files are given, else with the
+    archive or folder `whole` of the competition.
+    """
+    zipped = folder / f"{name}.zip"
+    return table_in(folder, name) or (zipped if zipped.is_file() else None) or (whole and table_in(whole, name))
+
+
 @contextlib.contextmanager
 def open_table(path: TablePath) -> Iterator[TextIO]:
     """The CSV file, or the only CSV file in a zip file. Raises ValueError if that has none, several, or is damaged."""

@@ -14,15 +14,16 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from tfds_builders.common.archives import Archive, find_archive
+from tfds_builders.common.archives import Archive, find_archive, find_part
 from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.dicom import parse
-from tfds_builders.common.image_builder import SPLITS, ImageBuilder, ImageConfig
-from tfds_builders.common.radiographs import UNKNOWN, boxes_feature, png_sizes
+from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, png_sizes
+from tfds_builders.common.parts import kin_of_measured
+from tfds_builders.common.radiographs import UNKNOWN, boxes_feature
 from tfds_builders.common.records import Place, Record, Table, check_present, required
 from tfds_builders.common.reporting import compared
 from tfds_builders.common.scan import in_threads
-from tfds_builders.common.tables import TablePath, table_in
+from tfds_builders.common.tables import TablePath, locate_table
 from tfds_builders.common.variants import variants
 
 from . import official
@@ -122,17 +123,16 @@ class Builder(ImageBuilder):
         self, records: Sequence[Record], groups: Sequence[str], digests: Sequence[Hashable]
     ) -> tuple[set[int], dict[str, Any]]:
         """Unlabelled images of a group that has a labelled one in validation or test."""
-        rows = list(zip(records, groups, self.split_groups(records, groups), strict=True))
-        measured = {group for record, group, split in rows if not record.split and split in SPLITS[1:]}
-        out = {row for row, (record, group, _) in enumerate(rows) if record.split and group in measured}
+        splits = [record.split for record in records]
+        out = kin_of_measured(splits, groups, self.split_groups(records, groups))
         return out, {"unlabelled_left_out_patient_in_validation_or_test": len(out)}
 
     def _find_inputs(self, folder: Path) -> tuple[dict[str, Path], dict[str, TablePath], Path | None]:
         """Archives, tables and mapping by their official names; FileNotFoundError names all that are missing."""
         whole = find_archive(folder, official.COMPETITION)
         keys = (official.TRAIN, official.TEST) if self.builder_config.unlabelled else (official.TRAIN,)
-        images = {key: find_images(folder, whole, key) for key in keys}
-        tables = {name: find_csv(folder, whole, name) for name in (official.LABELS, official.CLASS_INFO)}
+        images = {key: find_part(folder, whole, key) for key in keys}
+        tables = {name: locate_table(folder, whole, name) for name in (official.LABELS, official.CLASS_INFO)}
         advice = f"{self.name}/{self.builder_config.name}: {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
         missing = {name: None for name, path in tables.items() if path is None}
         required(folder, {**{f"{key}.zip": path for key, path in images.items()}, **missing}, advice)
@@ -146,18 +146,6 @@ def unlabelled(archives: Mapping[str, Archive]) -> list[str]:
     # The archive of the whole competition holds the training images too.
     shared = archives[official.TEST].path == archives[official.TRAIN].path
     return sorted(name for name, member in members.items() if not shared or official.TEST in member.split("/"))
-
-
-def find_images(folder: Path, whole: Path | None, key: str) -> Path | None:
-    """The archive or folder of one part, else the archive of the whole competition."""
-    inside = find_archive(whole, key) if whole and whole.is_dir() else whole
-    return find_archive(folder, key) or inside
-
-
-def find_csv(folder: Path, whole: Path | None, name: str) -> TablePath | None:
-    """A table, as it is or zipped as Kaggle gives single files, in the folder or with the whole competition."""
-    zipped = folder / f"{name}.zip"
-    return table_in(folder, name) or (zipped if zipped.is_file() else None) or (whole and table_in(whole, name))
 
 
 def read_views(archives: Mapping[str, Archive], places: Sequence[Place]) -> dict[str, str]:
