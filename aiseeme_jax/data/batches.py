@@ -129,7 +129,9 @@ class _Load:
     """Reads this process's share of a batch; a class, since it travels to worker processes."""
 
     def __init__(self, split: Split, segmentation: bool, process: int, processes: int):
-        self.split, self.segmentation, self.process, self.processes = split, segmentation, process, processes
+        # Without names and attributes: of a million images they take a while to travel.
+        self.split = Split(split.name, split.source, split.labels, (), (), (), segmentation=split.segmentation)
+        self.segmentation, self.process, self.processes = segmentation, process, processes
 
     def __call__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         return _rows(self.split, _share(indices, self.process, self.processes), self.segmentation)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from official_format import CLASSES, Official, jpeg
+from opening import assert_opens
 
 
 @pytest.fixture
@@ -24,11 +25,12 @@ def official(tmp_path) -> Official:
 
 @pytest.fixture
 def read():
-    """Function: examples of each split of a prepared data set, read as the training code reads them."""
+    """Function: examples of each split of a prepared data set, which the training code can open too."""
     import tensorflow_datasets as tfds
 
     def examples(builder) -> dict[str, list[dict]]:
         stored = tfds.builder_from_directory(builder.data_dir)
+        assert_opens(stored)
         return {split: list(stored.as_data_source(split)) for split in ("train", "validation", "test")}
 
     return examples

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK
 import tensorflow_datasets as tfds
 from dicom_files import ct_slices, to_bytes, write_all
+from opening import assert_opens
 
 from aiseeme_jax.data import open_split, without
 from tfds_builders.__main__ import main
@@ -45,6 +46,7 @@ def prepare(folder, out, config="32_2mm", max_damaged=0.0, **download):
 
 def read(builder):
     stored = tfds.builder_from_directory(builder.data_dir)
+    assert_opens(stored)
     return {split: list(stored.as_data_source(split)) for split in stored.info.splits}
 
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from dicom_files import radiograph, to_bytes
+from opening import assert_opens
 from own_table import OwnTable, clinic, picture
 
 from tfds_builders import prepare
@@ -39,6 +40,7 @@ def stored(builder, splits=("train", "validation", "test")):
     import tensorflow_datasets as tfds
 
     prepared = tfds.builder_from_directory(builder.data_dir)
+    assert_opens(prepared)
     return prepared.info, {split: list(prepared.as_data_source(split)) for split in splits}
 
 

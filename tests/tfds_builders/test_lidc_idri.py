@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from lidc_series import LUNG, NODULE, make_series, message, nodule, non_nodule, roi, square, write_series, write_zip
+from opening import assert_opens
 from scipy.ndimage import map_coordinates
 
 from tfds_builders import prepare
@@ -95,6 +96,7 @@ def examples():
 
     def read(builder):
         stored = tfds.builder_from_directory(builder.data_dir)
+        assert_opens(stored)
         found = [(example, split) for split in stored.info.splits for example in stored.as_data_source(split)]
         return {example["image_id"].decode(): example | {"split": split} for example, split in found}
 
