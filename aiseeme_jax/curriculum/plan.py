@@ -224,12 +224,11 @@ class _Planner:
         checks.check_run(self.config)
         arms = list_arms(self.config)
         starts = {arm.init: self.open_start(arm.init) for arm in arms}
-        if self.config.targets:
-            self.check_targets()
-        planned = tuple(self.plan_arm(arm, starts[arm.init]) for arm in arms)
-        if not (self.config.targets or any(arm.stages for arm in planned)):
+        stages = [self.plan_stages(arm, starts[arm.init]) for arm in arms]
+        self.check_targets()
+        if not self.config.targets and not any(stages):
             raise UserError("no stages and no targets: there is nothing to do")
-        return Plan(planned)
+        return Plan(tuple(self.plan_arm(arm, starts[arm.init], found) for arm, found in zip(arms, stages, strict=True)))
 
     def open_start(self, init: str) -> RandomWeights | WeightsFile:
         if init == SCRATCH:
@@ -238,19 +237,23 @@ class _Planner:
         weights.starting_backbone(self.config.model, init, self.config.seed)
         return WeightsFile(init, keys.hash_file(weights.find_backbone(Path(init))))
 
+    def plan_arm(self, arm: Arm, start: RandomWeights | WeightsFile, stages: Mapping[int, PlannedStage]) -> PlannedArm:
+        found = tuple(stages.values())
+        backbone = found[-1] if found else start
+        fishers = tuple(_plan_fisher(stage) for stage in found if stage.fields.fisher_batches and not arm.single)
+        return PlannedArm(arm.name, found, fishers, backbone, tuple(self.plan_measurements(arm.name, backbone)))
+
     # Stages
 
-    def plan_arm(self, arm: Arm, start: RandomWeights | WeightsFile) -> PlannedArm:
+    def plan_stages(self, arm: Arm, start: RandomWeights | WeightsFile) -> dict[int, PlannedStage]:
+        """The stages of an arm by their position in its curriculum."""
         stages: dict[int, PlannedStage] = {}
-        backbone: Start = start
+        before: Start = start
         for position, fields in arm.stages:
             place = teachers.StagePosition(position, arm.tasks, arm.init, arm.single)
             with checks.naming(f"{arm.field}[{position}] ({fields.task})"):
-                backbone = stages[position] = self.plan_stage(arm, place, fields, backbone, stages, start)
-        fishers = tuple(self.wanted_fishers(arm, stages))
-        return PlannedArm(
-            arm.name, tuple(stages.values()), fishers, backbone, tuple(self.plan_measurements(arm.name, backbone))
-        )
+                before = stages[position] = self.plan_stage(arm, place, fields, before, stages, start)
+        return stages
 
     def plan_stage(
         self,
@@ -337,20 +340,15 @@ class _Planner:
             return [{"name": sets[0][0], **self.datasets.pretraining(sets).fingerprint()}]
         return [{"share": share, **self.describe_sets(((name, 1.0),))[0]} for name, share in sets]
 
-    def wanted_fishers(self, arm: Arm, stages: Mapping[int, PlannedStage]) -> Iterator["PlannedFisher"]:
-        """Fisher information that a stage asks to leave. What a later stage needs is among that stage's inputs."""
-        for stage in stages.values():
-            if stage.fields.fisher_batches and not arm.single:
-                yield _plan_fisher(stage)
-
     # Measurements
 
     def check_targets(self) -> None:
         names = [self.name_target(target) for target in self.config.targets]
         for position, (target, name) in enumerate(zip(self.config.targets, names, strict=True)):
             with checks.naming(f"targets[{position}] ({target.protocol})"):
-                splits = self.datasets.target(set_of(self.config, target))
+                protocols.find_protocol(target.protocol)
                 checks.check_made_for(target, "protocol", "target")
+                splits = self.datasets.target(set_of(self.config, target))
                 data.check_model(splits["train"], self.config.model)
                 checks.check_views(self.config.model, target, splits["train"])
                 protocols.check_target(target, splits["train"])
@@ -359,7 +357,8 @@ class _Planner:
                     f"targets[{position}]: a second target '{name}'; there can be one of each protocol and data set"
                 )
         for name in dict.fromkeys(set_of(self.config, target) for target in self.config.targets):
-            protocols.check_labels(self.datasets.target(name))
+            with checks.naming("targets"):
+                protocols.check_labels(self.datasets.target(name))
 
     def name_target(self, target: ConfigDict) -> str:
         return results.name_target(target.protocol, target.data, self.config.data.name)

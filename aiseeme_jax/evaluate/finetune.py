@@ -208,13 +208,6 @@ def batch_size_for(asked: int, images: int) -> int:
     return min(asked, images // devices * devices)
 
 
-def training_of(target: ConfigDict, lengths: Lengths, images: int) -> FrozenConfigDict:
-    """How to fine-tune on a share of so many images, as the train step wants it."""
-    fields = {**target.to_dict(), "batch_size": batch_size_for(target.batch_size, images)}
-    fields["schedule"]["warmup"] = {"epochs": None, "steps": lengths.warmup, "examples": None}
-    return FrozenConfigDict({**fields, "task_weight": 1.0, "distill": {"kind": "none"}})
-
-
 def make_task(measurement: Measurement, subject: Subject) -> FineTuning:
     """The task of a measurement: a copy of the backbone with a fresh head."""
     labels = subject.labels("train").take(subject.training_rows(measurement))
@@ -253,42 +246,47 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
     return Measured(probs, {**chosen, **fitted, "images": len(split), **result.record}, classifier)
 
 
+def recipe_for(measurement: Measurement, subject: Subject, patience: int) -> loop.Recipe:
+    """How to fine-tune on a share of the labels: for as many steps as on all of them."""
+    target, images = measurement.target, len(subject.training_rows(measurement))
+    lengths = lengths_for(target, len(subject.splits["train"]))
+    fields = {**target.to_dict(), "batch_size": batch_size_for(target.batch_size, images)}
+    fields["schedule"]["warmup"] = {"epochs": None, "steps": lengths.warmup, "examples": None}
+    fields |= {"task_weight": 1.0, "distill": {"kind": "none"}}
+    return loop.Recipe(FrozenConfigDict(fields), lengths.total, lengths.epoch, measurement.seed, patience)
+
+
 def _train(
     measurement: Measurement, subject: Subject, split: data.Split, directory: Path, runtime: Runtime
 ) -> loop.Result:
     """Trains on a share of the labels, and remembers the weights of the best epoch."""
-    target, validation = measurement.target, subject.splits["validation"]
-    lengths = lengths_for(target, len(subject.splits["train"]))
-    training = training_of(target, lengths, len(split))
+    validation = subject.splits["validation"]
+    recipe = recipe_for(measurement, subject, runtime.patience)
     score = main_metric(validation.labels)
 
     def remember_best(task: FineTuning, step: int) -> None:
         settings = {"kind": task.kind, "views": task.spec, "batch_size": runtime.evaluation_batch}
         task.remember(score(validation.labels, predict(task.network, validation, **settings)), step)
 
-    batches = data.Batches(
-        split,
-        batch_size=training.batch_size,
-        seed=measurement.seed,
-        residence=runtime.residence,
-        workers=runtime.workers,
+    return loop.fit(
+        make_task(measurement, subject),
+        data.Batches(
+            split,
+            batch_size=recipe.fields.batch_size,
+            seed=measurement.seed,
+            residence=runtime.residence,
+            workers=runtime.workers,
+        ),
+        recipe,
+        loop.Folder(
+            directory,
+            f"{subject.name}: {measurement}",
+            runtime.log_every,
+            runtime.checkpoint_every,
+            {"data": split.fingerprint()},
+        ),
+        callbacks=loop.Callbacks(after_epoch=remember_best),
     )
-    recipe = loop.Recipe(
-        training,
-        total_steps=lengths.total,
-        steps_per_epoch=lengths.epoch,
-        seed=measurement.seed,
-        patience=runtime.patience,
-    )
-    folder = loop.Folder(
-        directory,
-        title=f"{subject.name}: {measurement}",
-        log_every=runtime.log_every,
-        checkpoint_every=runtime.checkpoint_every,
-        identity={"data": split.fingerprint()},
-    )
-    callbacks = loop.Callbacks(after_epoch=remember_best)
-    return loop.fit(make_task(measurement, subject), batches, recipe, folder, callbacks=callbacks)
 
 
 def check(target: ConfigDict, train: data.Split) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from aiseeme_jax import data
@@ -32,6 +33,7 @@ __all__ = [
     "Subject",
     "check_labels",
     "check_target",
+    "find_protocol",
     "measure",
     "seeds_for",
 ]
@@ -63,13 +65,18 @@ def seeds_for(protocol: str, fraction: float, seeds: Sequence[int]) -> Sequence[
     return seeds[:1] if fraction == 1 and not PROTOCOLS[protocol].trains else seeds
 
 
+def find_protocol(name: str) -> Protocol:
+    """The protocol of a name. Raises UserError that names the known ones."""
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol '{name}': known are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
 def check_target(target: ConfigDict, train: data.Split) -> None:
     """Judges the fields of a target, except for its views, against the labelled training images.
 
     Raises UserError that names the field.
     """
-    if target.protocol not in PROTOCOLS:
-        raise UserError(f"unknown protocol '{target.protocol}': known are {', '.join(PROTOCOLS)}")
     shares, seeds = tuple(target.fractions), tuple(target.seeds)
     if not shares or len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
         raise UserError(f"fractions are {shares}; there must be some, each once and in (0, 1]")
@@ -77,7 +84,7 @@ def check_target(target: ConfigDict, train: data.Split) -> None:
     if len(set(seeds)) < len(seeds) or not whole:
         raise UserError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
     check_class_weight(target.class_weight)
-    PROTOCOLS[target.protocol].check(target, train)
+    find_protocol(target.protocol).check(target, train)
 
 
 def check_labels(splits: Mapping[str, data.Split]) -> None:
@@ -94,3 +101,5 @@ def check_labels(splits: Mapping[str, data.Split]) -> None:
     for name, made in labels.items():
         for lacking in sorted(set(range(len(names))) - set(made.measured.tolist())):
             log.warning("%s: %s", made.describe_lack(splits[name].name, names[lacking]), LACKING[name])
+    if len(np.unique(splits["test"].groups)) == 1:
+        log.warning("%s: all images are of one lesion or patient; no result will have an interval", splits["test"].name)

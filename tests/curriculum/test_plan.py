@@ -74,7 +74,7 @@ def test_tasks_of_images_are_refused_on_volumes(task, opened):
 
 def test_model_of_other_images_names_fields_and_values(opened):
     with pytest.raises(
-        ValueError, match=r"model.channels 3, but set:train holds images \(16, 16, 1\): set .*channels=1"
+        ValueError, match=r"model.channels 3, but train holds images \(16, 16, 1\): set .*channels=1"
     ):
         check(config("grey", channels=3), opened("grey"))
     with pytest.raises(ValueError, match=r"model.dimensions is 2 .* holds volumes .*: set model.dimensions=3 and"):
@@ -186,7 +186,7 @@ class TestLabels:
         ]
         caplog.clear()
         check(config("grey"), opened("grey", validation=[0] * 24))
-        assert caplog.messages == ["validation has no image of the class 'b': it has no say in what is chosen"]
+        assert caplog.messages == ["validation has no image of the class 'b': it does not count in what is chosen"]
 
 
 class TestTargets:

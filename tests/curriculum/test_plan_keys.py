@@ -57,14 +57,15 @@ OTHER = {
     "views.blur_sigma": (0.2, 1.0),
     "views.size": 12,
     "duration.steps": 7,
+    "batch_size": 16,
     "schedule.milestones": (0.5,),
     "seed": 11,
     "data": (("another/set", 1.0),),
 }
-# Kinds of values that are told by others: of a task that was changed alone nothing is planned; an epoch or a number of
-# examples beside the steps is an error; (0,) is the same teacher as 'previous'.
+# What cannot be changed alone: a task has its own fields, epochs or examples beside the steps are an error, and views
+# fit the images. (0,) is the same teacher as 'previous'.
 NOT_ALONE = {"task", "made_for", "duration.epochs", "duration.examples", "distill.teachers", "views.dimensions"}
-NOT_ALONE |= {"schedule.warmup.epochs", "schedule.warmup.examples", "views.right_angles"}
+NOT_ALONE |= {"schedule.warmup.epochs", "schedule.warmup.examples", "views.right_angles", "views.window"}
 
 
 def change(node, path, value):
