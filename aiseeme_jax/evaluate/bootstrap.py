@@ -163,8 +163,8 @@ def number_groups(groups: Sequence | None, rows: int) -> Int[np.ndarray, "n"]:
     groups = np.asarray(groups)
     if groups.shape != (rows,):
         raise ValueError(f"need one group per row, got groups {groups.shape} for {rows} rows")
-    if groups.dtype.kind in "US" and (groups == groups.dtype.type()).any():
-        row = int(np.flatnonzero(groups == groups.dtype.type())[0])
+    if groups.dtype.kind in "SUT" and (empty := groups == (b"" if groups.dtype.kind == "S" else "")).any():
+        row = int(np.flatnonzero(empty)[0])
         raise ValueError(f"row {row} has an empty group: give an image without a lesion or patient its own name")
     return np.unique(groups, return_inverse=True)[1].reshape(-1)
 

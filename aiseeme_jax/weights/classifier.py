@@ -83,7 +83,7 @@ class Classifier:
         Of classes they sum to 1 in each row; of findings each is a probability by itself.
 
         Args:
-          images: as they are stored: uint8 [N, H, W, C], or volumes in HU, int16 [N, D, H, W, 1]. Any height and width.
+          images: as they are stored: uint8 [N, H, W, C], or volumes in HU, int16 [N, D, H, W, 1]; of any size.
           calibrated: divide the logits by the temperature.
           batch_size: images that are on the device at once. It does not matter to the result.
 

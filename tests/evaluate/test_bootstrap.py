@@ -71,6 +71,15 @@ def test_every_row_of_a_group_comes_as_often_as_the_others():
     np.testing.assert_array_equal(weights[:, first].sum(axis=1), len(first))
 
 
+@pytest.mark.parametrize("dtype", [np.str_, np.bytes_, np.dtypes.StringDType(), object])
+def test_the_type_of_the_names_does_not_matter(dtype):
+    labels, probs, groups = clustered_case()
+    arguments = dict(samples=50, seed=0)
+    expected = metrics.bootstrap_ci(metrics.auroc, labels, probs, groups=groups, **arguments)
+    found = metrics.bootstrap_ci(metrics.auroc, labels, probs, groups=np.array(groups, dtype), **arguments)
+    assert found == expected
+
+
 def test_order_of_rows_does_not_matter():
     labels, probs, groups = clustered_case()
     order = np.random.default_rng(9).permutation(len(labels))
@@ -221,6 +230,8 @@ def test_a_class_of_few_groups_has_no_interval_of_its_own(patients, bounded):
     ("groups", "samples", "message"),
     [
         (["a", "", "b"], 10, "row 1 has an empty group"),
+        (np.array(["a", "b", ""], np.dtypes.StringDType()), 10, "row 2 has an empty group"),
+        ([b"", b"a", b"b"], 10, "row 0 has an empty group"),
         (["a", "b"], 10, r"got groups \(2,\) for 3 rows"),
         (["a", "b", "c"], 0, "at least 1"),
     ],

@@ -88,6 +88,16 @@ def test_the_table_in_which_predictions_differ_is_named():
     assert plain.differing_table(dataclasses.replace(plain, class_names=["NV", "MEL"])) == "class_names"
 
 
+def test_names_may_be_any_texts(tmp_path):
+    texts = {name: np.array(getattr(make_predictions(), name), np.dtypes.StringDType()) for name in ("ids", "groups")}
+    saved = dataclasses.replace(make_predictions(), **texts)
+    results.save_predictions(tmp_path, saved)
+    found = results.load_predictions(tmp_path)
+    assert found.ids.tolist() == make_predictions().ids and found.groups.tolist() == make_predictions().groups
+    assert found.differing_table(saved) == saved.differing_table(found) == ""
+    np.testing.assert_array_equal(saved.by_id().labels, found.by_id().labels)
+
+
 def test_damaged_predictions_are_named(tmp_path):
     results.save_predictions(tmp_path, make_predictions())
     path = tmp_path / "predictions.npz"
