@@ -93,9 +93,9 @@ class Classifier(Task):
     def views(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Array]:
         return {**super().views(key, batch), "label": batch["label"]}
 
-    def loss(self, views: Mapping[str, Array], *, train: bool = True) -> Output:
+    def loss(self, views: Mapping[str, Array], progress: Float[Array, ""]) -> Output:
         """Mean over the batch of weight x cross-entropy: an unbiased estimate of the class-balanced risk."""
-        logits, features = self.logits(views["image"], train=train)
+        logits, features = self.logits(views["image"], train=True)
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, views["label"])
         loss = jnp.mean(jnp.asarray(self.class_weights)[views["label"]] * entropy)
         return Output(
