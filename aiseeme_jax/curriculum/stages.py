@@ -72,7 +72,9 @@ def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
     dtype = context.model.dtype
     task = make_stage_task(stage.fields, context.load_start(stage.start), len(split), dtype=dtype, seed=stage.seed)
     loaded = load_teachers(stage, context)
-    frozen = distill.keep(task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed)
+    frozen = distill.attach_distillation(
+        task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed
+    )
     return PreparedStage(task, loaded, frozen, split, make_batches(stage, context, split))
 
 
@@ -145,6 +147,6 @@ def estimate_fisher(fisher: PlannedFisher, context: Context, directory: Path) ->
     task = loop.restore_trained(prepared.task, recipe, folder, frozen=prepared.frozen)
     nnx.update(task.backbone, nnx.state(context.load_stage(stage)))
     batches = itertools.islice(prepared.batches(stage.total_steps), fisher.batches)
-    found = distill.fisher(task, batches, jax.random.key(seeds.derive(stage.seed, "fisher")))
+    found = distill.estimate_fisher(task, batches, jax.random.key(seeds.derive(stage.seed, "fisher")))
     weights.save_fisher(directory, found, task.backbone)
     return {"task": stage.fields.task, "batches": fisher.batches, "fisher_of": context.hash_of(stage)}

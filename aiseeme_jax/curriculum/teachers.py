@@ -71,7 +71,7 @@ class StagePosition:
 def resolve_terms(stage: ConfigDict, place: StagePosition) -> tuple[tuple[distill.Term, ...], dict[str, int | str]]:
     """The terms of a stage that have a teacher, with teachers by their labels; and what each label stands for."""
     terms, teachers = [], {}
-    for term in distill.terms(stage.distill):
+    for term in distill.read_terms(stage.distill):
         found = [teacher for teacher in map(place.find_teacher, term.teachers) if teacher is not None]
         labels = dict.fromkeys(map(place.label, found))
         if labels:
@@ -99,12 +99,12 @@ class LoadedTeachers:
         """
         record: dict[str, Any] = {}
         for term in self.terms:
-            if term.kind == distill.MERGE:
+            if term.kind == distill.AVERAGING:
                 teachers = {name: self.backbones[name] for name in term.teachers}
                 hashes = {name: weights.backbone_hash(teacher) for name, teacher in teachers.items()}
                 averaged = {"share": term.share, "trained_hash": weights.backbone_hash(backbone), "teachers": hashes}
-                backbone = distill.average(backbone, tuple(teachers.values()), term.share)
-                record.setdefault(distill.MERGE, []).append(averaged)
+                backbone = distill.average_weights(backbone, tuple(teachers.values()), term.share)
+                record.setdefault(distill.AVERAGING, []).append(averaged)
         return backbone, record
 
 
@@ -118,7 +118,7 @@ def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, 
     """
     if stage.fisher_batches < 0:
         raise UserError(f"fisher_batches is {stage.fisher_batches}; it must be at least 0 (0 is derived)")
-    for term in distill.terms(stage.distill):
+    for term in distill.read_terms(stage.distill):
         teachers = [teacher for teacher in map(place.find_teacher, term.teachers) if teacher is not None]
         if term.kind == "ewc" and not teachers:
             raise UserError(
@@ -129,7 +129,7 @@ def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, 
         for teacher in teachers:
             outside = None if isinstance(teacher, int) else _load_outside(config.model, term, teacher, place.init)
             backbones[place.label(teacher)] = student if outside is None else outside
-        distill.check(term, student, backbones, stage.views.size)
+        distill.check_term(term, student, backbones, stage.views.size)
 
 
 def _load_outside(model: Mapping[str, Any], term: distill.Term, teacher: str, init: str) -> nnx.Module:

@@ -73,9 +73,7 @@ def test_tasks_of_images_are_refused_on_volumes(task, opened):
 
 
 def test_model_of_other_images_names_fields_and_values(opened):
-    with pytest.raises(
-        ValueError, match=r"model.channels 3, but train holds images \(16, 16, 1\): set .*channels=1"
-    ):
+    with pytest.raises(ValueError, match=r"model.channels 3, but train holds images \(16, 16, 1\): set .*channels=1"):
         check(config("grey", channels=3), opened("grey"))
     with pytest.raises(ValueError, match=r"model.dimensions is 2 .* holds volumes .*: set model.dimensions=3 and"):
         check(config("volume", dimensions=2, views="grey"), opened("volume"))
