@@ -123,7 +123,9 @@ def fit(
     return Result(task_of(program, state), {"steps": recipe.total_steps, **training.record})
 
 
-def restore_trained(task: Task, recipe: Recipe, folder: Folder, *, frozen: distill.Frozen | None = None) -> Task:
+def restore_trained(
+    task: Task, recipe: Recipe, folder: Folder, *, frozen: distill.FrozenTeachers | None = None
+) -> Task:
     """The task as it was after the last step of a finished training. Nothing in the folder changes.
 
     Args: as `fit`.

@@ -98,19 +98,6 @@ def test_fields_of_lengths_are_steps_of_all_labels():
     assert dataclasses.astuple(lengths) == (12, 3, 6)
 
 
-def test_only_an_untrained_backbone_is_another_one_for_each_seed():
-    trained, untrained = subject(), subject(make_random=lambda seed: tiny.backbone(100 + seed))
-    starts = {
-        name: [finetune.make_task(Measurement(target(), 1.0, seed), each) for seed in (0, 1)]
-        for name, each in (("trained", trained), ("untrained", untrained))
-    }
-    for task in starts["trained"]:
-        tiny.assert_same(task.backbone, trained.backbone)
-    for seed, task in enumerate(starts["untrained"]):
-        tiny.assert_same(task.backbone, tiny.backbone(100 + seed))
-    tiny.assert_different(*(task.head for task in starts["trained"]))
-
-
 def test_features_are_computed_once_for_equal_views(tmp_path, monkeypatch):
     extracted, extract, measured = [], features.extract, subject()
     monkeypatch.setattr(
