@@ -1,12 +1,11 @@
 """Predictions and the table of results on disk.
 
-`results.csv` is never the only copy of a result: each of its rows can be computed again from the stored predictions,
-with other metrics or another bootstrap too.
+The predictions are the result. `results.csv` is made from them, and so it can be made again, with other metrics or
+another bootstrap too.
 """
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
@@ -16,8 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.evaluate import metrics
-from aiseeme_jax.store import files, records
+from aiseeme_jax.store import files, keys, records
 
 RESULTS = "results.csv"
 PREDICTIONS = "predictions.npz"
@@ -85,17 +83,6 @@ class Predictions:
         return ""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One finished run of a target, found in a workdir."""
-
-    arm: str
-    target: str
-    fraction: float
-    seed: int
-    directory: Path
-
-
 def save_predictions(directory: Path, predictions: Predictions) -> None:
     """Writes predictions.npz whole or not at all; only the first process writes."""
     if jax.process_index():
@@ -123,36 +110,22 @@ def load_predictions(directory: Path) -> Predictions:
         raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict anew") from error
 
 
-def rows_of(run: Run, predictions: Predictions, *, samples: int, seed: int) -> list[Row]:
-    """All metrics of one run, with intervals clustered by group."""
-    measured = metrics.summary(
-        predictions.labels,
-        predictions.probs,
-        groups=predictions.groups,
-        samples=samples,
-        seed=seed,
-        class_names=predictions.class_names,
-    )
-    return [Row(run.arm, run.target, run.fraction, run.seed, **row) for row in measured]
+def hash_predictions(directory: Path) -> str:
+    """Hex SHA-256 of predictions.npz. Raises MissingFile if it is not there."""
+    path = directory / PREDICTIONS
+    if not path.exists():
+        raise MissingFile(f"there is no {path}: run again to make it")
+    return keys.hash_file(path)
 
 
-def find_runs(workdir: Path, arms: Sequence[str] = ()) -> list[Run]:
-    """Every run of a target that has stored its predictions, by arm, target, descending fraction and seed.
+def name_target(protocol: str, data: str, default: str) -> str:
+    """A target in results and report: 'knn', or 'knn:derm/64' where its data set is not that of the run.
 
     Args:
-      arms: names in the wanted order. Other arms that are found follow, 'curriculum' first, under the names of their
-        folders.
+      data: the data set of the target; '' means that of the run.
+      default: the data set of the run.
     """
-    names = {records.file_name(arm): arm for arm in arms}
-    runs = []
-    for path in workdir.glob(f"targets/*/*/*/{PREDICTIONS}"):
-        arm, target, share = path.parts[-4:-1]
-        found = re.fullmatch(r"fraction-([0-9.e+-]+)-seed-(\d+)", share)
-        if found:
-            runs.append(Run(names.get(arm, arm), target, float(found[1]), int(found[2]), path.parent))
-    place = {arm: position for position, arm in enumerate(names.values())}
-    order = lambda run: place.get(run.arm, len(place) + (run.arm != "curriculum"))  # noqa: E731
-    return sorted(runs, key=lambda run: (order(run), run.arm, run.target, -run.fraction, run.seed))
+    return protocol if data in ("", default) else f"{protocol}:{data}"
 
 
 def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
@@ -189,5 +162,5 @@ def _row(cells: list[str], path: Path, line: int) -> Row:
         return Row(arm, target, float(fraction), int(seed), metric, *values)
     except ValueError as error:
         raise UserError(
-            f"{path}, line {line}: {error}; without the file the report computes it from the predictions"
+            f"{path}, line {line}: {error}; the next run in this workdir writes the file anew, from the predictions"
         ) from error
