@@ -16,7 +16,7 @@ over the findings that are present in some rows and absent in others. There are 
 threshold here: so no accuracy, sensitivity, F1 or confusion.
 
 A metric that is undefined on the data (AUROC, average precision with one class in the labels) raises ValueError;
-`summary` leaves it out.
+`summarise` leaves it out.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +36,7 @@ from aiseeme_jax.evaluate.bootstrap import (
     resample_weights,
 )
 from aiseeme_jax.evaluate.labels import ClassLabels, check_labels_and_probs, make_labels
+from aiseeme_jax.evaluate.results import Predictions
 from aiseeme_jax.evaluate.weighted import Metric
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
     "difference_ci",
     "f1",
     "groups_of_classes",
+    "headline",
+    "headline_names",
     "macro_f1",
     "macro_specificity",
     "main_metric",
@@ -60,7 +63,7 @@ __all__ = [
     "resampled_scores",
     "sensitivity",
     "specificity",
-    "summary",
+    "summarise",
 ]
 
 # Mean over classes of recall: the ranking metric of ISIC 2018 task 3 and of ISIC 2019.
@@ -88,6 +91,21 @@ PER_CLASS = ClassLabels.PER_CLASS
 def main_metric(labels: ArrayLike) -> Metric:
     """The metric by which k, C and epoch are chosen: of classes the balanced accuracy, of findings the macro AUROC."""
     return METRICS[make_labels(labels).CHOSEN_BY]
+
+
+def headline_names(labels: ArrayLike) -> tuple[str, ...]:
+    """The two metrics that stand for all: of classes balanced accuracy and AUROC, of findings AUROC and average
+    precision.
+    """
+    return make_labels(labels).METRICS[:2]
+
+
+def headline(predictions: Predictions) -> dict[str, float]:
+    """The value of each headline metric, without intervals. What is undefined on the data is left out."""
+    labels, probs = check_labels_and_probs(predictions.labels, predictions.probs)
+    once = np.ones((1, len(labels)))
+    found = {name: float(METRICS[name].weighted(labels, probs, once)[0]) for name in labels.METRICS[:2]}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def per_class_auroc(labels: ArrayLike, probs: ArrayLike) -> Float[np.ndarray, "c"]:
@@ -197,7 +215,7 @@ def resampled_scores(
     return Scores(labels, probs, class_names, lambda: resample_weights(groups, len(labels), samples, seed))
 
 
-def summary(
+def summarise(
     labels: ArrayLike,
     probs: ArrayLike,
     *,
@@ -224,13 +242,6 @@ def summary(
             low, high = _interval(drawn.of(name)) if enough else (np.nan, np.nan)
             rows.append({"metric": name, "value": value, "low": low, "high": high})
     return rows
-
-
-def headline(labels: ArrayLike, probs: ArrayLike) -> dict[str, float]:
-    """The two metrics by which a measurement is known, without intervals; one that is undefined is left out."""
-    names = make_labels(labels, np.asarray(probs).shape[-1]).METRICS[:2]
-    found = {name: float(METRICS[name](labels, probs)) for name in names}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def _interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:

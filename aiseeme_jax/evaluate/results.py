@@ -1,7 +1,7 @@
 """Predictions and the table of results on disk.
 
-`results.csv` is never the only copy of a result: each of its rows can be computed again from the stored predictions,
-with other metrics or another bootstrap too.
+The predictions are the result. `results.csv` is made from them, and so it can be made again, with other metrics or
+another bootstrap too.
 """
 
 import csv
@@ -83,16 +83,6 @@ class Predictions:
         return ""
 
 
-def name_target(protocol: str, data: str, default: str) -> str:
-    """A target in tables and the report: its protocol, and its data set where that is not the run's.
-
-    Args:
-      data: the target's own data set, or ''.
-      default: that of the run.
-    """
-    return protocol if data in ("", default) else f"{protocol}:{data}"
-
-
 def save_predictions(directory: Path, predictions: Predictions) -> None:
     """Writes predictions.npz whole or not at all; only the first process writes."""
     if jax.process_index():
@@ -102,7 +92,7 @@ def save_predictions(directory: Path, predictions: Predictions) -> None:
         buffer,
         labels=np.asarray(predictions.labels, np.int32 if np.ndim(predictions.labels) == 1 else np.float32),
         probs=np.asarray(predictions.probs, np.float32),
-        **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
+        **{name: np.asarray(getattr(predictions, name), np.str_) for name in ("ids", "groups", "class_names")},
     )
     with files.replaced(directory / PREDICTIONS) as beside:
         beside.write_bytes(buffer.getvalue())
@@ -121,8 +111,21 @@ def load_predictions(directory: Path) -> Predictions:
 
 
 def hash_predictions(directory: Path) -> str:
-    """Hex SHA-256 of predictions.npz."""
-    return keys.hash_file(directory / PREDICTIONS)
+    """Hex SHA-256 of predictions.npz. Raises MissingFile if it is not there."""
+    path = directory / PREDICTIONS
+    if not path.exists():
+        raise MissingFile(f"there is no {path}: run again to make it")
+    return keys.hash_file(path)
+
+
+def name_target(protocol: str, data: str, default: str) -> str:
+    """A target in results and report: 'knn', or 'knn:derm/64' where its data set is not that of the run.
+
+    Args:
+      data: the data set of the target; '' means that of the run.
+      default: the data set of the run.
+    """
+    return protocol if data in ("", default) else f"{protocol}:{data}"
 
 
 def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
@@ -159,5 +162,5 @@ def _row(cells: list[str], path: Path, line: int) -> Row:
         return Row(arm, target, float(fraction), int(seed), metric, *values)
     except ValueError as error:
         raise UserError(
-            f"{path}, line {line}: {error}; without the file the report computes it from the predictions"
+            f"{path}, line {line}: {error}; the next run in this workdir writes the file anew, from the predictions"
         ) from error

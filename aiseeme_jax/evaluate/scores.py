@@ -7,7 +7,7 @@ from typing import Any
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import metrics, results
-from aiseeme_jax.store import artifacts, keys, records
+from aiseeme_jax.store import artifacts, records
 
 METRICS = "metrics.json"
 # Raised when a metric or an interval is computed in another way.
@@ -26,15 +26,8 @@ def score_measurement(directory: Path, statistics: Mapping[str, int]) -> list[di
     path = directory / METRICS
     known = records.read_json(path, remedy="delete it: it is computed anew") if path.exists() else {}
     if {name: known.get(name) for name in wanted} != wanted:
-        predictions = results.load_predictions(directory)
-        rows = metrics.summary(
-            predictions.labels,
-            predictions.probs,
-            groups=predictions.groups,
-            class_names=predictions.class_names,
-            **statistics,
-        )
-        known = {**wanted, "metrics": [{name: _finite(value) for name, value in row.items()} for row in rows]}
+        rows = _summarise(results.load_predictions(directory), statistics)
+        known = {**wanted, "metrics": [{name: _nan_to_none(value) for name, value in row.items()} for row in rows]}
         records.write_json(path, known)
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in known["metrics"]]
 
@@ -44,12 +37,22 @@ def check_predictions(directory: Path) -> str:
     path = directory / results.PREDICTIONS
     if not path.exists():
         raise MissingFile(f"{directory} has lost its {results.PREDICTIONS}; {artifacts.remedy(directory)}")
-    found = keys.hash_file(path)
+    found = results.hash_predictions(directory)
     if found != artifacts.read_record(directory)["predictions_sha256"]:
         raise UserError(f"{path} is damaged, or not the one of its record; {artifacts.remedy(directory)}")
     return found
 
 
-def _finite(value: Any) -> Any:
+def _summarise(predictions: results.Predictions, statistics: Mapping[str, int]) -> list[dict[str, Any]]:
+    return metrics.summarise(
+        predictions.labels,
+        predictions.probs,
+        groups=predictions.groups,
+        class_names=list(map(str, predictions.class_names)),
+        **statistics,
+    )
+
+
+def _nan_to_none(value: Any) -> Any:
     """JSON knows no NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,6 +1,6 @@
-"""The page a person reads at the end: `report.html`, one file, no network, from what lies in the workdir.
+"""The page that a person reads at the end: `report.html`, one file that needs no network.
 
-It states what was measured and nothing else, works on a run that is not finished and says then what is
+It states what was measured and nothing else. Of a run that is not finished it shows what is there, and says what is
 missing.
 """
 
@@ -11,12 +11,13 @@ from pathlib import Path
 import jinja2
 
 from aiseeme_jax.evaluate import bootstrap, results
-from aiseeme_jax.report import charts, summary, tables
+from aiseeme_jax.report import charts, names, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
-from aiseeme_jax.report.measured import Measured
+from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.store import records
 
 REPORT = "report.html"
+# The metrics of the first table of the page, and those under its details.
 HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
 FURTHER = ("macro_f1", "macro_specificity", "accuracy")
 
@@ -30,8 +31,9 @@ def write_results(workdir: str | Path) -> Path:
 def write_report(workdir: str | Path) -> Path:
     """Writes `workdir/report.html` whole or not at all, and returns its path.
 
-    Raises UserError that names the file if a prediction or a record is damaged, and one that names two folders if
-    their predictions are of the same images but do not belong together.
+    Raises MissingFile for a folder in which no run was begun. Raises UserError that names the file if predictions or a
+    record are damaged, and one that names two folders whose predictions are of the same images, but with other classes,
+    labels or groups.
     """
     workdir = Path(workdir)
     records.write_text(workdir / REPORT, render(read_contents(workdir)))
@@ -47,29 +49,36 @@ def render(contents: Contents) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     ).get_template("report.html.jinja")
-    measured = Measured(contents)
-    differences = tables.differences(measured)
+    estimates = Estimates(contents)
+    targets = contents.measured_targets()
+    several_shares = [target for target in targets if len(contents.fractions_of(target)) > 1]
+    differences = tables.tabulate_differences(estimates)
     return template.render(
         contents=contents,
-        sentences=summary.sentences(measured, differences),
-        facts=summary.facts(contents),
-        headline=tables.headline(measured, HEADLINE),
-        further=tables.headline(measured, FURTHER),
+        sentences=summary.write_sentences(estimates, differences),
+        facts=summary.list_facts(estimates),
+        kinds=sorted({estimates.labels_of(target).KIND for target in targets}),
+        headline=tables.tabulate_metrics(estimates, HEADLINE),
+        further=tables.tabulate_metrics(estimates, FURTHER),
         differences=differences,
-        fractions=charts.fraction_curves(measured),
-        fraction_table=tables.fractions(measured),
-        per_class=[(target, tables.per_class(measured, target)) for target in contents.targets],
-        confusions=tables.confusions(contents),
-        chosen=tables.chosen_rows(contents),
+        difference_metrics=names.list_alternatives([table.sections[0].title for table in differences]),
+        fractions=charts.draw_fractions(estimates),
+        fraction_table=tables.tabulate_fractions(estimates),
+        fraction_metrics=names.list_alternatives([estimates.describe_metric(target) for target in several_shares]),
+        per_class=[
+            (target, estimates.labels_of(target).KIND, tables.tabulate_classes(estimates, target)) for target in targets
+        ],
+        confusions=tables.tabulate_confusions(estimates),
+        chosen=tables.list_choices(estimates),
         fewest_groups=bootstrap.MIN_GROUPS,
-        stages=tables.stage_rows(contents),
-        losses=charts.loss_curves(contents),
-        views=[(stage, _data_uri(stage.views)) for stage in contents.stages if stage.views],
+        stages=tables.list_stages(contents),
+        losses=charts.draw_losses(contents),
+        views=[(stage, _make_data_uri(stage.views)) for stage in contents.stages if stage.views],
         config=json.dumps(contents.config, indent=2),
-        name=tables.target_name,
-        tone=charts.tone,
+        describe_target=names.describe_target,
+        choose_tone=charts.choose_tone,
     )
 
 
-def _data_uri(png: bytes) -> str:
+def _make_data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()

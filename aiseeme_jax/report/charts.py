@@ -1,7 +1,7 @@
 """Line charts as inline SVG. Colours come from the page's style, so that they follow light and dark."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,8 @@ from markupsafe import Markup, escape
 
 from aiseeme_jax.curriculum.arms import CURRICULUM, SCRATCH
 from aiseeme_jax.report.contents import Contents, Stage
-from aiseeme_jax.report.measured import Measured
+from aiseeme_jax.report.estimates import Estimates
+from aiseeme_jax.report.tables import title_with_metric
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34
@@ -17,6 +18,11 @@ TONES = 8
 # Arms whose colour is the same on every page.
 NAMED_TONES = (CURRICULUM, SCRATCH)
 POINTS = 200
+
+# From a value to a place in the picture.
+Scale = Callable[[float], float]
+# Values with the texts that are written beside them.
+Ticks = Sequence[tuple[float, str]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Line:
     ranges: Sequence[tuple[float, float]] = ()
 
 
-def tone(arm: str, arms: Sequence[str]) -> str:
+def choose_tone(arm: str, arms: Sequence[str]) -> str:
     """The style class of an arm: curriculum in the accent, scratch in grey, others each in a colour."""
     if arm in NAMED_TONES:
         return f"tone-{arm}"
@@ -37,69 +43,65 @@ def tone(arm: str, arms: Sequence[str]) -> str:
     return f"tone-{others.index(arm) % TONES}"
 
 
-def loss_curves(contents: Contents) -> list[tuple[Stage, Markup]]:
+def draw_losses(contents: Contents) -> list[tuple[Stage, Markup]]:
     """The loss of each stage over its steps."""
     found = []
     for stage in contents.stages:
         points = [(r["step"], r["loss"]) for r in stage.metrics if r.get("loss") is not None]
         if len(points) > 1:
-            xs, ys = _thinned(points)
-            line = Line(tone(stage.arm, contents.arms), xs, ys)
-            found.append((stage, _chart([line], label=f"Loss of {stage.title} over steps", x_label="step")))
+            xs, ys = _thin(points)
+            line = Line(choose_tone(stage.arm, contents.arms), xs, ys)
+            found.append((stage, _draw([line], label=f"Loss of {stage.title} over steps", x_label="step")))
     return found
 
 
-def fraction_curves(measured: Measured) -> list[tuple[str, Markup]]:
-    """Balanced accuracy over the share of labels, for each target that was measured with several."""
-    contents = measured.contents
+def draw_fractions(estimates: Estimates) -> list[tuple[str, Markup]]:
+    """The main metric over the share of labels, for each target that was measured with several, under its title."""
+    contents = estimates.contents
     found = []
     for target in contents.targets:
         fractions = contents.fractions_of(target)
         if len(fractions) < 2:
             continue
+        metric = estimates.main_metric(target)
         lines = []
         for place, arm in enumerate(contents.arms):
-            cells = [(f, measured.over_seeds(arm, target, f, "balanced_accuracy")) for f in fractions]
+            cells = [(f, estimates.estimate(arm, target, f, metric)) for f in fractions]
             cells = [(f, cell) for f, cell in cells if cell]
             # Side by side, so that the whiskers of one share do not lie on each other.
             nudge = 1.03 ** (place - (len(contents.arms) - 1) / 2)
             xs = [math.log10(f * nudge) for f, _ in cells]
             ranges = [(c.low, c.high) for _, c in cells]
-            lines.append(Line(tone(arm, contents.arms), xs, [c.value for _, c in cells], ranges))
+            lines.append(Line(choose_tone(arm, contents.arms), xs, [c.value for _, c in cells], ranges))
+        if not any(line.ys for line in lines):
+            continue
         ticks = [(math.log10(f), f"{100 * f:g} %") for f in fractions]
-        chart = _chart(
-            lines,
-            label=f"Balanced accuracy of {target} over share of labels",
-            x_label="labels",
-            x_ticks=ticks,
-        )
-        found.append((target, chart))
+        title = title_with_metric(estimates, target)
+        found.append((title, _draw(lines, label=f"{title} over share of labels", x_label="labels", x_ticks=ticks)))
     return found
 
 
-def _thinned(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """At most POINTS points, each the mean of its neighbours."""
+def _thin(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Xs and ys of at most POINTS points, each the mean of neighbours."""
     parts = np.array_split(np.array(points, float), min(POINTS, len(points)))
     return [part[:, 0].mean() for part in parts], [part[:, 1].mean() for part in parts]
 
 
-def _chart(
-    lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Sequence[tuple[float, str]] | None = None
-) -> Markup:
+def _draw(lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Ticks | None = None) -> Markup:
     ends = [end for line in lines for pair in line.ranges for end in pair if math.isfinite(end)]
     ys = [y for line in lines for y in line.ys] + ends
     xs = [x for line in lines for x in line.xs]
-    y_ticks = _ticks(min(ys), max(ys))
+    y_ticks = _choose_ticks(min(ys), max(ys))
     if x_ticks is None:
-        x_ticks = [t for t in _ticks(min(xs), max(xs)) if t[0] <= max(xs)]
-    x_scale = _scale([*xs, *(t for t, _ in x_ticks)], LEFT, WIDTH - RIGHT)
-    y_scale = _scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
-    parts = [_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
-    parts += [_line(line, x_scale, y_scale) for line in lines]
+        x_ticks = [t for t in _choose_ticks(min(xs), max(xs)) if t[0] <= max(xs)]
+    x_scale = _make_scale([*xs, *(t for t, _ in x_ticks)], LEFT, WIDTH - RIGHT)
+    y_scale = _make_scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
+    parts = [_draw_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
+    parts += [_draw_line(line, x_scale, y_scale) for line in lines]
     return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')
 
 
-def _axes(x_scale, y_scale, x_ticks, y_ticks, x_label: str) -> str:
+def _draw_axes(x_scale: Scale, y_scale: Scale, x_ticks: Ticks, y_ticks: Ticks, x_label: str) -> str:
     parts = []
     for value, text in y_ticks:
         y = y_scale(value)
@@ -112,7 +114,7 @@ def _axes(x_scale, y_scale, x_ticks, y_ticks, x_label: str) -> str:
     return "".join(parts)
 
 
-def _line(line: Line, x_scale, y_scale) -> str:
+def _draw_line(line: Line, x_scale: Scale, y_scale: Scale) -> str:
     places = [(x_scale(x), y_scale(y)) for x, y in zip(line.xs, line.ys, strict=True)]
     joined = " ".join(f"{x},{y}" for x, y in places)
     parts = [f'<polyline points="{joined}"/>']
@@ -123,13 +125,14 @@ def _line(line: Line, x_scale, y_scale) -> str:
     return f'<g class="{line.tone}">{"".join(parts)}</g>'
 
 
-def _scale(values: Sequence[float], start: float, end: float):
+def _make_scale(values: Sequence[float], start: float, end: float) -> Scale:
+    """From values to places: the lowest value is put at `start`, the highest at `end`."""
     low, high = min(values), max(values)
     span = high - low or 1.0
     return lambda value: round(start + (end - start) * (value - low) / span, 1)
 
 
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+def _choose_ticks(low: float, high: float) -> Ticks:
     """Three to six round values that span `low` to `high`, with their texts."""
     span = high - low or max(abs(high), 1.0)
     raw = span / 5

@@ -3,9 +3,10 @@
     python -m aiseeme_jax compare runs/isic scratch                           every other arm against `scratch`
     python -m aiseeme_jax compare runs/pairs rotation-simclr 'rotation-simclr-*'
 
-Prints a Markdown table, and below it why a cell is empty. Each target is taken with the largest share of the labels it
-was measured with, or with that of `--fraction`, where it was measured with it. An interval covers the test images and,
-where a target has several seeds, the draw of labels and the seed of fine-tuning; not another pretraining.
+Prints a Markdown table, and below it why a cell is empty. Each target is taken with the largest share of the labels
+that it was measured with, or with that of `--fraction`, where it was measured with it. An interval covers the test
+images and, where a target has several seeds, the draw of labels and the seed of fine-tuning. It does not cover another
+pretraining.
 """
 
 import argparse
@@ -16,97 +17,111 @@ from pathlib import Path
 
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.fractions import in_words
-from aiseeme_jax.report import tables
 from aiseeme_jax.report.contents import Contents, read_contents
-from aiseeme_jax.report.measured import Incomparable, Measured
-
-METRICS = ("balanced_accuracy", "auroc")
+from aiseeme_jax.report.estimates import Estimates, Incomparable
+from aiseeme_jax.report.names import describe_target
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of the table measures."""
+    """What a column of the table shows.
+
+    Attributes:
+      words: the metric in words.
+    """
 
     target: str
     fraction: float
     metric: str
+    words: str
 
     @property
     def measured(self) -> str:
         share = "" if self.fraction == 1 else f" on {in_words(self.fraction)}"
-        return f"{tables.target_name(self.target)}{share}"
+        return f"{describe_target(self.target)}{share}"
 
     @property
     def head(self) -> str:
-        return f"{self.measured}: {tables.NAMES[self.metric]}"
+        return f"{self.measured}: {self.words}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command. Raises UserError for what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m aiseeme_jax compare", description=__doc__.split("\n")[0])
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("reference", help="the arm that others are measured against")
+    parser.add_argument("reference", help="the arm that others are compared with")
     parser.add_argument("arms", nargs="*", default=["*"], help="other arms; * stands for anything")
-    parser.add_argument("--fraction", type=float, help="share of the labels, as in 0.1; the largest unless given")
+    parser.add_argument("--fraction", type=float, help="share of the labels, as in 0.1; by default the largest")
     options = parser.parse_args(arguments)
-    contents = read_contents(options.workdir)
-    arms = chosen(contents, options.reference, options.arms)
-    print("\n".join(table(contents, options.reference, arms, columns(contents, options.fraction))))
+    estimates = Estimates(read_contents(options.workdir))
+    arms = choose_arms(estimates.contents, options.reference, options.arms)
+    columns = choose_columns(estimates, options.fraction)
+    print("\n".join(write_table(estimates, options.reference, arms, columns)))
 
 
-def chosen(contents: Contents, reference: str, patterns: Sequence[str]) -> list[str]:
-    """Arms that a pattern names, but for the reference; UserError if one names none, or the reference is none."""
+def choose_arms(contents: Contents, reference: str, patterns: Sequence[str]) -> list[str]:
+    """The arms that patterns name, without the reference.
+
+    Raises UserError if there is no arm `reference`, or if a pattern names none.
+    """
     unknown = [reference] if reference not in contents.arms else []
-    unknown += [pattern for pattern in patterns if not any(fnmatch.fnmatchcase(arm, pattern) for arm in contents.arms)]
+    unknown += [pattern for pattern in patterns if not fnmatch.filter(contents.arms, pattern)]
     if unknown:
         raise UserError(f"no arm '{unknown[0]}': there are {', '.join(contents.arms)}")
-    named = [arm for arm in contents.arms if any(fnmatch.fnmatchcase(arm, pattern) for pattern in patterns)]
-    return [arm for arm in named if arm != reference]
+    named = {arm for pattern in patterns for arm in fnmatch.filter(contents.arms, pattern)}
+    return [arm for arm in contents.arms if arm in named and arm != reference]
 
 
-def columns(contents: Contents, asked: float | None = None) -> list[Column]:
-    """Every metric of the targets on the share of the labels asked for, or the largest of each.
+def choose_columns(estimates: Estimates, asked: float | None = None) -> list[Column]:
+    """The headline metrics of each target on the share of the labels asked for, or on its largest.
 
-    UserError if nothing was measured, or not with that share.
+    Raises UserError if nothing was measured, or not with that share.
     """
-    shares = {target: found for target in contents.targets if (found := contents.fractions_of(target))}
+    contents = estimates.contents
+    shares = {target: contents.fractions_of(target) for target in contents.measured_targets()}
     if not shares:
         raise UserError("nothing has been measured yet")
-    # As it reads: 0.333333 asks for a third.
-    alike = lambda fraction: asked is None or f"{fraction:g}" == f"{asked:g}"  # noqa: E731
-    chosen = {target: max(filter(alike, found), default=None) for target, found in shares.items()}
+    chosen = {target: fractions[-1:] for target, fractions in shares.items()}
+    if asked is not None:
+        # As a reader sees it: 0.333333 asks for a third.
+        chosen = {target: [f for f in fractions if f"{f:g}" == f"{asked:g}"] for target, fractions in shares.items()}
     if not any(chosen.values()):
-        known = sorted({fraction for found in shares.values() for fraction in found})
-        there = ", ".join(f"{fraction:g}" for fraction in known)
+        there = ", ".join(f"{fraction:g}" for fraction in sorted({f for found in shares.values() for f in found}))
         raise UserError(f"no target was measured with --fraction {asked:g}: there are {there}")
-    return [Column(target, fraction, metric) for target, fraction in chosen.items() if fraction for metric in METRICS]
+    return [
+        Column(target, fraction, metric, estimates.describe_metric(target, metric))
+        for target, fractions in chosen.items()
+        for fraction in fractions
+        for metric in estimates.headline_names(target)
+    ]
 
 
-def table(contents: Contents, reference: str, arms: Sequence[str], columns: Sequence[Column]) -> Iterator[str]:
-    """Lines: the reference as it is, then the others as differences from it, then what they lack and why."""
-    measured, missing = Measured(contents), []
-    yield _line("arm", [column.head for column in columns])
-    yield _line("---", ["---"] * len(columns))
+def write_table(estimates: Estimates, reference: str, arms: Sequence[str], columns: Sequence[Column]) -> Iterator[str]:
+    """Lines: the reference as it is, then the others as differences from it, then why cells are empty."""
+    reasons = []
+    yield _write_line("arm", [column.head for column in columns])
+    yield _write_line("---", ["---"] * len(columns))
     for arm in [reference, *arms]:
-        found = [_cell(measured, arm, reference, column) for column in columns]
-        yield _line(f"{arm}, as it is" if arm == reference else arm, [text for text, _ in found])
-        missing += [reason for _, reason in found if reason]
-    if missing:
-        yield from ["", *dict.fromkeys(missing)]
+        found = [_write_cell(estimates, arm, reference, column) for column in columns]
+        yield _write_line(f"{arm}, as it is" if arm == reference else arm, [text for text, _ in found])
+        reasons += [reason for _, reason in found if reason]
+    if reasons:
+        yield from ["", *dict.fromkeys(reasons)]
 
 
-def _cell(measured: Measured, arm: str, reference: str, column: Column) -> tuple[str, str]:
-    """The text of a cell, and what it lacks and why, if anything."""
+def _write_cell(estimates: Estimates, arm: str, reference: str, column: Column) -> tuple[str, str]:
+    """The text of a cell, and why value or interval is not there, if so."""
     target, fraction, metric = column.target, column.fraction, column.metric
     try:
         if arm == reference:
-            cell = measured.as_it_is(arm, target, fraction, metric)
+            cell = estimates.require_estimate(arm, target, fraction, metric)
         else:
-            cell = measured.difference(arm, reference, target, metric, fraction)
+            cell = estimates.estimate_difference(arm, reference, target, metric, fraction)
     except Incomparable as reason:
         return "–", f"{arm}, {column.measured}: {reason}"
-    lacks = "" if cell.bounded else f"{column.head}: no interval [–], for too few lesions or patients, or predictions"
-    return f"{cell.text} {cell.interval}", lacks
+    reason = "" if cell.bounded else f"{column.head}: no interval [–], for there are too few lesions or patients"
+    return f"{cell.text} {cell.interval}", reason
 
 
-def _line(first: str, cells: Iterable[str]) -> str:
+def _write_line(first: str, cells: Iterable[str]) -> str:
     return "| " + " | ".join([first, *cells]) + " |"

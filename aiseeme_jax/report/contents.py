@@ -1,4 +1,4 @@
-"""What the present config of a workdir asks for, as far as the store holds it, and what is missing."""
+"""What the report is made from: what the present config of a workdir asks for, as far as the store holds it."""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.scores import score_measurement
+from aiseeme_jax.report.names import describe_target
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.keys import shorten
 from aiseeme_jax.training.telemetry import METRICS
@@ -58,12 +59,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything the report shows.
+    """Everything that the report shows.
 
     Attributes:
       config: of the newest run in the workdir.
-      arms: the curriculum first, then in the order of the plan.
-      targets: in the order of the config.
+      arms: names; the curriculum first, then in the order of the plan.
+      targets: names, in the order of the config.
+      rows: all metrics of the finished measurements.
+      runs: the finished measurements, by arm and then in the order of the plan.
+      stages: of all arms. A stage that several arms share is listed once, under the first of them.
       missing: sentences about what is not there yet.
     """
 
@@ -95,24 +99,38 @@ class Contents:
         """The fields of a target in the config."""
         return next(fields for fields in self.config["targets"] if _name_target(self.config, fields) == target)
 
-    def fractions_of(self, target: str) -> list[float]:
-        """The shares of the labels a target was measured with, the smallest first."""
-        return sorted({row.fraction for row in self.rows if row.target == target})
+    def data_of(self, target: str) -> str:
+        """The data set that a target is measured on."""
+        return self.fields_of(target)["data"] or self.data
 
-    def fraction_of(self, target: str) -> float | None:
-        """The largest share of the labels a target was measured with."""
+    def fractions_of(self, target: str) -> list[float]:
+        """The shares of the labels that a target was measured with, the smallest first."""
+        return sorted({run.fraction for run in self.runs if run.target == target})
+
+    def largest_fraction_of(self, target: str) -> float | None:
+        """The largest share of the labels that a target was measured with; None if it was not measured."""
         return max(self.fractions_of(target), default=None)
 
     def runs_of(self, arm: str, target: str, fraction: float | None = None) -> list[Run]:
-        """The runs on a share of the labels, the largest unless told otherwise, one per seed."""
-        fraction = self.fraction_of(target) if fraction is None else fraction
+        """The measurements of an arm on a share of the labels, by default the largest, one for each seed."""
+        fraction = self.largest_fraction_of(target) if fraction is None else fraction
         return [run for run in self.runs if (run.arm, run.target, run.fraction) == (arm, target, fraction)]
+
+    def measured_targets(self) -> list[str]:
+        """Targets with which some arm was measured, in the order of the config."""
+        measured = {run.target for run in self.runs}
+        return [target for target in self.targets if target in measured]
+
+    def measured_arms(self) -> list[str]:
+        """Arms that were measured with some target."""
+        measured = {run.arm for run in self.runs}
+        return [arm for arm in self.arms if arm in measured]
 
 
 def read_contents(workdir: Path) -> Contents:
-    """Reads what the present config of a workdir asks for.
+    """Reads what the present config of a workdir asks for, as far as it is there.
 
-    Raises MissingFile for a folder in which no run was begun, UserError that names what is damaged.
+    Raises MissingFile for a folder in which no run was begun, and UserError that names what is damaged.
     """
     if not workdir.is_dir():
         raise MissingFile(f"there is no workdir at '{workdir}'")
@@ -127,7 +145,7 @@ def read_contents(workdir: Path) -> Contents:
         config=config,
         arms=[arm.name for arm in arms],
         targets=[_name_target(config, fields) for fields in config["targets"]],
-        rows=[row for run in runs for row in _score(run, config["statistics"])],
+        rows=[row for run in runs for row in _score_run(run, config["statistics"])],
         runs=runs,
         stages=stages,
         missing=[*_describe_missing_stages(stages), *_describe_missing_runs(arms, runs)],
@@ -147,7 +165,7 @@ def _read_runs(store: artifacts.Store, arm: workdirs.ArmEntry) -> Iterator[Run]:
             yield Run(arm.name, entry.target, entry.fraction, entry.seed, directory, record)
 
 
-def _score(run: Run, statistics: dict[str, int]) -> Iterator[results.Row]:
+def _score_run(run: Run, statistics: dict[str, int]) -> Iterator[results.Row]:
     for found in score_measurement(run.directory, statistics):
         yield results.Row(run.arm, run.target, run.fraction, run.seed, **found)
 
@@ -200,7 +218,7 @@ def _describe_missing_stages(stages: list[Stage]) -> Iterator[str]:
 
 
 def _describe_missing_runs(arms: list[workdirs.ArmEntry], runs: list[Run]) -> Iterator[str]:
-    """A sentence for each target and share of the labels about the arms that lack the same seeds."""
+    """For each target and share of the labels, a sentence about the arms that lack the same seeds."""
     measured = {(run.arm, run.target, run.fraction, run.seed) for run in runs}
     wanted: dict[tuple[str, float], dict[str, list[int]]] = {}
     for arm in arms:
@@ -215,4 +233,4 @@ def _describe_missing_runs(arms: list[workdirs.ArmEntry], runs: list[Run]) -> It
         for absent, names in lacking.items():
             which = "" if list(absent) == seeds_of[names[0]] else f" with seed {' or '.join(map(str, absent))}"
             whom = "any arm" if names == list(seeds_of) else ", ".join(names)
-            yield f"No results of {target} on {in_words(fraction)}{which} for {whom}."
+            yield f"No results of {describe_target(target)} on {in_words(fraction)}{which} for {whom}."

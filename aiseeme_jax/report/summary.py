@@ -3,90 +3,123 @@
 from collections.abc import Sequence
 
 from aiseeme_jax.curriculum.arms import CURRICULUM
-from aiseeme_jax.evaluate import results
 from aiseeme_jax.report.contents import Contents
-from aiseeme_jax.report.measured import Cell, Measured
-from aiseeme_jax.report.tables import Table, target_name
+from aiseeme_jax.report.estimates import Cell, Estimates
+from aiseeme_jax.report.names import CLASSES, describe_target, within_sentence
+from aiseeme_jax.report.tables import Table
 
-# Beyond so many, arms are counted: the table below names them.
+# More arms than this are counted: the table below the paragraph names them.
 NAMED = 8
 
 
-def sentences(measured: Measured, differences: Table | None) -> list[str]:
-    """What was compared, then for each target the best arm and what the curriculum gained."""
-    contents = measured.contents
-    if not contents.rows:
+def write_sentences(estimates: Estimates, differences: Sequence[Table]) -> list[str]:
+    """What was compared, then for each target the best arm and the difference of the curriculum from scratch.
+
+    Args:
+      differences: of `tables.tabulate_differences`.
+    """
+    contents = estimates.contents
+    if not contents.runs:
         return ["Nothing has been measured yet."]
-    found = [_compared(contents)]
-    gains = _curriculum_gains(contents, differences)
-    for target in contents.targets:
-        best = _best(measured, target)
+    sentences = [_describe_comparison(contents)]
+    gains = _find_curriculum_gains(differences)
+    for target in contents.measured_targets():
+        best = _find_best(estimates, target)
         if best:
             arm, cell = best
-            sentence = f"{target_name(target)}: best is {arm} with a balanced accuracy of {_figure(cell)}"
+            metric = _with_article(within_sentence(estimates.describe_metric(target)))
+            sentence = f"{describe_target(target)}: best is {arm} with {metric} of {_join(cell)}"
             if target in gains:
-                sentence += f"; the curriculum minus scratch is {_gain(gains[target])}"
-            found.append(sentence + ".")
-    return found
+                sentence += f"; the curriculum minus scratch is {_describe_gain(gains[target])}"
+            sentences.append(sentence + ".")
+    return sentences
 
 
-def facts(contents: Contents) -> list[str]:
-    """The line under the title: data set, model, test set."""
-    lines = [contents.data]
+def list_facts(estimates: Estimates) -> list[str]:
+    """The line under the title: data set, model, test images."""
+    contents = estimates.contents
+    facts = [contents.data]
+    if pretrained_on := _list_pretraining_sets(contents):
+        facts.append(f"pretraining on {', '.join(pretrained_on)}")
     model = contents.config["model"]
     volumes = "3-D " if model["dimensions"] == 3 else ""
     width = "" if model["width"] == 1 else f" × {model['width']:g}"
-    lines.append(f"{volumes}{model['name']}{width}, {model['dtype']}")
+    facts.append(f"{volumes}{model['name']}{width}, {model['dtype']}")
     excluded = max((stage.record.get("excluded", 0) for stage in contents.stages if stage.record), default=0)
     if excluded:
-        lines.append(f"{excluded:,} images kept out of pretraining")
-    if contents.runs:
-        test = results.load_predictions(contents.runs[0].directory)
-        lines.append(f"{len(test.labels):,} test images{_grouped(test.groups)}, {len(test.class_names)} classes")
-        present = len(set(test.labels.tolist()))
-        if present < len(test.class_names):
-            lines.append(f"{present} of {len(test.class_names)} classes occur in the test images: means are over these")
-    return lines
+        facts.append(f"{excluded:,} images kept out of pretraining")
+    # One target of each data set says what its test images are.
+    target_of = {contents.data_of(target): target for target in reversed(contents.measured_targets())}
+    for data, target in reversed(target_of.items()):
+        name = "" if list(target_of) == [contents.data] else f"{data}: "
+        facts += [name + fact for fact in _describe_test_images(estimates, target)]
+    return facts
 
 
-def _grouped(groups: Sequence[str]) -> str:
+def _list_pretraining_sets(contents: Contents) -> list[str]:
+    """The data sets that stages are trained on; empty if that is the one of the run alone."""
+    config = contents.config
+    stages = [*config["stages"], *(stage for stages in config["curricula"].values() for stage in stages)]
+    named = dict.fromkeys(name for stage in stages for name, _ in stage["data"] or [(contents.data, 1.0)])
+    return [] if list(named) == [contents.data] else list(named)
+
+
+def _describe_test_images(estimates: Estimates, target: str) -> list[str]:
+    test, labels = estimates.read_predictions(target), estimates.labels_of(target)
+    classes = CLASSES[labels.KIND]
+    facts = [f"{len(labels):,} test images{_describe_groups(test.groups)}, {labels.count} {classes}"]
+    if len(labels.measured) < labels.count:
+        occur = "occur in the test images" if classes == "classes" else "are present in some test images, not in others"
+        facts.append(f"{len(labels.measured)} of {labels.count} {classes} {occur}: means are over these")
+    return facts
+
+
+def _describe_groups(groups: Sequence[str]) -> str:
     count = len(set(groups))
     if count == 1:
         return " of one lesion or patient (no intervals)"
     return "" if count == len(groups) else f" of {count:,} lesions or patients"
 
 
-def _compared(contents: Contents) -> str:
-    measured = {row.arm for row in contents.rows}
-    arms = [arm for arm in contents.arms if arm in measured]
+def _describe_comparison(contents: Contents) -> str:
+    arms = contents.measured_arms()
     tasks = " → ".join(stage["task"] for stage in contents.config["stages"])
     if CURRICULUM not in arms or not tasks:
-        return f"Measured: {_listed(arms)}."
-    others = f" beside {_listed(arms[1:])}" if arms[1:] else ""
+        return f"Measured: {_list_or_count(arms)}."
+    others = f" beside {_list_or_count(arms[1:])}" if arms[1:] else ""
     return f"A backbone trained by the curriculum {tasks} was measured{others}."
 
 
-def _listed(arms: list[str]) -> str:
+def _list_or_count(arms: Sequence[str]) -> str:
     return ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
 
 
-def _best(measured: Measured, target: str) -> tuple[str, Cell] | None:
-    contents, fraction = measured.contents, measured.contents.fraction_of(target)
-    cells = [(arm, measured.over_seeds(arm, target, fraction, "balanced_accuracy")) for arm in contents.arms]
+def _find_best(estimates: Estimates, target: str) -> tuple[str, Cell] | None:
+    """The arm with the highest main metric on the largest share of the labels."""
+    contents, metric = estimates.contents, estimates.main_metric(target)
+    fraction = contents.largest_fraction_of(target)
+    cells = [(arm, estimates.estimate(arm, target, fraction, metric)) for arm in contents.arms]
     return max((pair for pair in cells if pair[1]), key=lambda pair: pair[1].value, default=None)
 
 
-def _curriculum_gains(contents: Contents, differences: Table | None) -> dict[str, Cell]:
-    rows = dict(differences.sections[0].rows) if differences else {}
-    cells = rows.get(CURRICULUM, [])
-    return {target: cell for target, cell in zip(differences.columns, cells, strict=True) if cell} if cells else {}
+def _find_curriculum_gains(differences: Sequence[Table]) -> dict[str, Cell]:
+    """Target -> difference of the curriculum from scratch."""
+    gains = {}
+    for table in differences:
+        cells = dict(table.sections[0].rows).get(CURRICULUM, [None] * len(table.columns))
+        gains |= {target: cell for target, cell in zip(table.columns, cells, strict=True) if cell}
+    return gains
 
 
-def _gain(cell: Cell) -> str:
+def _describe_gain(cell: Cell) -> str:
     includes = ", an interval that includes 0" if cell.low <= 0 <= cell.high else ""
-    return f"{_figure(cell)}{includes}"
+    return f"{_join(cell)}{includes}"
 
 
-def _figure(cell: Cell) -> str:
-    """Value and interval, not to be torn apart at the end of a line: no-break spaces, a word joiner."""
-    return f"{cell.text} {cell.interval}".strip().replace(" ", "\u00a0").replace("–", "–\u2060")
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _join(cell: Cell) -> str:
+    """Value and interval, which are not to be separated at the end of a line: no-break spaces, a word joiner."""
+    return f"{cell.text} {cell.interval}".replace(" ", "\u00a0").replace("–", "–\u2060")

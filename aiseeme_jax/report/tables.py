@@ -9,21 +9,15 @@ import numpy as np
 from aiseeme_jax.curriculum.arms import SCRATCH
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.fractions import in_words
+from aiseeme_jax.evaluate.labels import ClassLabels
 from aiseeme_jax.report.contents import Contents
-from aiseeme_jax.report.measured import Cell, Incomparable, Measured, number
+from aiseeme_jax.report.estimates import Cell, Estimates, Incomparable, format_number
+from aiseeme_jax.report.names import METRICS, describe_target, within_sentence
 from aiseeme_jax.training.telemetry import duration
 
-NAMES = {
-    "balanced_accuracy": "Balanced accuracy",
-    "auroc": "AUROC",
-    "average_precision": "Average precision",
-    "macro_f1": "F1",
-    "macro_specificity": "Specificity, at the highest probability",
-    "accuracy": "Accuracy",
-    "sensitivity": "Sensitivity, at the highest probability",
-}
-TARGETS = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning"}
 PER_CLASS = ("sensitivity", "auroc", "average_precision")
+
+Row = tuple[str, list[Cell | None]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,7 @@ class Section:
     """Rows (arm, cells) under one heading, on one scale; `zero` is where 0 lies on it, if that is shown."""
 
     title: str
-    rows: list[tuple[str, list[Cell | None]]]
+    rows: list[Row]
     zero: float | None = None
 
 
@@ -43,84 +37,84 @@ class Table:
     sections: list[Section]
 
 
-def headline(measured: Measured, names: Sequence[str]) -> Table | None:
-    """Arms by targets for each metric, on the largest share of the labels."""
-    contents = measured.contents
-    columns = [(target, contents.fraction_of(target)) for target in contents.targets]
-    columns = [(target, fraction) for target, fraction in columns if fraction is not None]
-    sections = []
-    for name in names:
-        rows = [
-            (arm, [measured.over_seeds(arm, target, fraction, name) for target, fraction in columns])
-            for arm in contents.arms
-        ]
-        sections.append(_section(NAMES[name], rows))
-    return _table(_headings(contents, [target for target, _ in columns]), sections)
+def tabulate_metrics(estimates: Estimates, names: Sequence[str]) -> list[Table]:
+    """Arms by targets for each metric, on the largest share of the labels.
+
+    There is a table for each kind of labels, with those of the metrics that exist for it.
+    """
+    contents = estimates.contents
+    tables = []
+    for targets in _group_by_kind(estimates, contents.measured_targets()):
+        known = estimates.labels_of(targets[0]).METRICS
+        sections = [_compare_arms(estimates, targets, name) for name in names if name in known]
+        tables.append(_make_table(_head_targets(contents, targets), sections))
+    return [table for table in tables if table]
 
 
-def fractions(measured: Measured) -> Table | None:
-    """Balanced accuracy of arms by shares of the labels, for each target that was measured with several."""
-    contents = measured.contents
+def tabulate_fractions(estimates: Estimates) -> Table | None:
+    """The main metric of arms by shares of the labels, for each target that was measured with several."""
+    contents = estimates.contents
     shares = {target: contents.fractions_of(target) for target in contents.targets}
     shares = {target: found for target, found in shares.items() if len(found) > 1}
     columns = sorted({fraction for found in shares.values() for fraction in found})
     sections = []
     for target in shares:
+        metric = estimates.main_metric(target)
         rows = [
-            (arm, [measured.over_seeds(arm, target, fraction, "balanced_accuracy") for fraction in columns])
-            for arm in contents.arms
+            (arm, [estimates.estimate(arm, target, fraction, metric) for fraction in columns]) for arm in contents.arms
         ]
-        sections.append(_section(target_name(target), rows))
-    return _table({fraction: in_words(fraction) for fraction in columns}, sections)
+        sections.append(_make_section(title_with_metric(estimates, target), rows))
+    return _make_table({fraction: in_words(fraction) for fraction in columns}, sections)
 
 
-def per_class(measured: Measured, target: str) -> Table | None:
-    """Arms by classes for the metrics that exist per class; in brackets the groups that hold the class."""
-    contents = measured.contents
-    fraction = contents.fraction_of(target)
-    names = dict.fromkeys(row.metric.partition("/")[2] for row in contents.rows if "/" in row.metric)
+def tabulate_classes(estimates: Estimates, target: str) -> Table | None:
+    """Arms by classes or findings, for the metrics that each of them has.
+
+    In brackets behind a name stands how many lesions or patients its interval rests on.
+    """
+    contents = estimates.contents
+    fraction = contents.largest_fraction_of(target)
+    groups = estimates.count_groups(target)
+    known = estimates.labels_of(target).PER_CLASS
     sections = []
     for metric in PER_CLASS:
-        rows = [
-            (arm, [measured.over_seeds(arm, target, fraction, f"{metric}/{name}") for name in names])
-            for arm in contents.arms
-        ]
-        sections.append(_section(NAMES[metric], rows))
-    held = measured.groups_of_classes(target)
-    return _table({name: f"{name} ({held[name]:,})" if name in held else name for name in names}, sections)
+        if metric in known:
+            rows = [
+                (arm, [estimates.estimate(arm, target, fraction, f"{metric}/{name}") for name in groups])
+                for arm in contents.arms
+            ]
+            sections.append(_make_section(METRICS[metric], rows))
+    return _make_table({name: f"{name} ({count:,})" for name, count in groups.items()}, sections)
 
 
-def differences(measured: Measured) -> Table | None:
-    """Balanced accuracy of each arm minus that of `scratch`, paired on the same test images."""
-    contents = measured.contents
-    targets = [target for target in contents.targets if contents.runs_of(SCRATCH, target)]
-    rows = [
-        (arm, [_difference(measured, arm, SCRATCH, target) for target in targets])
-        for arm in contents.arms
-        if arm != SCRATCH
-    ]
-    return _table(_headings(contents, targets), [_section("Balanced accuracy", rows, signed=True)])
+def tabulate_differences(estimates: Estimates) -> list[Table]:
+    """The main metric of each arm minus that of `scratch`, paired on the same test images.
+
+    There is a table for each kind of labels.
+    """
+    contents = estimates.contents
+    targets = [target for target in contents.measured_targets() if contents.runs_of(SCRATCH, target)]
+    arms = [arm for arm in contents.arms if arm != SCRATCH]
+    tables = []
+    for alike in _group_by_kind(estimates, targets):
+        rows = [(arm, [_subtract_scratch(estimates, arm, target) for target in alike]) for arm in arms]
+        section = _make_section(estimates.describe_metric(alike[0]), rows, signed=True)
+        tables.append(_make_table(_head_targets(contents, alike), [section]))
+    return [table for table in tables if table]
 
 
-def confusions(contents: Contents) -> list[dict[str, Any]]:
-    """For each target, the last first, each arm's confusion in percent of the true class, over all seeds."""
+def tabulate_confusions(estimates: Estimates) -> list[dict[str, Any]]:
+    """For each target of classes, the last first, each arm's confusion in percent of the true class, over all seeds."""
+    contents = estimates.contents
     found = []
-    for target in reversed(contents.targets):
-        matrices = []
-        for arm in contents.arms:
-            loaded = [results.load_predictions(run.directory) for run in contents.runs_of(arm, target)]
-            if loaded:
-                counts = sum(metrics.confusion(p.labels, p.probs) for p in loaded)
-                totals = sum(np.bincount(p.labels, minlength=len(p.class_names)) for p in loaded)
-                percent = np.round(100 * counts / np.maximum(totals, 1)[:, None]).astype(int)
-                names = list(loaded[0].class_names)
-                matrices.append({"arm": arm, "names": names, "rows": list(zip(names, percent.tolist(), strict=True))})
-        if matrices:
-            found.append({"target": target, "matrices": matrices})
+    for target in reversed(contents.measured_targets()):
+        if estimates.labels_of(target).KIND == ClassLabels.KIND:
+            matrices = [_make_confusion(contents, arm, target) for arm in contents.arms]
+            found.append({"target": target, "matrices": [matrix for matrix in matrices if matrix]})
     return found
 
 
-def stage_rows(contents: Contents) -> list[dict[str, str]]:
+def list_stages(contents: Contents) -> list[dict[str, str]]:
     """Length, speed, last loss and health of each stage."""
     rows = []
     for stage in contents.stages:
@@ -130,98 +124,143 @@ def stage_rows(contents: Contents) -> list[dict[str, str]]:
             {
                 "arm": stage.arm,
                 "task": stage.task,
-                "steps": _plain(record.get("steps"), ",.0f"),
+                "steps": _format(record.get("steps"), ",.0f"),
                 "time": duration(record["seconds"]) if "seconds" in record else "–",
-                "speed": _plain(record.get("images_per_second"), ",.0f"),
-                "loss": _plain(record.get("final_loss"), ".3f"),
-                "std": _plain(record.get("feature_std"), ".2f"),
-                "rank": _plain(record.get("effective_rank"), ".1f"),
-                "skipped": _plain(record.get("skipped_steps"), ".0f"),
+                "speed": _format(record.get("images_per_second"), ",.0f"),
+                "loss": _format(record.get("final_loss"), ".3f"),
+                "std": _format(record.get("feature_std"), ".2f"),
+                "rank": _format(record.get("effective_rank"), ".1f"),
+                "skipped": _format(record.get("skipped_steps"), ".0f"),
                 "state": "" if stage.record else "not finished",
             }
         )
     return rows
 
 
-def chosen_rows(contents: Contents) -> list[dict[str, str]]:
+def list_choices(estimates: Estimates) -> list[dict[str, str]]:
     """What each run chose on validation, its score there, and whether the choice lies at an end of what was tried."""
     rows = []
-    for run in contents.runs:
-        choice, note = _describe_choice(run.record, contents.fields_of(run.target))
+    for run in estimates.contents.runs:
+        choice, note = _describe_choice(run.record, estimates.contents.fields_of(run.target))
         if choice:
-            names = {"arm": run.arm, "target": target_name(run.target), "seed": str(run.seed)}
-            found = {"choice": choice, "note": note, "score": _plain(run.record["validation_score"], ".3f")}
-            rows.append({**names, "labels": f"{100 * run.fraction:g} %", **found})
+            rows.append(
+                {
+                    "arm": run.arm,
+                    "target": describe_target(run.target),
+                    "labels": f"{100 * run.fraction:g} %",
+                    "seed": str(run.seed),
+                    "choice": choice,
+                    "note": note,
+                    "metric": estimates.describe_metric(run.target),
+                    "score": _format(run.record["validation_score"], ".3f"),
+                }
+            )
     return rows
 
 
-def target_name(target: str) -> str:
-    """A target's name in words: its protocol, and its data set where that is not the run's."""
-    protocol, _, name = target.partition(":")
-    return TARGETS.get(protocol, protocol) + (f", {name}" if name else "")
+def title_with_metric(estimates: Estimates, target: str) -> str:
+    """A target and its main metric in words."""
+    return f"{describe_target(target)}: {within_sentence(estimates.describe_metric(target))}"
 
 
-def _difference(measured: Measured, arm: str, reference: str, target: str) -> Cell | None:
+def _group_by_kind(estimates: Estimates, targets: Sequence[str]) -> list[list[str]]:
+    """Targets of one kind of labels together: they have the same metrics."""
+    groups: dict[str, list[str]] = {}
+    for target in targets:
+        groups.setdefault(estimates.labels_of(target).KIND, []).append(target)
+    return list(groups.values())
+
+
+def _compare_arms(estimates: Estimates, targets: Sequence[str], metric: str) -> Section:
+    """One metric of all arms on targets of one kind of labels."""
+    fractions = [estimates.contents.largest_fraction_of(target) for target in targets]
+    places = list(zip(targets, fractions, strict=True))
+    rows = [
+        (arm, [estimates.estimate(arm, target, fraction, metric) for target, fraction in places])
+        for arm in estimates.contents.arms
+    ]
+    return _make_section(estimates.describe_metric(targets[0], metric), rows)
+
+
+def _subtract_scratch(estimates: Estimates, arm: str, target: str) -> Cell | None:
     try:
-        return measured.difference(arm, reference, target)
+        return estimates.estimate_difference(arm, SCRATCH, target)
     except Incomparable:
         return None
 
 
-def _describe_choice(done: dict[str, Any], target: dict[str, Any]) -> tuple[str, str]:
+def _make_confusion(contents: Contents, arm: str, target: str) -> dict[str, Any] | None:
+    loaded = [results.load_predictions(run.directory) for run in contents.runs_of(arm, target)]
+    if not loaded:
+        return None
+    counts = sum(metrics.confusion(p.labels, p.probs) for p in loaded)
+    totals = sum(np.bincount(p.labels, minlength=len(p.class_names)) for p in loaded)
+    percent = np.round(100 * counts / np.maximum(totals, 1)[:, None]).astype(int)
+    names = list(map(str, loaded[0].class_names))
+    return {"arm": arm, "names": names, "rows": list(zip(names, percent.tolist(), strict=True))}
+
+
+def _describe_choice(record: dict[str, Any], target: dict[str, Any]) -> tuple[str, str]:
     """The choice in the record of a run, in words, and a note; empty if there is none."""
-    if "neighbours" in done:
-        return f"k = {done['neighbours']}", _end_of_grid(done["neighbours"], target.get("neighbours", ()))
-    if "strength" in done:
-        return f"C = {done['strength']:g}", _end_of_grid(done["strength"], target.get("strengths", ()))
-    if done.get("best_step"):
-        note = "the last" if done["best_step"] == done["steps"] else ""
-        return f"step {done['best_step']:,} of {done['steps']:,}", note
+    if "neighbours" in record:
+        return f"k = {record['neighbours']}", _describe_place(record["neighbours"], target["neighbours"])
+    if "strength" in record:
+        return f"C = {record['strength']:g}", _describe_place(record["strength"], target["strengths"])
+    if record.get("best_step"):
+        note = "the last" if record["best_step"] == record["steps"] else ""
+        return f"step {record['best_step']:,} of {record['steps']:,}", note
     return "", ""
 
 
-def _end_of_grid(value: float, grid: Sequence[float]) -> str:
-    if len(grid) < 2:
+def _describe_place(value: float, tried: Sequence[float]) -> str:
+    """Whether a value is the smallest or the largest of those that were tried; '' if neither, or the only one."""
+    if len(tried) < 2:
         return ""
-    # A k that is not in the grid is all training rows, of which a candidate wanted more.
-    if value == max(grid) or value not in grid:
+    # A k that is not in the list is the number of all training images: a k of the list was larger than that.
+    if value == max(tried) or value not in tried:
         return "the largest tried"
-    return "the smallest tried" if value == min(grid) else ""
+    return "the smallest tried" if value == min(tried) else ""
 
 
-def _section(title: str, rows: list[tuple[str, list[Cell | None]]], signed: bool = False) -> Section:
-    """Places the cells on one scale and marks the best of each column."""
+def _make_section(title: str, rows: list[Row], signed: bool = False) -> Section:
+    """Puts the cells on one scale and marks the best of each column. Rows without any cell are left out."""
     rows = [(arm, cells) for arm, cells in rows if any(cells)]
     cells = [cell for _, row in rows for cell in row if cell]
-    ends = [x for cell in cells for x in (cell.value, cell.low, cell.high) if np.isfinite(x)] + [0.0] * signed
     if not cells:
         return Section(title, [])
+    ends = [x for cell in cells for x in (cell.value, cell.low, cell.high) if np.isfinite(x)]
+    if signed:
+        ends.append(0.0)
     floor, span = min(ends), max(max(ends) - min(ends), 1e-6)
-    place = lambda x: round(100 * (x - floor) / span, 1) if np.isfinite(x) else 0.0  # noqa: E731
     columns = zip(*(row for _, row in rows), strict=True)
     tops = [max((cell.value for cell in column if cell), default=None) for column in columns]
 
-    def placed(cell: Cell | None, top: float | None) -> Cell | None:
+    def place(x: float) -> float:
+        return round(100 * (x - floor) / span, 1) if np.isfinite(x) else 0.0
+
+    def place_cell(cell: Cell | None, top: float | None) -> Cell | None:
         if cell is None:
             return None
-        best = len(rows) > 1 and cell.text == number(top, cell.signed)
+        best = len(rows) > 1 and cell.text == format_number(top, cell.signed)
         left, right = place(cell.low), place(cell.high)
         return replace(cell, best=best, left=left, width=round(right - left, 1), dot=place(cell.value))
 
-    placed_rows = [(arm, [placed(c, t) for c, t in zip(row, tops, strict=True)]) for arm, row in rows]
-    return Section(title, placed_rows, zero=place(0.0) if signed else None)
+    placed = [(arm, [place_cell(cell, top) for cell, top in zip(row, tops, strict=True)]) for arm, row in rows]
+    return Section(title, placed, zero=place(0.0) if signed else None)
 
 
-def _headings(contents: Contents, targets: Sequence[str]) -> dict[str, str]:
-    fractions = {target: contents.fraction_of(target) for target in targets}
-    share = {target: "" if f == 1 else f" ({100 * f:g} % of labels)" for target, f in fractions.items()}
-    return {target: target_name(target) + share[target] for target in targets}
+def _head_targets(contents: Contents, targets: Sequence[str]) -> dict[str, str]:
+    """Headings of columns: the target, and the share of the labels where that is not all of them."""
+    fractions = {target: contents.largest_fraction_of(target) for target in targets}
+    shares = {target: "" if f == 1 else f" ({100 * f:g} % of labels)" for target, f in fractions.items()}
+    return {target: describe_target(target) + shares[target] for target in targets}
 
 
-def _table(columns: dict[str, str], sections: list[Section]) -> Table | None:
+def _make_table(columns: dict[str | float, str], sections: list[Section]) -> Table | None:
+    """None if no section has a row."""
     sections = [section for section in sections if section.rows]
     return Table(columns, sections) if sections else None
 
 
-def _plain(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)

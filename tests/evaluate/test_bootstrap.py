@@ -178,7 +178,7 @@ def test_no_interval_where_most_resamples_are_undefined():
 def test_one_group_has_values_and_no_intervals():
     labels, probs, _ = clustered_case()
     arguments = dict(groups=["the only one"] * len(labels), samples=20, seed=0)
-    rows = metrics.summary(labels, probs, class_names=["MEL", "NV", "BCC"], **arguments)
+    rows = metrics.summarise(labels, probs, class_names=["MEL", "NV", "BCC"], **arguments)
     assert rows[0]["value"] == metrics.balanced_accuracy(labels, probs)
     assert all(np.isnan([row["low"], row["high"]]).all() for row in rows)
     even = np.full_like(probs, 1 / 3)
@@ -196,7 +196,7 @@ def test_a_resample_that_lacks_a_class_has_no_mean_over_classes():
     groups = [f"p{i}" for i in range(40)] + ["one"] * 5
     arguments = dict(groups=groups, samples=400, seed=0)
     np.testing.assert_allclose(metrics.bootstrap_ci(metrics.balanced_accuracy, labels, probs, **arguments), 2 / 3)
-    rows = {row["metric"]: row for row in metrics.summary(labels, probs, class_names="abc", **arguments)}
+    rows = {row["metric"]: row for row in metrics.summarise(labels, probs, class_names="abc", **arguments)}
     assert (rows["balanced_accuracy"]["low"], rows["balanced_accuracy"]["high"]) == pytest.approx((2 / 3, 2 / 3))
     assert rows["accuracy"]["low"] < rows["accuracy"]["value"] < rows["accuracy"]["high"]
 
@@ -204,7 +204,7 @@ def test_a_resample_that_lacks_a_class_has_no_mean_over_classes():
 def test_resamples_that_never_leave_an_end_of_the_range_are_no_interval():
     """All is called benign, at one score: chance is known exactly, the sensitivity is not."""
     labels, probs = np.array([0] * 40 + [1] * 20), np.full(60, 0.1)
-    rows = metrics.summary(labels, probs, groups=None, samples=100, seed=0, class_names=["benign", "malignant"])
+    rows = metrics.summarise(labels, probs, groups=None, samples=100, seed=0, class_names=["benign", "malignant"])
     ends = {row["metric"]: (row["low"], row["high"]) for row in rows}
     assert np.isnan(ends["sensitivity/malignant"]).all() and np.isnan(ends["specificity/malignant"]).all()
     assert ends["balanced_accuracy"] == ends["auroc"] == (0.5, 0.5)
@@ -219,7 +219,7 @@ def test_a_class_of_few_groups_has_no_interval_of_its_own(patients, bounded):
     probs = rng.uniform(0.2, 0.8, size=120)
     groups = [f"a{i}" for i in range(60)] + [f"b{i % patients}" for i in range(60)]
     assert groups_of_classes(labels, groups, 3).tolist() == [60, patients, 0]
-    rows = metrics.summary(labels, probs, groups=groups, samples=100, seed=0, class_names=["benign", "malignant"])
+    rows = metrics.summarise(labels, probs, groups=groups, samples=100, seed=0, class_names=["benign", "malignant"])
     has_interval = {row["metric"]: bool(np.isfinite(row["low"])) for row in rows}
     assert [has_interval[f"{name}/malignant"] for name in metrics.PER_CLASS] == [bounded] * len(metrics.PER_CLASS)
     assert has_interval["average_precision"] == bounded, "of two classes it is that of the second"
@@ -251,7 +251,7 @@ def test_bad_input_is_named(groups, samples, message):
 def test_summary_gives_what_bootstrap_ci_gives():
     labels, probs, groups = clustered_case()
     arguments = dict(groups=groups, samples=100, seed=4)
-    rows = metrics.summary(labels, probs, class_names=["MEL", "NV", "BCC"], **arguments)
+    rows = metrics.summarise(labels, probs, class_names=["MEL", "NV", "BCC"], **arguments)
     by_name = {row["metric"]: (row["value"], row["low"], row["high"]) for row in rows}
     for name, metric in metrics.METRICS.items():
         expected = metrics.bootstrap_ci(metric, labels, probs, **arguments)
@@ -265,18 +265,18 @@ def test_summary_gives_what_bootstrap_ci_gives():
 def test_summary_leaves_out_what_is_undefined():
     labels, probs, groups = clustered_case()
     with_absent = np.pad(probs, ((0, 0), (0, 1)))
-    rows = metrics.summary(labels, with_absent, groups=groups, samples=20, seed=0, class_names=["a", "b", "c", "never"])
+    rows = metrics.summarise(labels, with_absent, groups=groups, samples=20, seed=0, class_names=[*"abc", "never"])
     names = {row["metric"] for row in rows}
     assert "auroc/a" in names and "auroc/never" not in names and "auroc" in names
 
 
 def test_summary_of_two_classes_reports_the_positive_ones_precision():
     labels, probs, groups = clustered_case(classes=2)
-    rows = metrics.summary(labels, probs, groups=groups, samples=20, seed=0, class_names=["benign", "malignant"])
+    rows = metrics.summarise(labels, probs, groups=groups, samples=20, seed=0, class_names=["benign", "malignant"])
     by_name = {row["metric"]: row["value"] for row in rows}
     assert by_name["average_precision"] == by_name["average_precision/malignant"]
     with pytest.raises(ValueError, match="3 class names"):
-        metrics.summary(labels, probs, groups=groups, samples=20, seed=0, class_names=["a", "b", "c"])
+        metrics.summarise(labels, probs, groups=groups, samples=20, seed=0, class_names=["a", "b", "c"])
 
 
 def clustered_findings(groups=60, seed=0):
@@ -306,7 +306,7 @@ class TestFindings:
     def test_summary_has_the_mean_and_each_finding(self):
         labels, probs, groups = clustered_findings()
         arguments = dict(groups=groups, samples=100, seed=4)
-        rows = metrics.summary(labels, probs, class_names=self.NAMES, **arguments)
+        rows = metrics.summarise(labels, probs, class_names=self.NAMES, **arguments)
         by_name = {row["metric"]: row for row in rows}
         each = [f"{metric}/{name}" for metric in ("auroc", "average_precision") for name in self.NAMES]
         assert list(by_name) == ["auroc", "average_precision", *each]
@@ -319,7 +319,7 @@ class TestFindings:
     def test_a_finding_of_few_patients_has_no_interval_of_its_own(self):
         labels, probs, groups = clustered_findings()
         for rare in (labels, 1 - labels):
-            rows = metrics.summary(rare, probs, class_names=self.NAMES, groups=groups, samples=50, seed=0)
+            rows = metrics.summarise(rare, probs, class_names=self.NAMES, groups=groups, samples=50, seed=0)
             bounded = {row["metric"] for row in rows if np.isfinite(row["low"])}
             assert {"auroc/Effusion", "auroc/Mass"} <= bounded and "auroc/Hernia" not in bounded
         held = groups_of_classes(labels, groups, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from aiseeme_jax.evaluate import metrics, weighted
+from aiseeme_jax.evaluate import metrics, results, weighted
 from aiseeme_jax.evaluate.labels import ClassLabels, FindingLabels, check_labels_and_probs
 
 
@@ -209,6 +209,24 @@ class TestFindings:
     def test_are_chosen_by_the_macro_auroc_and_classes_by_the_balanced_accuracy(self):
         assert metrics.main_metric(random_findings()[0]) is metrics.auroc
         assert metrics.main_metric(np.array([0, 1, 2])) is metrics.balanced_accuracy
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [(random_case, ("balanced_accuracy", "auroc")), (random_findings, ("auroc", "average_precision"))],
+)
+def test_headline_metrics_are_two_for_each_kind_of_labels(case, names):
+    labels, probs = case()
+    rows, classes = probs.shape
+    ids = [f"i{i}" for i in range(rows)]
+    predictions = results.Predictions(labels, probs, ids, ids, [f"c{c}" for c in range(classes)])
+    assert metrics.headline_names(labels) == names
+    assert metrics.headline(predictions) == {name: metrics.METRICS[name](labels, probs) for name in names}
+
+
+def test_headline_leaves_out_what_is_undefined():
+    predictions = results.Predictions(np.zeros(4, np.int32), np.eye(4)[:, :2], "abcd", "abcd", ["MEL", "NV"])
+    assert metrics.headline(predictions) == {"balanced_accuracy": 0.25}
 
 
 def test_the_names_of_each_kind_of_labels_are_those_of_the_table():

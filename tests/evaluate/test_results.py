@@ -1,15 +1,15 @@
 """What lies on disk comes back as it was, and damage is named."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
 from aiseeme_jax.errors import MissingFile
-from aiseeme_jax.evaluate import results
-from aiseeme_jax.evaluate.results import Predictions, Row, Run
-from aiseeme_jax.store import records
+from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.evaluate.results import Predictions, Row
 
 ROWS = [
     Row("curriculum", "linear", 0.1, 0, "balanced_accuracy", 0.712345, 0.688, 0.735),
@@ -71,9 +71,6 @@ def test_predictions_of_findings_come_back(tmp_path):
     found = results.load_predictions(tmp_path)
     assert found.labels.dtype == np.float32
     np.testing.assert_array_equal(found.labels, labels)
-    names = [row.metric for row in results.rows_of(Run("a", "knn", 1.0, 0, tmp_path), found, samples=20, seed=0)]
-    each = [f"{metric}/{name}" for metric in ("auroc", "average_precision") for name in ("MEL", "NV")]
-    assert names == ["auroc", "average_precision", *each]
     with pytest.raises(ValueError, match=r"do not fit together: labels \(12, 3\)"):
         dataclasses.replace(saved, labels=np.zeros((12, 3), np.float32))
 
@@ -86,16 +83,6 @@ def test_the_table_in_which_predictions_differ_is_named():
     assert plain.differing_table(dataclasses.replace(plain, ids=[f"other {i}" for i in range(12)])) == "ids"
     assert plain.differing_table(dataclasses.replace(plain, groups=["one"] * 12)) == "groups"
     assert plain.differing_table(dataclasses.replace(plain, class_names=["NV", "MEL"])) == "class_names"
-
-
-def test_names_may_be_any_texts(tmp_path):
-    texts = {name: np.array(getattr(make_predictions(), name), np.dtypes.StringDType()) for name in ("ids", "groups")}
-    saved = dataclasses.replace(make_predictions(), **texts)
-    results.save_predictions(tmp_path, saved)
-    found = results.load_predictions(tmp_path)
-    assert found.ids.tolist() == make_predictions().ids and found.groups.tolist() == make_predictions().groups
-    assert found.differing_table(saved) == saved.differing_table(found) == ""
-    np.testing.assert_array_equal(saved.by_id().labels, found.by_id().labels)
 
 
 def test_damaged_predictions_are_named(tmp_path):
@@ -116,40 +103,29 @@ def test_predictions_must_fit_together():
 def test_any_metric_can_be_computed_from_stored_predictions(tmp_path):
     results.save_predictions(tmp_path, make_predictions())
     stored = results.load_predictions(tmp_path)
-    rows = results.rows_of(Run("curriculum", "knn", 1.0, 0, tmp_path), stored, samples=50, seed=0)
-    values = {row.metric: row.value for row in rows}
     truth, probs = np.arange(12) % 2, make_predictions().probs
-    assert values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, probs.argmax(axis=1)))
-    assert values["auroc/NV"] == pytest.approx(sk.roc_auc_score(truth, probs[:, 1]))
-    (bounded,) = [row for row in rows if row.metric == "accuracy"]
-    assert bounded.low < bounded.value < bounded.high, "from the stored groups"
+    found = {name: metrics.METRICS[name](stored.labels, stored.probs) for name in ("balanced_accuracy", "auroc")}
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(truth, probs.argmax(axis=1)))
+    areas = [sk.roc_auc_score(truth == c, probs[:, c]) for c in range(2)]
+    assert found["auroc"] == pytest.approx(np.mean(areas))
 
 
-@pytest.mark.parametrize("fraction", [1.0, 0.1, 1 / 3, 1 / 3 + 1e-9, 0.00001])
-def test_a_run_is_found_with_the_fraction_it_was_made_with(tmp_path, fraction):
-    """To the last digit: the rows of results.csv are looked up by it."""
-    results.save_predictions(records.target_directory(tmp_path, "scratch", "knn", fraction, 0), make_predictions())
+def test_the_hash_of_predictions_is_that_of_their_file(tmp_path):
+    results.save_predictions(tmp_path, make_predictions())
+    expected = hashlib.sha256((tmp_path / "predictions.npz").read_bytes()).hexdigest()
+    assert results.hash_predictions(tmp_path) == expected
+    results.save_predictions(tmp_path, make_predictions(14))
+    assert results.hash_predictions(tmp_path) != expected
+    with pytest.raises(MissingFile, match="there is no .*nowhere/predictions.npz: run again"):
+        results.hash_predictions(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.1, 1 / 3, 0.00001])
+def test_the_share_of_the_labels_comes_back_to_the_last_digit(tmp_path, fraction):
     results.write_rows(tmp_path, [Row("scratch", "knn", fraction, 0, "accuracy", 0.5, 0.4, 0.6)])
-    assert [run.fraction for run in results.find_runs(tmp_path)] == [fraction]
     assert [row.fraction for row in results.read_rows(tmp_path)] == [fraction]
 
 
-def test_runs_are_found_in_the_order_of_the_arms(tmp_path):
-    places = [
-        ("single:simclr", "knn", 1.0, 0),
-        ("scratch", "knn", 1.0, 0),
-        ("curriculum", "knn", 0.1, 1),
-        ("curriculum", "knn", 0.1, 0),
-        ("curriculum", "knn", 1.0, 0),
-        ("curriculum", "finetune", 1.0, 0),
-    ]
-    for place in places:
-        results.save_predictions(records.target_directory(tmp_path, *place), make_predictions())
-    (tmp_path / "targets" / "curriculum" / "linear" / "fraction-1-seed-0").mkdir(parents=True)
-    found = [
-        (r.arm, r.target, r.fraction, r.seed)
-        for r in results.find_runs(tmp_path, ["curriculum", "scratch", "single:simclr"])
-    ]
-    assert found == [places[5], places[4], places[3], places[2], places[1], places[0]]
-    assert [r.arm for r in results.find_runs(tmp_path)][-2:] == ["scratch", "single-simclr"]
-    assert results.find_runs(tmp_path / "empty") == []
+def test_a_target_names_its_data_set_where_that_is_not_the_one_of_the_run():
+    assert results.name_target("knn", "", "derm/64") == results.name_target("knn", "derm/64", "derm/64") == "knn"
+    assert results.name_target("linear", "other/64", "derm/64") == "linear:other/64"

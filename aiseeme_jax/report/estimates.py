@@ -1,0 +1,217 @@
+"""The numbers of the report: values over the seeds and differences between arms, each with its interval.
+
+All intervals are made in one way. Each bootstrap resample draws groups of test images, and where there are several
+seeds it draws seeds too, the same for both arms of a difference; the interval is that of the mean over the drawn. So it
+covers the choice of test images and, with several seeds, the draw of labels and the seed of fine-tuning. It does not
+cover another pretraining. With a single seed it covers nothing but the test images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import bootstrap, metrics, results
+from aiseeme_jax.evaluate.labels import Labels, make_labels
+from aiseeme_jax.report import names
+from aiseeme_jax.report.contents import Contents, Run
+
+
+class Incomparable(Exception):
+    """An arm has no value, or two arms have no difference; the message says why."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value with its 95 % interval, as a table shows it.
+
+    Attributes:
+      low, high: ends of the interval, NaN where there is none.
+      signed: whether it is a difference.
+      best: whether it is the best of its column.
+      left, width, dot: place of the interval and of the value on the scale of the section, in percent.
+    """
+
+    value: float
+    low: float
+    high: float
+    signed: bool = False
+    best: bool = False
+    left: float = 0.0
+    width: float = 0.0
+    dot: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return format_number(self.value, self.signed)
+
+    @property
+    def bounded(self) -> bool:
+        return bool(np.isfinite(self.low) and np.isfinite(self.high))
+
+    @property
+    def interval(self) -> str:
+        if not self.bounded:
+            return "[–]"
+        to = " to " if self.signed else "–"
+        return f"[{format_number(self.low, self.signed)}{to}{format_number(self.high, self.signed)}]"
+
+
+def format_number(value: float, signed: bool = False) -> str:
+    """Three decimals and a real minus."""
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+class Estimates:
+    """What was measured in a workdir. Predictions are read, and their resamples scored, once and when first wanted."""
+
+    def __init__(self, contents: Contents):
+        self.contents = contents
+        self._rows: dict[tuple[str, str, float, str], list[results.Row]] = {}
+        for row in contents.rows:
+            self._rows.setdefault((row.arm, row.target, row.fraction, row.metric), []).append(row)
+        self._predictions: dict[Path, results.Predictions] = {}
+        self._scores: dict[Path, metrics.Scores] = {}
+
+    # Targets
+
+    def read_predictions(self, target: str) -> results.Predictions:
+        """Some predictions of a target that was measured; all are of the same test images."""
+        return self._read(next(run for run in self.contents.runs if run.target == target))
+
+    def labels_of(self, target: str) -> Labels:
+        """The truth of the test images of a target that was measured."""
+        predictions = self.read_predictions(target)
+        return make_labels(predictions.labels, len(predictions.class_names))
+
+    def main_metric(self, target: str) -> str:
+        """The metric by which arms are compared on a target: of classes balanced accuracy, of findings macro AUROC."""
+        return metrics.main_metric(self.read_predictions(target).labels).name
+
+    def headline_names(self, target: str) -> tuple[str, ...]:
+        """The metrics that stand for all of a target, its main one first."""
+        return metrics.headline_names(self.read_predictions(target).labels)
+
+    def describe_metric(self, target: str, metric: str | None = None) -> str:
+        """A metric of a target in words; by default its main one."""
+        return names.describe_metric(metric or self.main_metric(target), self.labels_of(target).KIND)
+
+    def count_groups(self, target: str) -> dict[str, int]:
+        """How many lesions or patients the interval of each class or finding rests on."""
+        test = self.read_predictions(target)
+        members = bootstrap.number_groups(test.groups, len(test.labels))
+        counts = self.labels_of(target).groups_for_interval(members)
+        return dict(zip(map(str, test.class_names), counts.tolist(), strict=True))
+
+    # Numbers
+
+    def estimate(self, arm: str, target: str, fraction: float, metric: str) -> Cell | None:
+        """The mean of a metric over the seeds; None if nothing was measured, or the metric is undefined.
+
+        There is no interval where one of the seeds has none by itself.
+
+        Raises UserError as `have_same_images` does.
+        """
+        rows = self._rows.get((arm, target, fraction, metric))
+        if not rows:
+            return None
+        value = float(np.mean([row.value for row in rows]))
+        if len(rows) == 1:
+            return Cell(value, rows[0].low, rows[0].high)
+        found = self._runs(arm, target, fraction)
+        runs = [found[row.seed] for row in rows]
+        if not np.isfinite([row.low for row in rows]).all() or not self.have_same_images(runs):
+            return Cell(value, np.nan, np.nan)
+        return Cell(value, *self._interval([self._resample(run, metric) for run in runs]))
+
+    def require_estimate(self, arm: str, target: str, fraction: float, metric: str) -> Cell:
+        """As `estimate`, but where that gives None, raises Incomparable, which says why."""
+        cell = self.estimate(arm, target, fraction, metric)
+        if cell is None:
+            # The table of results leaves out what is undefined; the metric itself says why it is.
+            for run in self._runs(arm, target, fraction).values():
+                self._value(run, metric)
+            raise Incomparable(f"there are no results of {arm}")
+        return cell
+
+    def estimate_difference(
+        self, arm: str, reference: str, target: str, metric: str | None = None, fraction: float | None = None
+    ) -> Cell:
+        """A metric of one arm minus that of another, over the seeds that both have.
+
+        It is paired: both arms are scored on the same resamples of the same test images, in whatever order they were
+        stored.
+
+        Args:
+          metric: by default the main one of the target.
+          fraction: of the labels; by default the largest that the target was measured with.
+
+        Raises Incomparable if there is nothing to subtract, UserError as `have_same_images` does.
+        """
+        fraction = self.contents.largest_fraction_of(target) if fraction is None else fraction
+        runs = [self._runs(name, target, fraction) for name in (arm, reference)]
+        for name, found in zip((arm, reference), runs, strict=True):
+            if not found:
+                raise Incomparable(f"there are no predictions of {name}")
+        seeds = sorted(runs[0].keys() & runs[1].keys())
+        if not seeds:
+            raise Incomparable(f"{arm} and {reference} have no seed in common")
+        pairs = [(runs[0][seed], runs[1][seed]) for seed in seeds]
+        if not self.have_same_images([run for pair in pairs for run in pair]):
+            raise Incomparable(f"{arm} and {reference} were measured on different test images")
+        metric = metric or self.main_metric(target)
+        values = [self._value(first, metric) - self._value(second, metric) for first, second in pairs]
+        drawn = [self._resample(first, metric) - self._resample(second, metric) for first, second in pairs]
+        return Cell(float(np.mean(values)), *self._interval(drawn), signed=True)
+
+    def have_same_images(self, runs: Sequence[Run]) -> bool:
+        """Whether all runs are of the same test images.
+
+        Raises UserError that names two folders with the same images, but other classes, labels or groups.
+        """
+        first, *others = map(self._read, runs)
+        for run, other in zip(runs[1:], others, strict=True):
+            table = first.differing_table(other)
+            if table == "ids":
+                return False
+            if table:
+                raise UserError(
+                    f"{runs[0].directory} and {run.directory} hold the same test images with different "
+                    f"{table.replace('_', ' ')}: measure both on one preparation of the data"
+                )
+        return True
+
+    def _runs(self, arm: str, target: str, fraction: float | None) -> dict[int, Run]:
+        """By seed."""
+        return {run.seed: run for run in self.contents.runs_of(arm, target, fraction)}
+
+    def _read(self, run: Run) -> results.Predictions:
+        if run.directory not in self._predictions:
+            self._predictions[run.directory] = results.load_predictions(run.directory).by_id()
+        return self._predictions[run.directory]
+
+    def _value(self, run: Run, metric: str) -> float:
+        test = self._read(run)
+        try:
+            return metrics.METRICS[metric](test.labels, test.probs)
+        except ValueError as error:
+            raise Incomparable(str(error)) from error
+
+    def _resample(self, run: Run, metric: str) -> np.ndarray:
+        """A metric of a run on each bootstrap resample."""
+        if run.directory not in self._scores:
+            test = self._read(run)
+            self._scores[run.directory] = metrics.resampled_scores(
+                test.labels,
+                test.probs,
+                groups=test.groups,
+                class_names=list(map(str, test.class_names)),
+                **self.contents.statistics,
+            )
+        return self._scores[run.directory].of(metric)
+
+    def _interval(self, drawn: Sequence[np.ndarray]) -> tuple[float, float]:
+        return bootstrap.interval(bootstrap.mean_over_runs(drawn, self.contents.statistics["seed"]))

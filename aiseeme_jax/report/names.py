@@ -1,0 +1,46 @@
+"""Targets and metrics in the words of the report."""
+
+from collections.abc import Sequence
+
+from aiseeme_jax.evaluate.labels import ClassLabels, FindingLabels
+
+METRICS = {
+    "balanced_accuracy": "Balanced accuracy",
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "macro_f1": "F1",
+    "macro_specificity": "Specificity, at the highest probability",
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity, at the highest probability",
+}
+# What is called otherwise where each image has several findings.
+METRICS_OF_FINDINGS = {"auroc": "Macro AUROC", "average_precision": "Macro average precision"}
+PROTOCOLS = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning"}
+# What the classes of a target are called.
+CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}
+
+
+def describe_target(target: str) -> str:
+    """A target in words: its protocol, and its data set where that is not the one of the run."""
+    protocol, _, data = target.partition(":")
+    return PROTOCOLS.get(protocol, protocol) + (f", {data}" if data else "")
+
+
+def describe_metric(metric: str, kind: str) -> str:
+    """A metric over all classes or findings in words.
+
+    Args:
+      kind: of the labels, as `Labels.KIND`.
+    """
+    return METRICS_OF_FINDINGS[metric] if kind == FindingLabels.KIND else METRICS[metric]
+
+
+def within_sentence(name: str) -> str:
+    """The words of a metric as they are written within a sentence: 'balanced accuracy', 'macro AUROC', 'AUROC'."""
+    return name if name[:2].isupper() else name[0].lower() + name[1:]
+
+
+def list_alternatives(names: Sequence[str]) -> str:
+    """Names of metrics at the start of a sentence, each once: 'Balanced accuracy or macro AUROC'."""
+    once = list(dict.fromkeys(names))
+    return " or ".join([*once[:1], *map(within_sentence, once[1:])])
