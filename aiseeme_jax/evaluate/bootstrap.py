@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from aiseeme_jax.evaluate.labels import check_labels_and_probs, make_labels
+from aiseeme_jax.evaluate.labels import check_labels_and_probs
 from aiseeme_jax.evaluate.weighted import Metric
 
 AnyMetric = Metric | Callable[[ArrayLike, ArrayLike], float]
@@ -146,11 +146,6 @@ def interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = np.percentile(finite, [2.5, 97.5])
     return float(low), float(high)
-
-
-def groups_of_classes(labels: ArrayLike, groups: Sequence | None, classes: int) -> Int[np.ndarray, "classes"]:
-    """How many groups hold each class or finding."""
-    return make_labels(labels, classes).count_groups(number_groups(groups, len(labels)))
 
 
 def number_groups(groups: Sequence | None, rows: int) -> Int[np.ndarray, "n"]:

@@ -57,28 +57,30 @@ def draw_losses(contents: Contents) -> list[tuple[Stage, Markup]]:
 
 def draw_fractions(estimates: Estimates) -> list[tuple[str, Markup]]:
     """The main metric over the share of labels, for each target that was measured with several, under its title."""
-    contents = estimates.contents
     found = []
-    for target in contents.targets:
-        fractions = contents.fractions_of(target)
-        if len(fractions) < 2:
-            continue
-        metric = estimates.main_metric(target)
-        lines = []
-        for place, arm in enumerate(contents.arms):
-            cells = [(f, estimates.estimate(arm, target, f, metric)) for f in fractions]
-            cells = [(f, cell) for f, cell in cells if cell]
-            # Side by side, so that the whiskers of one share do not lie on each other.
-            nudge = 1.03 ** (place - (len(contents.arms) - 1) / 2)
-            xs = [math.log10(f * nudge) for f, _ in cells]
-            ranges = [(c.low, c.high) for _, c in cells]
-            lines.append(Line(choose_tone(arm, contents.arms), xs, [c.value for _, c in cells], ranges))
-        if not any(line.ys for line in lines):
-            continue
-        ticks = [(math.log10(f), f"{100 * f:g} %") for f in fractions]
-        title = title_with_metric(estimates, target)
-        found.append((title, _draw(lines, label=f"{title} over share of labels", x_label="labels", x_ticks=ticks)))
+    for target in estimates.contents.targets:
+        fractions = estimates.contents.fractions_of(target)
+        lines = _make_lines(estimates, target, fractions) if len(fractions) > 1 else []
+        if any(line.ys for line in lines):
+            ticks = [(math.log10(f), f"{100 * f:g} %") for f in fractions]
+            title = title_with_metric(estimates, target)
+            found.append((title, _draw(lines, label=f"{title} over share of labels", x_label="labels", x_ticks=ticks)))
     return found
+
+
+def _make_lines(estimates: Estimates, target: str, fractions: Sequence[float]) -> list[Line]:
+    """A line for each arm: the main metric of a target over the logarithm of the share of the labels."""
+    arms, metric = estimates.contents.arms, estimates.main_metric(target)
+    lines = []
+    for place, arm in enumerate(arms):
+        cells = [(f, estimates.estimate(arm, target, f, metric)) for f in fractions]
+        cells = [(f, cell) for f, cell in cells if cell]
+        # Side by side, so that the whiskers of one share do not lie on each other.
+        nudge = 1.03 ** (place - (len(arms) - 1) / 2)
+        xs = [math.log10(f * nudge) for f, _ in cells]
+        ranges = [(c.low, c.high) for _, c in cells]
+        lines.append(Line(choose_tone(arm, arms), xs, [c.value for _, c in cells], ranges))
+    return lines
 
 
 def _thin(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -136,7 +136,7 @@ def read_contents(workdir: Path) -> Contents:
         raise MissingFile(f"there is no workdir at '{workdir}'")
     plan, config = workdirs.read_plan(workdir), workdirs.read_config(workdir)
     if plan is None or not config:
-        raise MissingFile(f"no run was begun in '{workdir}': it has no {workdirs.PLAN} and {workdirs.CONFIG}")
+        raise MissingFile(f"no run was begun in '{workdir}': it lacks {workdirs.PLAN} or {workdirs.CONFIG}")
     store = workdirs.open_store(workdir, plan)
     arms = sorted(plan.arms, key=lambda arm: arm.name != CURRICULUM)
     runs = [run for arm in arms for run in _read_runs(store, arm)]

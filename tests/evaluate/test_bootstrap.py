@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from aiseeme_jax.evaluate import metrics
-from aiseeme_jax.evaluate.bootstrap import MIN_GROUPS, groups_of_classes, interval, mean_over_runs, resample_weights
+from aiseeme_jax.evaluate.bootstrap import MIN_GROUPS, interval, mean_over_runs, number_groups, resample_weights
+from aiseeme_jax.evaluate.labels import make_labels
 
 
 def clustered_case(groups=40, seed=0, classes=3):
@@ -218,7 +219,7 @@ def test_a_class_of_few_groups_has_no_interval_of_its_own(patients, bounded):
     labels = np.array([0] * 60 + [1] * 60)
     probs = rng.uniform(0.2, 0.8, size=120)
     groups = [f"a{i}" for i in range(60)] + [f"b{i % patients}" for i in range(60)]
-    assert groups_of_classes(labels, groups, 3).tolist() == [60, patients, 0]
+    assert make_labels(labels, 3).count_groups(number_groups(groups, 120)).tolist() == [60, patients, 0]
     rows = metrics.summarise(labels, probs, groups=groups, samples=100, seed=0, class_names=["benign", "malignant"])
     has_interval = {row["metric"]: bool(np.isfinite(row["low"])) for row in rows}
     assert [has_interval[f"{name}/malignant"] for name in metrics.PER_CLASS] == [bounded] * len(metrics.PER_CLASS)
@@ -322,5 +323,5 @@ class TestFindings:
             rows = metrics.summarise(rare, probs, class_names=self.NAMES, groups=groups, samples=50, seed=0)
             bounded = {row["metric"] for row in rows if np.isfinite(row["low"])}
             assert {"auroc/Effusion", "auroc/Mass"} <= bounded and "auroc/Hernia" not in bounded
-        held = groups_of_classes(labels, groups, 3)
+        held = make_labels(labels).count_groups(number_groups(groups, len(labels)))
         assert held[2] <= 3 < MIN_GROUPS < held[0]

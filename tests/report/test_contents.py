@@ -172,7 +172,7 @@ class TestNoRun:
     def test_a_folder_without_plan_or_config(self, tmp_path, lost):
         begin_run(tmp_path)
         (tmp_path / lost).unlink()
-        with pytest.raises(MissingFile, match="no run was begun in .*: it has no plan.json and config.json"):
+        with pytest.raises(MissingFile, match="no run was begun in .*: it lacks plan.json or config.json"):
             report.write_report(tmp_path)
         assert not (tmp_path / "report.html").exists()
 

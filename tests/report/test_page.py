@@ -113,7 +113,7 @@ def test_the_page_says_what_intervals_and_shares_of_labels_cover(page):
         "With one seed it covers the test images alone. It never covers another pretraining.",
         "k, C and the best step are chosen on all labels of the validation split",
         "Fine-tuning takes the same number of steps on every share",
-        "Of the decision for the class of highest probability",
+        "Each image is decided for its class of highest probability.",
         "Balanced accuracy minus that of the same network without pretraining",
     ):
         assert said in text
@@ -235,7 +235,7 @@ class TestFindings:
         assert "have the finding, or have images without it if those are fewer; with fewer than 10" in text
 
     def test_the_glossary_explains_the_mean_over_findings(self, text):
-        glossary = text.partition("Macro AUROC, macro average precision")[2]
+        glossary = text.partition("Macro AUROCWhere each image has several findings")[2]
         assert "of each finding among the images in which it is known" in glossary
         assert "mean over the findings that are present in some test images and absent in others" in glossary
 
