@@ -1,8 +1,8 @@
-"""What a pretext task is.
+"""What a task is: the contract between a task and the training that runs it.
 
-A task is an `nnx.Module` that owns its backbone, its heads and every piece of state it needs (memory bank, queue,
-moving average), each an `nnx.Variable`. One state tree holds everything, so one checkpoint saves it and one jitted
-step trains it. A task never sees a device, a step counter, an optimizer or a file.
+A task is an `nnx.Module` that owns its backbone, its heads and all the state it needs (memory bank, queue, moving
+average). Each array of it is an `nnx.Variable`. One state tree holds everything, so one checkpoint saves it and one
+jitted step trains it. A task never gets a device, an optimizer, a file or the config.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Batch = Mapping[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The surroundings a task may size itself by.
+    """What a task may choose its sizes by.
 
     Attributes:
       images: images in the pretraining split.
@@ -35,24 +35,24 @@ class Setting:
 
 
 class Bank(nnx.Variable):
-    """State filled by the task itself (memory bank, queue): saved and restored, never differentiated."""
+    """State that the task itself fills (memory bank, queue): saved and restored, never differentiated."""
 
 
-class Target(nnx.Variable):
-    """Moving average of parameters: saved and restored, never differentiated."""
+class AveragedParam(nnx.Variable):
+    """Moving average of a parameter or statistic: saved and restored, never differentiated."""
 
 
 @struct.dataclass
 class Output:
-    """What a task gives the train step.
+    """What `Task.loss` returns.
 
     Attributes:
       loss: scalar, a mean over the global batch.
       metrics: scalars to log.
-      images: [M, h, w, C], or [M, d, h, w, C] of volumes: what the backbone saw, image-major: M = batch x views, the
-        views of one image side by side.
-      features: [M, D] the pooled features the backbone gave for `images`, or for the part of each that it was shown
-        (`mae`). Distillation compares these with the teacher's.
+      images: [M, h, w, C], or [M, d, h, w, C] of volumes: what the backbone was shown, image-major: M = batch x views,
+        the views of one image side by side.
+      features: [M, D] the pooled features that the backbone computed from `images`, or from the part of each image that
+        it was shown (`mae`). Distillation compares these with the teacher's.
     """
 
     loss: Float[Array, ""]
@@ -61,87 +61,146 @@ class Output:
     features: Float[Array, "m d"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Parameters of a task that have a loss and an optimizer of their own, such as a discriminator.
+
+    Attributes:
+      name: passed to `Task.part_loss`, and the beginning of the names of the part's metrics in the log.
+      attributes: dotted names, from the task's top, of the modules or parameters that the part owns. The main loss does
+        not train them, and no other part may own them.
+      optimizer: frozen config node with the fields of a stage's `optimizer`; None takes the stage's.
+      updates: updates of the part in a step in which it is trained.
+      every: the part is trained in every `every`-th step, starting with the first.
+    """
+
+    name: str
+    attributes: tuple[str, ...]
+    optimizer: Any = None
+    updates: int = 1
+    every: int = 1
+
+
+@struct.dataclass
+class PartOutput:
+    """What `Task.part_loss` returns: a scalar loss, a mean over the global batch, and scalars to log."""
+
+    loss: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]] = struct.field(default_factory=dict)
+
+
 class Task(nnx.Module):
-    """Base of every pretext task. A subclass writes `views` and `loss`, and `after_update` if something moves with
-    training.
+    """Base of every task, with all that a task can have. A subclass writes `NAME`, `views` and `loss`; the rest has a
+    default.
+
+    `progress`, wherever it is passed, is the share of the stage's steps that are done: a float32 scalar, 0 in the
+    first step. What depends on it (a temperature, a momentum) is computed from it and not stored.
 
     Class attributes:
+      NAME: the task's name, in configs, tables and messages.
       RECIPE: strengths of the published augmentation, fields of `augment.Views`.
-      FIXED: fields of `augment.Views` the task cannot bear otherwise (rotation prediction and a random right angle).
-      DIMENSIONS: of the images it can be trained on: 2, 3 for volumes, or both.
+      FIXED: fields of `augment.Views` that must have this value, such as no random right angles for rotation
+        prediction.
+      DIMENSIONS: of the images that the task can be trained on: 2, 3 for volumes, or both.
       CONSTANT_RATE: attributes whose parameters learn at the stage's peak rate throughout, whatever its schedule.
       AT_EPOCH: when `at_epoch` is called: 'never', 'first' (before the stage's first step) or 'every' (before the first
         step of each epoch).
-      RESTARTS: attributes that `at_epoch` draws anew; what the optimizer remembers of their parameters goes with them.
-      CASSLE: form of the task's own loss between two projections, for distillation of kind 'cassle': a name in
-        `distill.cassle.DISTANCES`, or 'prototypes'.
+      RESTARTS: attributes that `at_epoch` draws anew. The optimizer forgets what it knows of their parameters.
+      EMBEDDING_DISTANCE: how the task's own loss compares two embeddings: 'contrastive', 'cosine', 'invariance',
+        'cross_correlation', 'mse', or 'prototypes' for a task that has prototypes.
+
+    Attributes:
+      backbone: what the stage trains.
+      spec: of the training views.
+      distillation: module that adds a loss for staying close to teachers, or None. It is called with the task, its
+        `Output`, the frozen teachers and a progress, and returns (loss, metrics). Its parameters are trained and saved
+        with the task.
     """
 
+    NAME: ClassVar[str]
     RECIPE: ClassVar[Mapping[str, Any]] = {}
     FIXED: ClassVar[Mapping[str, Any]] = {}
     DIMENSIONS: ClassVar[tuple[int, ...]] = (2, 3)
     CONSTANT_RATE: ClassVar[tuple[str, ...]] = ()
     AT_EPOCH: ClassVar[str] = "never"
     RESTARTS: ClassVar[tuple[str, ...]] = ()
-    CASSLE: ClassVar[str] = "mse"
+    EMBEDDING_DISTANCE: ClassVar[str] = "mse"
+
+    distillation: nnx.Module | None = None
 
     def __init__(self, backbone: nnx.Module, spec: augment.AnyViews):
         self.backbone = backbone
         self.spec = spec
 
     def views(self, key: PRNGKeyArray, batch: Batch) -> Any:
-        """Pure function of key and batch; runs jitted on the accelerator. Default: one random view of each image."""
+        """Pure function of key and batch; runs jitted on the accelerator. All random numbers of a step come from here.
+
+        Default: one random view of each image.
+        """
         return {"image": augment.random_view(key, batch["image"], self.spec)}
 
-    def seen(self, views: Any) -> Float[Array, "m *space c"]:
+    def shown_images(self, views: Any) -> Float[Array, "m *space c"]:
         """What the backbone is shown of `views`, image-major."""
         return views["image"]
 
-    def loss(self, views: Any, *, train: bool = True) -> Output:
-        """Forward pass and loss; may write to the task's own `Bank` variables and running statistics."""
+    def loss(self, views: Any, progress: Float[Array, ""]) -> Output:
+        """Forward pass in training mode, and the loss. May write to the task's own `Bank` variables and running
+        statistics.
+        """
         raise TypeError(f"{type(self).__name__} defines no loss")
 
-    def after_update(self, progress: Float[Array, ""]) -> None:
-        """Called after each parameter update with the share of the stage done, 0 to 1."""
+    def parts(self) -> tuple[Part, ...]:
+        """Parameters that do not learn from `loss`, in the order in which they are updated after it. Default: none."""
+        return ()
 
-    def frozen(self) -> Mapping[str, Bool[Array, ""]]:
-        """Parameters, by dotted names from the task's top, and whether the coming step passes them over: they keep
-        their values, and the optimizer knows nothing of them until they are let go.
+    def part_loss(self, name: str, views: Any, progress: Float[Array, ""]) -> PartOutput:
+        """Forward pass and loss of one part, on views of its own. Everything updated before it has its new value."""
+        raise TypeError(f"{type(self).__name__} defines no loss for its part '{name}'")
+
+    def after_update(self, progress: Float[Array, ""]) -> None:
+        """Called once a step, after all updates, for what must be written then (moving averages). `progress` counts the
+        step: it is 1 after the last one.
+        """
+
+    def frozen(self, progress: Float[Array, ""]) -> Mapping[str, Bool[Array, ""]]:
+        """Parameters, by dotted names from the task's top, and whether the coming step leaves them as they are.
+
+        The optimizer learns nothing of a frozen parameter until it is released. Default: none is frozen.
         """
         return {}
-
-    def handed_over(self) -> nnx.Module:
-        """The backbone that the stage leaves. Default: the one that was trained."""
-        return self.backbone
 
     def at_epoch(self, features: Float[Array, "n d"], key: PRNGKeyArray) -> None:
         """Called when AT_EPOCH says, jitted, with the pooled features of every image of the split, by its index: of
         central views, in evaluation mode, float32. May write to any variable of the task.
         """
 
+    def handed_over(self) -> nnx.Module:
+        """The backbone that the stage leaves. Default: the one that was trained."""
+        return self.backbone
+
     def projection(self) -> nnx.Module | None:
         """What maps pooled features to the embeddings the loss compares. Default: `projector`, own or the encoder's."""
         return getattr(getattr(self, "encoder", self), "projector", None)
 
     def prototypes(self) -> Float[Array, "d k"] | None:
-        """Directions that the embeddings are compared with, of a task whose CASSLE is 'prototypes'."""
+        """Directions that the embeddings are compared with, or None if the loss has none."""
         return None
 
 
 class Average(nnx.Module):
-    """A moving average of the parameters of another module, which it does not hold.
+    """A moving average of the parameters of another module, which it does not contain.
 
     Args:
       source: the module.
-      statistics: whether batch normalisation in the averaged module gathers running statistics of its own, by `keep`;
-        otherwise `module` has those of the source.
+      statistics: whether the averaged module has running statistics of batch normalisation of its own, written by
+        `take_statistics`. Otherwise `module` has those of the source.
     """
 
     def __init__(self, source: nnx.Module, *, statistics: bool = False):
         # Copies: a donated step must not be given one buffer twice.
-        self.leaves = nnx.List(Target(jnp.copy(leaf)) for leaf in jax.tree.leaves(_parameters(source)))
+        self.leaves = nnx.List(AveragedParam(jnp.copy(leaf)) for leaf in jax.tree.leaves(_parameters(source)))
         known = jax.tree.leaves(_statistics(source)) if statistics else ()
-        self.statistics = nnx.List(Target(jnp.copy(leaf)) for leaf in known)
+        self.statistics = nnx.List(AveragedParam(jnp.copy(leaf)) for leaf in known)
 
     def update(self, source: nnx.Module, momentum: Float[Array, ""] | float) -> None:
         """average <- momentum average + (1 - momentum) source"""
@@ -154,8 +213,8 @@ class Average(nnx.Module):
         return jax.tree.unflatten(structure, [leaf.get_value() for leaf in self.leaves])
 
     def module(self, source: nnx.Module) -> nnx.Module:
-        """A copy of `source` with the averaged parameters, for one use: statistics it gathers are thrown away, unless
-        it is given to `keep`.
+        """A copy of `source` with the averaged parameters, for one use. The statistics that it gathers are lost unless
+        `take_statistics` is given the copy.
         """
         graph, _, statistics, rest = nnx.split(source, nnx.Param, nnx.BatchStat, ...)
         statistics = nnx.as_pure(statistics)
@@ -164,15 +223,15 @@ class Average(nnx.Module):
             statistics = jax.tree.unflatten(jax.tree.structure(statistics), own)
         return nnx.merge(graph, self.parameters(source), statistics, nnx.as_pure(rest))
 
-    def keep(self, module: nnx.Module) -> None:
-        """Takes over the running statistics of a `module` that was used."""
+    def take_statistics(self, module: nnx.Module) -> None:
+        """Stores the running statistics of a `module` that was used."""
         for own, found in zip(self.statistics, jax.tree.leaves(_statistics(module)), strict=True):
             own.set_value(found)
 
 
-def rising(momentum: float, progress: Float[Array, ""] | float) -> Float[Array, ""]:
-    """1 - (1 - momentum) (cos(pi progress) + 1) / 2: from `momentum` to exactly 1 (Grill et al., 2020, section 3.2)."""
-    return 1 - (1 - momentum) * (jnp.cos(jnp.pi * progress) + 1) / 2
+def raise_momentum(start: float, progress: Float[Array, ""] | float) -> Float[Array, ""]:
+    """1 - (1 - start) (cos(pi progress) + 1) / 2: from `start` to exactly 1 (Grill et al., 2020, section 3.2)."""
+    return 1 - (1 - start) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
 
 def _parameters(source: nnx.Module) -> nnx.State:

@@ -36,8 +36,8 @@ class Ready(Task):
     def views(self, key, batch):
         return batch["views"]
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        return self.task.loss(views, train=train)
+    def loss(self, views, progress) -> Output:
+        return self.task.loss(views, progress)
 
     def after_update(self, progress) -> None:
         self.task.after_update(progress)

@@ -110,7 +110,7 @@ class TestPretextTasks:
     def test_pairs_are_plain_and_of_every_kind_of_distillation_beside_the_second_task_alone(self):
         curricula = pretext_tasks.get_config("pairs").curricula
         for first, second in pretext_tasks.PAIRS:
-            kinds = {"none", *distill.KINDS, distill.MERGE}
+            kinds = {"none", *distill.KINDS, distill.AVERAGING}
             named = [stages for name, stages in curricula.items() if name.startswith(f"{first}-{second}")]
             assert all([stage.task for stage in stages] == [first, second] for stages in named)
             assert all(stages[0].distill.kind == "none" for stages in named)

@@ -52,7 +52,7 @@ def test_the_example_task_passes_the_tests_over_the_table(tmp_path):
     task, line = code_blocks(ADDING)
     (tmp_path / "aiseeme_jax/pretext/mirror.py").write_text(task)
     table = tmp_path / "aiseeme_jax/pretext/__init__.py"
-    imported, entries, rest = table.read_text().partition("TASKS: dict[str, type[Task]] = {\n")
+    imported, entries, rest = table.read_text().partition("_CLASSES: tuple[type[Task], ...] = (\n")
     table.write_text(f"{imported}from aiseeme_jax.pretext.mirror import Mirror\n\n{entries}{line}{rest}")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/pretext", "tests/test_configs.py"]
     command += ["tests/distill", "-k", "mirror or TestBase or TestPretextTasks"]

@@ -79,8 +79,8 @@ def test_predictors_have_nothing_in_common_with_heads_and_backbone():
     seed = seeds.of_stage(0, 0, None)
     task = stage_task(made, stage, backbone, 24, seed=seed)
     before = kernels(task)
-    distill.keep(task, distill.terms(stage.distill), {"previous": backbone}, seed=seed)
-    assert_unrelated(kernels(task.keeper), before)
+    distill.attach_distillation(task, distill.read_terms(stage.distill), {"previous": backbone}, seed=seed)
+    assert_unrelated(kernels(task.distillation), before)
 
 
 def test_head_of_fine_tuning_has_nothing_in_common_with_random_weights():

@@ -192,15 +192,15 @@ def run(module: nnx.Module, x):
     return jax.jit(lambda state, x: nnx.merge(graph, state)(x, train=True))(nnx.as_pure(state), x)
 
 
-def loss(task_: pretext.Task, views, *, training: bool = True) -> pretext.Output:
+def loss(task_: pretext.Task, views, progress: float = 0.0) -> pretext.Output:
     """`task_.loss`, compiled whole: in a test most of its time goes into compiling one operation after another."""
     graph, params, rest = split_state(task_)
 
-    def run(params, rest, views):
+    def run(params, rest, views, progress):
         merged = nnx.merge(graph, params, rest)
-        return merged.loss(views, train=training), split_state(merged)[2]
+        return merged.loss(views, progress), split_state(merged)[2]
 
-    output, rest = jax.jit(run)(params, rest, views)
+    output, rest = jax.jit(run)(params, rest, views, jnp.float32(progress))
     nnx.update(task_, rest)
     return output
 

@@ -32,7 +32,7 @@ def view_sheet(task: Task, images: Shaped[Array, "b *space c"], seed: int) -> np
     """The picture of `save_views`: float [H, W, C], 0 to 1."""
     rows = images.shape[0]
     batch = {"image": images, "index": jax.numpy.arange(rows)}
-    seen = task.seen(task.views(jax.random.key(seeds.derive(seed, "pictures")), batch))
+    seen = task.shown_images(task.views(jax.random.key(seeds.derive(seed, "pictures")), batch))
     seen = np.asarray(augment.to_display(seen, task.spec)).reshape(rows, -1, *seen.shape[1:])
     first = np.asarray(augment.stored_to_display(images, task.spec))
     cells = [flat for cell in (first, *np.moveaxis(seen, 1, 0)) for flat in _flat(cell)]

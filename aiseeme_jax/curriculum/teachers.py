@@ -66,7 +66,7 @@ class Place:
 def resolve(stage: ConfigDict, place: Place) -> tuple[tuple[distill.Term, ...], dict[str, int | str]]:
     """The terms of a stage that have a teacher, these by their labels; and what each label stands for."""
     terms, sources = [], {}
-    for term in distill.terms(stage.distill):
+    for term in distill.read_terms(stage.distill):
         found = [source for source in map(place.source, term.teachers) if source is not None]
         labels = dict.fromkeys(map(place.label, found))
         if labels:
@@ -87,12 +87,12 @@ class Lesson:
         """What is handed over in place of a trained backbone, and what the record says of it: kind 'weight_average'."""
         record = {}
         for term in self.terms:
-            if term.kind == distill.MERGE:
+            if term.kind == distill.AVERAGING:
                 teachers = {name: self.backbones[name] for name in term.teachers}
                 hashes = {name: weights.backbone_hash(teacher) for name, teacher in teachers.items()}
                 merged = {"share": term.share, "trained_hash": weights.backbone_hash(backbone), "teachers": hashes}
-                backbone = distill.average(backbone, tuple(teachers.values()), term.share)
-                record.setdefault(distill.MERGE, []).append(merged)
+                backbone = distill.average_weights(backbone, tuple(teachers.values()), term.share)
+                record.setdefault(distill.AVERAGING, []).append(merged)
         return backbone, record
 
 
@@ -134,7 +134,7 @@ def check(config: ConfigDict, stage: ConfigDict, place: Place, student: nnx.Modu
     """
     if stage.fisher_batches < 0:
         raise ValueError(f"fisher_batches is {stage.fisher_batches}; it must be at least 0 (0 is derived)")
-    for term in distill.terms(stage.distill):
+    for term in distill.read_terms(stage.distill):
         sources = [source for source in map(place.source, term.teachers) if source is not None]
         if term.kind == "ewc" and not sources:
             raise ValueError(
@@ -145,7 +145,7 @@ def check(config: ConfigDict, stage: ConfigDict, place: Place, student: nnx.Modu
         for source in sources:
             label = place.label(source)
             teachers[label] = student if isinstance(source, int) else _found(config, term, source, place)
-        distill.check(term, student, teachers, stage.views.size)
+        distill.check_term(term, student, teachers, stage.views.size)
 
 
 def _found(config: ConfigDict, term: distill.Term, source: str, place: Place) -> nnx.Module:
@@ -180,5 +180,5 @@ def _asked(place: Place, stages: Sequence[ConfigDict]) -> bool:
     return any(
         term.kind == "ewc" and place.position in map(Place(later, tasks, place.init).source, term.teachers)
         for later in range(place.position + 1, len(stages))
-        for term in distill.terms(stages[later].distill)
+        for term in distill.read_terms(stages[later].distill)
     )

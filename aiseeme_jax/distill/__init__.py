@@ -1,12 +1,31 @@
-"""What a stage keeps of its teachers.
+"""Distillation: losses that keep a stage close to its teachers.
 
-`keep(task, terms(stage.distill), backbones)` gives a task its keeper and returns the frozen side; the train step adds
-what the keeper says of an `Output`. A new kind is one class and one entry of `KINDS`. `docs/distillation.md` tells them
-all.
+`attach_distillation(task, read_terms(stage.distill), backbones)` gives a task its `distillation` and returns the frozen
+teachers. The train step adds what `task.distillation` computes from an `Output`. A new kind is one class and one entry
+of `KINDS`. `docs/distillation.md` describes all of them.
 """
 
-from aiseeme_jax.distill.anchors import average, fisher
-from aiseeme_jax.distill.keeper import KINDS, MERGE, Frozen, Keeper, check, keep, terms
-from aiseeme_jax.distill.terms import OF_WEIGHTS, Term
+from aiseeme_jax.distill.distillation import (
+    KINDS,
+    Distillation,
+    FrozenTeachers,
+    attach_distillation,
+    check_term,
+    read_terms,
+)
+from aiseeme_jax.distill.fisher import estimate_fisher
+from aiseeme_jax.distill.parameters import average_weights
+from aiseeme_jax.distill.terms import AVERAGING, Term
 
-__all__ = ["KINDS", "MERGE", "OF_WEIGHTS", "Frozen", "Keeper", "Term", "average", "check", "fisher", "keep", "terms"]
+__all__ = [
+    "AVERAGING",
+    "KINDS",
+    "Distillation",
+    "FrozenTeachers",
+    "Term",
+    "attach_distillation",
+    "average_weights",
+    "check_term",
+    "estimate_fisher",
+    "read_terms",
+]

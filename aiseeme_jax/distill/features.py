@@ -1,7 +1,7 @@
-"""Kinds that compare what student and teacher make of the same images."""
+"""Kinds that compare what the student and its teacher compute from the same images."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +9,18 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax import losses, models
-from aiseeme_jax.distill import losses as own
+from aiseeme_jax.distill import distances
 from aiseeme_jax.distill.terms import Term
 from aiseeme_jax.task import Output, Task
 
 PUBLISHED_HIDDEN = 2048
 
 
-class Seen:
+class Endpoints:
     """Endpoints of the student and of its teachers for the images of one output, each computed when first asked for.
 
-    A task hands over pooled features alone. Any other endpoint of the student takes a second pass over
-    `Output.images`, all of them normalised together; the running averages keep what the task's own pass left.
+    A task returns pooled features only. Any other endpoint of the student needs a second pass over `Output.images`, all
+    of them normalised together. That pass does not change the running averages.
     """
 
     def __init__(self, task: Task, output: Output, backbones: Mapping[str, nnx.Module]):
@@ -41,42 +41,42 @@ class Seen:
         return self._teachers[name][endpoint]
 
 
-def averaged(rows: Float[Array, "m *space d"]) -> Float[Array, "m d"]:
+def mean_over_places(rows: Float[Array, "m *space d"]) -> Float[Array, "m d"]:
     """A map as the mean of its places; pooled features as they are."""
     return jnp.mean(rows, axis=tuple(range(1, rows.ndim - 1)), dtype=jnp.promote_types(rows.dtype, jnp.float32))
 
 
-def placed(rows: Float[Array, "m *space d"]) -> Float[Array, "n d"]:
+def places_as_rows(rows: Float[Array, "m *space d"]) -> Float[Array, "n d"]:
     """A map place by place: every place of every image is a row."""
     return rows.reshape(-1, rows.shape[-1])
 
 
-def flat(rows: Float[Array, "m *space d"]) -> Float[Array, "m n"]:
+def flatten_maps(rows: Float[Array, "m *space d"]) -> Float[Array, "m n"]:
     """A map as one long row."""
     return rows.reshape(rows.shape[0], -1)
 
 
 class Features(nnx.Module):
-    """Base of the kinds that compare endpoints. A subclass says how maps become rows, and compares.
+    """Base of the kinds that compare endpoints. A subclass says how a map becomes rows, and compares the rows.
 
     Class attributes:
-      ROWS: turns an endpoint, a map or pooled features, into rows.
-      ALIKE: whether student and teacher must be of one size.
+      ROWS: makes rows of an endpoint, which is a map or pooled features.
+      SAME_SIZE: whether the rows of student and teacher must have one length.
     """
 
-    ROWS: Callable[[Array], Array] = staticmethod(averaged)
-    ALIKE = True
+    ROWS: Callable[[Array], Array] = staticmethod(mean_over_places)
+    SAME_SIZE: ClassVar[bool] = True
 
     def __init__(self, term: Term, task: Task, frozen: Any, *, dtype: str, rngs: nnx.Rngs):
         self.term = term
 
-    def __call__(self, task: Task, seen: Seen, frozen: Any) -> Float[Array, ""]:
+    def __call__(self, task: Task, endpoints: Endpoints, frozen: Any) -> Float[Array, ""]:
         endpoint = self.term.endpoint
-        teachers = [self.ROWS(seen.teacher(name, endpoint)) for name in self.term.teachers]
-        return self.compare(self.ROWS(seen.student(endpoint)), self.merge(teachers))
+        teachers = [self.ROWS(endpoints.teacher(name, endpoint)) for name in self.term.teachers]
+        return self.compare(self.ROWS(endpoints.student(endpoint)), self.combine(teachers))
 
-    def merge(self, teachers: list[Float[Array, "n t"]]) -> Float[Array, "n t"]:
-        """What several teachers say together: the mean of their features."""
+    def combine(self, teachers: list[Float[Array, "n t"]]) -> Float[Array, "n t"]:
+        """The rows of several teachers as those of one: their mean."""
         return sum(teachers[1:], teachers[0].astype(jnp.float32)) / len(teachers)
 
     def compare(self, student: Float[Array, "n s"], teacher: Float[Array, "n t"]) -> Float[Array, ""]:
@@ -86,7 +86,7 @@ class Features(nnx.Module):
 class KL(Features):
     """T^2 KL(teacher || student) of the softmax of features taken as logits (Hinton et al., 2015)."""
 
-    def merge(self, teachers):
+    def combine(self, teachers):
         """Logits at temperature T of the mean of the teachers' probabilities."""
         if len(teachers) == 1:
             return teachers[0]
@@ -101,7 +101,7 @@ class KL(Features):
 class MSE(Features):
     """Mean of the squared differences, at every place of a map (Romero et al., 2015, without their regressor)."""
 
-    ROWS = staticmethod(placed)
+    ROWS = staticmethod(places_as_rows)
 
     def compare(self, student, teacher):
         return losses.mse(student, teacher)
@@ -110,56 +110,57 @@ class MSE(Features):
 class Cosine(Features):
     """1 - the mean cosine, at every place of a map."""
 
-    ROWS = staticmethod(placed)
+    ROWS = staticmethod(places_as_rows)
 
     def compare(self, student, teacher):
-        return own.cosine(student, teacher)
+        return distances.cosine(student, teacher)
 
 
 class Relational(Features):
     """Distances between the images of the batch, plus `angle` times the angles of triangles (Park et al., 2019)."""
 
-    ALIKE = False
+    SAME_SIZE = False
 
     def compare(self, student, teacher):
-        loss = own.relational_distance(student, teacher)
+        loss = distances.relational_distance(student, teacher)
         if self.term.angle:
-            loss += self.term.angle * own.relational_angle(student, teacher)
+            loss += self.term.angle * distances.relational_angle(student, teacher)
         return loss
 
 
 class SimilarityPreserving(Features):
     """Which images of the batch are alike (Tung & Mori, 2019)."""
 
-    ROWS = staticmethod(flat)
-    ALIKE = False
+    ROWS = staticmethod(flatten_maps)
+    SAME_SIZE = False
 
     def compare(self, student, teacher):
-        return own.similarity_preserving(student, teacher)
+        return distances.similarity_preserving(student, teacher)
 
 
 class PFR(Features):
-    """-cos(M(student), teacher), M two layers that learn along (projected functional regularisation, Gomez-Villa 2022).
+    """-cos(M(student), teacher), M two trained layers (projected functional regularisation, Gomez-Villa 2022).
 
-    The student may move its features as long as the old ones can be told from them.
+    The student may move its features as long as M can recover the old ones from them.
     """
 
-    ALIKE = False
+    SAME_SIZE = False
 
     def __init__(self, term: Term, task: Task, frozen: Any, *, dtype: str, rngs: nnx.Rngs):
         super().__init__(term, task, frozen, dtype=dtype, rngs=rngs)
         lengths = {name: widths(frozen.backbones[name], task)[term.endpoint] for name in term.teachers}
         (length,) = set(lengths.values())
-        self.predictor = predictor(term, task, widths(task.backbone, task)[term.endpoint], length, dtype, rngs)
+        student = widths(task.backbone, task)[term.endpoint]
+        self.predictor = make_predictor(term, task, student, length, dtype=dtype, rngs=rngs)
 
     def compare(self, student, teacher):
         return losses.negative_cosine(self.predictor(student, train=True), teacher)
 
 
-def predictor(term: Term, task: Task, length: int, out: int, dtype: str, rngs: nnx.Rngs) -> models.MLP:
+def make_predictor(term: Term, task: Task, length: int, out: int, *, dtype: str, rngs: nnx.Rngs) -> models.MLP:
     """Linear, batch normalisation, ReLU, linear; `hidden` 0 takes four times the backbone's features, at most 2,048.
 
-    Published is 2,048, beside the 512 features of a ResNet-18.
+    The published width is 2,048, for the 512 features of a ResNet-18.
     """
     hidden = term.hidden or min(PUBLISHED_HIDDEN, 4 * task.backbone.features)
     return models.MLP(length, (hidden,), out, norm=True, dtype=dtype, rngs=rngs)

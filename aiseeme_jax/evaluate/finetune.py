@@ -74,6 +74,7 @@ class FineTuning(Task):
       kind: of the labels, in `LOSSES`.
     """
 
+    NAME: ClassVar[str] = "finetune"
     RECIPE: ClassVar[Mapping[str, Any]] = {
         "crop_scale": (0.5, 1.0),
         "flip_horizontal": 0.5,
@@ -140,9 +141,9 @@ class FineTuning(Task):
     def views(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Array]:
         return {**super().views(key, batch), "label": batch["label"]}
 
-    def loss(self, views: Mapping[str, Array], *, train: bool = True) -> Output:
+    def loss(self, views: Mapping[str, Array], progress: Float[Array, ""]) -> Output:
         """The loss of `kind`, see `LOSSES`."""
-        logits, features = self.network(views["image"], train=train)
+        logits, features = self.network(views["image"], train=True)
         loss, metrics = LOSSES[self.kind](logits, views["label"], self.class_weights)
         return Output(loss=loss, metrics=metrics, images=views["image"], features=features)
 
@@ -300,4 +301,4 @@ def check(target: ConfigDict, train: data.Split) -> None:
     checks.check_training(ConfigDict({**target.to_dict(), "batch_size": size}), len(train))
 
 
-FINETUNE = Protocol("finetune", trains=True, check=check, measure=measure)
+FINETUNE = Protocol(FineTuning.NAME, trains=True, check=check, measure=measure)

@@ -105,7 +105,9 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
     stands = arm.place(position)
     lesson = teachers.load(config, stage, stands, folders)
     task = stage_task(config, stage, backbone, len(split), seed=seed)
-    frozen = distill.keep(task, lesson.terms, lesson.backbones, lesson.fishers, dtype=config.model.dtype, seed=seed)
+    frozen = distill.attach_distillation(
+        task, lesson.terms, lesson.backbones, lesson.fishers, dtype=config.model.dtype, seed=seed
+    )
     title = arm.name if arm.alone else f"{arm.name} {position}: {stage.task}"
     log.info("%s: %d steps of %d images", title, total_steps, stage.batch_size)
     picture = save_views(directory, task, data.first_images(split, 6), seed)
@@ -131,7 +133,7 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
 
 def _leave_fisher(directory: Path, task: nnx.Module, batches: Iterator[dict[str, jax.Array]], seed: int) -> None:
     """Estimates Fisher information on `batches`, those that would have followed the last step, and writes it."""
-    fisher = distill.fisher(task, batches, jax.random.key(seeds.derive(seed, "fisher")))
+    fisher = distill.estimate_fisher(task, batches, jax.random.key(seeds.derive(seed, "fisher")))
     weights.save_fisher(directory, fisher, task.backbone)
 
 

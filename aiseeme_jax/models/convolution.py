@@ -7,12 +7,37 @@ slow on a CPU throughout; one of maps for each plane of the kernel is not.
 """
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 PLANES = ("NHWC", "HWIO", "NHWC")
+
+
+def make_convolution(
+    channels: int, filters: int, size: int, *, stride: int = 1, dimensions: int, dtype: Any, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A convolution layer of maps (`dimensions` 2) or volumes (3) with an odd window of `size` in every direction.
+
+    It is padded so that stride 1 keeps the size, computes in `dtype` with float32 parameters, and has no bias, since a
+    norm follows. Weights as in He et al. (2015), by the fan out.
+    """
+    return nnx.Conv(
+        channels,
+        filters,
+        (size,) * dimensions,
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        conv_general_dilated=convolve,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        rngs=rngs,
+    )
 
 
 def convolve(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from aiseeme_jax.models.convolution import convolve
+from aiseeme_jax.models.convolution import make_convolution
 from aiseeme_jax.models.resnet import Norm
 
 # Endpoints that are maps, the finest first.
@@ -53,12 +53,13 @@ class Decoder(nnx.Module):
         (side, *_, channels), target = shapes[self.start], -(-size // stride)
         finer = {shapes[name][0]: name for name in MAPS if skips and name in shapes}
         steps, convolutions, norms = [], [], []
+        kind = {"dimensions": dimensions, "dtype": jnp.dtype(dtype), "rngs": rngs}
         width = min(channels // 2, WIDEST)
         while side < target:
             side = min(s for s in (*finer, 2 * side, target) if s > side)
             width = max(width, NARROWEST)
             beside = shapes[finer[side]][-1] if side in finer else 0
-            convolutions.append(_convolution(channels + beside, width, dimensions, jnp.dtype(dtype), rngs))
+            convolutions.append(make_convolution(channels + beside, width, 3, **kind))
             norms.append(Norm(width, rngs=rngs))
             steps.append((side, finer.get(side)))
             channels, width = width, width // 2
@@ -83,21 +84,6 @@ def _map_shapes(backbone: nnx.Module, space: tuple[int, ...]) -> dict[str, tuple
     run = lambda state, x: nnx.merge(graph, state)(x, train=False)  # noqa: E731
     endpoints = jax.eval_shape(run, nnx.as_pure(state), images)
     return {name: endpoints[name].shape[1:] for name in MAPS if name in endpoints}
-
-
-def _convolution(channels: int, filters: int, dimensions: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        channels,
-        filters,
-        (3,) * dimensions,
-        padding=1,
-        use_bias=False,
-        dtype=dtype,
-        param_dtype=jnp.float32,
-        conv_general_dilated=convolve,
-        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        rngs=rngs,
-    )
 
 
 def _enlarged(maps: Float[Array, "b *space c"], side: int) -> Float[Array, "b *larger c"]:

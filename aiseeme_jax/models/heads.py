@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax.models.resnet import Norm
 
@@ -70,6 +70,13 @@ class MLP(nnx.Module):
             x = x if norm is None else norm(x, train=train)
             x = self.activation(x) if i < last else x
         return x.astype(jnp.float32)
+
+
+def drop(key: PRNGKeyArray, x: Float[Array, "*shape"], share: float) -> Float[Array, "*shape"]:
+    """Dropout: sets a random `share` of the values to 0 and divides the others by 1 - share."""
+    if not share:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - share, x.shape), x / (1 - share), 0.0)
 
 
 class Encoder(nnx.Module):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from aiseeme_jax.models.convolution import convolve, max_pool
+from aiseeme_jax.models.convolution import make_convolution, max_pool
 
 # Name: (bottleneck blocks?, blocks of each stage).
 ARCHITECTURES = {
@@ -27,25 +27,6 @@ STAGE_CHANNELS = (64, 128, 256, 512)
 EXPANSION = 4
 
 Map = Float[Array, "b *space c"]
-
-
-def _convolution(
-    channels: int, filters: int, size: int, stride: int, dimensions: int, dtype: Any, rngs: nnx.Rngs
-) -> nnx.Conv:
-    """Without a bias: a norm always follows."""
-    return nnx.Conv(
-        channels,
-        filters,
-        (size,) * dimensions,
-        strides=stride,
-        padding=size // 2,
-        use_bias=False,
-        dtype=dtype,
-        param_dtype=jnp.float32,
-        conv_general_dilated=convolve,
-        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        rngs=rngs,
-    )
 
 
 class Norm(nnx.BatchNorm):
@@ -102,11 +83,12 @@ class Block(nnx.Module):
             plan = [(channels, filters, 1, 1), (filters, filters, 3, stride), (filters, self.features, 1, 1)]
         else:
             plan = [(channels, filters, 3, stride), (filters, filters, 3, 1)]
-        self.convolutions = nnx.List(_convolution(*step, dimensions, dtype, rngs) for step in plan)
+        kind = {"dimensions": dimensions, "dtype": dtype, "rngs": rngs}
+        self.convolutions = nnx.List(make_convolution(*sizes, stride=stride, **kind) for *sizes, stride in plan)
         self.norms = nnx.List(Norm(step[1], zero=step is plan[-1], rngs=rngs) for step in plan)
         self.projects = stride != 1 or channels != self.features
         if self.projects:
-            self.projection = _convolution(channels, self.features, 1, stride, dimensions, dtype, rngs)
+            self.projection = make_convolution(channels, self.features, 1, stride=stride, **kind)
             self.projection_norm = Norm(self.features, rngs=rngs)
 
     def __call__(self, x: Map, *, train: bool) -> Map:
@@ -162,7 +144,8 @@ class ResNet(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         filters = [max(8, 8 * round(c * width / 8)) for c in STAGE_CHANNELS]
         size, stride = (7, 2) if stem == "standard" else (3, 1)
-        self.stem_convolution = _convolution(channels, filters[0], size, stride, dimensions, self.dtype, rngs)
+        kind = {"dimensions": dimensions, "dtype": self.dtype, "rngs": rngs}
+        self.stem_convolution = make_convolution(channels, filters[0], size, stride=stride, **kind)
         self.stem_norm = Norm(filters[0], rngs=rngs)
         features = filters[0]
         stages = []

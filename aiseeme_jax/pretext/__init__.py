@@ -7,6 +7,7 @@ from typing import Any
 from flax import nnx
 
 from aiseeme_jax import augment
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext.barlow_twins import BarlowTwins
 from aiseeme_jax.pretext.byol import BYOL
 from aiseeme_jax.pretext.clusterfit import ClusterFit
@@ -36,43 +37,44 @@ from aiseeme_jax.pretext.swav import SwAV
 from aiseeme_jax.pretext.vicreg import VICReg
 from aiseeme_jax.task import Output, Setting, Task
 
-TASKS: dict[str, type[Task]] = {
-    "relative_location": RelativeLocation,
-    "rotation": Rotation,
-    "jigsaw": Jigsaw,
-    "relative_location3d": RelativeLocation3D,
-    "rotation3d": Rotation3D,
-    "rubik": Rubik,
-    "colorization": Colorization,
-    "context_restoration": ContextRestoration,
-    "models_genesis": ModelsGenesis,
-    "inpainting": Inpainting,
-    "mae": MAE,
-    "npid": NPID,
-    "moco_v1": MoCoV1,
-    "moco_v2": MoCoV2,
-    "moco_v3": MoCoV3,
-    "simclr": SimCLR,
-    "nnclr": NNCLR,
-    "densecl": DenseCL,
-    "byol": BYOL,
-    "simsiam": SimSiam,
-    "barlow_twins": BarlowTwins,
-    "vicreg": VICReg,
-    "dino": DINO,
-    "deepcluster": DeepCluster,
-    "clusterfit": ClusterFit,
-    "odc": ODC,
-    "swav": SwAV,
-}
+_CLASSES: tuple[type[Task], ...] = (
+    RelativeLocation,
+    Rotation,
+    Jigsaw,
+    RelativeLocation3D,
+    Rotation3D,
+    Rubik,
+    Colorization,
+    ContextRestoration,
+    ModelsGenesis,
+    Inpainting,
+    MAE,
+    NPID,
+    MoCoV1,
+    MoCoV2,
+    MoCoV3,
+    SimCLR,
+    NNCLR,
+    DenseCL,
+    BYOL,
+    SimSiam,
+    BarlowTwins,
+    VICReg,
+    DINO,
+    DeepCluster,
+    ClusterFit,
+    ODC,
+    SwAV,
+)
+TASKS: dict[str, type[Task]] = {task.NAME: task for task in _CLASSES}
 
 __all__ = ["TASKS", "Output", "Setting", "Task", "make_task", "task_class", "task_fields"]
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of a task by name. Raises ValueError that names the known ones."""
+    """The class of a task by name. Raises UserError that names the known ones."""
     if name not in TASKS:
-        raise ValueError(f"unknown pretext task '{name}': known are {', '.join(sorted(TASKS))}")
+        raise UserError(f"unknown pretext task '{name}': known are {', '.join(sorted(TASKS))}")
     return TASKS[name]
 
 
@@ -93,7 +95,7 @@ def make_task(
 ) -> Task:
     """A task that takes over `backbone` as it is and starts its own heads and state anew.
 
-    Raises ValueError for an unknown name, for views of volumes where the task needs images or the other way round, for
+    Raises UserError for an unknown name, for views of volumes where the task needs images or the other way round, for
     a field out of its range, or for sizes (queue, bank, patches) that do not fit the data set or the batch.
     """
     kind = task_class(name)
@@ -101,5 +103,5 @@ def make_task(
         wanted = "2-D images" if spec.dimensions == 3 else "volumes"
         other = f"{name}3d" if spec.dimensions == 3 else name.removesuffix("3d")
         instead = f"; take '{other}' instead" if other in TASKS else ""
-        raise ValueError(f"{name} needs {wanted}, and views.dimensions is {spec.dimensions}{instead}")
+        raise UserError(f"{name} needs {wanted}, and views.dimensions is {spec.dimensions}{instead}")
     return kind(backbone, spec, setting, rngs=rngs, **fields)

@@ -19,9 +19,10 @@ class BarlowTwins(TwoViews):
         a ResNet-50).
     """
 
+    NAME = "barlow_twins"
     RECIPE = BYOL.RECIPE
     SHARES = BYOL.SHARES
-    CASSLE = "cross_correlation"
+    EMBEDDING_DISTANCE = "cross_correlation"
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class BarlowTwins(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.at_least("barlow_twins", 0, off_diagonal_weight=off_diagonal_weight, hidden=hidden)
+        ranges.check_at_least(self, 0, off_diagonal_weight=off_diagonal_weight, hidden=hidden)
         hidden = hidden or 4 * backbone.features
         # The loss takes the mean of every dimension out: the last layer needs no bias.
         projector = models.MLP(
@@ -43,8 +44,8 @@ class BarlowTwins(TwoViews):
         self.encoder = Encoder(backbone, projector)
         self.off_diagonal_weight = off_diagonal_weight
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        features_1, z1 = self.encoder(views["first"], train=train)
-        features_2, z2 = self.encoder(views["second"], train=train)
+    def loss(self, views, progress) -> Output:
+        features_1, z1 = self.encoder(views["first"], train=True)
+        features_2, z2 = self.encoder(views["second"], train=True)
         loss = losses.barlow_twins(z1, z2, off_diagonal_weight=self.off_diagonal_weight)
         return self.output(loss, views, features_1, features_2)

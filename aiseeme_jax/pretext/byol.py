@@ -11,7 +11,7 @@ from aiseeme_jax import augment, losses, models
 from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.two_views import TwoViews
-from aiseeme_jax.task import Average, Output, Setting, rising
+from aiseeme_jax.task import Average, Output, Setting, raise_momentum
 
 
 class BYOL(TwoViews):
@@ -24,6 +24,7 @@ class BYOL(TwoViews):
       dimensions: of the projection.
     """
 
+    NAME = "byol"
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "jitter_probability": 0.8,
@@ -36,7 +37,7 @@ class BYOL(TwoViews):
         "solarise_probability": 0.2,
     }
     SHARES = ({"solarise_probability": 0.0}, {"blur_probability": 0.1})
-    CASSLE = "cosine"
+    EMBEDDING_DISTANCE = "cosine"
 
     def __init__(
         self,
@@ -50,9 +51,9 @@ class BYOL(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.shares("byol", momentum=momentum)
-        ranges.at_least("byol", 0, hidden=hidden)
-        ranges.at_least("byol", 1, dimensions=dimensions)
+        ranges.check_shares(self, momentum=momentum)
+        ranges.check_at_least(self, 0, hidden=hidden)
+        ranges.check_at_least(self, 1, dimensions=dimensions)
         hidden = hidden or 2 * backbone.features
         head = {"norm": True, "dtype": setting.dtype, "rngs": rngs}
         self.encoder = Encoder(backbone, models.MLP(backbone.features, (hidden,), dimensions, **head))
@@ -60,17 +61,17 @@ class BYOL(TwoViews):
         self.target = Average(self.encoder)
         self.momentum = momentum
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         target = self.target.module(self.encoder)
 
         def view(name: str):
-            features, embedded = self.encoder(views[name], train=train)
+            features, embedded = self.encoder(views[name], train=True)
             wanted = jax.lax.stop_gradient(target(views[name], train=True)[1])
-            return features, self.predictor(embedded, train=train), wanted
+            return features, self.predictor(embedded, train=True), wanted
 
         (features_1, prediction_1, target_1), (features_2, prediction_2, target_2) = view("first"), view("second")
         both = losses.negative_cosine(prediction_1, target_2) + losses.negative_cosine(prediction_2, target_1)
         return self.output(4 + 2 * both, views, features_1, features_2)
 
     def after_update(self, progress: Float[Array, ""]) -> None:
-        self.target.update(self.encoder, rising(self.momentum, progress))
+        self.target.update(self.encoder, raise_momentum(self.momentum, progress))

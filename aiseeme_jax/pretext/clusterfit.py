@@ -28,9 +28,10 @@ class ClusterFit(PseudoLabels):
       scratch: train new weights on the labels, as the paper does, instead of those the stage starts from. A curriculum
         hands weights on from stage to stage, and would lose all but the labels; so it goes on by default.
 
-    Raises ValueError if the clusters do not fit the data set, or without an iteration.
+    Raises UserError if the clusters do not fit the data set, or without an iteration.
     """
 
+    NAME = "clusterfit"
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "flip_horizontal": 0.5,
@@ -54,7 +55,7 @@ class ClusterFit(PseudoLabels):
         rngs: nnx.Rngs,
     ):
         sizes = {"clusters": clusters, "iterations": iterations, "published": PUBLISHED_CLUSTERS}
-        super().__init__("clusterfit", backbone, spec, setting, **sizes, rngs=rngs)
+        super().__init__(backbone, spec, setting, **sizes, rngs=rngs)
         self.scratch = scratch
 
     def at_epoch(self, features: Float[Array, "n d"], key: PRNGKeyArray) -> None:

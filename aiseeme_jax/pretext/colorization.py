@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.augment import geometry, lab
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.classification import accuracy
 from aiseeme_jax.task import Bank, Output, Setting, Task
 
@@ -30,9 +31,10 @@ class Colorization(Task):
       mixing: lambda, share of the even distribution in that of the colours, whose inverse is the weight.
       memory: of the moving average of frequencies, share kept at each step.
 
-    Raises ValueError for images of one channel, and for shares outside [0, 1].
+    Raises UserError for images of one channel, and for shares outside [0, 1].
     """
 
+    NAME = "colorization"
     DIMENSIONS = (2,)
     RECIPE = {"crop_scale": (0.2, 1.0), "flip_horizontal": 0.5}
     FIXED = {"grey_probability": 0.0}
@@ -49,12 +51,12 @@ class Colorization(Task):
     ):
         super().__init__(backbone, spec)
         if backbone.channels != 3:
-            raise ValueError(
-                "colorization: these images have one channel (model.channels), so there is no colour to predict; "
+            raise UserError(
+                f"{self.NAME}: these images have one channel (model.channels), so there is no colour to predict; "
                 "take 'context_restoration' or 'inpainting' instead"
             )
         if not (0 <= mixing <= 1 and 0 <= memory <= 1):
-            raise ValueError(f"colorization: `mixing` and `memory` are shares of 1, not {mixing} and {memory}")
+            raise UserError(f"{self.NAME}: `mixing` and `memory` are shares of 1, not {mixing} and {memory}")
         self.mixing, self.memory = mixing, memory
         self.bins = len(lab.colour_bins())
         self.frequencies = Bank(jnp.full((self.bins,), 1 / self.bins, jnp.float32))
@@ -69,14 +71,13 @@ class Colorization(Task):
         grey = augment.from_display(lab.lightness_as_grey(shown), self.spec)
         return {"image": grey, "label": lab.nearest_bin(colours)}
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        endpoints = self.backbone(views["image"], train=train)
-        logits = self.decoder(endpoints, train=train).reshape(-1, self.bins)
+    def loss(self, views, progress) -> Output:
+        endpoints = self.backbone(views["image"], train=True)
+        logits = self.decoder(endpoints, train=True).reshape(-1, self.bins)
         labels = views["label"].reshape(-1)
         loss = losses.cross_entropy(logits, labels, weights=self.weights())
-        if train:
-            seen = jnp.zeros(self.bins).at[labels].add(1 / labels.shape[0])
-            self.frequencies.set_value(self.memory * self.frequencies.get_value() + (1 - self.memory) * seen)
+        seen = jnp.zeros(self.bins).at[labels].add(1 / labels.shape[0])
+        self.frequencies.set_value(self.memory * self.frequencies.get_value() + (1 - self.memory) * seen)
         return Output(loss, {"accuracy": accuracy(logits, labels)}, views["image"], endpoints["pooled"])
 
     def weights(self) -> Float[Array, "bins"]:

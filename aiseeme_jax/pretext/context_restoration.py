@@ -8,6 +8,7 @@ from flax import nnx
 
 from aiseeme_jax import augment
 from aiseeme_jax.augment import corruption
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.reconstruction import Reconstruction
 from aiseeme_jax.task import Setting
@@ -20,8 +21,10 @@ class ContextRestoration(Reconstruction):
       patch: side of a patch in pixels; 0 takes an eighth of the view's. Size and number are this project's choice.
       swaps: pairs swapped in each image, one after another.
 
-    Raises ValueError for a patch larger than about a third of the view.
+    Raises UserError for a patch larger than about a third of the view.
     """
+
+    NAME = "context_restoration"
 
     def __init__(
         self,
@@ -34,12 +37,12 @@ class ContextRestoration(Reconstruction):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec, setting, rngs=rngs)
-        ranges.at_least("context_restoration", 1, swaps=swaps)
+        ranges.check_at_least(self, 1, swaps=swaps)
         self.patch, self.swaps = patch or max(spec.size // 8, 1), swaps
         largest = (spec.size + 1) // 3
         if not 1 <= self.patch <= largest:
-            raise ValueError(
-                f"context_restoration: a patch of {self.patch} px leaves no place apart from it in a view of "
+            raise UserError(
+                f"{self.NAME}: a patch of {self.patch} px leaves no place apart from it in a view of "
                 f"{spec.size} px; `patch` is at most {largest}"
             )
 

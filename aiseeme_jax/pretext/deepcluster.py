@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext import clustering
 from aiseeme_jax.pretext.pseudo_labels import PseudoLabels
 from aiseeme_jax.task import Setting
@@ -34,9 +35,10 @@ class DeepCluster(PseudoLabels):
       components: of the whitened features, or as many as there are.
       iterations: of k-means, at most; this project's choice.
 
-    Raises ValueError if the clusters do not fit the data set, or without a component or an iteration.
+    Raises UserError if the clusters do not fit the data set, or without a component or an iteration.
     """
 
+    NAME = "deepcluster"
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "flip_horizontal": 0.5,
@@ -62,10 +64,10 @@ class DeepCluster(PseudoLabels):
         rngs: nnx.Rngs,
     ):
         if components < 1:
-            raise ValueError(f"deepcluster: {components} components; `components` must be at least 1")
+            raise UserError(f"{self.NAME}: {components} components; `components` must be at least 1")
         self.components = components
         sizes = {"clusters": clusters, "iterations": iterations, "published": PUBLISHED_CLUSTERS}
-        super().__init__("deepcluster", backbone, spec, setting, **sizes, rngs=rngs)
+        super().__init__(backbone, spec, setting, **sizes, rngs=rngs)
 
     def at_epoch(self, features: Float[Array, "n d"], key: PRNGKeyArray) -> None:
         self.cluster(clustering.whitened(features, self.components), key)

@@ -56,11 +56,12 @@ class DenseCL(Task):
       hidden: width of the hidden layer of both projections; 0 takes the backbone's features.
       dimensions: of the projections.
 
-    Raises ValueError if queue or groups do not fit the batch or the data set.
+    Raises UserError if queue or groups do not fit the batch or the data set.
     """
 
+    NAME = "densecl"
     RECIPE = MoCoV2.RECIPE
-    CASSLE = "contrastive"
+    EMBEDDING_DISTANCE = "contrastive"
 
     def __init__(
         self,
@@ -78,18 +79,18 @@ class DenseCL(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.positive("densecl", temperature=temperature)
-        ranges.shares("densecl", dense_weight=dense_weight, momentum=momentum)
-        ranges.at_least("densecl", 0, hidden=hidden)
-        ranges.at_least("densecl", 1, dimensions=dimensions)
+        ranges.check_positive(self, temperature=temperature)
+        ranges.check_shares(self, dense_weight=dense_weight, momentum=momentum)
+        ranges.check_at_least(self, 0, hidden=hidden)
+        ranges.check_at_least(self, 1, dimensions=dimensions)
         width = backbone.features
         projectors = [
             models.MLP(width, (hidden or width,), dimensions, dtype=setting.dtype, rngs=rngs) for _ in range(2)
         ]
         self.encoder = DenseEncoder(backbone, *projectors)
         self.target = Average(self.encoder)
-        check_groups("densecl", groups, setting)
-        size = queue_size("densecl", "queue", queue, setting, PUBLISHED_QUEUE)
+        check_groups(self, groups, setting)
+        size = queue_size(self, "queue", queue, setting, PUBLISHED_QUEUE)
         self.queue = Queue(size, dimensions, rngs=rngs)
         self.dense_queue = Queue(size, dimensions, rngs=rngs)
         self.dense_weight, self.temperature, self.momentum, self.groups = dense_weight, temperature, momentum, groups
@@ -97,11 +98,11 @@ class DenseCL(Task):
     def views(self, key: PRNGKeyArray, batch):
         return query_and_key(key, batch["image"], self.spec)
 
-    def seen(self, views):
+    def shown_images(self, views):
         return views["query"]
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        features, query, query_places, dense_query = self.encoder(views["query"], train=train)
+    def loss(self, views, progress) -> Output:
+        features, query, query_places, dense_query = self.encoder(views["query"], train=True)
         keys = shuffled_keys(self.encoder, self.target, views["key"], views["shuffle"], self.groups)
         _, key, key_places, dense_key = keys
         key, pooled_key = normalise(key), normalise(jnp.mean(dense_key, axis=1))
@@ -113,9 +114,8 @@ class DenseCL(Task):
             self.dense_queue.rows.get_value(),
             temperature=self.temperature,
         )
-        if train:
-            self.queue.push(key)
-            self.dense_queue.push(pooled_key)
+        self.queue.push(key)
+        self.dense_queue.push(pooled_key)
         loss = (1 - self.dense_weight) * whole + self.dense_weight * dense
         return Output(loss, {"global_loss": whole, "dense_loss": dense}, views["query"], features)
 

@@ -12,12 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.byol import BYOL
 from aiseeme_jax.pretext.multicrop import by_image, multi_crop
-from aiseeme_jax.task import Average, Bank, Output, Setting, Task, rising
+from aiseeme_jax.task import Average, Bank, Output, Setting, Task, raise_momentum
 
 PUBLISHED_PROTOTYPES = 65_536
 # The published number for the 1.28 million images of ImageNet.
@@ -63,12 +64,13 @@ class DINO(Task):
       local_crops, local_size, local_scale: as in `multicrop.multi_crop`. Without local crops the authors' code
         suggests a `crop_scale` of (0.14, 1).
 
-    Raises ValueError if prototypes or crops do not fit the data set.
+    Raises UserError if prototypes or crops do not fit the data set.
     """
 
+    NAME = "dino"
     RECIPE = {**BYOL.RECIPE, "crop_scale": (0.4, 1.0)}
     SHARES = (*BYOL.SHARES, {"blur_probability": 0.5, "solarise_probability": 0.0})
-    CASSLE = "prototypes"
+    EMBEDDING_DISTANCE = "prototypes"
 
     def __init__(
         self,
@@ -92,17 +94,17 @@ class DINO(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.positive(
-            "dino",
+        ranges.check_positive(
+            self,
             student_temperature=student_temperature,
             teacher_temperature=teacher_temperature,
             warmup_temperature=warmup_temperature,
         )
-        ranges.shares("dino", warmup=warmup, momentum=momentum, centre_momentum=centre_momentum, frozen=frozen)
-        ranges.at_least("dino", 0, local_size=local_size)
-        ranges.at_least("dino", 1, hidden=hidden, bottleneck=bottleneck)
+        ranges.check_shares(self, warmup=warmup, momentum=momentum, centre_momentum=centre_momentum, frozen=frozen)
+        ranges.check_at_least(self, 0, local_size=local_size)
+        ranges.check_at_least(self, 1, hidden=hidden, bottleneck=bottleneck)
         self.crops = multi_crop(
-            "dino",
+            self,
             backbone,
             spec,
             local_crops=local_crops,
@@ -110,32 +112,29 @@ class DINO(Task):
             local_scale=local_scale,
             shares=self.SHARES,
         )
-        count = prototype_count(prototypes, setting)
+        count = prototype_count(self, prototypes, setting)
         head = Prototypes(backbone.features, hidden, bottleneck, count, dtype=setting.dtype, rngs=rngs)
         self.encoder = Encoder(backbone, head)
         self.target = Average(self.encoder, statistics=True)
         self.centre = Bank(jnp.zeros((count,)))
-        # The teacher's, now; `loss` is not told how far the stage is.
-        self.temperature, self.held = Bank(jnp.zeros(())), Bank(jnp.zeros((), bool))
         self.student_temperature, self.momentum, self.centre_momentum = student_temperature, momentum, centre_momentum
         self.temperatures, self.warmup = (warmup_temperature, teacher_temperature), warmup
-        self.thaw = frozen
-        self._follow(jnp.zeros(()))
+        self.frozen_share = frozen
 
     def views(self, key: PRNGKeyArray, batch):
         return self.crops.views(key, batch["image"])
 
-    def seen(self, views):
+    def shown_images(self, views):
         return views["global"]
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         count = views["global"].shape[0] // 2
         teacher = self.target.module(self.encoder)
         wanted = by_image(jax.lax.stop_gradient(teacher(views["global"], train=True)[1]), count)
-        features, logits = self.encoder(views["global"], train=train)
+        features, logits = self.encoder(views["global"], train=True)
         seen = by_image(logits, count)
         if "local" in views:
-            local = by_image(self.encoder(views["local"], train=train)[1], count)
+            local = by_image(self.encoder(views["local"], train=True)[1], count)
             seen = jnp.concatenate([seen, local], axis=1)
         centre = self.centre.get_value()
         loss = losses.dino(
@@ -143,12 +142,11 @@ class DINO(Task):
             wanted,
             centre=centre,
             student_temperature=self.student_temperature,
-            teacher_temperature=self.temperature.get_value(),
+            teacher_temperature=self.teacher_temperature(progress),
         )
-        if train:
-            mean = jnp.mean(wanted, axis=(0, 1))
-            self.target.keep(teacher)
-            self.centre.set_value(self.centre_momentum * centre + (1 - self.centre_momentum) * mean)
+        mean = jnp.mean(wanted, axis=(0, 1))
+        self.target.take_statistics(teacher)
+        self.centre.set_value(self.centre_momentum * centre + (1 - self.centre_momentum) * mean)
         return Output(loss, {}, views["global"], features)
 
     def projection(self) -> nnx.Module:
@@ -157,31 +155,29 @@ class DINO(Task):
     def prototypes(self) -> Float[Array, "d k"]:
         return self.encoder.projector.directions.get_value()
 
-    def frozen(self):
-        return {"encoder.projector.directions": self.held.get_value()}
+    def teacher_temperature(self, progress: Float[Array, ""]) -> Float[Array, ""]:
+        """Linear from the warm-up's start to its end, constant after it."""
+        start, end = self.temperatures
+        share = jnp.minimum(progress / self.warmup, 1.0) if self.warmup else jnp.ones(())
+        return jnp.asarray(start + (end - start) * share, jnp.float32)
+
+    def frozen(self, progress: Float[Array, ""]):
+        return {"encoder.projector.directions": progress < self.frozen_share}
 
     def handed_over(self) -> nnx.Module:
         return self.target.module(self.encoder).backbone
 
     def after_update(self, progress: Float[Array, ""]) -> None:
-        self.target.update(self.encoder, rising(self.momentum, progress))
-        self._follow(progress)
-
-    def _follow(self, progress: Float[Array, ""]) -> None:
-        """Teacher temperature and freezing of the step that follows `progress`."""
-        start, end = self.temperatures
-        share = jnp.minimum(progress / self.warmup, 1.0) if self.warmup else jnp.ones(())
-        self.temperature.set_value(jnp.asarray(start + (end - start) * share, jnp.float32))
-        self.held.set_value(progress < self.thaw)
+        self.target.update(self.encoder, raise_momentum(self.momentum, progress))
 
 
-def prototype_count(asked: int, setting: Setting) -> int:
-    """The number of prototypes by the rule in `DINO`; ValueError if `asked` does not fit."""
+def prototype_count(task: Task, asked: int, setting: Setting) -> int:
+    """The number of prototypes by the rule in `DINO`; UserError if `asked` does not fit."""
     if not asked:
         return min(max(setting.images // IMAGES_PER_PROTOTYPE, FEWEST_PROTOTYPES), PUBLISHED_PROTOTYPES)
     if not 2 <= asked <= setting.images:
-        raise ValueError(
-            f"dino: {asked} prototypes for a split of {setting.images} images; "
+        raise UserError(
+            f"{task.NAME}: {asked} prototypes for a split of {setting.images} images; "
             f"`prototypes` must lie between 2 and {setting.images}"
         )
     return asked

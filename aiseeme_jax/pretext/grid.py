@@ -8,29 +8,31 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.task import Task
 
 SIDE = 3
 RECIPE = {"crop_scale": (0.7, 1.0), "flip_horizontal": 0.5, "grey_probability": 0.66}
 
 
-def patch_size(task: str, asked: int, backbone: nnx.Module, spec: augment.AnyViews, *, side: int = SIDE) -> int:
+def patch_size(task: Task, asked: int, backbone: nnx.Module, spec: augment.AnyViews, *, side: int = SIDE) -> int:
     """Size of a patch in pixels: three quarters of a grid cell (64 of 85 at 255 px, as published), unless asked for.
 
     For a ViT down to a multiple of its own patches, of at least one. `side` is that of the grid, in cells.
 
-    Raises ValueError if a patch does not fit its cell, or does not consist of whole patches of the ViT.
+    Raises UserError if a patch does not fit its cell, or does not consist of whole patches of the ViT.
     """
     cell = spec.size // side
     multiple = getattr(backbone, "patch", 1)
     size = asked or max(cell * 3 // 4 // multiple, 1) * multiple
     if size % multiple:
-        raise ValueError(
-            f"{task}: a patch of {size} px is no multiple of the {multiple} px of the backbone's (model.patch); "
+        raise UserError(
+            f"{task.NAME}: a patch of {size} px is no multiple of the {multiple} px of the backbone's (model.patch); "
             "change `patch`"
         )
     if not 0 < size <= cell:
-        raise ValueError(
-            f"{task}: a patch of {size} px does not fit a cell of {cell} px "
+        raise UserError(
+            f"{task.NAME}: a patch of {size} px does not fit a cell of {cell} px "
             f"(views.size {spec.size} / {side}); lower `patch` or raise `views.size`"
         )
     return size

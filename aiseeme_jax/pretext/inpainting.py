@@ -9,6 +9,7 @@ from flax import nnx
 
 from aiseeme_jax import augment, losses
 from aiseeme_jax.augment import corruption
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext.reconstruction import Reconstruction, image_keys
 from aiseeme_jax.task import Output, Setting
 
@@ -22,8 +23,10 @@ class Inpainting(Reconstruction):
       share: of the view that the holes cover where they do not overlap (published: up to a quarter).
       holes: their number; this project's choice.
 
-    Raises ValueError for a share outside (0, 1), or holes that are no whole pixel.
+    Raises UserError for a share outside (0, 1), or holes that are no whole pixel.
     """
+
+    NAME = "inpainting"
 
     def __init__(
         self,
@@ -37,11 +40,11 @@ class Inpainting(Reconstruction):
     ):
         super().__init__(backbone, spec, setting, rngs=rngs)
         if not 0 < share < 1 or holes < 1:
-            raise ValueError(f"inpainting: `share` lies in (0, 1) and `holes` is at least 1, not {share} and {holes}")
+            raise UserError(f"{self.NAME}: `share` lies in (0, 1) and `holes` is at least 1, not {share} and {holes}")
         self.holes, self.side = holes, round(spec.size * (share / holes) ** (1 / spec.dimensions))
         if self.side < 1:
-            raise ValueError(
-                f"inpainting: {holes} holes in {share:g} of a view of {spec.size} px have no whole pixel each; "
+            raise UserError(
+                f"{self.NAME}: {holes} holes in {share:g} of a view of {spec.size} px have no whole pixel each; "
                 "lower `holes` or raise `share`"
             )
 
@@ -51,9 +54,9 @@ class Inpainting(Reconstruction):
         hole = jax.vmap(lambda key: self._hole(key, target.shape[1:-1]))(image_keys(hole_key, target))[..., None]
         return {"image": jnp.where(hole, 0.0, target), "target": target, "hole": hole}
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        endpoints = self.backbone(views["image"], train=train)
-        restored = self.decoder(endpoints, train=train)
+    def loss(self, views, progress) -> Output:
+        endpoints = self.backbone(views["image"], train=True)
+        restored = self.decoder(endpoints, train=True)
         loss = losses.masked_mse(restored, views["target"], views["hole"])
         return Output(loss, {}, views["image"], endpoints["pooled"])
 

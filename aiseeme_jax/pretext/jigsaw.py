@@ -30,9 +30,10 @@ class Jigsaw(Task):
       patch: side of a piece in pixels; 0 takes three quarters of a grid cell (64 of 85 at 255 px, as VISSL).
       hidden: width of a piece's hidden layer; 0 takes half the backbone's features (VISSL: 1,000 of 2,048).
 
-    Raises ValueError for a patch that does not fit its cell or a number of permutations that nine pieces do not have.
+    Raises UserError for a patch that does not fit its cell or a number of permutations that nine pieces do not have.
     """
 
+    NAME = "jigsaw"
     DIMENSIONS = (2,)
     RECIPE = grid.RECIPE
     FIXED = {"rotation": 0.0}
@@ -49,8 +50,8 @@ class Jigsaw(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.at_least("jigsaw", 0, permutations=permutations, hidden=hidden)
-        self.patch = grid.patch_size("jigsaw", patch, backbone, spec)
+        ranges.check_at_least(self, 0, permutations=permutations, hidden=hidden)
+        self.patch = grid.patch_size(self, patch, backbone, spec)
         self.permutations = permutations or min(max(setting.images // 100, 100), PUBLISHED_PERMUTATIONS)
         max_hamming(PIECES, self.permutations)
         hidden = hidden or max(backbone.features // 2, 1)
@@ -65,13 +66,13 @@ class Jigsaw(Task):
         laid = jax.vmap(lambda pieces, order: pieces[order])(patches, orders)
         return {"patches": laid, "label": labels}
 
-    def seen(self, views):
+    def shown_images(self, views):
         return views["patches"].reshape(-1, *views["patches"].shape[2:])
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        images, labels = self.seen(views), views["label"]
-        features = self.backbone(images, train=train)["pooled"]
-        hidden = jax.nn.relu(self.hidden(features, train=train))
+    def loss(self, views, progress) -> Output:
+        images, labels = self.shown_images(views), views["label"]
+        features = self.backbone(images, train=True)["pooled"]
+        hidden = jax.nn.relu(self.hidden(features, train=True))
         logits = self.head(hidden.reshape(labels.shape[0], -1))
         loss = losses.cross_entropy(logits, labels)
         return Output(loss, {"accuracy": accuracy(logits, labels)}, images, features)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.models import vit
 from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.reconstruction import image_keys
@@ -78,10 +79,11 @@ class MAE(Task):
       blocks: of the decoder; 0 takes two thirds of the backbone's, at least one (8 of 12, as published).
       heads: of the decoder; 0 takes one for 32 features (16 for a ViT-B, as published).
 
-    Raises ValueError for a backbone that is no ViT, a share that leaves no patch visible or none hidden, or a width
+    Raises UserError for a backbone that is no ViT, a share that leaves no patch visible or none hidden, or a width
     that is no multiple of the heads.
     """
 
+    NAME = "mae"
     RECIPE = {"crop_scale": (0.2, 1.0), "flip_horizontal": 0.5}
 
     def __init__(
@@ -98,17 +100,17 @@ class MAE(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.shares("mae", share=share)
-        ranges.at_least("mae", 0, width=width, blocks=blocks, heads=heads)
+        ranges.check_shares(self, share=share)
+        ranges.check_at_least(self, 0, width=width, blocks=blocks, heads=heads)
         if not isinstance(backbone, models.ViT):
-            raise ValueError(
-                "mae needs a ViT, which can be shown a part of the patches: "
+            raise UserError(
+                f"{self.NAME} needs a ViT, which can be shown a part of the patches: "
                 f"set model.name to {', '.join(vit.ARCHITECTURES)}"
             )
         vit.check_side(spec.size, backbone.patch)
         self.space = (spec.size // backbone.patch,) * spec.dimensions
-        self.visible, self.normalised = visible_count(share, self.space, backbone.patch), normalised
-        size = decoder_size(backbone, width=width, blocks=blocks, heads=heads)
+        self.visible, self.normalised = visible_count(self, share, self.space, backbone.patch), normalised
+        size = decoder_size(self, backbone, width=width, blocks=blocks, heads=heads)
         self.decoder = PatchDecoder(backbone, **size, dtype=setting.dtype, rngs=rngs)
 
     def views(self, key: PRNGKeyArray, batch):
@@ -118,7 +120,7 @@ class MAE(Task):
         order = jax.vmap(lambda key: jax.random.permutation(key, count))(image_keys(place_key, image))
         return {"image": image, "visible": order[:, : self.visible], "hidden": order[:, self.visible :]}
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         images, hidden = views["image"], views["hidden"]
         encoded = self.backbone.encode(chosen(self.backbone.tokens(images), views["visible"]))
         restored = self.decoder(encoded, views["visible"], hidden, self.space)
@@ -127,26 +129,28 @@ class MAE(Task):
         return Output(loss, {}, images, self.backbone.pool(encoded))
 
 
-def visible_count(share: float, space: tuple[int, ...], patch: int) -> int:
-    """Patches left visible of a grid, by the rule in `MAE`; ValueError if that is none or all."""
+def visible_count(task: Task, share: float, space: tuple[int, ...], patch: int) -> int:
+    """Patches left visible of a grid, by the rule in `MAE`; UserError if that is none or all."""
     count = space[0] ** len(space)
     # A little above, since 10 (1 - 0.9) is a little below 1.
     visible = int(count * (1 - share) + 1e-6)
     if not 0 < visible < count:
-        raise ValueError(
-            f"mae: `share` {share:g} of {count} patches of {patch} px leaves {max(visible, 0)} visible; "
+        raise UserError(
+            f"{task.NAME}: `share` {share:g} of {count} patches of {patch} px leaves {max(visible, 0)} visible; "
             "some must be and some must not: change `share`, or lower model.patch"
         )
     return visible
 
 
-def decoder_size(backbone: models.ViT, *, width: int, blocks: int, heads: int) -> dict[str, int]:
-    """Size of the decoder by the rules in `MAE`; ValueError if its width is no multiple of its heads."""
+def decoder_size(task: Task, backbone: models.ViT, *, width: int, blocks: int, heads: int) -> dict[str, int]:
+    """Size of the decoder by the rules in `MAE`; UserError if its width is no multiple of its heads."""
     width = width or max(HEAD * round(2 * backbone.features / (3 * HEAD)), HEAD)
     blocks = blocks or max(2 * len(backbone.blocks) // 3, 1)
     heads = heads or max(width // HEAD, 1)
     if width % heads:
-        raise ValueError(f"mae: a decoder of {width} features does not divide into {heads} heads; change `heads`")
+        raise UserError(
+            f"{task.NAME}: a decoder of {width} features does not divide into {heads} heads; change `heads`"
+        )
     return {"width": width, "blocks": blocks, "heads": heads}
 
 

@@ -24,9 +24,10 @@ class MoCoV1(MomentumContrast):
         batch.
       dimensions: of the projection.
 
-    Raises ValueError if queue or groups do not fit the batch or the data set.
+    Raises UserError if queue or groups do not fit the batch or the data set.
     """
 
+    NAME = "moco_v1"
     RECIPE = NPID.RECIPE
 
     def __init__(
@@ -42,10 +43,9 @@ class MoCoV1(MomentumContrast):
         dimensions: int = 128,
         rngs: nnx.Rngs,
     ):
-        ranges.at_least("moco_v1", 1, dimensions=dimensions)
+        ranges.check_at_least(self, 1, dimensions=dimensions)
         projector = models.MLP(backbone.features, (), dimensions, dtype=setting.dtype, rngs=rngs)
         super().__init__(
-            "moco_v1",
             backbone,
             projector,
             spec,

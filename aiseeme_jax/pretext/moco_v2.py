@@ -21,9 +21,10 @@ class MoCoV2(MomentumContrast):
       hidden: width of the projection's hidden layer; 0 takes the backbone's features.
       dimensions: of the projection.
 
-    Raises ValueError if queue or groups do not fit the batch or the data set.
+    Raises UserError if queue or groups do not fit the batch or the data set.
     """
 
+    NAME = "moco_v2"
     RECIPE = {
         "crop_scale": (0.2, 1.0),
         "jitter_probability": 0.8,
@@ -49,12 +50,11 @@ class MoCoV2(MomentumContrast):
         dimensions: int = 128,
         rngs: nnx.Rngs,
     ):
-        ranges.at_least("moco_v2", 0, hidden=hidden)
-        ranges.at_least("moco_v2", 1, dimensions=dimensions)
+        ranges.check_at_least(self, 0, hidden=hidden)
+        ranges.check_at_least(self, 1, dimensions=dimensions)
         width = backbone.features
         projector = models.MLP(width, (hidden or width,), dimensions, norm=False, dtype=setting.dtype, rngs=rngs)
         super().__init__(
-            "moco_v2",
             backbone,
             projector,
             spec,

@@ -8,12 +8,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.byol import BYOL
 from aiseeme_jax.pretext.two_views import TwoViews
-from aiseeme_jax.task import Average, Output, Setting, rising
+from aiseeme_jax.task import Average, Output, Setting, raise_momentum
 
 
 class MoCoV3(TwoViews):
@@ -30,9 +31,10 @@ class MoCoV3(TwoViews):
       dimensions: of the projection.
     """
 
+    NAME = "moco_v3"
     RECIPE = {**BYOL.RECIPE, "crop_scale": (0.2, 1.0)}
     SHARES = BYOL.SHARES
-    CASSLE = "contrastive"
+    EMBEDDING_DISTANCE = "contrastive"
 
     def __init__(
         self,
@@ -48,12 +50,12 @@ class MoCoV3(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.positive("moco_v3", temperature=temperature)
-        ranges.shares("moco_v3", momentum=momentum)
-        ranges.at_least("moco_v3", 0, hidden=hidden)
-        ranges.at_least("moco_v3", 1, dimensions=dimensions)
+        ranges.check_positive(self, temperature=temperature)
+        ranges.check_shares(self, momentum=momentum)
+        ranges.check_at_least(self, 0, hidden=hidden)
+        ranges.check_at_least(self, 1, dimensions=dimensions)
         if layers < 1:
-            raise ValueError(f"moco_v3: a projection of {layers} layers; it takes at least one: raise `layers`")
+            raise UserError(f"{self.NAME}: a projection of {layers} layers; it takes at least one: raise `layers`")
         width = hidden or 2 * backbone.features
         head = {"norm": True, "final_affine": False, "final_bias": False, "dtype": setting.dtype, "rngs": rngs}
         projector = models.MLP(backbone.features, (width,) * (layers - 1), dimensions, final_norm=True, **head)
@@ -64,13 +66,13 @@ class MoCoV3(TwoViews):
         self.target = Average(self.encoder)
         self.temperature, self.momentum = temperature, momentum
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         target = self.target.module(self.encoder)
 
         def view(name: str):
-            features, embedded = self.encoder(views[name], train=train)
+            features, embedded = self.encoder(views[name], train=True)
             key = jax.lax.stop_gradient(target(views[name], train=True)[1])
-            return features, normalise(self.predictor(embedded, train=train)), normalise(key)
+            return features, normalise(self.predictor(embedded, train=True)), normalise(key)
 
         (features_1, query_1, key_1), (features_2, query_2, key_2) = view("first"), view("second")
         forth = losses.info_nce_in_batch(query_1, key_2, temperature=self.temperature)
@@ -78,4 +80,4 @@ class MoCoV3(TwoViews):
         return self.output(2 * self.temperature * (forth + back), views, features_1, features_2)
 
     def after_update(self, progress: Float[Array, ""]) -> None:
-        self.target.update(self.encoder, rising(self.momentum, progress))
+        self.target.update(self.encoder, raise_momentum(self.momentum, progress))

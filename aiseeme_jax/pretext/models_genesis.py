@@ -10,6 +10,7 @@ from flax import nnx
 
 from aiseeme_jax import augment
 from aiseeme_jax.augment import corruption
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext.reconstruction import Reconstruction
 from aiseeme_jax.task import Setting
 
@@ -27,9 +28,10 @@ class ModelsGenesis(Reconstruction):
       painting: of paint, uniform noise.
       outside: that paint covers the outside of boxes, given that there is paint.
 
-    Raises ValueError for a probability outside [0, 1].
+    Raises UserError for a probability outside [0, 1].
     """
 
+    NAME = "models_genesis"
     SKIPS = True
 
     def __init__(
@@ -48,7 +50,7 @@ class ModelsGenesis(Reconstruction):
         self.shuffling, self.bending, self.painting, self.outside = shuffling, bending, painting, outside
         for name in ("shuffling", "bending", "painting", "outside"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"models_genesis: `{name}` is a probability, not {getattr(self, name)}")
+                raise UserError(f"{self.NAME}: `{name}` is a probability, not {getattr(self, name)}")
 
     def damage(self, key, view):
         draw_key, block_key, shuffle_key, inner_key, outer_key, paint_key = jax.random.split(key, 6)

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
@@ -41,18 +42,16 @@ class MomentumContrast(Task):
     """InfoNCE of queries against a queue of keys: MoCo but for the head, the temperature and the views.
 
     Args:
-      task: name of the task, for its messages.
       projector: on the pooled features, to `dimensions`.
       temperature, queue, momentum, groups: as the tasks describe them.
 
-    Raises ValueError if queue or groups do not fit the batch or the data set.
+    Raises UserError if queue or groups do not fit the batch or the data set.
     """
 
-    CASSLE = "contrastive"
+    EMBEDDING_DISTANCE = "contrastive"
 
     def __init__(
         self,
-        task: str,
         backbone: nnx.Module,
         projector: nnx.Module,
         spec: augment.AnyViews,
@@ -66,27 +65,26 @@ class MomentumContrast(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.positive(task, temperature=temperature)
-        ranges.shares(task, momentum=momentum)
+        ranges.check_positive(self, temperature=temperature)
+        ranges.check_shares(self, momentum=momentum)
         self.encoder = Encoder(backbone, projector)
         self.target = Average(self.encoder)
-        check_groups(task, groups, setting)
-        self.queue = Queue(queue_size(task, "queue", queue, setting, PUBLISHED_QUEUE), dimensions, rngs=rngs)
+        check_groups(self, groups, setting)
+        self.queue = Queue(queue_size(self, "queue", queue, setting, PUBLISHED_QUEUE), dimensions, rngs=rngs)
         self.temperature, self.momentum, self.groups = temperature, momentum, groups
 
     def views(self, key: PRNGKeyArray, batch):
         return query_and_key(key, batch["image"], self.spec)
 
-    def seen(self, views):
+    def shown_images(self, views):
         return views["query"]
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        features, query = self.encoder(views["query"], train=train)
+    def loss(self, views, progress) -> Output:
+        features, query = self.encoder(views["query"], train=True)
         _, keys = shuffled_keys(self.encoder, self.target, views["key"], views["shuffle"], self.groups)
         keys = normalise(keys)
         loss = losses.info_nce(normalise(query), keys, self.queue.rows.get_value(), temperature=self.temperature)
-        if train:
-            self.queue.push(keys)
+        self.queue.push(keys)
         return Output(loss, {}, views["query"], features)
 
     def after_update(self, progress: Float[Array, ""]) -> None:
@@ -119,25 +117,27 @@ def shuffled_keys(
     return jax.lax.stop_gradient(jax.tree.map(in_order, encoded))
 
 
-def check_groups(task: str, groups: int, setting: Setting) -> None:
-    """Raises ValueError unless the batch divides into the groups."""
+def check_groups(task: Task, groups: int, setting: Setting) -> None:
+    """Raises UserError unless the batch divides into the groups."""
     if groups < 1 or setting.batch % groups:
-        raise ValueError(f"{task}: a batch of {setting.batch} does not divide into {groups} groups; change `groups`")
+        raise UserError(
+            f"{task.NAME}: a batch of {setting.batch} does not divide into {groups} groups; change `groups`"
+        )
 
 
-def queue_size(task: str, field: str, asked: int, setting: Setting, published: int) -> int:
+def queue_size(task: Task, field: str, asked: int, setting: Setting, published: int) -> int:
     """Length of a queue: `asked`, or if that is 0 a length that suits the data set.
 
     That is the largest multiple of the batch within a quarter of the images and the published length, at least one
-    batch. Raises ValueError, which names the task and its field, unless `asked` is a multiple of the batch and at most
+    batch. Raises UserError, which names the task and its field, unless `asked` is a multiple of the batch and at most
     the number of images.
     """
     batch, images = setting.batch, setting.images
-    ranges.at_least(task, 0, **{field: asked})
+    ranges.check_at_least(task, 0, **{field: asked})
     if not asked:
         return max(min(published, images // 4) // batch * batch, batch)
     if asked % batch:
-        raise ValueError(f"{task}: a queue of {asked} is no multiple of the batch of {batch}; change `{field}`")
+        raise UserError(f"{task.NAME}: a queue of {asked} is no multiple of the batch of {batch}; change `{field}`")
     if asked > images:
-        raise ValueError(f"{task}: a queue of {asked} is longer than the split of {images} images; lower `{field}`")
+        raise UserError(f"{task.NAME}: a queue of {asked} is longer than the split of {images} images; lower `{field}`")
     return asked

@@ -18,7 +18,9 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext.two_views import interleave, scaled, two_views
+from aiseeme_jax.task import Task
 
 # Published: crops of 96 pixels beside views of 224.
 LOCAL_SHARE = 96 / 224
@@ -55,7 +57,7 @@ class MultiCrop:
 
 
 def multi_crop(
-    task: str,
+    task: Task,
     backbone: nnx.Module,
     spec: augment.AnyViews,
     *,
@@ -67,7 +69,7 @@ def multi_crop(
     """The crops of a task around `spec`, which is that of the global ones.
 
     Args:
-      task: its name, for messages.
+      task: for its name in messages.
       backbone: gives the patch size its views must be a multiple of, if it has one.
       spec: as the modality and the user left it.
       local_crops: how many of each image; 0 for none.
@@ -77,24 +79,24 @@ def multi_crop(
         `crop_scale` is for views that must hold the whole matter, which a local crop must not.
       shares: what first, second and local crops get of fields of the spec, as in `TwoViews`.
 
-    Raises ValueError if the local crops would be larger than the views or cut the patches of a ViT, or for a scale that
+    Raises UserError if the local crops would be larger than the views or cut the patches of a ViT, or for a scale that
     is no range in (0, 1].
     """
     if local_crops < 0:
-        raise ValueError(f"{task}: local_crops is {local_crops}; it must be at least 0")
+        raise UserError(f"{task.NAME}: local_crops is {local_crops}; it must be at least 0")
     low, high = local_scale
     if not 0 < low <= high <= 1:
-        raise ValueError(f"{task}: local_scale must be (low, high) with 0 < low <= high <= 1, not {(low, high)}")
+        raise UserError(f"{task.NAME}: local_scale must be (low, high) with 0 < low <= high <= 1, not {(low, high)}")
     multiple = getattr(backbone, "patch", MULTIPLE)
     size = local_size or max(round(spec.size * LOCAL_SHARE / multiple), 1) * multiple
     if local_crops and size % getattr(backbone, "patch", 1):
-        raise ValueError(
-            f"{task}: local crops of {size} px do not divide into the backbone's patches of {multiple} px "
+        raise UserError(
+            f"{task.NAME}: local crops of {size} px do not divide into the backbone's patches of {multiple} px "
             "(model.patch); change `local_size`"
         )
     if local_crops and size > spec.size:
-        raise ValueError(
-            f"{task}: local crops of {size} px are larger than the views of {spec.size} px; "
+        raise UserError(
+            f"{task.NAME}: local crops of {size} px are larger than the views of {spec.size} px; "
             "lower `local_size`, or set `local_crops` to 0"
         )
     first, second, local = (scaled(spec, part) for part in shares)

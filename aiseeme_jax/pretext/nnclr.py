@@ -33,11 +33,12 @@ class NNCLR(TwoViews):
         The predictor's is twice as wide.
       dimensions: of the projection.
 
-    Raises ValueError if the support set does not fit the batch or the data set.
+    Raises UserError if the support set does not fit the batch or the data set.
     """
 
+    NAME = "nnclr"
     RECIPE = SimCLR.RECIPE
-    CASSLE = "contrastive"
+    EMBEDDING_DISTANCE = "contrastive"
 
     def __init__(
         self,
@@ -52,30 +53,29 @@ class NNCLR(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.positive("nnclr", temperature=temperature)
-        ranges.at_least("nnclr", 0, hidden=hidden)
-        ranges.at_least("nnclr", 1, dimensions=dimensions)
+        ranges.check_positive(self, temperature=temperature)
+        ranges.check_at_least(self, 0, hidden=hidden)
+        ranges.check_at_least(self, 1, dimensions=dimensions)
         hidden = hidden or backbone.features
         head = {"norm": True, "dtype": setting.dtype, "rngs": rngs}
         projector = models.MLP(backbone.features, (hidden, hidden), dimensions, final_norm=True, **head)
         self.encoder = Encoder(backbone, projector)
         self.predictor = models.MLP(dimensions, (2 * hidden,), dimensions, **head)
-        size = queue_size("nnclr", "support", support, setting, PUBLISHED_SUPPORT)
+        size = queue_size(self, "support", support, setting, PUBLISHED_SUPPORT)
         self.support = Queue(size, dimensions, rngs=rngs)
         self.temperature = temperature
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         support = self.support.rows.get_value()
 
         def view(name: str):
-            features, embedded = self.encoder(views[name], train=train)
-            return features, normalise(embedded), normalise(self.predictor(embedded, train=train))
+            features, embedded = self.encoder(views[name], train=True)
+            return features, normalise(embedded), normalise(self.predictor(embedded, train=True))
 
         (features_1, z1, prediction_1), (features_2, z2, prediction_2) = view("first"), view("second")
         forth = losses.info_nce_in_batch(nearest(z1, support), prediction_2, temperature=self.temperature)
         back = losses.info_nce_in_batch(nearest(z2, support), prediction_1, temperature=self.temperature)
-        if train:
-            self.support.push(jax.lax.stop_gradient(z1))
+        self.support.push(jax.lax.stop_gradient(z1))
         return self.output((forth + back) / 2, views, features_1, features_2)
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.pretext import ranges
 from aiseeme_jax.task import Bank, Output, Setting, Task
@@ -26,9 +27,10 @@ class NPID(Task):
       momentum: share of the old entry kept when an image is seen again.
       dimensions: of the embedding.
 
-    Raises ValueError if more negatives are asked for than the bank holds.
+    Raises UserError if more negatives are asked for than the bank holds.
     """
 
+    NAME = "npid"
     RECIPE = {
         "crop_scale": (0.2, 1.0),
         "jitter_probability": 1.0,
@@ -38,7 +40,7 @@ class NPID(Task):
         "hue": 0.4,
         "grey_probability": 0.2,
     }
-    CASSLE = "contrastive"
+    EMBEDDING_DISTANCE = "contrastive"
 
     def __init__(
         self,
@@ -53,13 +55,15 @@ class NPID(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.positive("npid", temperature=temperature)
-        ranges.shares("npid", momentum=momentum)
-        ranges.at_least("npid", 0, negatives=negatives)
-        ranges.at_least("npid", 1, dimensions=dimensions)
+        ranges.check_positive(self, temperature=temperature)
+        ranges.check_shares(self, momentum=momentum)
+        ranges.check_at_least(self, 0, negatives=negatives)
+        ranges.check_at_least(self, 1, dimensions=dimensions)
         others = setting.images - 1
         if negatives > others:
-            raise ValueError(f"npid: {negatives} negatives, but the split has {others} other images; lower `negatives`")
+            raise UserError(
+                f"{self.NAME}: {negatives} negatives, but the split has {others} other images; lower `negatives`"
+            )
         self.negatives = negatives or min(PUBLISHED_NEGATIVES, others)
         self.temperature, self.momentum = temperature, momentum
         self.projector = nnx.Linear(backbone.features, dimensions, rngs=rngs)
@@ -70,9 +74,9 @@ class NPID(Task):
         image = augment.random_view(view_key, batch["image"], self.spec)
         return {"image": image, "index": batch["index"], "negatives": negative_key}
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         index, bank = views["index"], self.bank.get_value()
-        features = self.backbone(views["image"], train=train)["pooled"]
+        features = self.backbone(views["image"], train=True)["pooled"]
         query = normalise(self.projector(features))
         candidates = self._candidates(views["negatives"])
         loss = losses.info_nce(
@@ -82,9 +86,8 @@ class NPID(Task):
             temperature=self.temperature,
             mask=candidates[None, :] != index[:, None],
         )
-        if train:
-            seen = self.momentum * bank[index] + (1 - self.momentum) * jax.lax.stop_gradient(query)
-            self.bank.set_value(bank.at[index].set(normalise(seen)))
+        seen = self.momentum * bank[index] + (1 - self.momentum) * jax.lax.stop_gradient(query)
+        self.bank.set_value(bank.at[index].set(normalise(seen)))
         return Output(loss, {}, views["image"], features)
 
     def _candidates(self, key: PRNGKeyArray):

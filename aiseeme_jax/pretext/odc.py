@@ -10,8 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.arrays import matmul, normalise
 from aiseeme_jax.losses.classification import accuracy
+from aiseeme_jax.models.heads import drop
 from aiseeme_jax.pretext import clustering, ranges
 from aiseeme_jax.pretext.cluster_count import cluster_count
 from aiseeme_jax.pretext.deepcluster import DeepCluster
@@ -39,9 +41,8 @@ class Projector(nnx.Module):
     def __call__(self, x: Float[Array, "n d"], *, train: bool, key: PRNGKeyArray | None = None) -> Float[Array, "n k"]:
         """Nothing is dropped without a key."""
         x = jax.nn.relu(self.hidden(x, train=train))
-        if key is not None and self.dropout > 0:
-            kept = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
-            x = jnp.where(kept, x / (1 - self.dropout), 0.0)
+        if key is not None:
+            x = drop(key, x, self.dropout)
         return jax.nn.relu(self.out(x, train=train))
 
 
@@ -67,12 +68,13 @@ class ODC(Task):
       dimensions: of the projection.
       dropout: share of the hidden layer dropped in training.
 
-    Raises ValueError if the clusters do not fit the data set, or without an interval.
+    Raises UserError if the clusters do not fit the data set, or without an interval.
     """
 
+    NAME = "odc"
     RECIPE = DeepCluster.RECIPE
     AT_EPOCH = "first"
-    CASSLE = "cosine"
+    EMBEDDING_DISTANCE = "cosine"
 
     def __init__(
         self,
@@ -90,13 +92,13 @@ class ODC(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.shares("odc", momentum=momentum)
-        ranges.dropout("odc", dropout)
-        ranges.at_least("odc", 1, hidden=hidden, dimensions=dimensions)
+        ranges.check_shares(self, momentum=momentum)
+        ranges.check_dropout(self, dropout)
+        ranges.check_at_least(self, 1, hidden=hidden, dimensions=dimensions)
         if interval < 1:
-            raise ValueError(f"odc: centroids every {interval} steps; `interval` must be at least 1")
-        self.clusters = cluster_count("odc", "clusters", clusters, setting, PUBLISHED_CLUSTERS)
-        self.smallest = _smallest(smallest, setting.images // self.clusters)
+            raise UserError(f"{self.NAME}: centroids every {interval} steps; `interval` must be at least 1")
+        self.clusters = cluster_count(self, "clusters", clusters, setting, PUBLISHED_CLUSTERS)
+        self.smallest = _smallest(self, smallest, setting.images // self.clusters)
         self.momentum, self.interval = momentum, interval
         self.projector = Projector(backbone.features, hidden, dimensions, dropout, dtype=setting.dtype, rngs=rngs)
         self.head = nnx.Linear(dimensions, self.clusters, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
@@ -119,19 +121,18 @@ class ODC(Task):
         view_key, dropout_key = jax.random.split(key)
         return {**super().views(view_key, batch), "index": batch["index"], "dropout": dropout_key}
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         index, kept = views["index"], self.labels.get_value()
-        features = self.backbone(views["image"], train=train)["pooled"]
-        embedded = self.projector(features, train=train, key=views["dropout"] if train else None)
+        features = self.backbone(views["image"], train=True)["pooled"]
+        embedded = self.projector(features, train=True, key=views["dropout"])
         logits, labels, counts = self.head(embedded), kept[index], sizes(kept, self.clusters)
         loss = losses.cross_entropy(logits, labels, weights=jax.lax.rsqrt(jnp.maximum(counts, 1.0)))
         memory = self.memory.get_value()
         rows = self.momentum * memory[index] + (1 - self.momentum) * jax.lax.stop_gradient(normalise(embedded))
         rows = normalise(rows)
         nearest = _nearest(rows, self.centroids.get_value())
-        if train:
-            self.memory.set_value(memory.at[index].set(rows))
-            self.labels.set_value(kept.at[index].set(nearest))
+        self.memory.set_value(memory.at[index].set(rows))
+        self.labels.set_value(kept.at[index].set(nearest))
         metrics = {
             "accuracy": accuracy(logits, labels),
             "relabelled": jnp.mean(nearest != labels),
@@ -238,13 +239,13 @@ def _mean(memory: Float[Array, "n d"], members: Bool[Array, "n"]) -> Float[Array
     return matmul(members.astype(memory.dtype), memory) / jnp.maximum(jnp.sum(members), 1)
 
 
-def _smallest(asked: int, mean: int) -> int:
-    """The size below which a cluster is dissolved, by the rule in `ODC`; ValueError if `asked` does not fit."""
+def _smallest(task: Task, asked: int, mean: int) -> int:
+    """The size below which a cluster is dissolved, by the rule in `ODC`; UserError if `asked` does not fit."""
     if not asked:
         return min(max(mean * PUBLISHED_SMALLEST // 128, 1), PUBLISHED_SMALLEST)
     if not 1 <= asked <= mean:
-        raise ValueError(
-            f"odc: clusters of fewer than {asked} images are dissolved, and the mean has {mean}; "
+        raise UserError(
+            f"{task.NAME}: clusters of fewer than {asked} images are dissolved, and the mean has {mean}; "
             f"`smallest` must lie between 1 and {mean}"
         )
     return asked

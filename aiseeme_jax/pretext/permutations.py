@@ -7,6 +7,8 @@ import math
 import numpy as np
 from jaxtyping import Int
 
+from aiseeme_jax.errors import UserError
+
 
 @functools.lru_cache
 def max_hamming(pieces: int, count: int) -> Int[np.ndarray, "count pieces"]:
@@ -18,10 +20,10 @@ def max_hamming(pieces: int, count: int) -> Int[np.ndarray, "count pieces"]:
     Nine pieces: the nearest two of 100 permutations differ in 4 places, of 250 and more in 2. Eight: of 100 in 6, of
     1,000 in 4. For nine pieces, 2,000 take some seconds.
 
-    Raises ValueError unless 2 <= count <= pieces!.
+    Raises UserError unless 2 <= count <= pieces!.
     """
     if not 2 <= count <= math.factorial(pieces):
-        raise ValueError(f"{pieces} pieces have 2 to {math.factorial(pieces)} permutations to choose from, not {count}")
+        raise UserError(f"{pieces} pieces have 2 to {math.factorial(pieces)} permutations to choose from, not {count}")
     # One row for each place: comparing along a row is what makes 9! of them quick.
     every = np.array(list(itertools.permutations(range(pieces))), np.uint8).T.copy()
     agreements, nearest = np.zeros(every.shape[1], np.int32), np.zeros(every.shape[1], np.int32)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.losses.classification import accuracy
 from aiseeme_jax.pretext import clustering
@@ -23,18 +24,16 @@ class PseudoLabels(Task):
     Until the first `at_epoch` the label of an image is its index modulo the number of clusters.
 
     Args:
-      task: name of the task, for its messages.
       clusters, iterations: as the tasks describe them.
       published: number of clusters.
 
-    Raises ValueError if the clusters do not fit the data set, or without an iteration.
+    Raises UserError if the clusters do not fit the data set, or without an iteration.
     """
 
     RESTARTS = ("head",)
 
     def __init__(
         self,
-        task: str,
         backbone: nnx.Module,
         spec: augment.AnyViews,
         setting: Setting,
@@ -46,9 +45,9 @@ class PseudoLabels(Task):
     ):
         super().__init__(backbone, spec)
         if iterations < 1:
-            raise ValueError(f"{task}: {iterations} iterations of k-means; `iterations` must be at least 1")
+            raise UserError(f"{self.NAME}: {iterations} iterations of k-means; `iterations` must be at least 1")
         self.iterations = iterations
-        self.clusters = cluster_count(task, "clusters", clusters, setting, published)
+        self.clusters = cluster_count(self, "clusters", clusters, setting, published)
         self.head = _head(backbone, self.clusters, rngs)
         self.labels = Bank(jnp.arange(setting.images, dtype=jnp.int32) % self.clusters)
         self.counts = Bank(jnp.bincount(self.labels.get_value(), length=self.clusters).astype(jnp.float32))
@@ -56,9 +55,9 @@ class PseudoLabels(Task):
     def views(self, key: PRNGKeyArray, batch: Batch):
         return {**super().views(key, batch), "index": batch["index"]}
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         labels = self.labels.get_value()[views["index"]]
-        features = self.backbone(views["image"], train=train)["pooled"]
+        features = self.backbone(views["image"], train=True)["pooled"]
         logits = self.head(features)
         loss = losses.cross_entropy(logits, labels, weights=self.weights())
         counts = self.counts.get_value()

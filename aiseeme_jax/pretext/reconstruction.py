@@ -37,9 +37,9 @@ class Reconstruction(Task):
         target = augment.random_view(view_key, batch["image"], self.spec)
         return {"image": jax.vmap(self.damage)(image_keys(damage_key, target), target), "target": target}
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        endpoints = self.backbone(views["image"], train=train)
-        loss = losses.mse(self.decoder(endpoints, train=train), views["target"])
+    def loss(self, views, progress) -> Output:
+        endpoints = self.backbone(views["image"], train=True)
+        loss = losses.mse(self.decoder(endpoints, train=True), views["target"])
         return Output(loss, {}, views["image"], endpoints["pooled"])
 
 

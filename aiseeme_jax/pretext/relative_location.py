@@ -7,6 +7,7 @@ from jaxtyping import PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.losses.classification import accuracy
+from aiseeme_jax.models.heads import drop
 from aiseeme_jax.pretext import grid, ranges
 from aiseeme_jax.task import Output, Setting, Task
 
@@ -37,9 +38,9 @@ class RelativeLocation(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.dropout(self.NAME, dropout)
-        ranges.at_least(self.NAME, 0, hidden=hidden)
-        self.patch = grid.patch_size(self.NAME, patch, backbone, spec)
+        ranges.check_dropout(self, dropout)
+        ranges.check_at_least(self, 0, hidden=hidden)
+        self.patch = grid.patch_size(self, patch, backbone, spec)
         cells = grid.SIDE**spec.dimensions
         self.centre = cells // 2
         self.neighbours = tuple(cell for cell in range(cells) if cell != self.centre)
@@ -53,22 +54,19 @@ class RelativeLocation(Task):
         patches = grid.draw(view_key, patch_key, batch["image"], self.spec, self.patch)
         return {"patches": patches, "dropout": dropout_key}
 
-    def seen(self, views):
+    def shown_images(self, views):
         return views["patches"].reshape(-1, *views["patches"].shape[2:])
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         count, cells = views["patches"].shape[:2]
-        images = self.seen(views)
-        features = self.backbone(images, train=train)["pooled"]
+        images = self.shown_images(views)
+        features = self.backbone(images, train=True)["pooled"]
         placed = features.reshape(count, cells, -1)
         neighbours = placed[:, jnp.array(self.neighbours)]
         centre = jnp.broadcast_to(placed[:, self.centre, None], neighbours.shape)
         pairs = jnp.concatenate([centre, neighbours], axis=-1)
-        hidden = jax.nn.relu(self.hidden(pairs.reshape(-1, pairs.shape[-1]), train=train))
-        if train and self.dropout > 0:
-            kept = jax.random.bernoulli(views["dropout"], 1 - self.dropout, hidden.shape)
-            hidden = jnp.where(kept, hidden / (1 - self.dropout), 0.0)
-        logits = self.head(hidden)
+        hidden = jax.nn.relu(self.hidden(pairs.reshape(-1, pairs.shape[-1]), train=True))
+        logits = self.head(drop(views["dropout"], hidden, self.dropout))
         labels = jnp.tile(jnp.arange(len(self.neighbours)), count)
         loss = losses.cross_entropy(logits, labels)
         return Output(loss, {"accuracy": accuracy(logits, labels)}, images, features)

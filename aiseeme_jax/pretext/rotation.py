@@ -17,6 +17,7 @@ ANGLES = 4
 class Rotation(Task):
     """Four-way cross-entropy over all four rotations of each image. Views: [B, s, s, C]."""
 
+    NAME = "rotation"
     DIMENSIONS = (2,)
 
     RECIPE = {"crop_scale": (0.08, 1.0), "flip_horizontal": 0.5}
@@ -27,13 +28,13 @@ class Rotation(Task):
         super().__init__(backbone, spec)
         self.head = nnx.Linear(backbone.features, ANGLES, rngs=rngs)
 
-    def seen(self, views):
+    def shown_images(self, views):
         return interleave(*(jnp.rot90(views["image"], k, axes=(1, 2)) for k in range(ANGLES)))
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        turned = self.seen(views)
+    def loss(self, views, progress) -> Output:
+        turned = self.shown_images(views)
         labels = jnp.tile(jnp.arange(ANGLES), turned.shape[0] // ANGLES)
-        features = self.backbone(turned, train=train)["pooled"]
+        features = self.backbone(turned, train=True)["pooled"]
         logits = self.head(features)
         loss = losses.cross_entropy(logits, labels)
         return Output(loss, {"accuracy": accuracy(logits, labels)}, turned, features)

@@ -22,6 +22,7 @@ class Rotation3D(Task):
     Views: [B, s, s, s, C].
     """
 
+    NAME = "rotation3d"
     DIMENSIONS = (3,)
     RECIPE = {"crop_scale": (0.2, 1.0)}
     # A view that was already turned has no true answer, and two flips are half a turn; one alone is none.
@@ -37,8 +38,8 @@ class Rotation3D(Task):
         labels = jax.random.randint(turn_key, volumes.shape[:1], 0, len(TURNS))
         return {"image": augment.rotate_cube(volumes, jnp.array(TURNS)[labels]), "label": labels}
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        features = self.backbone(views["image"], train=train)["pooled"]
+    def loss(self, views, progress) -> Output:
+        features = self.backbone(views["image"], train=True)["pooled"]
         logits = self.head(features)
         loss = losses.cross_entropy(logits, views["label"])
         return Output(loss, {"accuracy": accuracy(logits, views["label"])}, views["image"], features)

@@ -36,9 +36,10 @@ class Rubik(Task):
       orientation: weight of the turns beside the order.
       masking: weight of the gaps; 0 gives Rubik's cube without them.
 
-    Raises ValueError for cubes that do not fit the view, or a number of permutations that eight cubes do not have.
+    Raises UserError for cubes that do not fit the view, or a number of permutations that eight cubes do not have.
     """
 
+    NAME = "rubik"
     DIMENSIONS = (3,)
     RECIPE = {"crop_scale": (0.7, 1.0)}
     # What the whole was turned by before is no matter of its cubes; one flip alone is no turn.
@@ -58,8 +59,8 @@ class Rubik(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.at_least("rubik", 0, hidden=hidden, orientation=orientation, masking=masking)
-        self.patch = grid.patch_size("rubik", patch, backbone, spec, side=SIDE)
+        ranges.check_at_least(self, 0, hidden=hidden, orientation=orientation, masking=masking)
+        self.patch = grid.patch_size(self, patch, backbone, spec, side=SIDE)
         max_hamming(CUBES, permutations)
         self.permutations, self.orientation, self.masking = permutations, orientation, masking
         hidden = hidden or max(backbone.features // 2, 1)
@@ -83,13 +84,13 @@ class Rubik(Task):
         lost = jax.random.bernoulli(voxel_key, LOST, cubes.shape) & _beside(gaps, cubes)
         return {"patches": jnp.where(lost, 0.0, cubes), "order": order, "turned": turned, "gaps": gaps}
 
-    def seen(self, views):
+    def shown_images(self, views):
         return views["patches"].reshape(-1, *views["patches"].shape[2:])
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        images, order = self.seen(views), views["order"]
-        features = self.backbone(images, train=train)["pooled"]
-        hidden = jax.nn.relu(self.hidden(features, train=train)).reshape(order.shape[0], -1)
+    def loss(self, views, progress) -> Output:
+        images, order = self.shown_images(views), views["order"]
+        features = self.backbone(images, train=True)["pooled"]
+        hidden = jax.nn.relu(self.hidden(features, train=True)).reshape(order.shape[0], -1)
         orders, turns, gaps = self.order_head(hidden), self.turn_head(hidden), self.gap_head(hidden)
         order_loss = losses.cross_entropy(orders, order)
         turn_loss = losses.binary_cross_entropy(turns, views["turned"].reshape(turns.shape))

@@ -19,6 +19,7 @@ class SimCLR(Task):
       dimensions: of the projection.
     """
 
+    NAME = "simclr"
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "jitter_probability": 0.8,
@@ -29,7 +30,7 @@ class SimCLR(Task):
         "grey_probability": 0.2,
         "blur_probability": 0.5,
     }
-    CASSLE = "contrastive"
+    EMBEDDING_DISTANCE = "contrastive"
 
     def __init__(
         self,
@@ -43,9 +44,9 @@ class SimCLR(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.positive("simclr", temperature=temperature)
-        ranges.at_least("simclr", 0, hidden=hidden)
-        ranges.at_least("simclr", 1, dimensions=dimensions)
+        ranges.check_positive(self, temperature=temperature)
+        ranges.check_at_least(self, 0, hidden=hidden)
+        ranges.check_at_least(self, 1, dimensions=dimensions)
         width = backbone.features
         self.projector = models.MLP(
             width, (hidden or width,), dimensions, norm=True, final_norm=True, dtype=setting.dtype, rngs=rngs
@@ -55,10 +56,10 @@ class SimCLR(Task):
     def views(self, key: PRNGKeyArray, batch):
         return {"image": interleave(*two_views(key, batch["image"], self.spec))}
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         images = views["image"]
-        features = self.backbone(images, train=train)["pooled"]
-        z = self.projector(features, train=train).astype(jnp.float32)
+        features = self.backbone(images, train=True)["pooled"]
+        z = self.projector(features, train=True).astype(jnp.float32)
         z1, z2 = z[0::2], z[1::2]
         loss = losses.nt_xent(z1, z2, temperature=self.temperature)
         return Output(loss, {}, images, features)

@@ -26,9 +26,10 @@ class SimSiam(TwoViews):
       bottleneck: width of the predictor's hidden layer; 0 takes a quarter of `hidden`.
     """
 
+    NAME = "simsiam"
     RECIPE = MoCoV2.RECIPE
     CONSTANT_RATE = ("predictor",)
-    CASSLE = "cosine"
+    EMBEDDING_DISTANCE = "cosine"
 
     def __init__(
         self,
@@ -41,16 +42,16 @@ class SimSiam(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.at_least("simsiam", 0, hidden=hidden, bottleneck=bottleneck)
+        ranges.check_at_least(self, 0, hidden=hidden, bottleneck=bottleneck)
         hidden = hidden or backbone.features
         head = {"norm": True, "dtype": setting.dtype, "rngs": rngs}
         projector = models.MLP(backbone.features, (hidden, hidden), hidden, final_norm=True, final_affine=False, **head)
         self.encoder = Encoder(backbone, projector)
         self.predictor = models.MLP(hidden, (bottleneck or max(hidden // 4, 1),), hidden, **head)
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        features_1, z1 = self.encoder(views["first"], train=train)
-        features_2, z2 = self.encoder(views["second"], train=train)
-        forth = losses.negative_cosine(self.predictor(z1, train=train), jax.lax.stop_gradient(z2))
-        back = losses.negative_cosine(self.predictor(z2, train=train), jax.lax.stop_gradient(z1))
+    def loss(self, views, progress) -> Output:
+        features_1, z1 = self.encoder(views["first"], train=True)
+        features_2, z2 = self.encoder(views["second"], train=True)
+        forth = losses.negative_cosine(self.predictor(z1, train=True), jax.lax.stop_gradient(z2))
+        back = losses.negative_cosine(self.predictor(z2, train=True), jax.lax.stop_gradient(z1))
         return self.output((forth + back) / 2, views, features_1, features_2)

@@ -7,7 +7,7 @@ prototypes get the same share, so that no view can win by being assigned as all 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from aiseeme_jax import augment, losses, models
 from aiseeme_jax.losses.arrays import matmul, normalise
@@ -44,11 +44,12 @@ class SwAV(Task):
       dimensions: of the projection.
       local_crops, local_size, local_scale: as in `multicrop.multi_crop`.
 
-    Raises ValueError if prototypes, queue or crops do not fit the batch or the data set.
+    Raises UserError if prototypes, queue or crops do not fit the batch or the data set.
     """
 
+    NAME = "swav"
     RECIPE = {**SimCLR.RECIPE, "crop_scale": (0.14, 1.0)}
-    CASSLE = "prototypes"
+    EMBEDDING_DISTANCE = "prototypes"
 
     def __init__(
         self,
@@ -71,83 +72,78 @@ class SwAV(Task):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.positive("swav", temperature=temperature, epsilon=epsilon)
-        ranges.shares("swav", frozen=frozen, queue_start=queue_start)
-        ranges.at_least("swav", 0, hidden=hidden, local_size=local_size)
-        ranges.at_least("swav", 1, iterations=iterations, dimensions=dimensions)
+        ranges.check_positive(self, temperature=temperature, epsilon=epsilon)
+        ranges.check_shares(self, frozen=frozen, queue_start=queue_start)
+        ranges.check_at_least(self, 0, hidden=hidden, local_size=local_size)
+        ranges.check_at_least(self, 1, iterations=iterations, dimensions=dimensions)
         self.crops = multi_crop(
-            "swav", backbone, spec, local_crops=local_crops, local_size=local_size, local_scale=local_scale
+            self, backbone, spec, local_crops=local_crops, local_size=local_size, local_scale=local_scale
         )
         width = backbone.features
         self.projector = models.MLP(width, (hidden or width,), dimensions, norm=True, dtype=setting.dtype, rngs=rngs)
-        count = cluster_count("swav", "prototypes", prototypes, setting, PUBLISHED_PROTOTYPES)
+        count = cluster_count(self, "prototypes", prototypes, setting, PUBLISHED_PROTOTYPES)
         self.directions = nnx.Param(_unit_columns(jax.random.normal(rngs.params(), (dimensions, count))))
-        size = queue_size("swav", "queue", queue, setting, PUBLISHED_QUEUE)
+        size = queue_size(self, "queue", queue, setting, PUBLISHED_QUEUE)
         self.queues = nnx.List(Queue(size, dimensions, rngs=rngs) for _ in range(2))
         self.filled = Bank(jnp.zeros((), jnp.int32))
-        # What time brings; `loss` is not told how far the stage is.
-        self.held, self.queue_open = Bank(jnp.zeros((), bool)), Bank(jnp.zeros((), bool))
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
-        self.thaw, self.queue_start = frozen, queue_start
-        self._follow(jnp.zeros(()))
+        self.frozen_share, self.queue_start = frozen, queue_start
 
     def views(self, key: PRNGKeyArray, batch):
         return self.crops.views(key, batch["image"])
 
-    def seen(self, views):
+    def shown_images(self, views):
         return views["global"]
 
-    def loss(self, views, *, train: bool = True) -> Output:
+    def loss(self, views, progress) -> Output:
         count = views["global"].shape[0] // 2
-        pooled = self.backbone(views["global"], train=train)["pooled"]
+        pooled = self.backbone(views["global"], train=True)["pooled"]
         features = by_image(pooled, count)
         if "local" in views:
-            local = by_image(self.backbone(views["local"], train=train)["pooled"], count)
+            local = by_image(self.backbone(views["local"], train=True)["pooled"], count)
             features = jnp.concatenate([features, local], axis=1)
         # One normalisation over the crops of both sizes, as in the authors' code.
-        embedded = normalise(self.projector(features.reshape(-1, features.shape[-1]), train=train))
+        embedded = normalise(self.projector(features.reshape(-1, features.shape[-1]), train=True))
         directions = self.directions.get_value()
         scores = by_image(_scores(embedded, directions), count)
         known = jax.lax.stop_gradient((by_image(embedded, count), scores, directions))
-        codes = jnp.stack([self._codes(i, *known) for i in range(2)], axis=1)
+        use_queue = (progress >= self.queue_start) & (self.filled.get_value() >= self.queues[0].rows.shape[0])
+        codes = jnp.stack([self._codes(i, *known, use_queue) for i in range(2)], axis=1)
         loss = losses.swapped_prediction(scores, codes, temperature=self.temperature)
-        if train:
-            for i, queue in enumerate(self.queues):
-                queue.push(known[0][:, i])
-            size = self.queues[0].rows.shape[0]
-            self.filled.set_value(jnp.minimum(self.filled.get_value() + count, size))
+        for i, queue in enumerate(self.queues):
+            queue.push(known[0][:, i])
+        size = self.queues[0].rows.shape[0]
+        self.filled.set_value(jnp.minimum(self.filled.get_value() + count, size))
         return Output(loss, {}, views["global"], pooled)
 
     def _codes(
-        self, i: int, embedded: Float[Array, "b v d"], scores: Float[Array, "b v k"], directions: Float[Array, "d k"]
+        self,
+        i: int,
+        embedded: Float[Array, "b v d"],
+        scores: Float[Array, "b v k"],
+        directions: Float[Array, "d k"],
+        use_queue: Bool[Array, ""],
     ) -> Float[Array, "b k"]:
-        """Assignments of the i-th global crops, made together with those of the queue once it is used."""
+        """Assignments of the i-th global crops, made together with those of the queue if it is used."""
         rows = self.queues[i].rows.get_value()
 
-        def alone():
+        def without_queue():
             return losses.sinkhorn(scores[:, i], epsilon=self.epsilon, iterations=self.iterations)
 
         def with_queue():
             both = jnp.concatenate([scores[:, i], _scores(rows, directions)])
             return losses.sinkhorn(both, epsilon=self.epsilon, iterations=self.iterations)[: len(scores)]
 
-        use = self.queue_open.get_value() & (self.filled.get_value() >= len(rows))
-        return jax.lax.cond(use, with_queue, alone)
+        return jax.lax.cond(use_queue, with_queue, without_queue)
 
     def prototypes(self) -> Float[Array, "d k"]:
         return self.directions.get_value()
 
-    def frozen(self):
-        return {"directions": self.held.get_value()}
+    def frozen(self, progress: Float[Array, ""]):
+        return {"directions": progress < self.frozen_share}
 
     def after_update(self, progress: Float[Array, ""]) -> None:
         self.directions.set_value(_unit_columns(self.directions.get_value()))
-        self._follow(progress)
-
-    def _follow(self, progress: Float[Array, ""]) -> None:
-        """Whether prototypes are held and the queue is used in the step that follows `progress`."""
-        self.held.set_value(progress < self.thaw)
-        self.queue_open.set_value(progress >= self.queue_start)
 
 
 def _scores(embedded: Float[Array, "n d"], directions: Float[Array, "d k"]) -> Float[Array, "n k"]:

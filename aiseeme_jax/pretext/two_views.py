@@ -53,11 +53,11 @@ class TwoViews(Task):
         first, second = (scaled(self.spec, shares) for shares in self.SHARES)
         return dict(zip(("first", "second"), two_views(key, batch["image"], first, second), strict=True))
 
-    def seen(self, views):
+    def shown_images(self, views):
         return interleave(views["first"], views["second"])
 
     def output(
         self, loss: Float[Array, ""], views: dict[str, Array], first: Float[Array, "b d"], second: Float[Array, "b d"]
     ) -> Output:
         """The output of a loss, given the pooled features of both views."""
-        return Output(loss, {}, self.seen(views), interleave(first, second))
+        return Output(loss, {}, self.shown_images(views), interleave(first, second))

@@ -3,6 +3,7 @@
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.two_views import TwoViews
@@ -17,9 +18,10 @@ class VICReg(TwoViews):
       hidden: width of the projection, hidden layers and output; 0 takes four times the backbone's features (8,192 for
         a ResNet-50).
 
-    Raises ValueError for a batch of one image, which has no variance.
+    Raises UserError for a batch of one image, which has no variance.
     """
 
+    NAME = "vicreg"
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "jitter_probability": 0.8,
@@ -31,7 +33,7 @@ class VICReg(TwoViews):
         "blur_probability": 0.5,
         "solarise_probability": 0.1,
     }
-    CASSLE = "invariance"
+    EMBEDDING_DISTANCE = "invariance"
 
     def __init__(
         self,
@@ -46,9 +48,9 @@ class VICReg(TwoViews):
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
-        ranges.at_least("vicreg", 0, invariance=invariance, variance=variance, covariance=covariance, hidden=hidden)
+        ranges.check_at_least(self, 0, invariance=invariance, variance=variance, covariance=covariance, hidden=hidden)
         if setting.batch < 2:
-            raise ValueError("vicreg: a batch of one image has no variance; raise `batch_size`")
+            raise UserError(f"{self.NAME}: a batch of one image has no variance; raise `batch_size`")
         hidden = hidden or 4 * backbone.features
         # A bias of the last layer would move both views alike, which no term of the loss sees.
         projector = models.MLP(
@@ -57,8 +59,8 @@ class VICReg(TwoViews):
         self.encoder = Encoder(backbone, projector)
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
 
-    def loss(self, views, *, train: bool = True) -> Output:
-        features_1, z1 = self.encoder(views["first"], train=train)
-        features_2, z2 = self.encoder(views["second"], train=train)
+    def loss(self, views, progress) -> Output:
+        features_1, z1 = self.encoder(views["first"], train=True)
+        features_2, z2 = self.encoder(views["second"], train=True)
         loss = losses.vicreg(z1, z2, invariance=self.invariance, variance=self.variance, covariance=self.covariance)
         return self.output(loss, views, features_1, features_2)

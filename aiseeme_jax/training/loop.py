@@ -93,7 +93,7 @@ def fit(
     recipe: Recipe,
     folder: Folder,
     *,
-    frozen: distill.Frozen | None = None,
+    frozen: distill.FrozenTeachers | None = None,
     callbacks: Callbacks = Callbacks(),
 ) -> Result:
     """Trains `task` to its last step, from the newest checkpoint in the folder if there is one.
@@ -101,7 +101,7 @@ def fit(
     Args:
       task: taken over; use the one returned.
       batches: start step -> iterator, as `data.Batches`.
-      frozen: what `distill.keep` made of the teachers when it gave `task` its keeper.
+      frozen: what `distill.attach_distillation` returned when it gave `task` its distillation.
 
     Raises Preempted after SIGTERM (saved), Diverged after too many steps that are not finite, UserError if the
     checkpoint has another identity, and ValueError if the task has an `at_epoch` and nothing gathers its features.
@@ -243,7 +243,7 @@ def _open_telemetry(recipe: Recipe, folder: Folder, start_step: int) -> Telemetr
     )
 
 
-def _hash_teachers(frozen: distill.Frozen | None) -> dict[str, str]:
+def _hash_teachers(frozen: distill.FrozenTeachers | None) -> dict[str, str]:
     """The hash of everything that is frozen, by name."""
     parts = frozen.parts() if frozen is not None else {}
     return {name: weights.backbone_hash(part) for name, part in parts.items()}

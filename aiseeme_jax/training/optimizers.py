@@ -35,12 +35,11 @@ def steps_of(duration: Any, *, steps_per_epoch: int, batch_size: int) -> int:
     if not 0 <= value < math.inf or (unit != "epochs" and value != int(value)):
         kind = "number" if unit == "epochs" else "whole number"
         raise ValueError(f"duration.{unit} is {value}; it must be a {kind} of at least 0")
-    scale = {
-        "epochs": lambda: round(value * steps_per_epoch),
-        "steps": lambda: int(value),
-        "examples": lambda: math.ceil(value / batch_size),
-    }
-    return max(scale[unit](), 1 if value > 0 else 0)
+    if unit == "epochs":
+        steps = round(value * steps_per_epoch)
+    else:
+        steps = int(value) if unit == "steps" else math.ceil(value / batch_size)
+    return max(steps, 1 if value > 0 else 0)
 
 
 def make_schedule(config: Any, peak: float, total_steps: int, steps_per_epoch: int, batch_size: int) -> optax.Schedule:
@@ -105,11 +104,11 @@ def restarted(state: optax.OptState, fresh: optax.OptState, names: tuple[str, ..
     return jax.tree.map_with_path(leaf, state, fresh)
 
 
-def hold(frozen: Mapping[str, Bool[Array, ""]], old: Any, new: Any) -> Any:
+def keep_frozen(frozen: Mapping[str, Bool[Array, ""]], old: Any, new: Any) -> Any:
     """`new`, but as in `old` under each dotted name whose flag is set.
 
-    For parameters, their gradient and an optimizer's state: a parameter held in all three is to the optimizer as if it
-    had not been there yet.
+    Applied to parameters, to their gradient and to an optimizer's state, it makes the optimizer treat a parameter that
+    is released as one that it has never updated.
     """
 
     def leaf(path, before, after):
@@ -125,7 +124,7 @@ def _under(path: tuple[Any, ...], name: str) -> bool:
     top of that tree. Such a tree is all dictionaries, and what holds it is not.
     """
     within = itertools.takewhile(lambda entry: isinstance(entry, jax.tree_util.DictKey), reversed(path))
-    keys, wanted = [entry.key for entry in within][::-1], name.split(".")
+    keys, wanted = [str(entry.key) for entry in within][::-1], name.split(".")
     return keys[: len(wanted)] == wanted
 
 

@@ -1,13 +1,13 @@
 """One state and one step for every task.
 
-The step sees the global batch: jit over arrays sharded along `data` makes losses, batch statistics and gradients
-those of one large device, on any number of devices.
+The step computes on the global batch. Arrays are sharded along `data`, and `jit` makes losses, batch statistics and
+gradients those of one large device, on any number of devices.
 """
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,22 +18,34 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import data
-from aiseeme_jax.task import Task
+from aiseeme_jax.task import Part, Task
 from aiseeme_jax.training import optimizers
+from aiseeme_jax.training.parts import check_parts, join_parameters, select_parameters, split_parameters
+
+Frozen = Mapping[str, Bool[Array, ""]]
 
 
 @struct.dataclass
 class TrainState:
     """Everything that training changes, and beside it what stays frozen.
 
-    `streak` counts the non-finite steps in a row, `skipped` all of them; `halted` is the step at which the run gave
-    up, or -1.
+    Attributes:
+      step: steps that were made.
+      params: parameters of the task.
+      rest: all other state of the task.
+      optimizer: of the parameters that no part owns.
+      part_optimizers: of the parameters of each part, by its name.
+      frozen: teachers, or None.
+      streak: steps in a row that were not finite.
+      skipped: all steps that were not finite.
+      halted: the step at which the training gave up, or -1.
     """
 
     step: Int[Array, ""]
     params: nnx.State
     rest: nnx.State
     optimizer: optax.OptState
+    part_optimizers: dict[str, optax.OptState]
     frozen: nnx.State | None
     streak: Int[Array, ""]
     skipped: Int[Array, ""]
@@ -46,10 +58,10 @@ class Recipe:
 
     Attributes:
       fields: frozen config node with `optimizer`, `schedule`, `task_weight` and `batch_size`.
-      total_steps: updates in the whole stage.
-      steps_per_epoch: updates in one epoch. Fine-tuning on a share of the labels counts its epochs in all of them.
+      total_steps: steps in the whole stage.
+      steps_per_epoch: steps in one epoch. Fine-tuning on a share of the labels counts its epochs in all of them.
       seed: of every random number in the stage.
-      patience: steps in a row that are not finite after which the run ends.
+      patience: steps in a row that are not finite after which the training gives up.
     """
 
     fields: Any
@@ -61,7 +73,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is fixed while a stage trains. Hashable: two runs with equal programs share one compilation.
+    """What is fixed while a stage trains. Hashable: two stages with equal programs share one compilation.
 
     Attributes:
       graph: of the task.
@@ -69,6 +81,7 @@ class Program:
       fields, total_steps, steps_per_epoch, patience: as in `Recipe`. After `patience` steps in a row that are not
         finite nothing is updated any more.
       constant_rate: attributes of the task that learn at the peak rate throughout.
+      parts: of the task.
     """
 
     graph: nnx.GraphDef
@@ -78,15 +91,26 @@ class Program:
     steps_per_epoch: int
     patience: int = 10
     constant_rate: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
-    def schedule(self) -> optax.Schedule:
-        peak = self.fields.optimizer.learning_rate
+    def schedule(self, optimizer: Any = None) -> optax.Schedule:
+        """Learning rate by step, with the peak of `optimizer`, a config node; None is the stage's."""
+        peak = (optimizer or self.fields.optimizer).learning_rate
         return optimizers.make_schedule(
             self.fields.schedule, peak, self.total_steps, self.steps_per_epoch, self.fields.batch_size
         )
 
     def optimizer(self) -> optax.GradientTransformation:
+        """Of the parameters that no part owns."""
         return optimizers.make_optimizer(self.fields.optimizer, self.schedule(), constant=self.constant_rate)
+
+    def part_optimizer(self, part: Part) -> optax.GradientTransformation:
+        """Of one part. Its rate follows the stage's schedule, however many updates the part gets in a step."""
+        fields = part.optimizer or self.fields.optimizer
+        by_step = self.schedule(fields)
+        constant = tuple(name for name in self.constant_rate if name in part.attributes)
+        by_update = lambda count: by_step(count // part.updates * part.every)  # noqa: E731
+        return optimizers.make_optimizer(fields, by_update, constant=constant)
 
 
 def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> tuple[Program, TrainState]:
@@ -94,24 +118,44 @@ def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> 
 
     Args:
       frozen: what stays as it is beside the task: the teachers of its distillation.
+
+    Raises ValueError if the task's parts own nothing, or one parameter twice.
     """
     graph, params, rest = split_state(task)
+    parts = task.parts()
+    check_parts(task, parts, params)
     frozen_graph, frozen_state = nnx.split(frozen) if frozen is not None else (None, None)
     program = Program(
-        graph,
-        frozen_graph,
-        recipe.fields,
-        recipe.total_steps,
-        recipe.steps_per_epoch,
-        recipe.patience,
-        task.CONSTANT_RATE,
+        graph=graph,
+        frozen_graph=frozen_graph,
+        fields=recipe.fields,
+        total_steps=recipe.total_steps,
+        steps_per_epoch=recipe.steps_per_epoch,
+        patience=recipe.patience,
+        constant_rate=task.CONSTANT_RATE,
+        parts=parts,
     )
+    optimizer, part_optimizers = _fresh_optimizers(program, params)
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(
-        zero, params, rest, program.optimizer().init(params), nnx.as_pure(frozen_state), zero, zero, zero - 1
+        step=zero,
+        params=params,
+        rest=rest,
+        optimizer=optimizer,
+        part_optimizers=part_optimizers,
+        frozen=nnx.as_pure(frozen_state),
+        streak=zero,
+        skipped=zero,
+        halted=zero - 1,
     )
     # Modules share buffers with their clones and with the caller; a donated step needs its own.
     return program, jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=_everywhere())(state)
+
+
+def _fresh_optimizers(program: Program, params: nnx.State) -> tuple[optax.OptState, dict[str, optax.OptState]]:
+    main, owned = split_parameters(params, program.parts)
+    of_parts = {part.name: program.part_optimizer(part).init(owned[part.name]) for part in program.parts}
+    return program.optimizer().init(main), of_parts
 
 
 def _everywhere() -> NamedSharding:
@@ -130,23 +174,10 @@ def task_of(program: Program, state: TrainState) -> Task:
     return nnx.merge(program.graph, state.params, state.rest)
 
 
-def _loss(params: nnx.State, program: Program, state: TrainState, batch, key: PRNGKeyArray):
-    task = nnx.merge(program.graph, params, state.rest)
-    output = task.loss(task.views(key, batch))
-    total = program.fields.task_weight * output.loss
-    metrics = {"task_loss": output.loss, **output.metrics}
-    if program.frozen_graph is not None:
-        frozen = nnx.merge(program.frozen_graph, state.frozen)
-        added, terms = task.keeper(task, output, frozen, state.step / max(program.total_steps - 1, 1))
-        total, metrics = total + added, {**metrics, **terms}
-    _, _, rest = split_state(task)
-    return total, (rest, {"loss": total, **metrics}, output.features)
-
-
 class PerProgram:
     """A function of a program, a state that is donated, and more: jitted for each program by itself.
 
-    Equal programs share what is compiled, and one of them can be let go without the others.
+    Equal programs share what is compiled. One of them can be let go without the others.
 
     Attributes:
       programs: program -> its jitted function.
@@ -173,7 +204,9 @@ class PerProgram:
 def train_step(
     program: Program, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray
 ) -> tuple[TrainState, dict[str, Float[Array, ""]], Float[Array, "m d"]]:
-    """One update. A step whose loss or gradient is not finite changes nothing but the counters.
+    """One step: an update by the main loss, then those of the task's parts, in their order.
+
+    A step changes nothing but the counters if any of its losses or gradients is not finite.
 
     Args:
       program: static.
@@ -184,41 +217,145 @@ def train_step(
     Returns the new state, scalars to log, and the pooled features [M, D] for the health of the run.
     """
     step_key = jax.random.fold_in(key, state.step)
-    gradient = jax.grad(_loss, has_aux=True)(state.params, program, state, batch, step_key)
-    gradient, (rest, metrics, features) = gradient
-    frozen = task_of(program, state).frozen()
-    gradient = optimizers.hold(frozen, jax.tree.map(jnp.zeros_like, gradient), gradient)
-    norm = optax.global_norm(gradient)
-    fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm) & (state.halted < 0)
-    updates, optimizer = program.optimizer().update(gradient, state.optimizer, state.params)
-    params = optimizers.hold(frozen, state.params, optax.apply_updates(state.params, updates))
-    optimizer = optimizers.hold(frozen, state.optimizer, optimizer)
-    params, rest = _after_update(program, params, rest, state.step)
-    new = (params, rest, optimizer)
-    params, rest, optimizer = _choose(fine, new, (state.params, state.rest, state.optimizer))
+    frozen = task_of(program, state).frozen(_progress(program, state))
+    new, metrics, features = _update_main(program, state, batch, step_key, frozen)
+    fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"]) & (state.halted < 0)
+    for number, part in enumerate(program.parts):
+        # Views fold small numbers into their key, or split it, which is the same: parts count from the other end.
+        part_key = jax.random.fold_in(step_key, 2**32 - 1 - number)
+        new, part_metrics, part_fine = _update_part(program, new, part, batch, part_key, frozen)
+        metrics |= part_metrics
+        fine &= part_fine
+    new = _after_update(program, new)
+    new = _choose(fine, new, state)
     streak = jnp.where(fine, 0, state.streak + 1)
-    halted = jnp.where((state.halted < 0) & (streak >= program.patience), state.step + 1, state.halted)
     metrics |= {
-        "gradient_norm": norm,
         "learning_rate": program.schedule()(state.step - state.skipped),
         "skipped_steps": state.skipped + (1 - fine),
     }
-    state = state.replace(
+    new = new.replace(
         step=state.step + 1,
-        params=params,
-        rest=rest,
-        optimizer=optimizer,
         streak=streak,
         skipped=state.skipped + (1 - fine.astype(jnp.int32)),
-        halted=halted,
+        halted=jnp.where((state.halted < 0) & (streak >= program.patience), state.step + 1, state.halted),
     )
     # Left to itself the compiler may leave a queue lying in shards, and compile anew for the next step.
-    return jax.lax.with_sharding_constraint(state, _everywhere()), metrics, features
+    return jax.lax.with_sharding_constraint(new, _everywhere()), metrics, features
+
+
+def _progress(program: Program, state: TrainState) -> Float[Array, ""]:
+    """Share of the stage's steps that are done before the present one."""
+    return state.step / program.total_steps
+
+
+def _update_main(
+    program: Program, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray, frozen: Frozen
+) -> tuple[TrainState, dict[str, Float[Array, ""]], Float[Array, "m d"]]:
+    """The update of all parameters that no part owns, by the task's loss and its distillation."""
+    main, owned = split_parameters(state.params, program.parts)
+
+    def loss(main):
+        task = nnx.merge(program.graph, join_parameters(main, owned), state.rest)
+        output = task.loss(task.views(key, batch), _progress(program, state))
+        total = program.fields.task_weight * output.loss
+        metrics = {"task_loss": output.loss, **output.metrics}
+        if program.frozen_graph is not None:
+            teachers = nnx.merge(program.frozen_graph, state.frozen)
+            # Weights of terms go from the first step to the last, of which one is left when the last begins.
+            from_first_to_last = state.step / max(program.total_steps - 1, 1)
+            added, terms = task.distillation(task, output, teachers, from_first_to_last)
+            total, metrics = total + added, {**metrics, **terms}
+        return total, (split_state(task)[2], {"loss": total, **metrics}, output.features)
+
+    gradient, (rest, metrics, features) = jax.grad(loss, has_aux=True)(main)
+    main, optimizer, norm = _apply(program.optimizer(), gradient, state.optimizer, main, frozen)
+    new = state.replace(params=join_parameters(main, owned), rest=rest, optimizer=optimizer)
+    return new, metrics | {"gradient_norm": norm}, features
+
+
+def _update_part(
+    program: Program, state: TrainState, part: Part, batch: dict[str, Array], key: PRNGKeyArray, frozen: Frozen
+) -> tuple[TrainState, dict[str, Float[Array, ""]], Bool[Array, ""]]:
+    """All updates of one part in a step, its metrics, and whether they are finite; in steps in which the part is not
+    trained, its metrics are NaN.
+    """
+
+    def update(state):
+        fine = jnp.ones((), bool)
+        for number in range(part.updates):
+            own_key = jax.random.fold_in(key, number)
+            state, metrics, finite = _update_part_once(program, state, part, batch, own_key, frozen)
+            fine &= finite
+        return state, metrics, fine
+
+    if part.every == 1:
+        return update(state)
+    unknown = jax.eval_shape(update, state)[1]
+
+    def skip(state):
+        return state, jax.tree.map(lambda metric: jnp.full((), jnp.nan, metric.dtype), unknown), jnp.ones((), bool)
+
+    return jax.lax.cond(state.step % part.every == 0, update, skip, state)
+
+
+def _update_part_once(
+    program: Program, state: TrainState, part: Part, batch: dict[str, Array], key: PRNGKeyArray, frozen: Frozen
+) -> tuple[TrainState, dict[str, Float[Array, ""]], Bool[Array, ""]]:
+    owned, others = select_parameters(state.params, part)
+
+    def loss(owned):
+        task = nnx.merge(program.graph, nnx.merge_state(owned, others), state.rest)
+        output = task.part_loss(part.name, task.views(key, batch), _progress(program, state))
+        return output.loss, (split_state(task)[2], {"loss": output.loss, **output.metrics})
+
+    gradient, (rest, metrics) = jax.grad(loss, has_aux=True)(owned)
+    optimizer = state.part_optimizers[part.name]
+    owned, optimizer, norm = _apply(program.part_optimizer(part), gradient, optimizer, owned, frozen)
+    fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    metrics = {f"{part.name}_{name}": value for name, value in {**metrics, "gradient_norm": norm}.items()}
+    new = state.replace(
+        params=nnx.merge_state(owned, others),
+        rest=rest,
+        part_optimizers={**state.part_optimizers, part.name: optimizer},
+    )
+    return new, metrics, fine
+
+
+def _apply(
+    optimizer: optax.GradientTransformation,
+    gradient: nnx.State,
+    known: optax.OptState,
+    params: nnx.State,
+    frozen: Frozen,
+) -> tuple[nnx.State, optax.OptState, Float[Array, ""]]:
+    """Parameters and optimizer state after one update, and the norm of the gradient. What is frozen stays in both."""
+    gradient = optimizers.keep_frozen(frozen, jax.tree.map(jnp.zeros_like, gradient), gradient)
+    norm = optax.global_norm(gradient)
+    updates, new = optimizer.update(gradient, known, params)
+    moved = optimizers.keep_frozen(frozen, params, optax.apply_updates(params, updates))
+    return moved, optimizers.keep_frozen(frozen, known, new), norm
+
+
+def _after_update(program: Program, state: TrainState) -> TrainState:
+    task = task_of(program, state)
+    task.after_update((state.step + 1) / program.total_steps)
+    _, params, rest = split_state(task)
+    return state.replace(params=params, rest=rest)
+
+
+def _choose(condition: Bool[Array, ""], new: TrainState, old: TrainState) -> TrainState:
+    """What training changes from `new` if the condition holds, from `old` otherwise."""
+    changed = ("params", "rest", "optimizer", "part_optimizers")
+    chosen = {
+        name: jax.tree.map(lambda n, o: jnp.where(condition, n, o), getattr(new, name), getattr(old, name))
+        for name in changed
+    }
+    return old.replace(**chosen)
 
 
 @PerProgram
 def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"], key: PRNGKeyArray) -> TrainState:
-    """The state after the task's own `at_epoch`; what it draws anew, the optimizer has never seen.
+    """The state after the task's own `at_epoch`. The optimizers forget what they know of parameters that it draws anew.
 
     Args:
       program: static.
@@ -226,11 +363,12 @@ def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"],
       features: of the whole split, the same in every process.
       key: of this call.
     """
-    task = nnx.merge(program.graph, state.params, state.rest)
+    task = task_of(program, state)
     task.at_epoch(features, key)
     _, params, rest = split_state(task)
-    optimizer = optimizers.restarted(state.optimizer, program.optimizer().init(params), task.RESTARTS)
-    state = state.replace(params=params, rest=rest, optimizer=optimizer)
+    fresh = _fresh_optimizers(program, params)
+    optimizer, part_optimizers = optimizers.restarted((state.optimizer, state.part_optimizers), fresh, task.RESTARTS)
+    state = state.replace(params=params, rest=rest, optimizer=optimizer, part_optimizers=part_optimizers)
     return jax.lax.with_sharding_constraint(state, _everywhere())
 
 
@@ -244,14 +382,3 @@ def transient_programs() -> Iterator[None]:
         for function, programs in before.items():
             for program in set(function.programs) - programs:
                 del function.programs[program]
-
-
-def _after_update(program: Program, params: nnx.State, rest: nnx.State, step: Int[Array, ""]):
-    task = nnx.merge(program.graph, params, rest)
-    task.after_update((step + 1) / program.total_steps)
-    _, params, rest = split_state(task)
-    return params, rest
-
-
-def _choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)

@@ -79,7 +79,7 @@ class TestPlan:
         plan.check(two(*terms, targets=(), **changes), tiny.split(24))
 
     def test_every_kind_passes(self):
-        for kind in (*distill.KINDS, distill.MERGE):
+        for kind in (*distill.KINDS, distill.AVERAGING):
             self.check({"kind": kind})
 
     @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def killed(monkeypatch, made, workdir, name, step):
 
 @pytest.mark.slow
 class TestCurriculum:
-    @pytest.mark.parametrize("kind", [*distill.KINDS, distill.MERGE])
+    @pytest.mark.parametrize("kind", [*distill.KINDS, distill.AVERAGING])
     def test_two_stages_of_every_kind(self, kind, tmp_path):
         made = two({"kind": kind})
         plan.check(made, tiny.split(24))
@@ -190,14 +190,14 @@ class TestCurriculum:
         first = record(tmp_path, "00-rotation")
         assert done["start_hash"] == first["backbone_hash"] and np.isfinite(done["final_loss"])
         log = (tmp_path / "stages/01-rotation/metrics.jsonl").read_text()
-        assert (f"distill_{kind}" in log) == (kind != distill.MERGE)
-        if kind != distill.MERGE:
+        assert (f"distill_{kind}" in log) == (kind != distill.AVERAGING)
+        if kind != distill.AVERAGING:
             assert done["teachers"]["00-rotation"] == first["backbone_hash"]
         assert ("Fisher information of 00-rotation" in done["teachers"]) == (kind == "ewc")
         assert ("projector at the start" in done["teachers"]) == (kind == "cassle")
         assert (tmp_path / "stages/00-rotation/fisher.safetensors").exists() == (kind == "ewc")
         names = weights.load_backbone(tmp_path)[0]
-        assert not any("keeper" in name for name in tiny.arrays(names))
+        assert not any("distillation" in name for name in tiny.arrays(names))
 
     def test_merge_of_share_0_and_1_gives_either_file(self, tmp_path):
         plain = trained(two(), tmp_path / "plain")

@@ -11,9 +11,8 @@ import tiny
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
-from aiseeme_jax import augment, distill, pretext
-from aiseeme_jax import losses as common
-from aiseeme_jax.distill import cassle, features, losses
+from aiseeme_jax import augment, distill, losses, pretext
+from aiseeme_jax.distill import cassle, distances, features
 from aiseeme_jax.task import Output, Task
 from aiseeme_jax.training.step import make_state, split_state, train_step
 from configs import base
@@ -86,21 +85,21 @@ def draw(*shape, seed):
 
 A, B, WIDE = draw(N, D, seed=0), draw(N, D, seed=1), draw(N, 2, 3, seed=2)
 CASES = {
-    "cosine": (losses.cosine, reference_cosine, (A, B)),
-    "relational_distance": (losses.relational_distance, reference_relational_distance, (A, 3 * B[:, :3])),
-    "relational_angle": (losses.relational_angle, reference_relational_angle, (A, 3 * B[:, :3])),
-    "similarity_preserving": (losses.similarity_preserving, reference_similarity_preserving, (A, WIDE)),
+    "cosine": (distances.cosine, reference_cosine, (A, B)),
+    "relational_distance": (distances.relational_distance, reference_relational_distance, (A, 3 * B[:, :3])),
+    "relational_angle": (distances.relational_angle, reference_relational_angle, (A, 3 * B[:, :3])),
+    "similarity_preserving": (distances.similarity_preserving, reference_similarity_preserving, (A, WIDE)),
     "contrastive": (
-        lambda p, z: losses.contrastive(p, z, temperature=0.2),
+        lambda p, z: distances.contrastive(p, z, temperature=0.2),
         lambda p, z: reference_contrastive(p, z, 0.2),
         (A, B),
     ),
     "prototypes": (
-        lambda p, z, one, other: losses.prototype_cross_entropy(p, z, one, other, temperature=0.1),
+        lambda p, z, one, other: distances.prototype_cross_entropy(p, z, one, other, temperature=0.1),
         lambda p, z, one, other: reference_prototypes(p, z, one, other, 0.1),
         (A, B, draw(D, 4, seed=3), draw(D, 4, seed=4)),
     ),
-    "quadratic": (lambda w, a, f: losses.quadratic([w], [a], [f]), reference_quadratic, (A, B, A**2)),
+    "quadratic": (lambda w, a, f: distances.quadratic([w], [a], [f]), reference_quadratic, (A, B, A**2)),
 }
 each_loss = pytest.mark.parametrize("name", CASES)
 PAIRED = ("cosine", "relational_distance", "relational_angle", "similarity_preserving", "contrastive")
@@ -159,7 +158,7 @@ class TestLosses:
 
     def test_lengths_of_rows_do_not_matter_to_a_cosine(self):
         lengths = np.random.default_rng(2).uniform(0.1, 10, (N, 1))
-        assert value(losses.cosine, A * lengths, B) == pytest.approx(value(losses.cosine, A, B), rel=1e-5)
+        assert value(distances.cosine, A * lengths, B) == pytest.approx(value(distances.cosine, A, B), rel=1e-5)
         assert value(CASES["contrastive"][0], A * lengths, B) == pytest.approx(value(CASES["contrastive"][0], A, B))
 
     @pytest.mark.parametrize("name", PAIRED[:4])
@@ -177,26 +176,26 @@ class TestLosses:
         # Rows 1 and 4 are 2 apart, all others sqrt 2; of the square rows 1 and 3, and 2 and 4, are sqrt 2 apart.
         mean, side = (5 * root + 2) / 6, (4 + 2 * root) / 6
         expected = (root / mean - 1 / side) ** 2 * 3 + 2 * (root / mean - root / side) ** 2 + (2 / mean - 1 / side) ** 2
-        assert value(losses.relational_distance, rows, square) == pytest.approx(expected / 12, rel=1e-5)
+        assert value(distances.relational_distance, rows, square) == pytest.approx(expected / 12, rel=1e-5)
         # Triangles 123 and 234 are equilateral, 124 and 134 right-angled at 2 and 3; those of the square are
         # right-angled at 2, 3, 1 and 4 in turn.
         expected = 4 * (root / 2 - 1 / 2) ** 2 + 2 / 4 + 4 / 2
-        assert value(losses.relational_angle, rows, square) == pytest.approx(expected / 24, rel=1e-5)
+        assert value(distances.relational_angle, rows, square) == pytest.approx(expected / 24, rel=1e-5)
         # Rows 1 and 4 are opposite for the one and alike for the other: (1, -1) against (1, 1), over sqrt 2, twice.
-        assert value(losses.similarity_preserving, rows, np.abs(rows)) == pytest.approx(4 / 16, rel=1e-5)
+        assert value(distances.similarity_preserving, rows, np.abs(rows)) == pytest.approx(4 / 16, rel=1e-5)
         # Cosines with the next row are 0, 0, 0 and -1.
-        assert value(losses.cosine, rows, np.roll(rows, 3, axis=0)) == pytest.approx(5 / 4)
+        assert value(distances.cosine, rows, np.roll(rows, 3, axis=0)) == pytest.approx(5 / 4)
         expected = (math.log(e + 2 + 1 / e) + math.log(e + 3)) / 2 - 1
-        found = value(lambda p, z: losses.contrastive(p, z, temperature=1.0), rows, 2 * rows)
+        found = value(lambda p, z: distances.contrastive(p, z, temperature=1.0), rows, 2 * rows)
         assert found == pytest.approx(expected, rel=1e-5)
         # Prototypes e1, e2, e3: the entropies of softmax(1, 0, 0), three times, and of softmax(-1, 0, 0).
         axes = np.eye(3)
-        found = value(lambda p, a: losses.prototype_cross_entropy(p, p, a, 2 * a, temperature=1.0), rows, axes)
+        found = value(lambda p, a: distances.prototype_cross_entropy(p, p, a, 2 * a, temperature=1.0), rows, axes)
         expected = 3 * (math.log(e + 2) - e / (e + 2)) + math.log(2 + 1 / e) + 1 / (2 * e + 1)
         assert found == pytest.approx(expected / 4, rel=1e-5)
         ones = np.ones((4, 3))
-        assert losses.quadratic([ones], [0 * ones], [np.arange(12.0).reshape(4, 3)]) == 33
-        assert losses.quadratic([ones, ones], [0 * ones, 3 * ones]) == 6 + 24
+        assert distances.quadratic([ones], [0 * ones], [np.arange(12.0).reshape(4, 3)]) == 33
+        assert distances.quadratic([ones, ones], [0 * ones, 3 * ones]) == 6 + 24
 
     @pytest.mark.parametrize("name", PAIRED)
     def test_rows_that_coincide_keep_a_finite_gradient(self, name):
@@ -216,13 +215,13 @@ class TestLosses:
         with pytest.raises(
             ValueError, match="the student has 2 rows, the teacher 2; they need as many, and at least 3"
         ):
-            losses.relational_angle(A[:2], B[:2])
+            distances.relational_angle(A[:2], B[:2])
         with pytest.raises(ValueError, match="the student has 8 rows, the teacher 7"):
-            losses.similarity_preserving(A, B[:7])
+            distances.similarity_preserving(A, B[:7])
 
 
 def term(kind: str, **changes) -> distill.Term:
-    return distill.terms(base.distillation(kind=kind, **changes))[0]
+    return distill.read_terms(base.distillation(kind=kind, **changes))[0]
 
 
 class Blank(Task):
@@ -230,12 +229,12 @@ class Blank(Task):
 
     def __init__(self, body: nnx.Module, *, form: str = "mse", projector: nnx.Module | None = None):
         super().__init__(body, augment.Views(**{**tiny.STILL, "size": tiny.SIZE}))
-        self.CASSLE = form
+        self.EMBEDDING_DISTANCE = form
         if projector is not None:
             self.projector = projector
 
-    def loss(self, views, *, train=True):
-        features = self.backbone(views["image"], train=train)["pooled"]
+    def loss(self, views, progress):
+        features = self.backbone(views["image"], train=True)["pooled"]
         return Output(jnp.zeros(()), {}, views["image"], features)
 
 
@@ -244,10 +243,10 @@ IMAGES = jnp.asarray(draw(N, tiny.SIZE, tiny.SIZE, 3, seed=6) + draw(N, 1, 1, 3,
 VIEWS = {"image": IMAGES}
 
 
-def kept(task: Task, terms, *, progress: float = 0.0, fishers=None, **teachers):
-    """What the keeper of a task with these terms adds to its loss, and what it logs."""
-    frozen = distill.keep(task, terms, teachers, fishers)
-    return task.keeper(task, task.loss(VIEWS), frozen, progress)
+def distilled(task: Task, terms, *, progress: float = 0.0, fishers=None, **teachers):
+    """What distillation with these terms adds to the loss of a task, and what it logs."""
+    frozen = distill.attach_distillation(task, terms, teachers, fishers)
+    return task.distillation(task, task.loss(VIEWS, 0.0), frozen, progress)
 
 
 def endpoints(body, train: bool):
@@ -257,7 +256,9 @@ def endpoints(body, train: bool):
 class TestKinds:
     @pytest.mark.parametrize("kind", ["kl", "mse", "cosine", "relational", "similarity_preserving", "l2_sp", "ewc"])
     def test_a_student_equal_to_its_teacher_has_nothing_to_learn(self, kind):
-        added, _ = kept(Blank(tiny.Pixels()), [term(kind)], previous=tiny.Pixels(), fishers={"previous": tiny.Pixels()})
+        added, _ = distilled(
+            Blank(tiny.Pixels()), [term(kind)], previous=tiny.Pixels(), fishers={"previous": tiny.Pixels()}
+        )
         np.testing.assert_allclose(added, 0, atol=1e-6)
 
     def test_each_compares_pooled_features_by_its_loss(self):
@@ -272,7 +273,7 @@ class TestKinds:
             "similarity_preserving": reference_similarity_preserving(s, t),
         }
         terms = [dataclasses.replace(term(kind, temperature=2.0, angle=0.5), name=kind) for kind in expected]
-        total, logged = kept(Blank(student), terms, previous=teacher)
+        total, logged = distilled(Blank(student), terms, previous=teacher)
         for kind, value in expected.items():
             np.testing.assert_allclose(logged[f"distill_{kind}"], value, rtol=1e-4, err_msg=kind)
         np.testing.assert_allclose(total, sum(expected.values()), rtol=1e-4)
@@ -281,10 +282,10 @@ class TestKinds:
         teachers = {"one": tiny.Pixels(seed=1), "other": tiny.Pixels(seed=2)}
         s = endpoints(tiny.Pixels(), True)["pooled"]
         both = [endpoints(teacher, False)["pooled"] for teacher in teachers.values()]
-        _, logged = kept(Blank(tiny.Pixels()), [term("mse", teachers=("one", "other"))], **teachers)
+        _, logged = distilled(Blank(tiny.Pixels()), [term("mse", teachers=("one", "other"))], **teachers)
         np.testing.assert_allclose(logged["distill_loss"], np.mean((s - sum(both) / 2) ** 2), rtol=1e-5)
         p, q = (softmax(both[0] / 4) + softmax(both[1] / 4)) / 2, softmax(s / 4)
-        _, logged = kept(Blank(tiny.Pixels()), [term("kl", teachers=("one", "other"))], **teachers)
+        _, logged = distilled(Blank(tiny.Pixels()), [term("kl", teachers=("one", "other"))], **teachers)
         np.testing.assert_allclose(logged["distill_loss"], 16 * np.mean(np.sum(p * np.log(p / q), axis=1)), rtol=1e-3)
 
     def test_maps_are_compared_place_by_place_averaged_or_whole(self):
@@ -298,7 +299,7 @@ class TestKinds:
             "similarity_preserving": reference_similarity_preserving(s["stage4"], t["stage4"]),
         }
         terms = [dataclasses.replace(term(kind, endpoint="stage4"), name=kind) for kind in expected]
-        _, logged = kept(Blank(tiny.Pixels()), terms, previous=tiny.Pixels(seed=1))
+        _, logged = distilled(Blank(tiny.Pixels()), terms, previous=tiny.Pixels(seed=1))
         for kind, value in expected.items():
             np.testing.assert_allclose(logged[f"distill_{kind}"], value, rtol=1e-3, err_msg=kind)
 
@@ -308,8 +309,8 @@ class TestKinds:
         once = nnx.clone(student)
         once(IMAGES, train=True)
         task = Blank(student)
-        output = task.loss(VIEWS)
-        seen = features.Seen(task, output, {"previous": teacher})
+        output = task.loss(VIEWS, 0.0)
+        seen = features.Endpoints(task, output, {"previous": teacher})
         np.testing.assert_allclose(seen.teacher("previous", "pooled"), teacher(IMAGES, train=False)["pooled"])
         tiny.assert_same(teacher, before)
         seen._student.clear()
@@ -326,8 +327,8 @@ class TestKinds:
 
     def test_predictor_of_pfr_stands_before_the_student(self):
         task = Blank(tiny.Pixels())
-        _, logged = kept(task, [term("pfr")], previous=tiny.Pixels(features=4, seed=1))
-        moved = task.keeper.distillers[0].predictor(
+        _, logged = distilled(task, [term("pfr")], previous=tiny.Pixels(features=4, seed=1))
+        moved = task.distillation.distillers[0].predictor(
             endpoints(tiny.Pixels(), True)["pooled"].astype(np.float32), train=True
         )
         wanted = endpoints(tiny.Pixels(features=4, seed=1), False)["pooled"]
@@ -336,8 +337,8 @@ class TestKinds:
     def test_predictors_are_four_times_as_wide_as_the_features_unless_told(self):
         for hidden, width in ((0, 24), (7, 7)):
             task = Blank(tiny.Pixels())
-            distill.keep(task, [term("pfr", hidden=hidden)], {"previous": tiny.Pixels()})
-            assert task.keeper.distillers[0].predictor.layers[0].kernel.get_value().shape == (6, width)
+            distill.attach_distillation(task, [term("pfr", hidden=hidden)], {"previous": tiny.Pixels()})
+            assert task.distillation.distillers[0].predictor.layers[0].kernel.get_value().shape == (6, width)
 
 
 class TestCaSSLe:
@@ -346,7 +347,7 @@ class TestCaSSLe:
         "cosine": lambda p, z: 2 * reference_cosine(p, z),
         "mse": lambda p, z: np.mean((p - z) ** 2),
         "invariance": lambda p, z: 25 * np.mean((p - z) ** 2),
-        "cross_correlation": lambda p, z: 0.1 * float(common.barlow_twins(p, z, off_diagonal_weight=0.005)),
+        "cross_correlation": lambda p, z: 0.1 * float(losses.barlow_twins(p, z, off_diagonal_weight=0.005)),
     }
 
     @pytest.mark.parametrize("form", FORMS)
@@ -354,11 +355,11 @@ class TestCaSSLe:
         projector = nnx.Linear(6, 4, rngs=nnx.Rngs(3))
         task = Blank(tiny.Pixels(), form=form, projector=nnx.clone(projector))
         teacher = tiny.Pixels(seed=1)
-        frozen = distill.keep(task, [term("cassle")], {"previous": teacher})
+        frozen = distill.attach_distillation(task, [term("cassle")], {"previous": teacher})
         nnx.update(task.projector, jax.tree.map(lambda x: 2 * x, nnx.state(task.projector)))
-        _, logged = task.keeper(task, task.loss(VIEWS), frozen, 0.0)
+        _, logged = task.distillation(task, task.loss(VIEWS, 0.0), frozen, 0.0)
         embedded = task.projector(tiny.Pixels()(IMAGES, train=True)["pooled"])
-        p = np.asarray(task.keeper.distillers[0].predictor(embedded, train=True), np.float64)
+        p = np.asarray(task.distillation.distillers[0].predictor(embedded, train=True), np.float64)
         z = np.asarray(projector(teacher(IMAGES, train=False)["pooled"]), np.float64)
         np.testing.assert_allclose(logged["distill_loss"], self.FORMS[form](p, z), rtol=1e-4)
 
@@ -367,10 +368,10 @@ class TestCaSSLe:
         task = Blank(tiny.Pixels(), form="prototypes", projector=projector)
         start = draw(4, 5, seed=8)
         task.prototypes = lambda: jnp.asarray(start, jnp.float32)
-        frozen = distill.keep(task, [term("cassle")], {"previous": teacher})
+        frozen = distill.attach_distillation(task, [term("cassle")], {"previous": teacher})
         task.prototypes = lambda: jnp.zeros((4, 5))
-        _, logged = task.keeper(task, task.loss(VIEWS), frozen, 0.0)
-        distiller = task.keeper.distillers[0]
+        _, logged = task.distillation(task, task.loss(VIEWS, 0.0), frozen, 0.0)
+        distiller = task.distillation.distillers[0]
         p = distiller.predictor(projector(tiny.Pixels()(IMAGES, train=True)["pooled"]), train=True)
         z = projector(teacher(IMAGES, train=False)["pooled"])
         own = distiller.directions.get_value()
@@ -382,17 +383,17 @@ class TestCaSSLe:
     def test_every_task_of_the_table_can_be_kept_to_its_projections(self, name):
         stage = tiny.table_stage(name)
         task = tiny.task(stage, tiny.table_body(name))
-        frozen = distill.keep(task, [term("cassle")], {"previous": tiny.table_body(name, seed=1)})
+        frozen = distill.attach_distillation(task, [term("cassle")], {"previous": tiny.table_body(name, seed=1)})
         program, state = make_state(task, tiny.recipe(stage), frozen)
-        before = tiny.arrays(state.params["keeper"])
+        before = tiny.arrays(state.params["distillation"])
         state, metrics, _ = train_step(program, state, tiny.table_batch(name), jax.random.key(0))
         assert np.isfinite(metrics["distill_loss"])
-        tiny.assert_different(state.params["keeper"], before)
+        tiny.assert_different(state.params["distillation"], before)
 
     def test_a_task_without_a_projector_compares_features(self):
         task = Blank(tiny.Pixels(), form="contrastive")
-        distill.keep(task, [term("cassle")], {"previous": tiny.Pixels()})
-        assert task.keeper.distillers[0].form == "mse"
+        distill.attach_distillation(task, [term("cassle")], {"previous": tiny.Pixels()})
+        assert task.distillation.distillers[0].distance == "mse"
 
     def test_fresh_norms_take_the_statistics_of_the_batch_and_keep_none(self):
         head = tiny.Normed(size=1, features=3)
@@ -403,7 +404,7 @@ class TestCaSSLe:
                 self.inner = head
 
             def __call__(self, x, *, train):
-                return self.inner(x, train=train)["pooled"]
+                return self.inner(x, train=True)["pooled"]
 
         before = tiny.arrays(head)
         found = cassle.project(Head(), rows)
@@ -413,8 +414,10 @@ class TestCaSSLe:
 
     def test_unknown_form_names_the_known_ones(self):
         task = Blank(tiny.Pixels(), form="hinge", projector=nnx.Linear(6, 4, rngs=nnx.Rngs(0)))
-        with pytest.raises(ValueError, match="Blank: CASSLE is 'hinge'; known are contrastive, cosine, mse"):
-            distill.keep(task, [term("cassle")], {"previous": tiny.Pixels()})
+        with pytest.raises(
+            ValueError, match="Blank: EMBEDDING_DISTANCE is 'hinge'; known are contrastive, cosine, mse"
+        ):
+            distill.attach_distillation(task, [term("cassle")], {"previous": tiny.Pixels()})
 
 
 def gradients(task, frozen, sharded: int = 1):
@@ -424,7 +427,7 @@ def gradients(task, frozen, sharded: int = 1):
 
     def added(params, views):
         made = nnx.merge(graph, params, rest)
-        return made.keeper(made, made.loss(views), nnx.merge(frozen_graph, nnx.as_pure(state)), 0.5)[0]
+        return made.distillation(made, made.loss(views, 0.0), nnx.merge(frozen_graph, nnx.as_pure(state)), 0.5)[0]
 
     found, gradient = jax.jit(jax.value_and_grad(added))(params, tiny.on_devices(VIEWS, sharded))
     return float(found), gradient
@@ -437,7 +440,7 @@ class TestGradient:
         terms = [dataclasses.replace(term(kind), name=kind) for kind in distill.KINDS]
         terms += [dataclasses.replace(term("mse", endpoint="stage4"), name="map")]
         teacher, fisher = tiny.Pixels(seed=1), {"previous": tiny.Pixels(seed=2)}
-        frozen = distill.keep(task, terms, {"previous": teacher}, fisher)
+        frozen = distill.attach_distillation(task, terms, {"previous": teacher}, fisher)
         one, gradient_1 = gradients(task, frozen)
         eight, gradient_8 = gradients(task, frozen, 8)
         assert eight == pytest.approx(one, rel=1e-5)
@@ -448,10 +451,10 @@ class TestGradient:
         )
         assert error <= 1e-5 * size
         learning = [name for name, leaf in expected.items() if np.abs(leaf).max() > 1e-6]
-        for part in ("backbone", "projector", "keeper"):
+        for part in ("backbone", "projector", "distillation"):
             assert any(part in name for name in learning), part
 
-    def test_of_anchors_is_exact(self):
+    def test_of_weight_penalties_is_exact(self):
         student, teacher, fisher = (tiny.Pixels(seed=seed) for seed in range(3))
         w, a, f = (tiny.arrays(nnx.as_pure(nnx.state(body))) for body in (student, teacher, fisher))
         for kind, expected in {
@@ -459,7 +462,9 @@ class TestGradient:
             "ewc": {name: f[name] * (w[name] - a[name]) for name in w},
         }.items():
             task = Blank(nnx.clone(student))
-            frozen = distill.keep(task, [term(kind, weight=3.0)], {"previous": teacher}, {"previous": fisher})
+            frozen = distill.attach_distillation(
+                task, [term(kind, weight=3.0)], {"previous": teacher}, {"previous": fisher}
+            )
             value, gradient = gradients(task, frozen)
             found = tiny.arrays(gradient["backbone"])
             half = sum(np.sum(expected[name] * (w[name] - a[name])) for name in w) / 2
@@ -469,16 +474,16 @@ class TestGradient:
 
     def test_penalties_of_several_teachers_are_averaged(self):
         teachers = {"one": tiny.Pixels(seed=1), "other": tiny.Pixels(seed=2)}
-        both, _ = kept(Blank(tiny.Pixels()), [term("l2_sp", teachers=("one", "other"))], **teachers)
-        each = [kept(Blank(tiny.Pixels()), [term("l2_sp")], previous=teacher)[0] for teacher in teachers.values()]
+        both, _ = distilled(Blank(tiny.Pixels()), [term("l2_sp", teachers=("one", "other"))], **teachers)
+        each = [distilled(Blank(tiny.Pixels()), [term("l2_sp")], previous=teacher)[0] for teacher in teachers.values()]
         np.testing.assert_allclose(both, sum(each) / 2, rtol=1e-6)
 
 
 class Regression(Blank):
     """Every image is asked for 1: a loss that is a sum over images."""
 
-    def loss(self, views, *, train=True):
-        output = super().loss(views, train=train)
+    def loss(self, views, progress):
+        output = super().loss(views, progress)
         return dataclasses.replace(output, loss=jnp.mean(jnp.square(output.features - 1)))
 
 
@@ -503,7 +508,7 @@ class TestFisher:
         """Of batches of one image: their mean. Of larger ones: B times the square of their mean gradient."""
         task, key = Regression(tiny.Pixels()), jax.random.key(5)
         batches = [tiny.batch(count, start=count * n) for n in range(3)]
-        found = tiny.arrays(distill.fisher(task, batches, key))
+        found = tiny.arrays(distill.estimate_fisher(task, batches, key))
         by_batch = [self.per_image(task, batch, jax.random.fold_in(key, n)) for n, batch in enumerate(batches)]
         for name, value in found.items():
             means = [np.mean([image[name] for image in images], axis=0, dtype=np.float64) for images in by_batch]
@@ -513,48 +518,48 @@ class TestFisher:
     def test_leaves_the_task_as_it_was_and_is_the_same_again(self):
         task = Regression(tiny.Normed())
         before = tiny.arrays(task)
-        one, again = (distill.fisher(task, [tiny.batch()], jax.random.key(0)) for _ in range(2))
+        one, again = (distill.estimate_fisher(task, [tiny.batch()], jax.random.key(0)) for _ in range(2))
         tiny.assert_same(task, before)
         tiny.assert_same(one, again)
         with pytest.raises(ValueError, match="at least one batch"):
-            distill.fisher(task, [], jax.random.key(0))
+            distill.estimate_fisher(task, [], jax.random.key(0))
 
 
 class TestAverage:
     def test_ends_are_the_bits_of_either_and_the_middle_lies_between(self):
         one, other = tiny.Normed(seed=0), tiny.Normed(seed=1)
         other.norm.mean.set_value(other.norm.mean.get_value() - 1)
-        tiny.assert_same(distill.average(one, [other], 0.0), one)
-        tiny.assert_same(distill.average(one, [other], 1.0), other)
-        a, b, found = (tiny.arrays(body) for body in (one, other, distill.average(one, [other], 0.25)))
+        tiny.assert_same(distill.average_weights(one, [other], 0.0), one)
+        tiny.assert_same(distill.average_weights(one, [other], 1.0), other)
+        a, b, found = (tiny.arrays(body) for body in (one, other, distill.average_weights(one, [other], 0.25)))
         for name in a:
             np.testing.assert_allclose(found[name], 0.75 * a[name] + 0.25 * b[name], rtol=1e-6)
 
     def test_of_several_is_with_their_mean(self):
         bodies = [tiny.Normed(seed=seed) for seed in range(3)]
-        a, b, c, found = map(tiny.arrays, (*bodies, distill.average(bodies[0], bodies[1:], 0.5)))
+        a, b, c, found = map(tiny.arrays, (*bodies, distill.average_weights(bodies[0], bodies[1:], 0.5)))
         for name in a:
             np.testing.assert_allclose(found[name], a[name] / 2 + (b[name] + c[name]) / 4, rtol=1e-5, atol=1e-7)
 
 
 class TestTerms:
     def test_none_distils_nothing(self):
-        assert distill.terms(base.distillation()) == ()
-        assert distill.terms(FrozenConfigDict({"kind": "none"})) == ()
+        assert distill.read_terms(base.distillation()) == ()
+        assert distill.read_terms(FrozenConfigDict({"kind": "none"})) == ()
         task = Blank(tiny.Pixels())
-        assert distill.keep(task, (), {}) is None
-        assert distill.keep(task, [term("weight_average")], {"previous": tiny.Pixels()}) is None
-        assert not hasattr(task, "keeper")
+        assert distill.attach_distillation(task, (), {}) is None
+        assert distill.attach_distillation(task, [term("weight_average")], {"previous": tiny.Pixels()}) is None
+        assert task.distillation is None
 
     def test_several_go_by_their_kinds(self):
         stage = base.stage("rotation", distill=({"kind": "kl"}, {"kind": "ewc", "weight": 10.0}, {"kind": "kl"}))
-        found = distill.terms(FrozenConfigDict(stage).distill)
+        found = distill.read_terms(FrozenConfigDict(stage).distill)
         assert {term.name: (term.kind, term.weight) for term in found} == {
             "kl": ("kl", 1.0),
             "ewc": ("ewc", 10.0),
             "kl_2": ("kl", 1.0),
         }
-        assert [term.name for term in distill.terms(base.stage("rotation", distill={"kind": "mse"}).distill)] == [
+        assert [term.name for term in distill.read_terms(base.stage("rotation", distill={"kind": "mse"}).distill)] == [
             "loss"
         ]
 
@@ -594,7 +599,7 @@ class TestTerms:
                 return jnp.sum(student * teacher)
 
         monkeypatch.setitem(distill.KINDS, "dot", Dot)
-        found, _ = kept(Blank(tiny.Pixels()), [term("dot")], previous=tiny.Pixels(seed=1))
+        found, _ = distilled(Blank(tiny.Pixels()), [term("dot")], previous=tiny.Pixels(seed=1))
         s, t = (endpoints(tiny.Pixels(seed=seed), True)["pooled"] for seed in (0, 1))
         np.testing.assert_allclose(found, np.sum(s * t), rtol=1e-4)
 
@@ -602,10 +607,10 @@ class TestTerms:
 class TestCheck:
     def check(self, kind, *teachers, **changes):
         made = dict(zip(("one", "other"), teachers, strict=False))
-        distill.check(term(kind, **changes), tiny.Pixels(), made, tiny.SIZE)
+        distill.check_term(term(kind, **changes), tiny.Pixels(), made, tiny.SIZE)
 
     def test_what_fits_passes(self):
-        for kind in (*distill.KINDS, distill.MERGE):
+        for kind in (*distill.KINDS, distill.AVERAGING):
             self.check(kind, tiny.Pixels(), tiny.Pixels(seed=1))
         for kind in ("relational", "similarity_preserving", "pfr"):
             self.check(kind, tiny.Pixels(features=4))

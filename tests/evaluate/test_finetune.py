@@ -65,8 +65,8 @@ def test_loss_is_the_weighted_cross_entropy(make_classifier, batch):
     weights = (0.5, 1.0, 3.0)
     classifier = make_classifier(weights)
     views = classifier.views(jax.random.key(0), batch)
-    output = classifier.loss(views, train=False)
-    logits = np.float64(classifier.network(views["image"], train=False)[0])
+    output = classifier.loss(views, 0.0)
+    logits = np.float64(classifier.network(views["image"], train=True)[0])
     log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = np.mean([-weights[y] * row[y] for y, row in zip(LABELS, log_probs, strict=True)])
     assert float(output.loss) == pytest.approx(expected, rel=1e-5)
@@ -103,7 +103,7 @@ def test_learns_what_brightness_tells(make_classifier, batch, split):
     @nnx.jit
     def step(classifier, optimizer, key):
         def loss(classifier):
-            return classifier.loss(classifier.views(key, batch)).loss
+            return classifier.loss(classifier.views(key, batch), 0.0).loss
 
         optimizer.update(classifier, nnx.grad(loss)(classifier))
 
@@ -127,11 +127,11 @@ def test_predictions_are_in_order_and_change_nothing(make_classifier, split):
 
 def test_recalls_the_best_weights_and_statistics(make_classifier, batch):
     classifier = make_classifier()
-    classifier.loss(classifier.views(jax.random.key(0), batch))
+    classifier.loss(classifier.views(jax.random.key(0), batch), 0.0)
     best = weights_of(classifier.backbone)
     classifier.remember(0.7, 10)
     disturb(classifier)
-    classifier.loss(classifier.views(jax.random.key(1), batch))
+    classifier.loss(classifier.views(jax.random.key(1), batch), 0.0)
     classifier.remember(0.6, 20)
     classifier.remember(0.7, 30)
     assert classifier.recall() == (10, pytest.approx(0.7))

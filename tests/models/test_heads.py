@@ -1,11 +1,13 @@
 """Heads against NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from aiseeme_jax import models
+from aiseeme_jax.models import heads
 
 
 def batch(count=16, length=12):
@@ -68,3 +70,10 @@ def test_activation_stands_between_the_layers():
     first, last = head.layers
     expected = np.tanh(batch() @ first.kernel[...] + first.bias[...]) @ last.kernel[...] + last.bias[...]
     np.testing.assert_allclose(head(jnp.asarray(batch()), train=True), expected, atol=1e-4)
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    x = jnp.full((100, 100), 3.0)
+    dropped = np.asarray(heads.drop(jax.random.key(0), x, 0.25))
+    assert set(np.unique(dropped)) == {0.0, 4.0} and abs((dropped == 0).mean() - 0.25) < 0.02
+    np.testing.assert_array_equal(heads.drop(jax.random.key(0), x, 0.0), x)

@@ -105,7 +105,9 @@ class TestNNCLR:
     def test_support_set_is_scaled_to_the_data_and_checked_against_it(self):
         assert tiny.table_task("nnclr").support.rows.get_value().shape == (8, 256)
         setting = pretext.Setting(10**6, 4096)
-        assert pretext.momentum_contrast.queue_size("nnclr", "support", 0, setting, 98_304) == 98_304
+        assert (
+            pretext.momentum_contrast.queue_size(pretext.task_class("nnclr"), "support", 0, setting, 98_304) == 98_304
+        )
         with pytest.raises(ValueError, match="nnclr: a queue of 32 is longer than the split of 24 images; lower `sup"):
             tiny.table_task("nnclr", support=32)
 

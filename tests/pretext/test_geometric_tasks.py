@@ -62,7 +62,7 @@ class TestRotation:
         still = tiny.STILL | {"flip_horizontal": 0.5}
         task = tiny.task(tiny.stage("rotation", batch=4, views=still), BrightSide(), images=4)
         task.head.kernel.set_value(50 * jnp.eye(4))
-        output = task.loss(task.views(jax.random.key(0), {"image": jnp.asarray(image)}))
+        output = task.loss(task.views(jax.random.key(0), {"image": jnp.asarray(image)}), 0.0)
         assert float(output.metrics["accuracy"]) == 1
         assert float(output.loss) < 1e-6
 
@@ -75,7 +75,7 @@ class TestRotation:
             turned = np.rot90(image, turns, axes=(1, 2)).reshape(8, -1).astype(np.float64)
             logits.append(turned @ task.backbone.map.kernel.get_value() @ task.head.kernel.get_value())
         expected = tiny.cross_entropy(np.concatenate(logits), np.repeat(np.arange(4), 8))
-        output = task.loss(views)
+        output = task.loss(views, 0.0)
         assert float(output.loss) == pytest.approx(expected, rel=1e-5)
         correct = np.mean([np.argmax(z, axis=1) == k for k, z in enumerate(logits)])
         assert float(output.metrics["accuracy"]) == pytest.approx(correct)
@@ -91,12 +91,12 @@ class TestRelativeLocation:
         task = self.make(CellNumber(), dropout=0.0)
         task.hidden, task.head = Through(), Pair()
         numbers = jnp.broadcast_to(jnp.arange(9.0)[None, :, None, None, None], (8, 9, 3, 3, 3))
-        output = task.loss({"patches": numbers, "dropout": jax.random.key(0)})
+        output = task.loss({"patches": numbers, "dropout": jax.random.key(0)}, 0.0)
         assert float(output.metrics["accuracy"]) == 1
         assert float(output.loss) < 1e-6
 
     @pytest.mark.slow
-    def test_dropout_falls_on_the_hidden_layer_in_training_alone(self):
+    def test_dropout_falls_on_the_hidden_layer(self):
         task = self.make(tiny.Linear(8), dropout=0.5, patch=5)
         seen = []
 
@@ -107,12 +107,10 @@ class TestRelativeLocation:
 
         task.head = Recorder()
         views = task.views(jax.random.key(0), tiny.batch(8))
-        for train in (True, False):
-            task.hidden, task.backbone = Ones(), CellNumber()
-            task.loss(views, train=train)
-        dropped, whole = seen
+        task.hidden, task.backbone = Ones(), CellNumber()
+        task.loss(views, 0.0)
+        (dropped,) = seen
         assert set(np.unique(dropped)) == {0.0, 2.0} and 0.4 < (dropped == 0).mean() < 0.6
-        assert (whole == 1).all()
 
     @pytest.mark.slow
     def test_patches_come_from_their_cells_apart_from_one_another(self):
@@ -137,19 +135,19 @@ class TestRelativeLocation:
     def test_loss_is_the_cross_entropy_of_the_heads_answers(self):
         task = self.make(tiny.Linear(3), dropout=0.0)
         views = task.views(jax.random.key(0), tiny.batch())
-        features = np.asarray(task.backbone(task.seen(views), train=True)["pooled"]).reshape(8, 9, -1)
+        features = np.asarray(task.backbone(task.shown_images(views), train=True)["pooled"]).reshape(8, 9, -1)
         pairs = np.stack([np.concatenate([f[4], f[cell]]) for f in features for cell in NEIGHBOUR_CELLS])
         hidden = jax.nn.relu(nnx.clone(task.hidden)(jnp.asarray(pairs), train=True))
         logits = task.head(hidden)
         expected = tiny.cross_entropy(logits, np.tile(np.arange(8), 8))
-        assert float(task.loss(views).loss) == pytest.approx(expected, rel=1e-5)
+        assert float(task.loss(views, 0.0).loss) == pytest.approx(expected, rel=1e-5)
 
-    def test_dropout_is_for_training_only(self):
-        task = self.make(tiny.Linear(3), dropout=0.9)
-        views = task.views(jax.random.key(0), tiny.batch())
-        other = {**views, "dropout": jax.random.key(7)}
-        assert task.loss(views, train=False).loss == task.loss(other, train=False).loss
-        assert task.loss(views).loss != task.loss(other).loss
+    def test_dropout_is_drawn_with_the_views_and_can_be_switched_off(self):
+        for dropout, same in ((0.9, False), (0.0, True)):
+            task = self.make(tiny.Linear(3), dropout=dropout)
+            views = task.views(jax.random.key(0), tiny.batch())
+            other = {**views, "dropout": jax.random.key(7)}
+            assert (task.loss(views, 0.0).loss == task.loss(other, 0.0).loss) == same
 
     def test_patch_larger_than_its_cell_is_an_error(self):
         assert self.make(tiny.Linear(5), patch=5).patch == 5

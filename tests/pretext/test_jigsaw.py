@@ -139,7 +139,7 @@ def accuracy_after_training(name: str, steps: int = 300) -> float:
 
     def loss(params, images, key):
         made = nnx.merge(graph, params, rest)
-        output = made.loss(made.views(key, {"image": images}))
+        output = made.loss(made.views(key, {"image": images}), 0.0)
         return output.loss, output.metrics["accuracy"]
 
     @jax.jit

@@ -40,7 +40,7 @@ def test_a_quarter_of_the_patches_is_seen_another_of_each_image():
     places = np.concatenate([views["visible"], views["hidden"]], axis=1)
     np.testing.assert_array_equal(np.sort(places, axis=1), np.tile(np.arange(16), (8, 1)))
     assert len({tuple(sorted(row)) for row in np.asarray(views["visible"])}) > 4
-    np.testing.assert_array_equal(task.seen(views), views["image"])
+    np.testing.assert_array_equal(task.shown_images(views), views["image"])
 
 
 def test_every_patch_is_hidden_as_often_as_another():
@@ -57,7 +57,7 @@ def test_every_patch_is_hidden_as_often_as_another():
     [(0.75, (14, 14), 49), (0.75, (8, 8, 8), 128), (0.9, (10,), 1), (0.75, (3, 3), 2), (0.5, (2, 2), 2)],
 )
 def test_visible_patches_are_rounded_down(share, space, visible):
-    assert mae.visible_count(share, space, PATCH) == visible
+    assert mae.visible_count(mae.MAE, share, space, PATCH) == visible
 
 
 def test_a_patch_is_normalised_by_its_own_pixels():
@@ -85,7 +85,7 @@ def test_the_loss_is_the_mean_over_the_hidden_patches(normalised):
 
 def test_hidden_pixels_do_not_reach_the_encoder_and_visible_ones_do():
     task, views = drawn()
-    image, run = np.array(views["image"]), jax.jit(lambda views: task.loss(views))
+    image, run = np.array(views["image"]), jax.jit(lambda views: task.loss(views, 0.0))
     for kind in ("hidden", "visible"):
         changed = image.copy()
         for row, places in enumerate(np.asarray(views[kind])):
@@ -128,8 +128,8 @@ def test_the_decoder_knows_a_patch_by_its_place_alone():
 )
 def test_the_decoder_of_a_base_is_the_published_one_and_others_follow(features, depth, size):
     backbone = SimpleNamespace(features=features, blocks=range(depth))
-    assert tuple(mae.decoder_size(backbone, width=0, blocks=0, heads=0).values()) == size
-    assert tuple(mae.decoder_size(backbone, width=48, blocks=3, heads=6).values()) == (48, 3, 6)
+    assert tuple(mae.decoder_size(mae.MAE, backbone, width=0, blocks=0, heads=0).values()) == size
+    assert tuple(mae.decoder_size(mae.MAE, backbone, width=48, blocks=3, heads=6).values()) == (48, 3, 6)
 
 
 def test_the_decoder_has_the_size_asked_for():

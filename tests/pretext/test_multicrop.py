@@ -18,7 +18,7 @@ SPEC = augment.Views(**{**tiny.STILL, "size": 32, "crop_scale": (0.4, 1.0)})
 
 def crops(spec=SPEC, backbone=None, **changes):
     fields = {"local_crops": 3, "local_size": 0, "local_scale": (0.05, 0.4), **changes}
-    return multi_crop("dino", backbone or tiny.Pixels(), spec, **fields)
+    return multi_crop(pretext.task_class("dino"), backbone or tiny.Pixels(), spec, **fields)
 
 
 class Patches(tiny.Pixels):

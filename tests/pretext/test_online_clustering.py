@@ -65,42 +65,45 @@ class TestSwAV:
         @jax.jit
         def step(rest, views, progress):
             task = nnx.merge(graph, params, rest)
-            loss = task.loss(views).loss
-            task.after_update(progress)
+            loss = task.loss(views, progress).loss
+            task.after_update(progress + 1 / 8)
             return loss, split_state(task)[2]
 
         for done in range(8):
             views = self.views(done)
             used = [rows[-16:] for rows in past] if done >= first else None
             embedded = tiny.unit(embed(views))
-            loss, rest = step(rest, views, jnp.float32((done + 1) / 8))
+            loss, rest = step(rest, views, jnp.float32(done / 8))
             assert float(loss) == pytest.approx(self.reference(task, embedded, used), rel=1e-4), done
             past = [np.concatenate([rows, embedded[:, g]]) for g, rows in enumerate(past)]
 
-    def test_prototypes_have_length_one_and_learn_once_they_are_let_go(self):
-        """Held for half of a stage of four steps; pushed about between the steps."""
+    def test_prototypes_have_length_one_and_learn_once_they_are_released(self):
+        """Frozen for half of a stage of four steps; pushed about between the steps."""
         task = tiny.table_task("swav", frozen=0.5)
         graph, params, rest = split_state(task)
 
         @jax.jit
         def step(params, rest, views, progress):
             def loss(params):
-                return nnx.merge(graph, params, rest).loss(views).loss
+                return nnx.merge(graph, params, rest).loss(views, progress).loss
 
             gradient = jax.grad(loss)(params)["directions"]
             merged = nnx.merge(graph, {**params, "directions": params["directions"] + 0.1}, rest)
-            merged.after_update(progress)
-            return gradient, *split_state(merged)[1:]
+            merged.after_update(progress + 1 / 4)
+            return gradient, merged.frozen(progress)["directions"], *split_state(merged)[1:]
 
         for done, learns in enumerate((False, False, True, True)):
-            before, held = params["directions"], bool(nnx.merge(graph, params, rest).frozen()["directions"])
+            before = params["directions"]
             np.testing.assert_allclose(np.linalg.norm(before, axis=0), 1, rtol=1e-6)
-            gradient, params, rest = step(dict(params), rest, self.views(done), jnp.float32((done + 1) / 4))
-            assert held != learns and np.any(gradient)
+            gradient, frozen, params, rest = step(dict(params), rest, self.views(done), jnp.float32(done / 4))
+            assert bool(frozen) != learns and np.any(gradient)
             np.testing.assert_allclose(params["directions"], tiny.unit((before + 0.1).T).T, atol=1e-6)
 
     def test_sizes_follow_from_the_data_and_are_checked(self):
-        count = [cluster_count("swav", "prototypes", 0, pretext.Setting(n, 8), 3000) for n in (10, 24, 25_331, 10**6)]
+        count = [
+            cluster_count(pretext.task_class("swav"), "prototypes", 0, pretext.Setting(n, 8), 3000)
+            for n in (10, 24, 25_331, 10**6)
+        ]
         assert count == [5, 12, 197, 3000]
         task = tiny.table_task("swav")
         assert task.prototypes().shape == (16, 12) and task.queues[0].rows.shape == (8, 16)
@@ -221,16 +224,17 @@ class TestODC:
         changed = {name for name, value in tiny.arrays(task).items() if value.tobytes() != before[name].tobytes()}
         assert changed == {"['centroids']", "['labels']", "['memory']"}
 
-    def test_dropped_in_training_alone(self):
-        task = self.task(dropout=0.5)
-        views = self.views(task, np.arange(8))
-        other = {**views, "dropout": jax.random.key(1)}
-        losses = [float(tiny.loss(nnx.clone(task), v, training=t).loss) for t in (True, False) for v in (views, other)]
-        assert losses[0] != losses[1] and losses[2] == losses[3]
+    def test_dropout_is_drawn_with_the_views_and_can_be_switched_off(self):
+        for dropout, same in ((0.5, False), (0.0, True)):
+            task = self.task(dropout=dropout)
+            views = self.views(task, np.arange(8))
+            other = {**views, "dropout": jax.random.key(1)}
+            one, two = (float(tiny.loss(nnx.clone(task), v).loss) for v in (views, other))
+            assert (one == two) == same
 
     def test_sizes_follow_from_the_data_and_are_checked(self):
         # Images of a cluster, and the size below which it is dissolved.
-        assert [odc._smallest(0, mean) for mean in (2, 32, 128, 1000)] == [1, 5, 20, 20]
+        assert [odc._smallest(odc.ODC, 0, mean) for mean in (2, 32, 128, 1000)] == [1, 5, 20, 20]
         task = self.task(clusters=0)
         assert task.clusters == 12 and task.smallest == 1
         with pytest.raises(ValueError, match="odc: 13 clusters for a split of 24 images; `clusters` must lie"):

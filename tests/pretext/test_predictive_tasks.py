@@ -27,7 +27,7 @@ def cosine(a, b):
 
 def gradient(task, views):
     graph, params, rest = split_state(task)
-    return tiny.arrays(jax.jit(jax.grad(lambda p: nnx.merge(graph, p, rest).loss(views).loss))(params))
+    return tiny.arrays(jax.jit(jax.grad(lambda p: nnx.merge(graph, p, rest).loss(views, 0.0).loss))(params))
 
 
 def moved(module):
@@ -185,11 +185,9 @@ class TestDINO:
     def test_teacher_warms_up_and_prototypes_thaw_with_the_progress_of_the_stage(self):
         task = tiny.table_task("dino", warmup=0.5, frozen=0.25)
         found = []
-        for progress in (0.0, 0.125, 0.25, 0.5, 1.0):
-            if progress:
-                task.after_update(jnp.float32(progress))
-            (frozen,) = (bool(flag) for flag in task.frozen().values())
-            found.append((pytest.approx(float(task.temperature.get_value()), abs=1e-7), frozen))
+        for progress in map(jnp.float32, (0.0, 0.125, 0.25, 0.5, 1.0)):
+            (frozen,) = (bool(flag) for flag in task.frozen(progress).values())
+            found.append((pytest.approx(float(task.teacher_temperature(progress)), abs=1e-7), frozen))
         assert found == [(0.04, True), (0.0475, True), (0.055, False), (0.07, False), (0.07, False)]
 
     def test_the_stage_leaves_the_teacher_with_statistics_of_its_own(self):
@@ -205,8 +203,8 @@ class TestDINO:
 
     def test_without_a_warm_up_the_teacher_has_its_temperature_from_the_start(self):
         task = tiny.table_task("dino", warmup=0.0, frozen=0.0)
-        assert float(task.temperature.get_value()) == pytest.approx(0.07)
-        assert not any(task.frozen().values())
+        assert float(task.teacher_temperature(0.0)) == pytest.approx(0.07)
+        assert not any(task.frozen(0.0).values())
 
     def test_local_crops_may_be_left_out(self):
         task = tiny.table_task("dino", local_crops=0, views=tiny.STILL)
@@ -215,7 +213,7 @@ class TestDINO:
 
     @pytest.mark.parametrize("images, expected", [(24, 16), (25_331, 1_266), (1_281_167, 64_058), (10**7, 65_536)])
     def test_prototypes_left_to_themselves_are_scaled_to_the_data_set(self, images, expected):
-        assert dino.prototype_count(0, pretext.Setting(images, 8)) == expected
+        assert dino.prototype_count(dino.DINO, 0, pretext.Setting(images, 8)) == expected
 
     @pytest.mark.parametrize("asked", [1, 25])
     def test_prototypes_that_do_not_fit_are_an_error(self, asked):

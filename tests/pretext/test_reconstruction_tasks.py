@@ -49,7 +49,7 @@ def test_context_restoration_compares_the_whole_view_with_what_was_swapped():
         changed = (damaged != whole).any(axis=-1).mean()
         assert 0.05 < changed <= 10 * 2 * 2**2 / 16**2
         np.testing.assert_array_equal(np.sort(damaged, axis=None), np.sort(whole, axis=None))
-    assert float(task.loss(views).loss) == pytest.approx(np.square(image - target).mean(), rel=1e-5)
+    assert float(task.loss(views, 0.0).loss) == pytest.approx(np.square(image - target).mean(), rel=1e-5)
 
 
 def test_inpainting_compares_the_holes_alone():
@@ -60,7 +60,7 @@ def test_inpainting_compares_the_holes_alone():
     assert area.max() <= 64 and area.min() >= 16 and len(set(area)) > 1
     np.testing.assert_array_equal(image, np.where(hole, 0, target))
     error = np.square(target)[np.broadcast_to(hole, target.shape) == 1].mean()
-    assert float(task.loss(views).loss) == pytest.approx(error, rel=1e-5)
+    assert float(task.loss(views, 0.0).loss) == pytest.approx(error, rel=1e-5)
 
 
 class TestModelsGenesis:
@@ -117,7 +117,7 @@ class TestModelsGenesis:
     def test_loss_is_the_squared_error_of_the_whole_view(self):
         task, views = drawn("models_genesis")
         image, target = (np.asarray(views[name], np.float64) for name in ("image", "target"))
-        assert float(task.loss(views).loss) == pytest.approx(np.square(image - target).mean(), rel=1e-5)
+        assert float(task.loss(views, 0.0).loss) == pytest.approx(np.square(image - target).mean(), rel=1e-5)
 
 
 class Halved(Images):

@@ -35,8 +35,8 @@ class Toy(Task):
     def views(self, key, batch):
         return {**super().views(key, batch), "poison": batch.get("poison", jnp.zeros(2))}
 
-    def loss(self, views, *, train=True):
-        features = self.backbone(views["image"], train=train)["pooled"]
+    def loss(self, views, progress):
+        features = self.backbone(views["image"], train=True)["pooled"]
         self.counted.set_value(self.counted.get_value() + 1)
         weight = self.head.bias.get_value().sum()
         in_loss, in_gradient = views["poison"]
@@ -142,7 +142,7 @@ def first_gradient():
 
     def loss(params):
         task = nnx.merge(program.graph, params, state.rest)
-        return task.loss(task.views(jax.random.fold_in(jax.random.key(0), 0), batch())).loss
+        return task.loss(task.views(jax.random.fold_in(jax.random.key(0), 0), batch()), 0.0).loss
 
     return tiny.arrays(jax.jit(jax.grad(loss))(state.params))
 
@@ -208,8 +208,8 @@ class TestStep:
         """Of AdamW a first step is as long as the rate at most, however long it was waited for."""
 
         class Held(Toy):
-            def frozen(self):
-                return {"head.kernel": self.progress.get_value() < 0.5}
+            def frozen(self, progress):
+                return {"head.kernel": progress < 0.5}
 
         adamw = {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.5}
         program, state = start(toy_stage(optimizer=adamw, schedule={"name": "constant"}), Held(tiny.Linear()))
@@ -375,13 +375,13 @@ class TestDistillation:
         with pytest.raises(Killed):
             fit("killed", batches=killed_after(5))
         resumed = fit("killed")
-        assert any("keeper" in name for name in tiny.arrays(whole.task))
+        assert any("distillation" in name for name in tiny.arrays(whole.task))
         tiny.assert_same(resumed.task, whole.task)
 
 
 def taught(task, stage, teacher):
     """What `task` is distilled from, one backbone by the name of 'previous'."""
-    return distill.keep(task, distill.terms(stage.distill), {"previous": teacher})
+    return distill.attach_distillation(task, distill.read_terms(stage.distill), {"previous": teacher})
 
 
 class Killed(Exception):

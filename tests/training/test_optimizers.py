@@ -277,10 +277,10 @@ def test_parameters_that_were_held_start_as_if_it_were_the_first_step(name):
         params, state = start, optimizer.init(start)
         for step in range(steps):
             frozen = {"head.kernel": jnp.asarray(step < held)}
-            seen = optimizers.hold(frozen, jax.tree.map(jnp.zeros_like, gradient), gradient)
+            seen = optimizers.keep_frozen(frozen, jax.tree.map(jnp.zeros_like, gradient), gradient)
             updates, moved = optimizer.update(seen, state, params)
-            params = optimizers.hold(frozen, params, optax.apply_updates(params, updates))
-            state = optimizers.hold(frozen, state, moved)
+            params = optimizers.keep_frozen(frozen, params, optax.apply_updates(params, updates))
+            state = optimizers.keep_frozen(frozen, state, moved)
         return params
 
     late = after(5, held=3)

@@ -1,4 +1,4 @@
-"""What a student is told about its teacher, as plain functions of arrays.
+"""Distances between a student and its teacher, as plain functions of arrays.
 
 The contract is that of `aiseeme_jax.losses`: the whole batch, float32 scalars, no gradient stopped here. Rows are
 images (each view one of them), or places of a map.
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from aiseeme_jax import losses
 from aiseeme_jax.losses.arrays import check_same_shape, matmul, normalise, wide
 
-# Vertices of the triangles that are looked at together.
+# Vertices of triangles that are computed together.
 _VERTICES = 8
 
 
@@ -23,9 +23,9 @@ def cosine(student: Float[Array, "rows dim"], teacher: Float[Array, "rows dim"])
 def relational_distance(student: Float[Array, "rows s"], teacher: Float[Array, "rows t"]) -> Float[Array, ""]:
     """Mean over ordered pairs i != j of Huber(|s_i - s_j| / mu_s - |t_i - t_j| / mu_t), mu the mean over these pairs.
 
-    At least two rows; their lengths may differ. Unmoved by rotation, shift and scale of either side. Huber's bend lies
-    at 1. Source: Park et al., CVPR 2019 (arXiv 1904.05068), eqs. 5 to 8, as a mean in place of their sum. The authors'
-    code also counts the n pairs i = j, whose term is 0.
+    At least two rows; their lengths may differ. Rotation, shift and scale of either side change nothing. The Huber
+    function is quadratic up to 1. Source: Park et al., CVPR 2019 (arXiv 1904.05068), eqs. 5 to 8, as a mean in place of
+    their sum. The authors' code also counts the n pairs i = j, whose term is 0.
     """
     _check_rows(student, teacher, 2)
     count = student.shape[0]
@@ -40,8 +40,8 @@ def relational_distance(student: Float[Array, "rows s"], teacher: Float[Array, "
 def relational_angle(student: Float[Array, "rows s"], teacher: Float[Array, "rows t"]) -> Float[Array, ""]:
     """Mean over triangles (i, j, k, all different, in any order) of Huber of the difference of cos(angle at j).
 
-    At least three rows; their lengths may differ. Unmoved by rotation, shift and scale of either side; the angle at a
-    row that another one coincides with counts as a right one. Time grows with the cube of the rows, memory with their
+    At least three rows; their lengths may differ. Rotation, shift and scale of either side change nothing. The angle at
+    a row that equals another row counts as a right angle. Time grows with the cube of the rows, memory with their
     square: triangles are taken by their vertex, a few vertices at a time. Source: Park et al., CVPR 2019 (arXiv
     1904.05068), eqs. 9 to 11, as a mean in place of their sum. The authors' code also counts the triangles with two
     corners alike.
@@ -51,9 +51,9 @@ def relational_angle(student: Float[Array, "rows s"], teacher: Float[Array, "row
     sides = [_distances(wide(rows)) for rows in (student, teacher)]
 
     def at(vertex):
-        seen, wanted = (_cosines(products, distance, vertex) for products, distance in sides)
-        # A corner taken twice sees itself at angle 0, whatever the features.
-        return jnp.sum(jnp.where(jnp.eye(count, dtype=bool), 0, _huber(seen - wanted)))
+        found, wanted = (_cosines(products, distance, vertex) for products, distance in sides)
+        # A corner that is taken twice makes no triangle.
+        return jnp.sum(jnp.where(jnp.eye(count, dtype=bool), 0, _huber(found - wanted)))
 
     by_vertex = jax.lax.map(jax.checkpoint(at), jnp.arange(count), batch_size=min(_VERTICES, count))
     return jnp.sum(by_vertex) / (count * (count - 1) * (count - 2))
@@ -62,8 +62,8 @@ def relational_angle(student: Float[Array, "rows s"], teacher: Float[Array, "row
 def similarity_preserving(student: Float[Array, "rows *s"], teacher: Float[Array, "rows *t"]) -> Float[Array, ""]:
     """|S - T|^2 / rows^2, S and T the matrices F F^T of the flattened features, their rows brought to length one.
 
-    The features of the two may differ in shape. Unmoved by rotation and scale of either side. Source: Tung & Mori, ICCV
-    2019 (arXiv 1907.09682), eqs. 1 to 4.
+    The features of the two may differ in shape. Rotation and scale of either side change nothing. Source: Tung & Mori,
+    ICCV 2019 (arXiv 1907.09682), eqs. 1 to 4.
     """
     _check_rows(student, teacher, 1)
     flat = [wide(rows).reshape(rows.shape[0], -1) for rows in (student, teacher)]
@@ -107,14 +107,14 @@ def prototype_cross_entropy(
 
 def quadratic(
     weights: list[Float[Array, "..."]],
-    anchor: list[Float[Array, "..."]],
+    teacher: list[Float[Array, "..."]],
     importance: list[Float[Array, "..."]] | None = None,
 ) -> Float[Array, ""]:
-    """1/2 sum_i F_i (w_i - a_i)^2 over all elements of all arrays; F = 1 without `importance`."""
+    """1/2 sum_i F_i (w_i - t_i)^2 over all elements of all arrays; F = 1 without `importance`."""
     total = jnp.zeros(())
-    for position, (weight, kept) in enumerate(zip(weights, anchor, strict=True)):
-        check_same_shape(weight=weight, anchor=kept)
-        square = jnp.square(wide(weight) - wide(kept))
+    for position, (weight, start) in enumerate(zip(weights, teacher, strict=True)):
+        check_same_shape(weight=weight, teacher=start)
+        square = jnp.square(wide(weight) - wide(start))
         total += jnp.sum(square if importance is None else wide(importance[position]) * square)
     return total / 2
 
