@@ -14,17 +14,22 @@ from aiseeme_jax.weights.backbones import (
     starting_backbone,
     tree_hash,
 )
+from aiseeme_jax.weights.classifier import CLASSIFIER, Classifier, load_classifier, save_classifier
 
 __all__ = [
     "BACKBONE",
+    "CLASSIFIER",
     "FISHER",
+    "Classifier",
     "any_backbone",
     "backbone_hash",
     "export_backbone",
     "find_backbone",
     "load_backbone",
+    "load_classifier",
     "load_fisher",
     "save_backbone",
+    "save_classifier",
     "save_fisher",
     "starting_backbone",
     "tree_hash",
