@@ -134,8 +134,9 @@ def test_the_trained_classifier_is_handed_on(make, tmp_path):
     outcome = protocols.measure(Measurement(target(), 1.0, 0), measured, tmp_path, RUNTIME)
     save_classifier(tmp_path / "c.safetensors", outcome.classifier)
     classifier, test = load_classifier(tmp_path / "c.safetensors"), measured.splits["test"]
-    found = classifier.predict(test.images(), calibrated=False)
-    np.testing.assert_allclose(found, outcome.predictions.probs, rtol=1e-4)
+    for each in (classifier, outcome.classifier):
+        found = each.predict(test.images(), calibrated=False)
+        np.testing.assert_allclose(found, outcome.predictions.probs, rtol=1e-4)
     assert classifier.class_names == tuple(test.class_names)
     assert classifier.temperature == outcome.chosen["temperature"]
     assert classifier.kind == make_labels(test.labels).KIND and classifier.info["images"] == IMAGES

@@ -87,6 +87,8 @@ class TestFile:
         backbone, info = weights.load_backbone(save(tmp_path, made))
         tiny.assert_same(backbone, made.network.backbone)
         assert info["backbone_hash"] == weights.backbone_hash(backbone)
+        model = {**backbone.config, "patch": 0}
+        tiny.assert_same(weights.starting_backbone(model, str(tmp_path / CLASSIFIER), seed=1), backbone)
 
     def test_a_folder_or_file_that_is_not_there(self, tmp_path):
         for path in (tmp_path, tmp_path / "absent.safetensors"):
