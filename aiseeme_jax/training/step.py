@@ -93,9 +93,11 @@ class Program:
     constant_rate: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
 
-    def schedule(self, optimizer: Any = None) -> optax.Schedule:
-        """Learning rate by step, with the peak of `optimizer`, a config node; None is the stage's."""
-        peak = (optimizer or self.fields.optimizer).learning_rate
+    def schedule(self) -> optax.Schedule:
+        """Learning rate by step, of the stage's optimizer."""
+        return self._schedule(self.fields.optimizer.learning_rate)
+
+    def _schedule(self, peak: float) -> optax.Schedule:
         return optimizers.make_schedule(
             self.fields.schedule, peak, self.total_steps, self.steps_per_epoch, self.fields.batch_size
         )
@@ -106,8 +108,8 @@ class Program:
 
     def part_optimizer(self, part: Part) -> optax.GradientTransformation:
         """Of one part. Its rate follows the stage's schedule, however many updates the part gets in a step."""
-        fields = part.optimizer or self.fields.optimizer
-        by_step = self.schedule(fields)
+        fields = self.fields.optimizer if part.optimizer is None else part.optimizer
+        by_step = self._schedule(fields.learning_rate)
         constant = tuple(name for name in self.constant_rate if name in part.attributes)
         by_update = lambda count: by_step(count // part.updates * part.every)  # noqa: E731
         return optimizers.make_optimizer(fields, by_update, constant=constant)
