@@ -128,14 +128,18 @@ def mix(splits: Mapping[str, Split], shares: Mapping[str, float]) -> Mixture:
 
 def _check_alike(splits: Mapping[str, Split]) -> None:
     first, *others = splits.items()
-    look = lambda split: (split.shape, str(split.dtype), split.pictures)  # noqa: E731
     for name, split in others:
-        if look(split) != look(first[1]):
+        if _form(split) != _form(first[1]):
             one, other = (f"'{n}' holds {s.dtype} {s.shape}" for n, s in (first, (name, split)))
             raise UserError(
                 f"the data sets of a mixture must have images of one shape and type, but {one} and {other}: take "
                 "configs of one size, or have images resized as they are read, with '@64' behind the name"
             )
+
+
+def _form(split: Split) -> tuple:
+    """Of the images: what must be alike for them to lie in one batch."""
+    return split.shape, split.dtype, split.pictures
 
 
 def _distinct_ids(splits: Mapping[str, Split]) -> np.ndarray:

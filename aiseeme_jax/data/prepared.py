@@ -1,7 +1,8 @@
 """Opens data sets that TFDS prepared: those of `tfds_builders/`, and any other with images."""
 
+import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,37 +65,71 @@ def open_split(name: str, split: str, data_dir: str | Path, *, labels: str = CLA
     dataset, size = parse_name(name)
     builder = tfds.builder_from_directory(prepared_directory(dataset, data_dir))
     _check_format(dataset, builder, data_dir)
-    features, metadata = dict(builder.info.features.items()), builder.info.metadata or {}
+    layout = _find_layout(name, builder.info, size, labels)
+    stored, drawn = _stored_split(split, builder.info.splits) if layout.foreign else (split, None)
+    if stored not in builder.info.splits:
+        raise UserError(f"{name} has no split '{split}': there are {', '.join(builder.info.splits)}")
+    opened = _open_stored(f"{name}:{split}", builder, stored, layout)
+    return opened if drawn is None else opened.subset(_rows_drawn(opened.groups, drawn))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where things lie in a data set.
+
+    Attributes:
+      features: of TFDS, by name.
+      metadata: of the data set.
+      pixels: the feature of pixels.
+      size: side of the squares to which images are resized, or None.
+      group: the feature of the group, or None.
+      labels: the feature of the labels, or None.
+    """
+
+    features: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    pixels: str
+    size: int | None
+    group: str | None
+    labels: str | None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the data set has neither groups nor ids."""
+        return self.group is None and ID not in self.features
+
+
+def _find_layout(name: str, info: Any, size: int | None, labels: str) -> _Layout:
+    features, metadata = dict(info.features.items()), info.metadata or {}
     pixels = _pixel_feature(name, features, size)
     group = metadata.get("group") or next((key for key in GROUPS if key in features), None)
-    foreign = group is None and ID not in features
-    official, drawn = _stored_split(name, split, builder.info.splits) if foreign else (split, None)
-    if official not in builder.info.splits:
-        raise UserError(f"{name} has no split '{split}': there are {', '.join(builder.info.splits)}")
-    tables = _tables(builder, official)
-    rows = builder.info.splits[official].num_examples
-    ids = tables[ID] if ID in tables else _ids_by_place(builder.name, official, rows)
-    joined = metadata.get(JOINED, {})
     there = _label_features(features)
-    known = labels if labels in there else next(iter(there), None)
-    stored = StoredFeatures(builder, official, [pixels])
-    opened = Split(
-        name=f"{name}:{split}",
-        source=StoredImages(stored, pixels, size),
-        labels=_labels(tables, known, rows),
-        groups=_joined(tables[group], joined) if group else ids,
+    chosen = labels if labels in there else next(iter(there), None)
+    return _Layout(features, metadata, pixels, size, group, chosen)
+
+
+def _open_stored(name: str, builder: Any, stored: str, layout: _Layout) -> Split:
+    """A stored split as a whole, under the name `name`."""
+    tables, rows = _tables(builder, stored), builder.info.splits[stored].num_examples
+    ids = tables[ID] if ID in tables else _ids_by_place(builder.name, stored, rows)
+    joined = layout.metadata.get(JOINED, {})
+    images = StoredFeatures(builder, stored, [layout.pixels])
+    return Split(
+        name=name,
+        source=StoredImages(images, layout.pixels, layout.size),
+        labels=_labels(tables, layout.labels, rows),
+        groups=_joined(tables[layout.group], joined) if layout.group else ids,
         ids=ids,
-        class_names=_class_names(features, metadata, known),
+        class_names=_class_names(layout),
         series=tables.get(SERIES),
         other_names=_other_names(joined),
         version=str(builder.version),
-        attributes=_attributes(tables, features, {ID, group, SERIES, HAS_MASK, *there}),
-        segmentation=_masks(builder, official, tables, size, rows) if MASK in features else None,
-        picture_names=_picture_names(features[pixels].shape[0], metadata) if pixels in SEVERAL else (),
+        attributes=_attributes(tables, layout),
+        segmentation=_masks(builder, stored, tables, layout.size, rows) if MASK in layout.features else None,
+        picture_names=_picture_names(layout),
         own_ids=ID in tables,
-        own_groups=group is not None,
+        own_groups=layout.group is not None,
     )
-    return opened if drawn is None else opened.subset(_rows_drawn(opened.groups, drawn))
 
 
 def parse_name(name: str) -> tuple[str, int | None]:
@@ -161,7 +196,7 @@ def _pixel_feature(name: str, features: Mapping[str, Any], size: int | None) -> 
     return found
 
 
-def _stored_split(name: str, split: str, splits: Mapping[str, Any]) -> tuple[str, str | None]:
+def _stored_split(split: str, splits: Mapping[str, Any]) -> tuple[str, str | None]:
     """Where a split of a data set without groups lies: the stored split, and which part of it if not all."""
     draws = "train" in splits and not {"validation", "test"} <= set(splits)
     if split == "test" and "test" not in splits and "validation" in splits:
@@ -222,19 +257,20 @@ def _labels(tables: Mapping[str, np.ndarray], chosen: str | None, rows: int) -> 
     return tables[chosen].astype(np.int32 if chosen == CLASS else np.float32)
 
 
-def _class_names(features: Mapping[str, Any], metadata: Mapping[str, Any], chosen: str | None) -> tuple[str, ...]:
-    if chosen is None:
+def _class_names(layout: _Layout) -> tuple[str, ...]:
+    """Names of the classes, or of the findings by the metadata's `label_names`."""
+    if layout.labels is None:
         return ()
-    if chosen == CLASS:
-        return tuple(features[CLASS].names)
-    return tuple(metadata.get("label_names") or map(str, range(features[FINDINGS].shape[0])))
+    feature = layout.features[layout.labels]
+    if layout.labels == CLASS:
+        return tuple(feature.names)
+    return tuple(layout.metadata.get("label_names") or map(str, range(feature.shape[0])))
 
 
-def _attributes(
-    tables: Mapping[str, np.ndarray], features: Mapping[str, Any], others: set[str | None]
-) -> dict[str, Shaped[np.ndarray, "n"]]:
+def _attributes(tables: Mapping[str, np.ndarray], layout: _Layout) -> dict[str, Shaped[np.ndarray, "n"]]:
     """What is left of the tables: numbers as float32, texts, and classes by their names, '' where not known."""
-    return {name: _attribute(table, features[name]) for name, table in tables.items() if name not in others}
+    others = {ID, layout.group, SERIES, HAS_MASK, *_label_features(layout.features)}
+    return {name: _attribute(table, layout.features[name]) for name, table in tables.items() if name not in others}
 
 
 def _attribute(table: Shaped[np.ndarray, "n"], feature: Any) -> Shaped[np.ndarray, "n"]:
@@ -250,6 +286,10 @@ def _masks(builder: Any, split: str, tables: Mapping[str, np.ndarray], size: int
     return Masks(stored, tables[HAS_MASK].astype(bool) if HAS_MASK in tables else np.ones(rows, bool))
 
 
-def _picture_names(pictures: int, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    names: Sequence[str] = metadata.get("plane_names") or ()
-    return tuple(names) if len(names) == pictures else tuple(map(str, range(pictures)))
+def _picture_names(layout: _Layout) -> tuple[str, ...]:
+    """Of several pictures of one thing, their names by the metadata's `plane_names`, or their numbers."""
+    if layout.pixels not in SEVERAL:
+        return ()
+    pictures = layout.features[layout.pixels].shape[0]
+    names = tuple(layout.metadata.get("plane_names") or ())
+    return names if len(names) == pictures else tuple(map(str, range(pictures)))

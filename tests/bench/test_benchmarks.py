@@ -12,7 +12,7 @@ import pytest
 from running import QUICK_TO_COMPILE, phantom  # noqa: F401
 from tiny import tiny_in_the_table  # noqa: F401
 
-from bench import measure, prepare, tasks, train_step
+from bench import measure, open_split, prepare, tasks, train_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without the tests' virtual devices.
@@ -80,6 +80,16 @@ def test_prepare_prints_records_speed_and_memory_of_images_and_volumes(tmp_path,
     assert [row[1] for row in rows[1:4]] == ["40", "160", "50"]
     for _, records, seconds, speed, before, peak in rows:
         assert float(records) > 0 and float(seconds) > 0 and float(speed) > 0 and float(peak) >= float(before) > 0
+
+
+@pytest.mark.slow
+def test_open_split_prints_seconds_and_memory_with_tables_and_without(tmp_path, capsys):
+    open_split.main(["--rows=50", f"--data_dir={tmp_path}"])
+    head, _, *rows = capsys.readouterr().out.strip().splitlines()[-4:]
+    assert "fingerprint, s" in head
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[:2] for row in cells] == [["from the records", "50"], ["from the file of tables", "50"]]
+    assert all(float(cell.replace(",", "")) >= 0 for row in cells for cell in row[2:])
 
 
 @pytest.mark.slow
