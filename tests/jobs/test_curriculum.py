@@ -18,7 +18,7 @@ import aiseeme_jax
 from aiseeme_jax import data, pretext, weights
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate import metrics, protocols, results
 from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.store import artifacts, records, workdirs
@@ -286,7 +286,14 @@ class TestChanges:
         assert contents.statistics == {"samples": 30, "seed": 5}
         for run in contents.runs:
             predictions = results.load_predictions(run.directory)
-            again = protocols.metrics.summarise(predictions, samples=30, seed=5)
+            again = metrics.summarise(
+                predictions.labels,
+                predictions.probs,
+                groups=predictions.groups,
+                class_names=predictions.class_names,
+                samples=30,
+                seed=5,
+            )
             found = [
                 row for row in contents.rows if (row.arm, row.fraction, row.seed) == (run.arm, run.fraction, run.seed)
             ]
