@@ -92,7 +92,7 @@ def save_predictions(directory: Path, predictions: Predictions) -> None:
         buffer,
         labels=np.asarray(predictions.labels, np.int32 if np.ndim(predictions.labels) == 1 else np.float32),
         probs=np.asarray(predictions.probs, np.float32),
-        **{name: np.asarray(getattr(predictions, name), np.str_) for name in ("ids", "groups", "class_names")},
+        **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
     )
     with files.replaced(directory / PREDICTIONS) as beside:
         beside.write_bytes(buffer.getvalue())

@@ -229,7 +229,7 @@ def test_the_plan_says_what_exists_and_how_long_the_rest_takes(copied, capsys):
     curriculum.run(longer, copied, plan_only=True)
     said = capsys.readouterr().out
     assert re.search(r"00-rotation-[0-9a-f]{12}: exists", said)
-    assert re.search(r"to train: 1 stages, 5 steps, 40 images; about 0 s by the speed that was measured", said)
+    assert re.search(r"to train: 1 stages, 5 steps, 40 images; about \d+ s by the speed that was measured", said)
 
 
 class TestBudget:
@@ -255,7 +255,7 @@ class TestChanges:
         curriculum.run(changed, copied)
         assert trained == ["curriculum 1: npid", "single:npid"]
         assert before.items() < outcome(copied).items()
-        assert (copied / "results.csv").read_bytes() != (finished / "results.csv").read_bytes()
+        assert (copied / "plan.json").read_bytes() != (finished / "plan.json").read_bytes()
         del trained[:]
         curriculum.run(config(), copied)
         assert trained == []
@@ -354,11 +354,12 @@ class TestDamage:
 
     @pytest.mark.parametrize("how", ["gone", "another"])
     def test_predictions_that_are_not_those_of_the_record_are_noticed(self, copied, how):
-        one, other = list(measurement_folders(copied).values())[:2]
+        one = next(iter(measurement_folders(copied).values()))
         if how == "gone":
             (one / "predictions.npz").unlink()
         else:
-            shutil.copy(other / "predictions.npz", one / "predictions.npz")
+            predictions = results.load_predictions(one)
+            results.save_predictions(one, dataclasses.replace(predictions, probs=predictions.probs[::-1]))
         said = "has lost its predictions.npz" if how == "gone" else "is damaged, or not the one of its record"
         with pytest.raises(UserError, match=f"{one}.*{said}; .*store remove {one}`"):
             curriculum.run(config(), copied)
