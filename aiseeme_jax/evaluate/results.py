@@ -120,7 +120,7 @@ def load_predictions(directory: Path) -> Predictions:
     except FileNotFoundError:
         raise MissingFile(f"there is no {path}: run again to make it") from None
     except Exception as error:
-        raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict anew") from error
+        raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict once more") from error
 
 
 def rows_of(run: Run, predictions: Predictions, *, samples: int, seed: int) -> list[Row]:

@@ -117,7 +117,9 @@ def run_stage(config: ConfigDict, arm: Arm, place: int, folders: Sequence[Path],
     identity = {"data": split.fingerprint()}
     folder = loop.Folder(directory, title, config.runtime.log_every, config.runtime.checkpoint_every, identity)
     callbacks = loop.Callbacks(
-        gather_features=lambda body: features.of_batches(body, batches.in_order(), len(split), views=task.spec),
+        gather_features=lambda body: features.extract_from_batches(
+            body, batches.in_order(), len(split), views=task.spec
+        ),
         pictures={"views": picture},
     )
     result = loop.fit(task, batches, recipe, folder, frozen=frozen, callbacks=callbacks)
