@@ -104,7 +104,7 @@ def whole_loop(options: argparse.Namespace, split: data.Split, batches: data.Bat
         half = max(options.steps * options.rounds // 2, 1)
         folder = loop.Folder(Path(directory), "whole loop", log_every=10, checkpoint_every=half)
         callbacks = loop.Callbacks(
-            lambda backbone: features.of_batches(backbone, batches.in_order(), len(split), views=task.spec)
+            lambda backbone: features.extract_from_batches(backbone, batches.in_order(), len(split), views=task.spec)
         )
         result = loop.fit(task, batches, recipe, folder, callbacks=callbacks)
     return result.record["images_per_second"]

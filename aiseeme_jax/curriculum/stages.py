@@ -44,7 +44,7 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
     log.info("%s: %d steps of %d images", stage.title, stage.total_steps, stage.fields.batch_size)
     picture = save_views(directory, prepared.task, data.first_images(split, 6), stage.seed)
     callbacks = loop.Callbacks(
-        gather_features=lambda backbone: features.of_batches(
+        gather_features=lambda backbone: features.extract_from_batches(
             backbone, prepared.batches.in_order(), len(split), views=prepared.task.spec
         ),
         pictures={"views": picture},

@@ -17,8 +17,8 @@ from aiseeme_jax.evaluate.labels import Labels
 
 LOWEST, HIGHEST = 1e-3, 1e3
 
-# Labelled images below which the temperature is uncertain: at a true one of 2, of 300 images it lies in 1.65 … 2.46 in
-# nine of ten draws, of 100 in 1.31 … 2.66.
+# With fewer labelled images the temperature is uncertain. If the true one is 2, nine of ten sets of 300 images give
+# 1.65 … 2.46, and nine of ten sets of 100 images give 1.31 … 2.66.
 FEW = 300
 
 

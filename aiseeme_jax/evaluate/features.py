@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from aiseeme_jax import augment, data
 
-# Batches the host may be ahead of the devices: each holds its images in device memory.
+# Batches that the host may be ahead of the devices. Each holds its images in device memory.
 QUEUED_BATCHES = 2
 
 
@@ -26,14 +26,16 @@ def extract(
 ) -> Float[np.ndarray, "n d"]:
     """Features of each image's central view, float32 [N, D]; a map is averaged over its positions.
 
-    The backbone runs in evaluation mode: nothing in it changes, and neither the batch size nor the padding of the last
-    batch matters to a row. ValueError names the endpoints if there is none called `endpoint`.
+    The backbone runs in evaluation mode: nothing in it changes, and a row depends neither on the batch size nor on the
+    padding of the last batch.
+
+    Raises ValueError that names the endpoints if there is none called `endpoint`.
     """
     batches = data.evaluation_batches(split, batch_size)
-    return of_batches(backbone, batches, len(split), views=views, endpoint=endpoint)
+    return extract_from_batches(backbone, batches, len(split), views=views, endpoint=endpoint)
 
 
-def of_batches(
+def extract_from_batches(
     backbone: nnx.Module,
     batches: Iterable[Mapping[str, Array]],
     images: int,
@@ -41,14 +43,22 @@ def of_batches(
     views: augment.AnyViews,
     endpoint: str = "pooled",
 ) -> Float[np.ndarray, "n d"]:
-    """The same of the first `images` images of batches."""
-    rows = []
+    """`extract` for the first `images` images of batches."""
+    return fetch_rows((_features(backbone, batch["image"], views, endpoint) for batch in batches), images)
+
+
+def fetch_rows(batches: Iterable[Float[Array, "b d"]], rows: int) -> Float[np.ndarray, "n d"]:
+    """The first `rows` rows of results that the devices compute batch by batch.
+
+    Results are fetched at the end only, so that the host reads the next batches while the devices work. But the host
+    waits where it is too far ahead.
+    """
+    queued: list[Array] = []
     for batch in batches:
-        # Fetched at the end only: the host reads the next batches while the devices work, but not all of them.
-        rows.append(_features(backbone, batch["image"], views, endpoint))
-        if len(rows) > QUEUED_BATCHES:
-            rows[-1 - QUEUED_BATCHES].block_until_ready()
-    return np.concatenate(jax.device_get(rows))[:images]
+        queued.append(batch)
+        if len(queued) > QUEUED_BATCHES:
+            queued[-1 - QUEUED_BATCHES].block_until_ready()
+    return np.concatenate(jax.device_get(queued))[:rows]
 
 
 def on_every_device(x: Array) -> Array:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import augment, data, seeds
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.calibration import fit_temperature
-from aiseeme_jax.evaluate.features import on_every_device
+from aiseeme_jax.evaluate.features import fetch_rows, on_every_device
 from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
 from aiseeme_jax.evaluate.metrics import main_metric
 from aiseeme_jax.losses.classification import accuracy
@@ -166,8 +166,7 @@ def predict_logits(
 ) -> Float[np.ndarray, "n k"]:
     """Logits of each image's central view, in the order of the split; changes nothing."""
     batches = data.evaluation_batches(split, batch_size)
-    rows = [_logits(network, batch["image"], views) for batch in batches]
-    return np.concatenate(jax.device_get(rows))[: len(split)]
+    return fetch_rows((_logits(network, batch["image"], views) for batch in batches), len(split))
 
 
 @functools.partial(nnx.jit, static_argnames=("views",))

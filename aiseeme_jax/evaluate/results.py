@@ -107,7 +107,7 @@ def load_predictions(directory: Path) -> Predictions:
     except FileNotFoundError:
         raise MissingFile(f"there is no {path}: run again to make it") from None
     except Exception as error:
-        raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict anew") from error
+        raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict once more") from error
 
 
 def hash_predictions(directory: Path) -> str:

@@ -225,8 +225,8 @@ def never(body):
 def test_stages_of_a_curriculum_cluster_the_split_as_it_lies(residence, tmp_path, monkeypatch, tiny_in_the_table):  # noqa: F811
     """21 images in batches of 8: the pass over the split ends with a part of a batch."""
     seen = []
-    gathered = features.of_batches
-    monkeypatch.setattr(features, "of_batches", lambda *a, **k: seen.append(gathered(*a, **k)) or seen[-1])
+    gathered = features.extract_from_batches
+    monkeypatch.setattr(features, "extract_from_batches", lambda *a, **k: seen.append(gathered(*a, **k)) or seen[-1])
     config = base.get_config()
     config.model.update({"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32"})
     length = {"duration": base.duration(steps=2), "batch_size": 8, "views": tiny.PLAIN, "optimizer": ADAMW}
