@@ -11,7 +11,7 @@ from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.measured import Cell, Incomparable, Measured, number
 from aiseeme_jax.store import records
-from aiseeme_jax.training.telemetry import duration
+from aiseeme_jax.training.display import duration
 
 NAMES = {
     "balanced_accuracy": "Balanced accuracy",

@@ -20,6 +20,7 @@ from aiseeme_jax import data, distill, seeds, weights
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import checkpoints, records
 from aiseeme_jax.task import Task
+from aiseeme_jax.training.health import collapse_warning, feature_health
 from aiseeme_jax.training.step import (
     Program,
     Recipe,
@@ -31,7 +32,7 @@ from aiseeme_jax.training.step import (
     train_step,
 )
 from aiseeme_jax.training.stopping import Clock, Preempted, StopSignal
-from aiseeme_jax.training.telemetry import Telemetry, collapse_warning, feature_health
+from aiseeme_jax.training.telemetry import Telemetry
 
 __all__ = ["Callbacks", "Diverged", "Folder", "Preempted", "Recipe", "Result", "fit"]
 

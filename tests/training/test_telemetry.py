@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aiseeme_jax.training import telemetry
-from aiseeme_jax.training.telemetry import Telemetry, collapse_warning, duration, feature_health, progress_line
+from aiseeme_jax.training import display, health, telemetry
+from aiseeme_jax.training.display import duration, progress_line
+from aiseeme_jax.training.health import collapse_warning, feature_health
+from aiseeme_jax.training.telemetry import Telemetry
 
 
 class Stream(io.StringIO):
@@ -28,7 +30,8 @@ class Stream(io.StringIO):
 def clock(monkeypatch):
     """Time that passes only when told to."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(telemetry, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    for module in (telemetry, display):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
 
 
@@ -36,7 +39,7 @@ def clock(monkeypatch):
 def stream(monkeypatch, request):
     """Standard error, no terminal unless the test's parameter says so."""
     stream = Stream(getattr(request, "param", False))
-    monkeypatch.setattr(telemetry, "sys", SimpleNamespace(stderr=stream))
+    monkeypatch.setattr(display, "sys", SimpleNamespace(stderr=stream))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     return stream
@@ -276,5 +279,5 @@ class TestFeatureHealth:
         assert self.health(jax.device_put(features, rows)) == pytest.approx(self.health(features), rel=1e-5)
 
     def test_only_the_first_rows_are_measured(self):
-        features = self.rng.normal(size=(telemetry.HEALTH_ROWS + 100, 4))
-        assert self.health(features) == pytest.approx(self.health(features[: telemetry.HEALTH_ROWS]), rel=1e-5)
+        features = self.rng.normal(size=(health.HEALTH_ROWS + 100, 4))
+        assert self.health(features) == pytest.approx(self.health(features[: health.HEALTH_ROWS]), rel=1e-5)
