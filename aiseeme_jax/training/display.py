@@ -14,7 +14,7 @@ LINE_SECONDS = 5.0
 
 
 class Display:
-    """One line that is drawn again and again on a terminal. Elsewhere a line every few seconds, and the first and last."""
+    """One line that is redrawn on a terminal; elsewhere a line every few seconds, always the first and the last."""
 
     def __init__(self, title: str, total_steps: int):
         self._title, self._total_steps = title, total_steps

@@ -1,8 +1,8 @@
 """What a training reports while it runs: metrics.jsonl, TensorBoard events, progress.
 
 `log` gets the number of updates that are complete and values that are already on the host, so nothing here waits for
-the accelerator or delays training: a thread writes the events, and a line of JSON is appended and flushed. What a killed
-training left is readable, and a resumed one continues after its `start_step`. Only process 0 writes.
+the accelerator or delays training: a thread writes the events, and a line of JSON is appended and flushed. The files of
+a killed training can be read, and a resumed one continues them after its `start_step`. Only process 0 writes.
 """
 
 import contextlib
