@@ -269,6 +269,11 @@ def arrays(tree) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
 
 
+def named(tree) -> dict[str, jax.Array]:
+    """Every array of a tree by name, also of a traced one."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def assert_same(one, other) -> None:
     """Equal to the last bit."""
     one, other = arrays(one), arrays(other)

@@ -6,7 +6,7 @@ from aiseeme_jax.curriculum.plan import Piece, Plan, PlannedFisher, PlannedMeasu
 from aiseeme_jax.store import artifacts
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import holder_of
-from aiseeme_jax.training.telemetry import duration
+from aiseeme_jax.training.display import duration
 
 
 def describe_plan(plan: Plan, store: Store) -> str:

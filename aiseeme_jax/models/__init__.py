@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.models import resnet, vit
 from aiseeme_jax.models.decoder import Decoder
 from aiseeme_jax.models.heads import MLP
@@ -46,12 +47,12 @@ def make_backbone(
     Args: as `ResNet` and `ViT`.
 
     Raises:
-      ValueError: an unknown name, stem, width, patch, dtype or number of dimensions; the message names the known ones.
+      UserError: an unknown name, stem, width, patch, dtype or number of dimensions; the message names the known ones.
     """
     if name not in BACKBONES:
-        raise ValueError(f"unknown backbone {name!r}: known are {', '.join(BACKBONES)}")
+        raise UserError(f"unknown backbone {name!r}: known are {', '.join(BACKBONES)}")
     if dtype not in (*DTYPES, *map(jnp.dtype, DTYPES)):
-        raise ValueError(f"model.dtype is '{dtype}': known are {', '.join(DTYPES)}")
+        raise UserError(f"model.dtype is '{dtype}': known are {', '.join(DTYPES)}")
     size = {"width": width, "stem": stem, "patch": patch}
     return BACKBONES[name](**size, dtype=dtype, channels=channels, dimensions=dimensions, rngs=rngs)
 
@@ -73,6 +74,6 @@ def check_config(model: Mapping[str, Any]) -> None:
 
 
 def check_size(model: Mapping[str, Any], size: int) -> None:
-    """Raises ValueError unless a backbone made of `model` takes views of `size` pixels: a ViT wants whole patches."""
+    """Raises UserError unless a backbone made of `model` takes views of `size` pixels: a ViT wants whole patches."""
     if model["name"] in vit.ARCHITECTURES:
         vit.check_side(size, vit.patch_size(model["patch"], model["dimensions"]))

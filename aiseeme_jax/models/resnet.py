@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.models.convolution import make_convolution, max_pool
 
 # Name: (bottleneck blocks?, blocks of each stage).
@@ -131,13 +132,13 @@ class ResNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if patch:
-            raise ValueError(f"a ResNet has no patches: leave model.patch at 0, not {patch}")
+            raise UserError(f"a ResNet has no patches: leave model.patch at 0, not {patch}")
         if stem not in STEMS:
-            raise ValueError(f"unknown stem {stem!r}: known are {', '.join(STEMS)}")
+            raise UserError(f"unknown stem {stem!r}: known are {', '.join(STEMS)}")
         if not width > 0:
-            raise ValueError(f"the width of a ResNet is a positive factor, not {width}")
+            raise UserError(f"the width of a ResNet is a positive factor, not {width}")
         if dimensions not in (2, 3):
-            raise ValueError(f"a ResNet has 2 dimensions (images) or 3 (volumes), not {dimensions}")
+            raise UserError(f"a ResNet has 2 dimensions (images) or 3 (volumes), not {dimensions}")
         bottleneck, depths = ARCHITECTURES[architecture]
         self.architecture, self.stem, self.width = architecture, stem, width
         self.channels, self.dimensions = channels, dimensions

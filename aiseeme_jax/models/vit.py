@@ -99,11 +99,11 @@ class ViT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if stem != "standard":
-            raise ValueError(
+            raise UserError(
                 f"a ViT has no stem {stem!r}: leave model.stem at 'standard', and for small images lower model.patch"
             )
         if not width > 0:
-            raise ValueError(f"the width of a ViT is a positive factor, not {width}")
+            raise UserError(f"the width of a ViT is a positive factor, not {width}")
         features, blocks, heads = ARCHITECTURES[architecture]
         self.architecture, self.width = architecture, width
         self.patch = patch_size(patch, dimensions)
@@ -185,18 +185,18 @@ def linear(features: int, out: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear
 
 
 def patch_size(asked: int, dimensions: int) -> int:
-    """Side of a patch: `asked`, or if that is 0 that of `PATCHES`. Raises ValueError if it is negative."""
+    """Side of a patch: `asked`, or if that is 0 that of `PATCHES`. Raises UserError if it is negative."""
     if dimensions not in PATCHES:
-        raise ValueError(f"a ViT has 2 dimensions (images) or 3 (volumes), not {dimensions}")
+        raise UserError(f"a ViT has 2 dimensions (images) or 3 (volumes), not {dimensions}")
     if asked < 0:
-        raise ValueError(f"model.patch is {asked}; it must be at least 1, or 0 for {PATCHES[dimensions]}")
+        raise UserError(f"model.patch is {asked}; it must be at least 1, or 0 for {PATCHES[dimensions]}")
     return asked or PATCHES[dimensions]
 
 
 def check_side(side: int, patch: int) -> None:
-    """Raises ValueError unless a side of an image consists of whole patches."""
+    """Raises UserError unless a side of an image consists of whole patches."""
     if side < patch or side % patch:
-        raise ValueError(
+        raise UserError(
             f"{side} px do not divide into patches of {patch} px: take views of a multiple of {patch}, or another "
             "model.patch"
         )

@@ -37,7 +37,7 @@ class BarlowTwins(TwoViews):
         super().__init__(backbone, spec)
         ranges.check_at_least(self, 0, off_diagonal_weight=off_diagonal_weight, hidden=hidden)
         hidden = hidden or 4 * backbone.features
-        # The loss takes the mean of every dimension out: the last layer needs no bias.
+        # The loss subtracts the mean of every dimension, so the last layer needs no bias.
         projector = models.MLP(
             backbone.features, (hidden, hidden), hidden, norm=True, final_bias=False, dtype=setting.dtype, rngs=rngs
         )

@@ -1,6 +1,7 @@
-"""BYOL, bootstrap your own latent (Grill et al., NeurIPS 2020): predict what a moving average sees in the other view.
+"""BYOL, bootstrap your own latent (Grill et al., NeurIPS 2020): predict the embedding of the other view.
 
-No negatives: the predictor on one side and the slow average on the other keep the features from falling together.
+The target is computed by a moving average of the network. There are no negatives: the predictor on one side and the
+slow average on the other keep the features from collapsing.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """ClusterFit (Yan et al., CVPR 2020): the clusters of a trained network's features are the classes of the next one.
 
-What the network before holds of its own pretext task is lost in the clusters; what it holds of the images stays.
+The clusters forget what was special to the pretext task of the network before, and keep what it knew of the images.
 """
 
 import jax
@@ -17,16 +17,16 @@ PUBLISHED_CLUSTERS = 16_000
 class ClusterFit(PseudoLabels):
     """Cross-entropy on clusters found once, before the first step.
 
-    They are those of the backbone that the stage starts from: k-means over its features of the whole split, of central
-    views in evaluation mode, brought to length one (this project's choice). After a stage of another task these are
-    that task's features; a stage that starts from random weights learns the clusters of random features.
+    k-means clusters the features of the whole split: of central views, in evaluation mode, brought to length one (this
+    project's choice), from the backbone that the stage starts from. After a stage of another task these are that task's
+    features. A stage that starts from random weights learns the clusters of random features.
 
     Args:
       clusters: 0 takes one for 128 images, at least 16 and at most the published 16,000, but never more than half the
         images. From 2 to that half.
       iterations: of k-means, at most; published.
-      scratch: train new weights on the labels, as the paper does, instead of those the stage starts from. A curriculum
-        hands weights on from stage to stage, and would lose all but the labels; so it goes on by default.
+      scratch: train new weights on the labels, as the paper does, instead of those the stage starts from. The default
+        is to go on with those, since a curriculum would otherwise lose everything but the labels.
 
     Raises UserError if the clusters do not fit the data set, or without an iteration.
     """

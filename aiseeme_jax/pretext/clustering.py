@@ -1,8 +1,8 @@
 """Whitening and k-means on the devices, for labels that are made of features.
 
-Everything runs under `jit` on arrays that are whole on each device, so that several processes come to the same labels.
-Sums over the members of a cluster are matrix products: the order of scattered additions is left open on accelerators,
-and the same features must give the same labels.
+Everything runs under `jit` on arrays that are whole on each device, so that all processes compute the same labels.
+The same features must always give the same labels. So sums over the members of a cluster are matrix products: the order
+of scattered additions is not fixed on accelerators.
 """
 
 from typing import NamedTuple
@@ -45,9 +45,9 @@ def whitened(rows: Float[Array, "n d"], dimensions: int) -> Float[Array, "n p"]:
 def kmeans(key: PRNGKeyArray, rows: Float[Array, "n d"], clusters: int, *, iterations: int) -> Clusters:
     """Lloyd's algorithm from centroids drawn by k-means++ (Arthur & Vassilvitskii, SODA 2007, section 2.2).
 
-    It ends after `iterations`, or when no row changes its cluster. A cluster that loses all its rows starts anew at
-    the row farthest from its centroid, a second one at the second farthest; clusters stay empty where there are fewer
-    different rows than clusters. `clusters` is at most n.
+    It ends after `iterations`, or when no row changes its cluster. A cluster that loses all its rows starts again
+    at the row farthest from its centroid, a second one at the second farthest. If there are fewer different rows than
+    clusters, some stay empty. `clusters` is at most n.
     """
     rows = rows.astype(jnp.float32)
     parts, valid = _chunks(rows)
@@ -117,7 +117,7 @@ def _assign(parts: Float[Array, "m c d"], valid: Bool[Array, "m c"], centroids: 
 def _centroids(
     rows: Float[Array, "n d"], distances: Float[Array, "m"], sums: Float[Array, "k d"], counts: Float[Array, "k"]
 ) -> Float[Array, "k d"]:
-    """Means of the members; of empty clusters, the rows farthest from where they belong."""
+    """Means of the members; of empty clusters, the rows farthest from their centroids."""
     empty = counts == 0
     _, farthest = jax.lax.top_k(distances, len(counts))
     refill = rows[farthest[jnp.cumsum(empty) - 1]]

@@ -1,4 +1,4 @@
-"""Colorization (Zhang et al., ECCV 2016): from the lightness of an image, which of 261 colours has each pixel?"""
+"""Colorization (Zhang et al., ECCV 2016): predict the colour of each pixel, of 261, from the lightness."""
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ SMOOTHING = 5.0
 class Colorization(Task):
     """Cross-entropy over bins of (a*, b*), rare colours weighted up. The decoder has no skips.
 
-    The backbone sees a grey of the view's own lightness in all three channels, so that it can be handed over. Bins are
-    the 261 squares of 10 x 10 that hold a colour of sRGB, computed here (the paper's list has 313). Two more
-    deviations: each pixel has one true bin, the nearest, not a mixture of five; frequencies are those of the data, a
-    moving average that starts even, not those of ImageNet. Views: 'image', and 'label' [B, s, s], s a quarter of the
+    The backbone gets the view's lightness as a grey image in all three channels, so that later stages can use it. Bins
+    are the 261 squares of 10 x 10 that contain a colour of sRGB, computed here (the paper's list has 313). Two more
+    differences: each pixel has one true bin, the nearest, not a mixture of five; frequencies are those of the data, a
+    moving average that starts uniform, not those of ImageNet. Views: 'image', and 'label' [B, s, s], s a quarter of the
     view's side.
 
     Args:
-      mixing: lambda, share of the even distribution in that of the colours, whose inverse is the weight.
+      mixing: lambda, share of the uniform distribution in that of the colours, whose inverse is the weight.
       memory: of the moving average of frequencies, share kept at each step.
 
     Raises UserError for images of one channel, and for shares outside [0, 1].
@@ -76,8 +76,8 @@ class Colorization(Task):
         logits = self.decoder(endpoints, train=True).reshape(-1, self.bins)
         labels = views["label"].reshape(-1)
         loss = losses.cross_entropy(logits, labels, weights=self.weights())
-        seen = jnp.zeros(self.bins).at[labels].add(1 / labels.shape[0])
-        self.frequencies.set_value(self.memory * self.frequencies.get_value() + (1 - self.memory) * seen)
+        present = jnp.zeros(self.bins).at[labels].add(1 / labels.shape[0])
+        self.frequencies.set_value(self.memory * self.frequencies.get_value() + (1 - self.memory) * present)
         return Output(loss, {"accuracy": accuracy(logits, labels)}, views["image"], endpoints["pooled"])
 
     def weights(self) -> Float[Array, "bins"]:

@@ -1,7 +1,7 @@
 """Context restoration (Chen et al., Medical Image Analysis 2019): pairs of patches were swapped; put them back.
 
-No pixel is lost and the histogram stays, so intensities alone tell nothing: what does not fit must be seen by its
-surroundings.
+No pixel is lost and the histogram stays the same. So the network must look at the surroundings of a patch to find out
+whether it belongs there.
 """
 
 from flax import nnx

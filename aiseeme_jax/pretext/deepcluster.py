@@ -1,7 +1,7 @@
 """DeepCluster (Caron et al., ECCV 2018): the clusters of an epoch's features are the classes of that epoch.
 
-Clustering and training take turns: what the network finds alike becomes a label, and learning the labels sharpens what
-it finds alike.
+Clustering and training alternate. Images with similar features get one label, and training on the labels makes their
+features more similar.
 """
 
 import jax.numpy as jnp
@@ -23,11 +23,11 @@ class DeepCluster(PseudoLabels):
     At the start of each epoch the features of the whole split, of central views in evaluation mode, are whitened along
     their principal axes and brought to length one; k-means labels them.
 
-    Three departures from what is published. There, images are drawn so that all clusters are seen alike; the order of
-    images here is that of every task, so an image counts by one over the size of its cluster instead, the weights in a
-    batch sum to one, and an epoch shows each image once. There, the network sees edges (two Sobel maps) and no colours,
-    which would fit no backbone of another task; here colours are merely jittered. There, the layer learns without
-    momentum; here momentum is the optimizer's, and starts anew with the layer.
+    Three differences from the paper. It draws images so that all clusters are equally frequent. Here the order of
+    images is that of every task, an image has the weight of one over the size of its cluster, the weights in a batch
+    sum to one, and an epoch shows each image once. It gives the network edges (two Sobel maps) without colours, which a
+    backbone of another task could not use. Here colours are jittered. It trains the layer without momentum. Here the
+    momentum is the optimizer's, and starts again with the layer.
 
     Args:
       clusters: 0 takes one for 128 images, about as published, at least 16 and at most 10,000, but never more than

@@ -1,7 +1,7 @@
-"""DINO, self-distillation with no labels (Caron et al., ICCV 2021): every crop tells what the teacher saw in two.
+"""DINO, self-distillation with no labels (Caron et al., ICCV 2021): every crop predicts the teacher's output.
 
-The teacher is a moving average of the student. Centring its outputs keeps one prototype from winning everywhere,
-sharpening them keeps all from winning alike.
+The teacher is a moving average of the student, and gets the two global crops. Centring its outputs keeps one prototype
+from winning for all images. Sharpening them keeps all prototypes from being equally likely.
 """
 
 import functools
@@ -29,7 +29,7 @@ FEWEST_PROTOTYPES = 16
 class Prototypes(nnx.Module):
     """Three layers with GELU, rows of length one, then similarities to prototypes of length one.
 
-    Weight normalisation with its gain held at 1, so that only directions are learnt.
+    Weight normalisation with a gain of 1, so that only directions are learnt.
     """
 
     def __init__(self, features: int, hidden: int, bottleneck: int, prototypes: int, *, dtype: str, rngs: nnx.Rngs):
@@ -43,10 +43,10 @@ class Prototypes(nnx.Module):
 
 
 class DINO(Task):
-    """Cross-entropy of the student's prototypes, seen in each crop, with the teacher's in the other global crops.
+    """Cross-entropy of the student's prototypes of each crop with the teacher's of the other global crops.
 
-    Lengths that the paper gives in epochs are shares of the stage here. What the stage leaves is the teacher's
-    backbone, which is the better one in the paper: in a stage of few steps it needs a lower `momentum` to keep up.
+    Lengths that the paper gives in epochs are shares of the stage here. The stage leaves the teacher's backbone, which
+    is the better one in the paper. In a stage of few steps, lower `momentum`, or the teacher stays behind.
 
     Args:
       student_temperature: of its softmax.
@@ -132,13 +132,13 @@ class DINO(Task):
         teacher = self.target.module(self.encoder)
         wanted = by_image(jax.lax.stop_gradient(teacher(views["global"], train=True)[1]), count)
         features, logits = self.encoder(views["global"], train=True)
-        seen = by_image(logits, count)
+        scores = by_image(logits, count)
         if "local" in views:
             local = by_image(self.encoder(views["local"], train=True)[1], count)
-            seen = jnp.concatenate([seen, local], axis=1)
+            scores = jnp.concatenate([scores, local], axis=1)
         centre = self.centre.get_value()
         loss = losses.dino(
-            seen,
+            scores,
             wanted,
             centre=centre,
             student_temperature=self.student_temperature,

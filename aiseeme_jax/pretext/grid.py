@@ -1,7 +1,7 @@
-"""Patches of a grid, cut so that only what they show tells where they lie: relative location, jigsaw, Rubik's cube.
+"""Patches of a grid, for tasks that ask where a patch comes from: relative location, jigsaw, Rubik's cube.
 
-Shortcuts are closed as in Doersch et al. (ICCV 2015): gaps and jitter between patches against continuing edges, patches
-normalised one by one and often grey against chromatic aberration.
+Only the content of a patch may give the answer. As in Doersch et al. (ICCV 2015), gaps and jitter between the patches
+interrupt edges that continue, and each patch is normalised by itself and often grey, against chromatic aberration.
 """
 
 from flax import nnx

@@ -1,7 +1,7 @@
-"""Jigsaw (Noroozi & Favaro, ECCV 2016): in which order were the nine pieces of an image laid?
+"""Jigsaw (Noroozi & Favaro, ECCV 2016): name the order in which the nine pieces of an image lie.
 
-The orders are a set of permutations that differ in as many places as possible. Each piece passes the network on its
-own; a classifier sees the nine side by side.
+The orders are a set of permutations that differ in as many places as possible. Each piece passes the network by itself.
+A classifier gets the nine outputs side by side.
 """
 
 import jax

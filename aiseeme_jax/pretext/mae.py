@@ -1,7 +1,7 @@
-"""Masked autoencoder (He et al., CVPR 2022): of a quarter of an image's patches, restore the others.
+"""Masked autoencoder (He et al., CVPR 2022): restore an image from a quarter of its patches.
 
-The encoder, a ViT, sees the visible patches alone, which makes the step cheap; a small decoder sees all places, the
-hidden ones as one learnt token with their position. The decoder is thrown away after the stage.
+The encoder, a ViT, gets the visible patches only, which makes the step cheap. A small decoder gets all places, the
+hidden ones as one learnt token with their position. The decoder is not used after the stage.
 """
 
 import jax
@@ -55,9 +55,9 @@ class PatchDecoder(nnx.Module):
         # In any order: blocks know a token's place by its position alone.
         x = self.embedding(encoded)
         positions = vit.positions(space, x.shape[-1]).astype(x.dtype)
-        first, seen = x[:, :1], x[:, 1:] + positions[visible]
+        first, shown = x[:, :1], x[:, 1:] + positions[visible]
         guessed = self.token.get_value().astype(x.dtype) + positions[hidden]
-        x = jnp.concatenate([first, seen, guessed], axis=1)
+        x = jnp.concatenate([first, shown, guessed], axis=1)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x[:, -hidden.shape[1] :])).astype(jnp.float32)
@@ -66,9 +66,9 @@ class PatchDecoder(nnx.Module):
 class MAE(Task):
     """Mean squared error over the pixels of the hidden patches. Images and volumes.
 
-    `Output.images` are whole views, so that a teacher sees all of each; `Output.features` come from the visible patches
-    alone, which spares a second pass: distillation of pooled features asks the student to tell from a part what the
-    teacher makes of the whole.
+    `Output.images` are whole views, and a teacher gets all of each. `Output.features` come from the visible patches
+    only, which saves a second pass. So distillation of pooled features asks the student to compute from a part what the
+    teacher computes from the whole.
 
     Args:
       share: of the patches that are hidden, drawn anew for each image; the visible ones are rounded down, as published.

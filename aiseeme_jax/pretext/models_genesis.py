@@ -1,4 +1,4 @@
-"""Models Genesis (Zhou et al., MICCAI 2019): restore a view from bent intensities, shuffled pixels and paint.
+"""Models Genesis (Zhou et al., MICCAI 2019): restore a damaged view.
 
 Three ways to damage a view, in this order, each with its probability: pixels shuffled within small blocks (texture),
 intensities bent by a random curve (appearance), boxes inside or all outside of them painted over with noise (context).

@@ -1,9 +1,9 @@
 """What the tasks of momentum contrast share: a queue of keys, and keys from a moving average over shuffled groups.
 
-Keys come from a moving average of the network, so that the queue stays consistent. Batch normalisation would let a
-query recognise its key by the statistics they share; MoCo (section 3.3) shuffles keys over GPUs. Here the batch is
-global, so the shuffle is over virtual groups: keys are permuted, normalised in groups, and put back, the same on any
-number of devices.
+Keys come from a moving average of the network, so that the keys in the queue are comparable. With batch normalisation
+a query could recognise its key by the statistics that they share, so MoCo (section 3.3) shuffles keys over GPUs. Here
+the batch is global, and keys are shuffled over virtual groups: they are permuted, normalised in groups, and put back.
+This is the same on any number of devices.
 """
 
 from typing import Any

@@ -75,8 +75,8 @@ def multi_crop(
       local_crops: how many of each image; 0 for none.
       local_size: side in pixels; 0 takes 96/224 of the side of the views, to the nearest multiple of the backbone's
         patch, or of 8.
-      local_scale: range of the share of the image a local crop keeps. It is as given: the floor a modality sets under
-        `crop_scale` is for views that must hold the whole matter, which a local crop must not.
+      local_scale: range of the share of the image a local crop keeps. It is as given: the lower
+        limit that a modality sets for `crop_scale` is for views that must show the whole lesion, unlike a local crop.
       shares: what first, second and local crops get of fields of the spec, as in `TwoViews`.
 
     Raises UserError if the local crops would be larger than the views or cut the patches of a ViT, or for a scale that

@@ -86,8 +86,8 @@ class NPID(Task):
             temperature=self.temperature,
             mask=candidates[None, :] != index[:, None],
         )
-        seen = self.momentum * bank[index] + (1 - self.momentum) * jax.lax.stop_gradient(query)
-        self.bank.set_value(bank.at[index].set(normalise(seen)))
+        moved = self.momentum * bank[index] + (1 - self.momentum) * jax.lax.stop_gradient(query)
+        self.bank.set_value(bank.at[index].set(normalise(moved)))
         return Output(loss, {}, views["image"], features)
 
     def _candidates(self, key: PRNGKeyArray):

@@ -1,7 +1,7 @@
-"""ODC, online deep clustering (Zhan et al., CVPR 2020): the labels of DeepCluster, but kept up to date at every step.
+"""ODC, online deep clustering (Zhan et al., CVPR 2020): DeepCluster with labels that change at every step.
 
-A memory holds a feature and a label for each image of the split. Images of a batch move to the cluster whose centroid
-they have come nearest to; clusters that dwindle are dissolved, and the largest is halved in their place.
+A memory contains a feature and a label for each image of the split. The images of a batch move to the cluster with the
+nearest centroid. Clusters that become too small are dissolved, and the largest cluster is halved in their place.
 """
 
 import jax
@@ -47,15 +47,16 @@ class Projector(nnx.Module):
 
 
 class ODC(Task):
-    """Cross-entropy on the labels that the memory holds for the images of the batch.
+    """Cross-entropy on the labels in the memory of the images of the batch.
 
-    A label counts by its cluster's size to the power of -1/2. Before the first step, k-means labels the images by the
-    whitened features of the backbone that the stage starts from, as in `DeepCluster`, and the memory is filled with
-    the projections of these features; the authors' code fills it with the whitened features themselves, which lie in
-    another space than all that is averaged into it later. Until then rows are random and labels go round.
+    The weight of a label is its cluster's size to the power of -1/2. Before the first step, k-means labels the images
+    by the whitened features of the backbone that the stage starts from, as in `DeepCluster`. The memory is then filled
+    with the projections of these features. The authors' code fills it with the whitened features themselves, which lie
+    in another space than what is averaged into it later. Until then rows are random and the label of an image is its
+    index modulo the number of clusters.
 
-    Other departures from the paper: Sobel maps are omitted, as in `DeepCluster`, and the optimizer is one for the whole
-    task, where the authors' head learns without momentum.
+    Other differences from the paper: Sobel maps are omitted, as in `DeepCluster`, and one optimizer trains the whole
+    task, while the authors' head learns without momentum.
 
     Args:
       clusters: 0 takes one for 128 images, about as published, at least 16 and at most 10,000, but never more than
@@ -106,6 +107,7 @@ class ODC(Task):
         labels = jnp.arange(setting.images, dtype=jnp.int32) % self.clusters
         self.memory, self.labels = Bank(memory), Bank(labels)
         self.centroids = Bank(means(memory, labels, jnp.zeros((self.clusters, dimensions))))
+        # `interval` counts updates, and the progress of the stage does not tell how many there were.
         self.steps = Bank(jnp.zeros((), jnp.int32))
 
     def at_epoch(self, features: Float[Array, "n d"], key: PRNGKeyArray) -> None:

@@ -1,4 +1,4 @@
-"""Orders of a few pieces that are hard to mistake for one another, for tasks that shuffle (jigsaw, Rubik's cube)."""
+"""Orders of a few pieces that differ in as many places as possible, for tasks that shuffle (jigsaw, Rubik's cube)."""
 
 import functools
 import itertools

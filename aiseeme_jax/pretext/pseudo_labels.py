@@ -1,7 +1,7 @@
 """What the tasks of off-line clustering share: a label for each image of the split, and a layer that predicts it.
 
-Labels are clusters of the features of the whole split, made in `at_epoch`. They are state like any other, so a run
-taken up in the middle of an epoch goes on with the labels of that epoch.
+Labels are clusters of the features of the whole split, made in `at_epoch`. They are saved with the task, so a run that
+resumes in the middle of an epoch goes on with the labels of that epoch.
 """
 
 import jax
@@ -69,7 +69,7 @@ class PseudoLabels(Task):
         return None
 
     def cluster(self, rows: Float[Array, "n d"], key: PRNGKeyArray) -> None:
-        """Labels every image by k-means over `rows`, brought to length one, and starts the layer anew."""
+        """Labels every image by k-means over `rows`, brought to length one, and draws the layer anew."""
         seeds, head = jax.random.split(key)
         found = clustering.kmeans(seeds, normalise(rows), self.clusters, iterations=self.iterations)
         self.labels.set_value(found.labels)
@@ -78,6 +78,5 @@ class PseudoLabels(Task):
 
 
 def _head(backbone: nnx.Module, clusters: int, rngs: nnx.Rngs) -> nnx.Linear:
-    # Small weights: labels change at once, and the backbone should not be torn at by the answers of a layer that
-    # has learnt nothing yet.
+    # Small weights: the layer is new whenever labels change, and its first gradients should hardly move the backbone.
     return nnx.Linear(backbone.features, clusters, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)

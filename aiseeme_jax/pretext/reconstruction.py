@@ -17,7 +17,7 @@ class Reconstruction(Task):
     A subclass writes `damage`. Views: 'image', damaged, and 'target', both normalised.
 
     Class attributes:
-      SKIPS: the decoder sees the backbone's finer maps too.
+      SKIPS: whether the decoder gets the backbone's finer maps too.
     """
 
     RECIPE = {"crop_scale": (0.2, 1.0), "flip_horizontal": 0.5}
@@ -29,7 +29,7 @@ class Reconstruction(Task):
         self.decoder = models.Decoder(backbone, spec.size, backbone.channels, **options, rngs=rngs)
 
     def damage(self, key: PRNGKeyArray, view: Float[Array, "*space c"]) -> Float[Array, "*space c"]:
-        """One normalised view as the backbone is to see it."""
+        """One normalised view as the backbone is shown it."""
         raise TypeError(f"{type(self).__name__} defines no damage")
 
     def views(self, key: PRNGKeyArray, batch):

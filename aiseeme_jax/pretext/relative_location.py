@@ -1,4 +1,4 @@
-"""Relative location (Doersch et al., ICCV 2015): where does a patch lie, seen from the centre patch of a 3 x 3 grid?"""
+"""Relative location (Doersch et al., ICCV 2015): where a patch lies, relative to the centre of a 3 x 3 grid."""
 
 import jax
 import jax.numpy as jnp

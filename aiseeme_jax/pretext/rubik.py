@@ -1,7 +1,7 @@
 """Rubik's cube (Zhuang et al., MICCAI 2019; with masks Zhu et al., Medical Image Analysis 2020, "Rubik's cube+").
 
-A volume is cut into eight cubes, apart from one another, which change places; some are turned by half a turn, some lose
-half of their voxels. In which order were they laid, which were turned, and which have gaps?
+A volume is cut into eight cubes with gaps between them. The cubes change places, some are turned by half a turn, some
+lose half of their voxels. The network names their order, the turned ones, and those that lost voxels.
 """
 
 import jax
@@ -26,7 +26,7 @@ LOST = 0.5
 class Rubik(Task):
     """Cross-entropy over the orders, and binary ones over turns and gaps. Views: cubes [B, 8, s, s, s, C].
 
-    Heads stand on the cubes' hidden layers side by side. Each cube is turned about z, about y, and has gaps with
+    The heads get the hidden layers of all cubes side by side. Each cube is turned about z, about y, and has gaps with
     probability 1/2 each. Sizes, shares and weights are this project's choice.
 
     Args:
@@ -42,7 +42,7 @@ class Rubik(Task):
     NAME = "rubik"
     DIMENSIONS = (3,)
     RECIPE = {"crop_scale": (0.7, 1.0)}
-    # What the whole was turned by before is no matter of its cubes; one flip alone is no turn.
+    # A turn of the whole volume would change the answer for every cube. One flip alone is no turn.
     FIXED = {"right_angles": False, "flip_z": 0.0, "flip_y": 0.0}
 
     def __init__(

@@ -1,6 +1,6 @@
-"""SimSiam (Chen & He, CVPR 2021): two views predict one another, the predicted side held still.
+"""SimSiam (Chen & He, CVPR 2021): two views predict each other; the predicted side gets no gradient.
 
-BYOL without the moving average; stopping the gradient on one side is what keeps the features apart.
+This is BYOL without the moving average. Stopping the gradient on one side keeps the features from collapsing.
 """
 
 import jax

@@ -1,7 +1,7 @@
 """SwAV (Caron et al., NeurIPS 2020): every crop predicts the prototypes that another view was assigned to.
 
-Assignments are soft and made online, by Sinkhorn-Knopp: over the batch, and a queue of earlier embeddings, all
-prototypes get the same share, so that no view can win by being assigned as all others are.
+Assignments are soft and made online, by Sinkhorn-Knopp. Over the batch and a queue of earlier embeddings all prototypes
+get the same share, so that not all views can be assigned to one prototype.
 """
 
 import jax
@@ -26,9 +26,9 @@ class SwAV(Task):
     """Cross-entropy of each crop with the assignments of the other global crops (eqs. 1 to 5).
 
     Lengths that the paper gives in epochs are shares of the stage here, those of its run of 200 epochs in batches of
-    256. There is a queue for each global crop. It is filled from the first step, where the authors' code fills it from
-    the epoch it starts in; so it is full when it is first used, unless the stage is very short, and then it waits until
-    it is. Prototypes have length one before the first step and after each.
+    256. There is a queue for each global crop. It is filled from the first step; the authors' code fills it from the
+    epoch in which it starts. So it is full when it is first used. In a very short stage it is used as soon as it is
+    full. Prototypes have length one before the first step and after each.
 
     Args:
       temperature: of the softmax over prototypes.

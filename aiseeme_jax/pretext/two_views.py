@@ -38,7 +38,7 @@ def scaled(spec: augment.AnyViews, shares: Mapping[str, float]) -> augment.AnyVi
 class TwoViews(Task):
     """Base of the tasks that compare two views, first and second, of each image.
 
-    Each view passes the network on its own, so that batch normalisation meets one kind of view at a time, as in the
+    Each view passes the network on its own, so that batch normalisation gets one kind of view at a time, as in the
     papers. A subclass writes `loss` and ends it with `output`.
 
     Class attributes:

@@ -1,4 +1,4 @@
-"""VICReg (Bardes et al., ICLR 2022): two views agree, every dimension keeps its variance, no two tell the same."""
+"""VICReg (Bardes et al., ICLR 2022): two views agree, each dimension keeps its variance, no two correlate."""
 
 from flax import nnx
 
@@ -52,7 +52,7 @@ class VICReg(TwoViews):
         if setting.batch < 2:
             raise UserError(f"{self.NAME}: a batch of one image has no variance; raise `batch_size`")
         hidden = hidden or 4 * backbone.features
-        # A bias of the last layer would move both views alike, which no term of the loss sees.
+        # No bias in the last layer: it would move both views by the same amount, which changes no term of the loss.
         projector = models.MLP(
             backbone.features, (hidden, hidden), hidden, norm=True, final_bias=False, dtype=setting.dtype, rngs=rngs
         )

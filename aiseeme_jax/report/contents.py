@@ -14,7 +14,7 @@ from aiseeme_jax.evaluate.scores import score_measurement
 from aiseeme_jax.report.names import describe_target
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.keys import shorten
-from aiseeme_jax.training.telemetry import METRICS
+from aiseeme_jax.training.journal import METRICS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from aiseeme_jax.evaluate.labels import ClassLabels
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.estimates import Cell, Estimates, Incomparable, format_number
 from aiseeme_jax.report.names import METRICS, describe_target, within_sentence
-from aiseeme_jax.training.telemetry import duration
+from aiseeme_jax.training.display import duration
 
 PER_CLASS = ("sensitivity", "auroc", "average_precision")
 

@@ -1,1 +1,1 @@
-"""One loop and one step for every task: optimizers, stopping, telemetry."""
+"""One loop and one step for every task: parts, optimizers, stopping, telemetry."""

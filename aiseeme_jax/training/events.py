@@ -1,7 +1,7 @@
-"""TensorBoard events, through clu, on one time line however often a run is killed and taken up.
+"""TensorBoard events, written by clu. A run that is killed and resumed has one time line.
 
-tensorflow, which clu's writer needs, is imported when a writer is made and at no other time; where it is missing there
-are no events, which is said once. Only process 0 writes.
+clu's writer needs tensorflow, which is imported when a writer is made and at no other time. Without it there are no
+events, and one message says so. Only process 0 writes.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ def writer(directory: Path, *, start_step: int | None = None) -> Any | None:
 
     Args:
       directory: holds the event files.
-      start_step: what earlier processes wrote of later steps is forgotten, since those are run again; None: all stays.
+      start_step: what earlier processes wrote of later steps is removed, since those steps are run again; None: nothing
+        is removed.
     """
     # tensorflow would otherwise talk into the progress bar while it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -47,7 +48,7 @@ def writer(directory: Path, *, start_step: int | None = None) -> Any | None:
     with contextlib.suppress(RuntimeError):  # tensorflow is already in use, and has the memory it wants
         tensorflow.config.set_visible_devices([], "GPU")
     if start_step is not None:
-        _forget_after(tensorflow, directory, start_step)
+        _remove_after(tensorflow, directory, start_step)
     return metric_writers.AsyncWriter(PromptWriter(os.fspath(directory)))
 
 
@@ -59,8 +60,8 @@ def write_scalars(directory: Path, step: int, scalars: Mapping[str, float]) -> N
         events.close()
 
 
-def _forget_after(tensorflow: Any, directory: Path, step: int) -> None:
-    """Takes the steps after `step` out of the event files of a folder; at 0, before any step, all there is."""
+def _remove_after(tensorflow: Any, directory: Path, step: int) -> None:
+    """Removes the steps after `step` from the event files of a folder; at 0, before any step, the files."""
     for path in sorted(directory.glob(FILES)):
         if not step:
             path.unlink()
@@ -68,13 +69,13 @@ def _forget_after(tensorflow: Any, directory: Path, step: int) -> None:
         # Not by the file's name with something added: TensorBoard would read what a kill left of it.
         shorter = directory / ".shorter"
         with tensorflow.io.TFRecordWriter(os.fspath(shorter)) as file:
-            for record in _whole(tensorflow, path):
+            for record in _read_records(tensorflow, path):
                 if tensorflow.compat.v1.Event.FromString(record).step <= step:
                     file.write(record)
         os.replace(shorter, path)
 
 
-def _whole(tensorflow: Any, path: Path) -> Iterator[bytes]:
-    """The records of a file up to the one that a kill tore."""
+def _read_records(tensorflow: Any, path: Path) -> Iterator[bytes]:
+    """The records of a file, up to one that a kill has cut off."""
     with contextlib.suppress(tensorflow.errors.DataLossError):
         yield from tensorflow.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()

@@ -21,6 +21,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import checkpoints, records
 from aiseeme_jax.store.artifacts import remedy
 from aiseeme_jax.task import Task
+from aiseeme_jax.training.health import collapse_warning, feature_health
 from aiseeme_jax.training.step import (
     Program,
     Recipe,
@@ -32,7 +33,7 @@ from aiseeme_jax.training.step import (
     train_step,
 )
 from aiseeme_jax.training.stopping import Clock, Preempted, StopSignal
-from aiseeme_jax.training.telemetry import Telemetry, collapse_warning, feature_health
+from aiseeme_jax.training.telemetry import Telemetry
 
 __all__ = ["Callbacks", "Diverged", "Folder", "Preempted", "Recipe", "Result", "fit", "restore_trained"]
 

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
+from aiseeme_jax.errors import UserError
+
 _UNITS = ("epochs", "steps", "examples")
 
 
@@ -24,17 +26,17 @@ def steps_of(duration: Any, *, steps_per_epoch: int, batch_size: int) -> int:
     """Number of steps of a duration given in epochs (may be a fraction), steps or examples.
 
     Examples round up to whole batches, epochs to the nearest step; a duration above 0 is at least one step.
-    Raises ValueError unless exactly one unit is set, to a number that is not negative.
+    Raises UserError unless exactly one unit is set, to a number that is not negative.
     """
     given = {unit: getattr(duration, unit) for unit in _UNITS}
     given = {unit: value for unit, value in given.items() if value is not None}
     if len(given) != 1:
         listed = ", ".join(f"{unit}={value}" for unit, value in given.items()) or "none"
-        raise ValueError(f"a duration needs exactly one of {', '.join(_UNITS)}; set here: {listed}")
+        raise UserError(f"a duration needs exactly one of {', '.join(_UNITS)}; set here: {listed}")
     ((unit, value),) = given.items()
     if not 0 <= value < math.inf or (unit != "epochs" and value != int(value)):
         kind = "number" if unit == "epochs" else "whole number"
-        raise ValueError(f"duration.{unit} is {value}; it must be a {kind} of at least 0")
+        raise UserError(f"duration.{unit} is {value}; it must be a {kind} of at least 0")
     if unit == "epochs":
         steps = round(value * steps_per_epoch)
     else:
@@ -46,15 +48,15 @@ def make_schedule(config: Any, peak: float, total_steps: int, steps_per_epoch: i
     """Linear warm-up to `peak`, then the schedule that `config.name` says, over `total_steps` updates.
 
     The warm-up of W steps starts at peak / (W + 1), since a first update at rate 0 would be wasted, and
-    reaches the peak at step W. Raises ValueError for an unknown name and for values that do not fit the
+    reaches the peak at step W. Raises UserError for an unknown name and for values that do not fit the
     stage.
     """
     if not peak >= 0:
-        raise ValueError(f"optimizer.learning_rate is {peak}; it must be at least 0")
+        raise UserError(f"optimizer.learning_rate is {peak}; it must be at least 0")
     body = _named("schedule.name", config.name, SCHEDULES)
     warmup = steps_of(config.warmup, steps_per_epoch=steps_per_epoch, batch_size=batch_size)
     if warmup >= total_steps:
-        raise ValueError(
+        raise UserError(
             f"schedule.warmup lasts {warmup} steps, the whole stage {total_steps}: "
             "shorten the warm-up or lengthen the stage"
         )
@@ -72,7 +74,7 @@ def make_optimizer(
 
     Parameters under the names `constant` at the top of the tree learn at `config.learning_rate` throughout.
 
-    Raises ValueError for an unknown name and for a field out of its range.
+    Raises UserError for an unknown name and for a field out of its range.
     """
     build = _named("optimizer.name", config.name, OPTIMIZERS)
     _check("weight_decay", config.weight_decay, config.weight_decay >= 0, "at least 0")
@@ -136,7 +138,7 @@ def _rates(names: tuple[str, ...], params: Any) -> Any:
 def _cosine(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:
     """From the peak to final_scale · peak at `total_steps` (Loshchilov & Hutter, arXiv 1608.03983, eq. 5)."""
     if not 0 <= config.final_scale <= 1:
-        raise ValueError(f"schedule.final_scale is {config.final_scale}; it must lie in [0, 1]")
+        raise UserError(f"schedule.final_scale is {config.final_scale}; it must lie in [0, 1]")
     return optax.cosine_decay_schedule(peak, total_steps - warmup, alpha=config.final_scale)
 
 
@@ -144,14 +146,14 @@ def _step(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Sche
     """The peak, times `factor` from each milestone (a fraction of the stage, warm-up included) on."""
     milestones = tuple(config.milestones)
     if not all(0 < milestone < 1 for milestone in milestones):
-        raise ValueError(f"schedule.milestones are {milestones}; each is a fraction of the stage in (0, 1)")
+        raise UserError(f"schedule.milestones are {milestones}; each is a fraction of the stage in (0, 1)")
     if not config.factor > 0:
-        raise ValueError(f"schedule.factor is {config.factor}; it must be positive")
+        raise UserError(f"schedule.factor is {config.factor}; it must be positive")
     scales: dict[int, float] = {}
     for milestone in milestones:
         step = round(milestone * total_steps)
         if step < warmup:
-            raise ValueError(
+            raise UserError(
                 f"schedule.milestones: {milestone} of {total_steps} steps lies within the warm-up of {warmup} steps"
             )
         # In a very short stage several milestones can fall on one step: all of them count.
@@ -246,13 +248,13 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 def _named(field: str, name: str, table: dict[str, Callable]) -> Callable:
     if name not in table:
-        raise ValueError(f"{field} is '{name}'; known: {', '.join(table)}")
+        raise UserError(f"{field} is '{name}'; known: {', '.join(table)}")
     return table[name]
 
 
 def _check(field: str, value: float, valid: bool, wanted: str) -> None:
     if not valid:
-        raise ValueError(f"optimizer.{field} is {value}; it must be {wanted}")
+        raise UserError(f"optimizer.{field} is {value}; it must be {wanted}")
 
 
 def _check_momentum(config: Any) -> None:

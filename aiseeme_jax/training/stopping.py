@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved; the same command goes on."""
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved its state. The same command goes on."""
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a question the loop asks between steps; a second Ctrl-C interrupts at once."""
+    """Notes SIGTERM and Ctrl-C, so that the loop can stop between two steps. A second Ctrl-C interrupts at once."""
 
     def __enter__(self) -> "StopSignal":
         self._asked = False

@@ -1,39 +1,26 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard events, progress, the health of its features.
+"""What a training reports while it runs: metrics.jsonl, TensorBoard events, progress.
 
-Contract: `log(step, …)` is told how many updates are complete and values that are already on the host, so
-nothing here waits for the accelerator or holds up training: events are written by a thread, a line of JSON is
-appended and flushed. metrics.jsonl holds one object per line, {"step": int, name: number or null, …} or
-{"step": int, "warning": text}; null stands for a value that is not finite. Whatever a killed run left is
-readable, and a resumed one goes on after what lies up to its `start_step`. Only process 0 writes.
+`log` gets the number of updates that are complete and values that are already on the host, so nothing here waits for
+the accelerator or delays training: a thread writes the events, and a line of JSON is appended and flushed. The files of
+a killed training can be read, and a resumed one continues them after its `start_step`. Only process 0 writes.
 """
 
 import contextlib
-import json
 import math
-import os
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from aiseeme_jax.store import files
 from aiseeme_jax.training import events
+from aiseeme_jax.training.display import Display
+from aiseeme_jax.training.journal import METRICS, Journal
 
-METRICS = "metrics.jsonl"
-BAR_SECONDS = 0.1  # a terminal need not be redrawn more often,
-LINE_SECONDS = 5.0  # nor a log file filled
-HEALTH_ROWS = 512
-COLLAPSED_STD = 0.05  # the mean cosine between two images' features is then above .9975
-COLLAPSED_RANK = 1.5
-
-Mark = tuple[int, float]  # a step, and the seconds on the clock when it was logged
+# A step, and the seconds on the clock when it was logged.
+Mark = tuple[int, float]
 
 
 class Telemetry:
@@ -62,8 +49,8 @@ class Telemetry:
             return
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self._journal = _Journal(directory / METRICS, start_step)
-        self._display = _Display(title, total_steps)
+        self._journal = Journal(directory / METRICS, start_step)
+        self._display = Display(title, total_steps)
         self._events = events.writer(directory, start_step=start_step) if writers else None
 
     @property
@@ -141,130 +128,3 @@ class _Throughput:
         if begin is None or end[1] <= begin[1]:
             return None
         return (end[0] - begin[0]) * self._batch_size / (end[1] - begin[1])
-
-
-class _Journal:
-    """metrics.jsonl: appended and flushed line by line; a kill costs at most the line being written."""
-
-    def __init__(self, path: Path, start_step: int):
-        if path.exists():
-            kept = [line for line in path.read_bytes().splitlines() if _is_before(line, start_step)]
-            with files.replaced(path) as shorter:
-                shorter.write_bytes(b"".join(line + b"\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Display:
-    """One line that redraws itself on a terminal; elsewhere lines now and then, always the first and last."""
-
-    def __init__(self, title: str, total_steps: int):
-        self._title, self._total_steps = title, total_steps
-        self._stream = sys.stderr
-        self._terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._shown_at = -math.inf
-        self._drawn = ""  # the bar now on the terminal
-        self._pending = ""  # what was last to be shown but came too soon
-
-    def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        text = progress_line(self._title, step, self._total_steps, metrics, bar=self._terminal)
-        wait = BAR_SECONDS if self._terminal else LINE_SECONDS
-        if step < self._total_steps and time.perf_counter() - self._shown_at < wait:
-            self._pending = text
-        else:
-            self._draw(text)
-
-    def print(self, text: str) -> None:
-        """A line of its own, above the bar."""
-        clear, again = ("\r\x1b[K", self._drawn) if self._terminal else ("", "")
-        self._write(f"{clear}{text}\n{again}")
-
-    def close(self) -> None:
-        if self._pending:
-            self._draw(self._pending)
-        if self._drawn:
-            self._write("\n")
-
-    def _draw(self, text: str) -> None:
-        self._shown_at, self._pending = time.perf_counter(), ""
-        if self._terminal:
-            self._drawn = text[: shutil.get_terminal_size().columns - 1]
-            self._write(f"\r\x1b[K{self._drawn}")
-        else:
-            self._write(f"{text}\n")
-
-    def _write(self, text: str) -> None:
-        # A terminal that is gone (closed window, broken pipe) must not end a run of days.
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-            self._stream.flush()
-
-
-def progress_line(title: str, step: int, total_steps: int, metrics: Mapping[str, float], *, bar: bool) -> str:
-    """Title, bar, percent, steps, and of the metrics loss, learning_rate, images_per_second, seconds_left."""
-    done = min(step / total_steps, 1.0) if total_steps else 1.0
-    parts = [title] + ([f"[{'#' * int(done * 20):-<20}]"] if bar else [])
-    parts += [f"{int(100 * done):3d} %", f"{step:{len(str(total_steps))}d}/{total_steps}"]
-    known = {"loss": "loss {:.4f}", "learning_rate": "lr {:.3g}", "images_per_second": "{:,.0f} images/s"}
-    parts += [pattern.format(metrics[name]) for name, pattern in known.items() if name in metrics]
-    if "seconds_left" in metrics and step < total_steps:
-        parts.append(f"{duration(metrics['seconds_left'])} left")
-    return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, in the two largest units: '45 s', '1 min 20 s', '2 h 5 min', '3 d 4 h'."""
-    left = round(seconds)
-    for size, name, smaller, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if left >= size:
-            rest = left % size // smaller
-            return f"{left // size} {name}" + (f" {rest} {below}" if rest else "")
-    return f"{left} s"
-
-
-@jax.jit
-def feature_health(features: Float[Array, "batch dim"]) -> dict[str, Float[Array, ""]]:
-    """Two measures of collapse, over the first 512 rows. Rows that are not finite make them NaN.
-
-    feature_std: standard deviation over the batch of the L2-normalised features, mean over dimensions, times
-        sqrt(dim): 1 for an isotropic cloud, 0 where all images look alike (Chen & He, arXiv 2011.10566, 4.1).
-    effective_rank: exp(entropy) of the singular values, scaled to sum to 1, of the centred features, from 1
-        to min(batch - 1, dim); 0 where nothing varies (Roy & Vetterli, EUSIPCO 2007, section 2).
-    """
-    rows = features[:HEALTH_ROWS].astype(jnp.float32)
-    length = jnp.linalg.norm(rows, axis=1, keepdims=True)
-    unit = rows / jnp.where(length == 0, 1, length)
-    feature_std = jnp.mean(jnp.std(unit, axis=0)) * jnp.sqrt(rows.shape[1])
-    values = jnp.linalg.svd(rows - jnp.mean(rows, axis=0), compute_uv=False)
-    # What rounding leaves of constant features is not a direction: below it counts as nothing.
-    noise = 10 * jnp.finfo(jnp.float32).eps * jnp.linalg.norm(rows)
-    values = jnp.where(values <= noise, 0, values)
-    total = jnp.sum(values)
-    shares = values / jnp.where(total == 0, 1, total)
-    entropy = -jnp.sum(jax.scipy.special.xlogy(shares, shares))
-    return {"feature_std": feature_std, "effective_rank": jnp.where(total == 0, 0, jnp.exp(entropy))}
-
-
-def collapse_warning(health: Mapping[str, float]) -> str | None:
-    """What is wrong with features of this health, or None. Waits for values still being computed."""
-    std, rank = float(health["feature_std"]), float(health["effective_rank"])
-    if not (math.isfinite(std) and math.isfinite(rank)):
-        return "the features are not finite"
-    if std >= COLLAPSED_STD and rank >= COLLAPSED_RANK:
-        return None
-    how = "all images get nearly the same" if std < COLLAPSED_STD else "they vary along a single direction"
-    return f"the features collapse, {how} (feature_std {std:.2g}, effective_rank {rank:.2g})"
-
-
-def _is_before(line: bytes, start_step: int) -> bool:
-    """Whether a line is whole and from a step that is not run again."""
-    try:
-        return 0 < start_step and json.loads(line)["step"] <= start_step
-    except (ValueError, KeyError, TypeError):
-        return False

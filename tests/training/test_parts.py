@@ -262,12 +262,12 @@ def learn(weight: float) -> tuple[np.ndarray, float]:
 
 @pytest.mark.slow
 def test_codes_of_an_adversarial_autoencoder_become_standard_normal():
-    """Draws from the prior differ from each other by a discrepancy of 0.001; images that nobody restores, by 1."""
+    """Two samples of the prior have a discrepancy below 0.001. An image that is always the mean has an error of 0.6."""
     prior = np.random.default_rng(0).standard_normal((1000, 2))
     codes, error = learn(0.3)
     np.testing.assert_allclose(codes.mean(axis=0), 0, atol=0.2)
     np.testing.assert_allclose(np.cov(codes.T), np.eye(2), atol=0.3)
-    assert discrepancy(codes, prior) < 0.02 and error < 0.05
+    assert discrepancy(codes, prior) < 0.03 and error < 0.05
     free, error = learn(0.0)
     assert discrepancy(free, prior) > 0.05 and error < 0.01
 

@@ -1,4 +1,4 @@
-"""What a run writes and shows, across kills and resumes, and the measures of collapse."""
+"""What a training writes and shows, across kills and resumes."""
 
 import io
 import json
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aiseeme_jax.training import telemetry
-from aiseeme_jax.training.telemetry import Telemetry, collapse_warning, duration, feature_health, progress_line
+from aiseeme_jax.training import display, telemetry
+from aiseeme_jax.training.display import duration, progress_line
+from aiseeme_jax.training.telemetry import Telemetry
 
 
 class Stream(io.StringIO):
@@ -28,7 +28,8 @@ class Stream(io.StringIO):
 def clock(monkeypatch):
     """Time that passes only when told to."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(telemetry, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    for module in (telemetry, display):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
 
 
@@ -36,7 +37,7 @@ def clock(monkeypatch):
 def stream(monkeypatch, request):
     """Standard error, no terminal unless the test's parameter says so."""
     stream = Stream(getattr(request, "param", False))
-    monkeypatch.setattr(telemetry, "sys", SimpleNamespace(stderr=stream))
+    monkeypatch.setattr(display, "sys", SimpleNamespace(stderr=stream))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     return stream
@@ -218,63 +219,3 @@ class TestDisplay:
     )
     def test_duration(self, seconds, words):
         assert duration(seconds) == words
-
-
-class TestFeatureHealth:
-    rng = np.random.default_rng(0)
-
-    def health(self, features, **kwargs):
-        return {name: float(value) for name, value in feature_health(jnp.asarray(features, **kwargs)).items()}
-
-    def test_isotropic_cloud(self):
-        health = self.health(self.rng.normal(size=(512, 32)))
-        assert health["feature_std"] == pytest.approx(1, abs=0.02)
-        assert 31 < health["effective_rank"] <= 32
-        assert collapse_warning(health) is None
-
-    def test_it_follows_the_definitions(self):
-        features = self.rng.normal(size=(40, 8)) * np.arange(1, 9) + 3
-        health = self.health(features)
-        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-        assert health["feature_std"] == pytest.approx(unit.std(axis=0).mean() * math.sqrt(8), rel=1e-4)
-        values = np.linalg.svd(features - features.mean(axis=0), compute_uv=False)
-        shares = values / values.sum()
-        assert health["effective_rank"] == pytest.approx(np.exp(-np.sum(shares * np.log(shares))), rel=1e-4)
-
-    @pytest.mark.parametrize("constant", [0.0, 1.0, 1234.5])
-    def test_constant_features(self, constant):
-        features = constant * self.rng.normal(size=(1, 64)) + np.zeros((100, 1))
-        health = self.health(features)
-        assert health["feature_std"] == pytest.approx(0, abs=1e-5)
-        assert health["effective_rank"] == 0
-        assert "collapse" in collapse_warning(health)
-
-    def test_a_single_direction(self):
-        health = self.health(self.rng.normal(size=(100, 1)) * self.rng.normal(size=(1, 64)))
-        assert health["effective_rank"] == pytest.approx(1, abs=1e-4)
-        assert "single direction" in collapse_warning(health)
-
-    def test_two_equal_directions(self):
-        health = self.health(np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]], np.float32))
-        assert health["effective_rank"] == pytest.approx(2, rel=1e-5)
-
-    def test_scale_does_not_matter(self):
-        features = self.rng.normal(size=(64, 16))
-        one, other = self.health(features), self.health(1e4 * features)
-        assert one == pytest.approx(other, rel=1e-4)
-
-    @pytest.mark.parametrize("bad", [math.nan, math.inf])
-    def test_features_that_are_not_finite(self, bad):
-        features = self.rng.normal(size=(16, 8))
-        features[3, 2] = bad
-        assert collapse_warning(self.health(features)) == "the features are not finite"
-
-    def test_bfloat16_and_shards(self):
-        features = self.rng.normal(size=(64, 16)).astype(np.float32)
-        assert self.health(features, dtype=jnp.bfloat16) == pytest.approx(self.health(features), rel=0.02)
-        rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
-        assert self.health(jax.device_put(features, rows)) == pytest.approx(self.health(features), rel=1e-5)
-
-    def test_only_the_first_rows_are_measured(self):
-        features = self.rng.normal(size=(telemetry.HEALTH_ROWS + 100, 4))
-        assert self.health(features) == pytest.approx(self.health(features[: telemetry.HEALTH_ROWS]), rel=1e-5)
