@@ -17,7 +17,8 @@ from tiny import no_events  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import models, pretext, weights
-from aiseeme_jax.store import records
+from aiseeme_jax.store import workdirs
+from aiseeme_jax.store.artifacts import STAGES, Artifact, Store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -64,8 +65,13 @@ def test_the_example_task_passes_the_tests_over_the_table(tmp_path):
 @pytest.mark.slow
 def test_the_notebook_lines_work(tmp_path, monkeypatch):
     backbone = models.make_backbone("resnet18", width=0.125, rngs=nnx.Rngs(0))
-    weights.save_backbone(tmp_path / "runs/demo/stages/00-rotation", backbone, {"task": "rotation"})
-    records.write_json(tmp_path / "runs/demo/stages/00-rotation/done.json", {"task": "rotation"})
+    artifact = Artifact(STAGES, "00-rotation", {})
+    store = Store(tmp_path / "runs/demo")
+    found = weights.save_backbone(store.begin(artifact), backbone, {"task": "rotation"})
+    store.finish(artifact, {"backbone_hash": found, "made_from": {}})
+    stage = workdirs.StageEntry(artifact.label, "rotation", 1, artifact.key)
+    plan = workdirs.WorkdirPlan(".", (workdirs.ArmEntry("curriculum", (stage,), ()),))
+    workdirs.write_plan(tmp_path / "runs/demo", plan)
     monkeypatch.chdir(tmp_path)
     names: dict = {"images": np.zeros((2, 32, 32, 3), np.float32)}
     exec(code_blocks(README)[0], names)
