@@ -31,30 +31,40 @@ class Entry:
         return f"{self.directory.parent.name}/{self.directory.name}"
 
 
-def list_store(workdirs_: Iterable[Path]) -> list[Entry]:
+def list_store(folders: Iterable[Path]) -> list[Entry]:
     """What lies in the store that workdirs share.
 
     Raises MissingFile for a folder in which no run was begun, UserError if the workdirs have different stores.
     """
-    store, keys = open_shared_store(workdirs_)
+    store, keys = open_shared_store(folders)
     return [_describe(directory, keys) for directory in store.folders()]
 
 
-def open_shared_store(workdirs_: Iterable[Path]) -> tuple[Store, set[str]]:
-    """The store of the workdirs, and the short keys of everything that their plans ask for."""
+def open_shared_store(folders: Iterable[Path]) -> tuple[Store, set[str]]:
+    """The store of the workdirs, and the short keys of everything that they, and others that use it, ask for."""
     stores: dict[Path, Store] = {}
     keys: set[str] = set()
-    for workdir in workdirs_:
-        plan = workdirs.read_plan(workdir)
-        if plan is None:
-            raise MissingFile(f"'{workdir}' is no workdir of a run: it has no {workdirs.PLAN}")
-        store = workdirs.open_store(workdir, plan)
+    for workdir in folders:
+        store = workdirs.open_store(workdir, _read_plan(workdir))
         stores[store.root.resolve()] = store
-        keys |= {shorten(entry.key) for arm in plan.arms for entry in (*arm.stages, *arm.measurements)}
+        for user in (workdir, *workdirs.list_users(store)):
+            keys |= _asked_for(user)
     if len(stores) > 1:
         raise UserError(f"these workdirs have different stores: {', '.join(map(str, stores))}; name those of one")
     store = next(iter(stores.values()))
     return store, keys | set(_needed_by(store, keys))
+
+
+def _read_plan(workdir: Path) -> workdirs.WorkdirPlan:
+    plan = workdirs.read_plan(workdir)
+    if plan is None:
+        raise MissingFile(f"'{workdir}' is no workdir of a run: it has no {workdirs.PLAN}")
+    return plan
+
+
+def _asked_for(workdir: Path) -> set[str]:
+    """Short keys of the stages and measurements that the plan of a workdir lists."""
+    return {shorten(entry.key) for arm in _read_plan(workdir).arms for entry in (*arm.stages, *arm.measurements)}
 
 
 def _needed_by(store: Store, keys: set[str]) -> Iterator[str]:

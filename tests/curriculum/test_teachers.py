@@ -12,7 +12,8 @@ from short_runs import Killed, config, stage, stage_folders, stage_records
 from aiseeme_jax import data, distill, models, weights
 from aiseeme_jax.curriculum import teachers
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.curriculum.plan import PlannedFisher, make_plan
+from aiseeme_jax.curriculum.pieces import PlannedFisher
+from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.store import artifacts
 from aiseeme_jax.weights import tensors, torchvision
