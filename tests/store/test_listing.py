@@ -41,9 +41,7 @@ def workdir(tmp_path):
 
 
 def names(workdir):
-    return {
-        path.name for kind in (STAGES, FISHER, MEASUREMENTS) for path in (workdir / kind).iterdir() if path.is_dir()
-    }
+    return {folder.name for folder in Store(workdir).folders()}
 
 
 def test_every_artifact_is_listed_with_its_state_and_whether_it_is_wanted(workdir):
