@@ -99,7 +99,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(re.sub("^flag --(config|workdir)=None: ", "", str(error))) from error
+        raise UserError(re.sub("^flag --(config|workdir)=None: ", "", describe(error))) from error
     except (SyntaxError, NameError) as error:
         said = getattr(error, "msg", None) or error
         raise UserError(f"{find_line(error)}{type(error).__name__}: {said}") from error
