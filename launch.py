@@ -153,7 +153,9 @@ def describe(error: Exception) -> str:
     while any(words in str(error) for words in WRAPPED) and (before := first.__cause__ or first.__context__):
         first = before
     said, locked, _ = str(first).partition(" Other fields present")
-    return find_line(first) + (said.removeprefix("'") if locked else said)
+    # A UserError says itself where it belongs.
+    place = "" if isinstance(first, UserError) else find_line(first)
+    return place + (said.removeprefix("'") if locked else said)
 
 
 def find_line(error: BaseException) -> str:
