@@ -4,9 +4,18 @@
     python launch.py --config=configs/lidc_curriculum.py:small --workdir=runs/small    x 0.25, half the voxels, two CPUs
     python launch.py --config=configs/lidc_curriculum.py:demo --workdir=runs/demo      synthetic nodules, no download
 
-Instance discrimination from the weakest to the strongest, as in `isic_curriculum.py`; views follow the preset `ct`.
-Batches are smaller than those of images, and learning rates with them. Nodules the readers are undecided about have no
-label: they are pretrained on and left out of the targets.
+Instance discrimination from the weakest method to the strongest, as in `isic_curriculum.py`. The views follow the
+preset `ct`. Batches are smaller than those of images, and learning rates with them. A nodule about which the readers
+are undecided has no label: it is used for pretraining, and left out of the targets.
+
+What to expect, in balanced accuracy on test volumes:
+
+full: not measured yet.
+
+small: not measured yet.
+
+demo: results/demos.md, 3 min 45 s on two CPU cores. Chance is 0.5. The linear probe gives 0.626 [0.537–0.700] after the
+curriculum and 0.528 [0.446–0.609] from scratch.
 """
 
 from configs import base, recipes

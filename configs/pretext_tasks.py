@@ -4,8 +4,19 @@
     python launch.py --config=configs/pretext_tasks.py:vit --workdir=runs/tasks_vit      ViT-Ti x 0.5, MAE
     python launch.py --config=configs/pretext_tasks.py:pairs --workdir=runs/pairs        ResNet-18 x 0.25, two stages
 
-Sized for two CPU cores: 32 px, and few epochs, the same for all. Each task, and each pair, is an arm beside random
-weights; what two arms begin with is trained once.
+The sizes are for two CPU cores: 32 px, and the same few epochs for all. Each task, and each pair, is an arm beside
+random weights. What two arms begin with is trained once.
+
+What to expect, on frozen features of test images (results/pretext_tasks.md, two CPU cores that did other work beside):
+
+resnet: every task is above random weights by all four measures. AUROC of the linear probe: 0.680 [0.652–0.708] of
+random weights, 0.732 [0.706–0.758] (`swav`) to 0.822 [0.802–0.839] (`simclr`). The time was not measured.
+
+vit: three epochs of MAE cannot be told from random weights, 0.844 [0.824–0.863] and 0.842 [0.822–0.862] in the AUROC of
+the linear probe. The time was not measured.
+
+pairs: distillation pays in one of the three pairs, SimCLR and then rotation. There `pfr` gains
++0.042 [+0.026 to +0.062] in the AUROC of the linear probe. 36 arms took about 80 minutes on one of the cores.
 """
 
 from aiseeme_jax import pretext
