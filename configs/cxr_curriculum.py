@@ -50,7 +50,7 @@ def small():
 
 
 def demo():
-    """Synthetic chest X-rays, three stages, a few minutes on two CPU cores: shows that everything works, proves
+    """Synthetic chest X-rays, three stages, a few minutes on two CPU cores. It shows that everything works, and proves
     nothing.
     """
     config = base.get_config()
@@ -60,7 +60,7 @@ def demo():
     common = {"preset": "cxr", "size": 32}
     config.stages = recipes.narrow_stages(epochs={"rotation": 8, "moco_v2": 10, "simclr": 15}, batch=64, **common)
     config.targets = recipes.narrow_targets(fractions=(1.0,), finetune_epochs=20, **common)
-    # Eight epochs in steps of 64 at 1e-3 stay near chance.
+    # With eight epochs, batches of 64 and a rate of 1e-3, fine-tuning stays near chance.
     config.targets[-1].update({"batch_size": 32})
     config.targets[-1].optimizer.learning_rate = 2e-3
     config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 50})

@@ -50,7 +50,7 @@ def small():
 
 
 def demo():
-    """Synthetic dermoscopy, three stages, a few minutes on two CPU cores: shows that everything works, proves
+    """Synthetic dermoscopy, three stages, a few minutes on two CPU cores. It shows that everything works, and proves
     nothing.
     """
     config = base.get_config()

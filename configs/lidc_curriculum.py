@@ -34,7 +34,7 @@ def full():
     config.model.update({"name": "resnet18", **VOLUMES})
     common = {"preset": "ct", "size": 64}
     config.stages = tuple(recipes.full_stage(task, batch_size=128, **common) for task in TASKS)
-    # Some 800 nodules have a label: a hundredth of them is eight.
+    # About 800 nodules have a label. A hundredth of them would be eight.
     config.targets = recipes.full_targets(fractions=(0.1, 1.0), **common)
     config.runtime.evaluation_batch = 64
     return config
@@ -53,7 +53,9 @@ def small():
 
 
 def demo():
-    """Synthetic nodules, two stages, a few minutes on two CPU cores: shows that everything works, proves nothing."""
+    """Synthetic nodules, two stages, a few minutes on two CPU cores. It shows that everything works, and proves
+    nothing.
+    """
     config = base.get_config()
     config.title = "Demo on synthetic lung nodules"
     config.data.update({"name": "nodule_phantom/demo", "synthetic": True})

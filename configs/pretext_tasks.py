@@ -12,7 +12,7 @@ What to expect, on frozen features of test images (results/pretext_tasks.md, two
 resnet: every task is above random weights by all four measures. AUROC of the linear probe: 0.680 [0.652–0.708] of
 random weights, 0.732 [0.706–0.758] (`swav`) to 0.822 [0.802–0.839] (`simclr`). The time was not measured.
 
-vit: three epochs of MAE cannot be told from random weights, 0.844 [0.824–0.863] and 0.842 [0.822–0.862] in the AUROC of
+vit: three epochs of MAE are not better than random weights, 0.844 [0.824–0.863] and 0.842 [0.822–0.862] in the AUROC of
 the linear probe. The time was not measured.
 
 pairs: distillation pays in one of the three pairs, SimCLR and then rotation. There `pfr` gains
@@ -27,7 +27,7 @@ EPOCHS = 3
 VIT_TASKS = ("mae",)
 RESNET_TASKS = tuple(name for name, task in pretext.TASKS.items() if 2 in task.DIMENSIONS and name not in VIT_TASKS)
 PAIRS = (("rotation", "simclr"), ("relative_location", "moco_v2"), ("simclr", "rotation"))
-# Weights as published where they are, else one by the size of the term; none was tuned.
+# Weights are the published ones if there are any; others were chosen by the size of the term. None was tuned.
 DISTILLATION = {
     "kl": {},
     "mse": {},
@@ -55,7 +55,7 @@ def vit():
 
 
 def pairs():
-    """Two stages, the second plain or distilled; beside them its task alone."""
+    """Pairs of stages, the second plain or distilled, and beside them the second task without the first."""
     named = {second: _stages(second) for _, second in PAIRS}
     for first, second in PAIRS:
         named[f"{first}-{second}"] = _stages(first, second)
@@ -65,7 +65,7 @@ def pairs():
 
 
 def several(named, **model):
-    """A config of curricula by their names, measured by frozen features."""
+    """A config of curricula by their names, measured on frozen features."""
     config = base.get_config()
     config.data.name = "isic2019/64"
     config.model.update({"dtype": "float32", **model})
@@ -78,7 +78,7 @@ def several(named, **model):
 
 
 def _stages(*tasks, distill=None):
-    """Stages of the same length, the last one distilled."""
+    """Stages of the same length. The last one is distilled."""
     made = [
         recipes.narrow_stages(preset="dermoscopy", size=SIZE, epochs={task: EPOCHS}, batch=128)[0] for task in tasks
     ]

@@ -1,4 +1,4 @@
-"""What lies in a store: which artifacts a workdir asks for, which nothing asks for any more, and how large they are."""
+"""Lists the artifacts of a store: their state, their size, and whether the config of a workdir asks for them."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
-from aiseeme_jax.store.claims import holder_of
+from aiseeme_jax.store.claims import find_holder
 from aiseeme_jax.store.keys import shorten
 
 
@@ -16,9 +16,9 @@ class Entry:
     """A folder of a store.
 
     Attributes:
-      state: 'finished', 'not finished', 'damaged', or who is making it.
+      state: 'finished', 'not finished', 'damaged', or which process is making it.
       wanted: whether the plan of a workdir asks for it.
-      bytes: of all its files.
+      bytes: size of all its files.
     """
 
     directory: Path
@@ -32,22 +32,22 @@ class Entry:
 
 
 def list_store(workdirs_: Iterable[Path]) -> list[Entry]:
-    """What lies in the store that workdirs share.
+    """The artifacts of the store that these workdirs share.
 
-    Raises MissingFile for a folder in which no run was begun, UserError if the workdirs have different stores.
+    Raises MissingFile for a folder in which no run was started, UserError if the workdirs have different stores.
     """
     store, keys = open_shared_store(workdirs_)
     return [_describe(directory, keys) for directory in store.folders()]
 
 
 def open_shared_store(workdirs_: Iterable[Path]) -> tuple[Store, set[str]]:
-    """The store of the workdirs, and the short keys of everything that their plans ask for."""
+    """The store of the workdirs, and the short keys of all artifacts that their plans ask for."""
     stores: dict[Path, Store] = {}
     keys: set[str] = set()
     for workdir in workdirs_:
         plan = workdirs.read_plan(workdir)
         if plan is None:
-            raise MissingFile(f"'{workdir}' is no workdir of a run: it has no {workdirs.PLAN}")
+            raise MissingFile(f"'{workdir}' is not the workdir of a run: it has no {workdirs.PLAN}")
         store = workdirs.open_store(workdir, plan)
         stores[store.root.resolve()] = store
         keys |= {shorten(entry.key) for arm in plan.arms for entry in (*arm.stages, *arm.measurements)}
@@ -58,7 +58,7 @@ def open_shared_store(workdirs_: Iterable[Path]) -> tuple[Store, set[str]]:
 
 
 def _needed_by(store: Store, keys: set[str]) -> Iterator[str]:
-    """Short keys of the Fisher information of wanted stages: no plan lists it, and stages need it."""
+    """Short keys of the Fisher information of wanted stages. No plan lists it, but stages need it."""
     for directory in sorted((store.root / artifacts.FISHER).glob("*")):
         if _state_of(directory) != "finished":
             continue
@@ -77,7 +77,7 @@ def _describe(directory: Path, keys: set[str]) -> Entry:
 
 
 def _state_of(directory: Path) -> str:
-    holder = holder_of(directory)
+    holder = find_holder(directory)
     if holder is not None:
         return f"{holder} is making it"
     try:
