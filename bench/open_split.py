@@ -29,15 +29,15 @@ import json, sys, time
 import tensorflow_datasets
 from aiseeme_jax import data
 peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
-before, start = peak(), time.perf_counter()
+before, start, worked = peak(), time.perf_counter(), time.process_time()
 split = data.open_split(sys.argv[1], "train", sys.argv[2])
-opened = time.perf_counter()
+opened, worked = time.perf_counter(), time.process_time() - worked
 print_of_it = split.fingerprint()
 hashed = time.perf_counter()
 split.read([0, len(split) // 2, len(split) - 1])
 read = time.perf_counter()
-print(json.dumps({"rows": len(split), "open": opened - start, "fingerprint": hashed - opened, "read": read - hashed,
-                  "before": before, "peak": peak()}))
+print(json.dumps({"rows": len(split), "open": opened - start, "worked": worked, "fingerprint": hashed - opened,
+                  "read": read - hashed, "before": before, "peak": peak()}))
 """
 
 
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--data_dir", type=Path, help="folder of the random data set; by default it is deleted")
     options = parser.parse_args(arguments)
-    head = ("opened", "rows", "open, s", "fingerprint, s", "3 images, s", "MiB after imports", "MiB at the peak")
+    times = ("open, s", "of it CPU, s", "fingerprint, s", "3 images, s")
+    head = ("opened", "rows", *times, "MiB after imports", "MiB at the peak")
     rows = [head]
     with tempfile.TemporaryDirectory() as folder:
         data_dir = options.data_dir or Path(folder)
@@ -114,7 +115,7 @@ def measured(title: str, data_dir: Path) -> tuple[str, ...]:
     if done.returncode:
         raise SystemExit(f"{title}:\n{done.stderr}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    seconds = (f"{found[part]:.1f}" for part in ("open", "fingerprint", "read"))
+    seconds = (f"{found[part]:.1f}" for part in ("open", "worked", "fingerprint", "read"))
     return (title, f"{found['rows']:,}", *seconds, f"{found['before']:,.0f}", f"{found['peak']:,.0f}")
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import jax
 import pytest
-from running import QUICK_TO_COMPILE
+from running import ONE_ORDER, QUICK_TO_COMPILE
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), EIGHT_DEVICES, QUICK_TO_COMPILE])
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), EIGHT_DEVICES, ONE_ORDER, QUICK_TO_COMPILE])
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 jax.config.update("jax_disable_most_optimizations", True)
 

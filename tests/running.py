@@ -19,6 +19,9 @@ QUICK_TO_COMPILE = " ".join(
         "--xla_cpu_parallel_codegen_split_count=1",
     ]
 )
+# Where there are more virtual devices than cores, collectives that XLA runs side by side can wait for each other for
+# ever: this makes it run them in one order on all devices.
+ONE_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 # Seconds after which a process that should have ended is taken to hang.
 PATIENCE = 300
 
@@ -45,7 +48,7 @@ def start(
 
     Without `events` it finds no clu: tensorflow takes seconds to import.
     """
-    xla = f"--xla_force_host_platform_device_count={devices} {QUICK_TO_COMPILE}"
+    xla = f"--xla_force_host_platform_device_count={devices} {ONE_ORDER} {QUICK_TO_COMPILE}"
     tests = REPOSITORY / "tests"
     places = os.pathsep.join(map(str, [*([] if events else [tests / "no_clu"]), tests, REPOSITORY]))
     command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]

@@ -3,10 +3,10 @@
 import csv
 
 import pytest
+from short_runs import stage_records
 
 import tfds_builders
 from aiseeme_jax.jobs import curriculum
-from aiseeme_jax.store import records
 from configs import isic_curriculum
 from configs.base import duration, stage, target
 
@@ -28,7 +28,7 @@ def test_isic_archive_to_results(real_data, tmp_path):
     config.runtime.update({"data_dir": str(tmp_path / "data"), "residence": "stream"})
     curriculum.run(config, tmp_path / "run")
 
-    first, second = (records.read_done(d) for d in sorted((tmp_path / "run" / "stages").iterdir()))
+    first, second = stage_records(tmp_path / "run")
     assert [second["start_hash"]] == [first["backbone_hash"]] == list(second["teachers"].values())
     with open(tmp_path / "run" / "results.csv") as file:
         rows = list(csv.DictReader(file))

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from tiny import tiny_in_the_table  # noqa: F401
+from tiny import no_events, tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import distill, pretext, seeds, weights
-from aiseeme_jax.curriculum.plan import stage_task
+from aiseeme_jax import data, distill, pretext, seeds, weights
+from aiseeme_jax.curriculum.checks import make_stage_task
 from aiseeme_jax.evaluate import finetune, protocols
 from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.task import Bank
+from aiseeme_jax.training import loop
 from configs import base
 
-pytestmark = pytest.mark.usefixtures("tiny_in_the_table")
+pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
 
 # Of rows this long, or longer, chance makes next to none that correlate by more than this.
 LENGTH, ALIKE = 24, 0.85
@@ -69,7 +70,9 @@ def test_heads_have_nothing_in_common_with_the_backbone(name):
     made = config(name)
     backbone = weights.starting_backbone(made.model, "scratch", made.seed)
     body = kernels(backbone)
-    task = stage_task(made, tiny.table_stage(name), backbone, 24, seed=seeds.of_stage(made.seed, 0, None))
+    task = make_stage_task(
+        tiny.table_stage(name), backbone, 24, dtype="float32", seed=seeds.of_stage(made.seed, 0, None)
+    )
     assert_unrelated(kernels(task, without="backbone"), body)
 
 
@@ -77,7 +80,7 @@ def test_predictors_have_nothing_in_common_with_heads_and_backbone():
     made, stage = config("simclr"), tiny.stage("simclr", distill={"kind": "pfr"})
     backbone = weights.starting_backbone(made.model, "scratch", 0)
     seed = seeds.of_stage(0, 0, None)
-    task = stage_task(made, stage, backbone, 24, seed=seed)
+    task = make_stage_task(stage, backbone, 24, dtype="float32", seed=seed)
     before = kernels(task)
     distill.attach_distillation(task, distill.read_terms(stage.distill), {"previous": backbone}, seed=seed)
     assert_unrelated(kernels(task.distillation), before)
@@ -93,26 +96,22 @@ def test_head_of_fine_tuning_has_nothing_in_common_with_random_weights():
     assert_unrelated(kernels(task.head), kernels(backbone))
 
 
-def shown(monkeypatch, tmp_path, run: int, position: int, **changes):
-    """The order, and the key of the first step, of a stage of a run."""
+def show_start(monkeypatch, tmp_path, run: int, position: int, **changes):
+    """The order, the seed and the head that a stage of a run starts with."""
     made = config("rotation")
-    made.seed = run
+    made.seed, made.targets, made.baselines = run, (), ()
     made.stages = tuple(base.stage("rotation", size=tiny.SIZE, batch_size=8, **changes) for _ in range(2))
-    found = {}
+    found = []
 
     def fit(task, batches, recipe, *_, **__):
-        found["order"] = np.concatenate([batch["index"] for batch in itertools.islice(batches(0), 3)])
-        found["key"] = recipe.seed
-        found["head"] = np.array(task.head.kernel.get_value())
-        raise StopIteration
+        order = np.concatenate([batch["index"] for batch in itertools.islice(batches(0), 3)])
+        found.append({"order": order, "key": recipe.seed, "head": np.array(task.head.kernel.get_value())})
+        return loop.Result(task, {})
 
-    monkeypatch.setattr(curriculum.loop, "fit", fit)
-    monkeypatch.setattr(curriculum, "save_views", lambda *_: None)
-    stages = [tmp_path / str(run) / str(i) for i in range(2)]
-    weights.save_backbone(stages[0], weights.starting_backbone(made.model, "scratch", 0), {})
-    with pytest.raises(StopIteration):
-        curriculum.run_stage(made, curriculum.arms(made)[0], position, stages, tiny.split())
-    return found
+    monkeypatch.setattr(data, "open_split", lambda *_: tiny.split())
+    monkeypatch.setattr(loop, "fit", fit)
+    curriculum.run(made, tmp_path / f"{len(list(tmp_path.iterdir()))}")
+    return found[position]
 
 
 def same(one, other):
@@ -120,13 +119,13 @@ def same(one, other):
 
 
 def test_second_stage_of_one_run_is_not_the_first_of_the_next_one(monkeypatch, tmp_path):
-    second, first = shown(monkeypatch, tmp_path, 0, 1), shown(monkeypatch, tmp_path, 1, 0)
+    second, first = show_start(monkeypatch, tmp_path, 0, 1), show_start(monkeypatch, tmp_path, 1, 0)
     assert same(second, first) == []
-    assert same(second, shown(monkeypatch, tmp_path, 0, 1)) == ["order", "key", "head"]
+    assert same(second, show_start(monkeypatch, tmp_path, 0, 1)) == ["order", "key", "head"]
 
 
 def test_own_seed_of_a_stage_is_honoured(monkeypatch, tmp_path):
-    assert same(*(shown(monkeypatch, tmp_path, run, 0, seed=7) for run in (0, 1))) == ["order", "key", "head"]
+    assert same(*(show_start(monkeypatch, tmp_path, run, 0, seed=7) for run in (0, 1))) == ["order", "key", "head"]
 
 
 def test_views_of_the_first_step_have_another_key_than_the_first_weights():

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import weights
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.curriculum.plan import PlannedStage, RandomWeights, Start
+from aiseeme_jax.curriculum.pieces import PlannedStage, RandomWeights, Start
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Store

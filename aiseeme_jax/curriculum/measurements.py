@@ -8,7 +8,7 @@ from typing import Any
 
 from aiseeme_jax import weights
 from aiseeme_jax.curriculum.context import Context
-from aiseeme_jax.curriculum.plan import PlannedMeasurement, PlannedStage
+from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage
 from aiseeme_jax.evaluate import metrics, protocols, results
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.training import events

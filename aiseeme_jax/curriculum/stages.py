@@ -15,7 +15,7 @@ from aiseeme_jax.curriculum import teachers
 from aiseeme_jax.curriculum.checks import make_stage_task
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pictures import save_views
-from aiseeme_jax.curriculum.plan import PlannedFisher, PlannedStage, Start, WeightsFile
+from aiseeme_jax.curriculum.pieces import PlannedFisher, PlannedStage, Start, WeightsFile
 from aiseeme_jax.evaluate import features
 from aiseeme_jax.training import loop, step
 

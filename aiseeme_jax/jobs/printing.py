@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from aiseeme_jax.curriculum.plan import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage
+from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage
 from aiseeme_jax.store import artifacts
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import find_holder

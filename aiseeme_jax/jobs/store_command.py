@@ -4,7 +4,7 @@
     python -m aiseeme_jax store prune runs/isic              deletes those that the present config does not ask for
     python -m aiseeme_jax store remove runs/isic/stages/00-rotation-3f9a2c41d0e7
 
-If several workdirs share a store (`runtime.store`), name all of them. What any of them asks for is not deleted.
+If several workdirs share a store (`runtime.store`), what any of them asks for is not deleted.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aiseeme_jax.curriculum.plan import Piece
+from aiseeme_jax.curriculum.pieces import Piece
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import artifacts, files
 from aiseeme_jax.store.artifacts import Store

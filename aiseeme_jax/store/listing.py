@@ -31,36 +31,46 @@ class Entry:
         return f"{self.directory.parent.name}/{self.directory.name}"
 
 
-def list_store(workdirs_: Iterable[Path]) -> list[Entry]:
+def list_store(folders: Iterable[Path]) -> list[Entry]:
     """The artifacts of the store that these workdirs share.
 
     Raises MissingFile for a folder in which no run was started, UserError if the workdirs have different stores.
     """
-    store, keys = open_shared_store(workdirs_)
+    store, keys = open_shared_store(folders)
     return [_describe(directory, keys) for directory in store.folders()]
 
 
-def open_shared_store(workdirs_: Iterable[Path]) -> tuple[Store, set[str]]:
-    """The store of the workdirs, and the short keys of all artifacts that their plans ask for."""
+def open_shared_store(folders: Iterable[Path]) -> tuple[Store, set[str]]:
+    """The store of the workdirs, and the short keys of all artifacts that they, and others that use it, ask for."""
     stores: dict[Path, Store] = {}
     keys: set[str] = set()
-    for workdir in workdirs_:
-        plan = workdirs.read_plan(workdir)
-        if plan is None:
-            raise MissingFile(f"'{workdir}' is not the workdir of a run: it has no {workdirs.PLAN}")
-        store = workdirs.open_store(workdir, plan)
+    for workdir in folders:
+        store = workdirs.open_store(workdir, _read_plan(workdir))
         stores[store.root.resolve()] = store
-        keys |= {shorten(entry.key) for arm in plan.arms for entry in (*arm.stages, *arm.measurements)}
+        for user in (workdir, *workdirs.list_users(store)):
+            keys |= _list_keys(user)
     if len(stores) > 1:
         raise UserError(f"these workdirs have different stores: {', '.join(map(str, stores))}; name those of one")
     store = next(iter(stores.values()))
-    return store, keys | set(_needed_by(store, keys))
+    return store, keys | set(_find_needed(store, keys))
 
 
-def _needed_by(store: Store, keys: set[str]) -> Iterator[str]:
+def _read_plan(workdir: Path) -> workdirs.WorkdirPlan:
+    plan = workdirs.read_plan(workdir)
+    if plan is None:
+        raise MissingFile(f"'{workdir}' is not the workdir of a run: it has no {workdirs.PLAN}")
+    return plan
+
+
+def _list_keys(workdir: Path) -> set[str]:
+    """Short keys of the stages and measurements that the plan of a workdir lists."""
+    return {shorten(entry.key) for arm in _read_plan(workdir).arms for entry in (*arm.stages, *arm.measurements)}
+
+
+def _find_needed(store: Store, keys: set[str]) -> Iterator[str]:
     """Short keys of the Fisher information of wanted stages. No plan lists it, but stages need it."""
     for directory in sorted((store.root / artifacts.FISHER).glob("*")):
-        if _state_of(directory) != "finished":
+        if _describe_state(directory) != "finished":
             continue
         made_from = artifacts.read_record(directory)["made_from"]
         if any(shorten(needed["key"]) in keys for needed in made_from.values()):
@@ -73,10 +83,10 @@ def _short_key(directory: Path) -> str:
 
 def _describe(directory: Path, keys: set[str]) -> Entry:
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    return Entry(directory, _state_of(directory), _short_key(directory) in keys, size)
+    return Entry(directory, _describe_state(directory), _short_key(directory) in keys, size)
 
 
-def _state_of(directory: Path) -> str:
+def _describe_state(directory: Path) -> str:
     holder = find_holder(directory)
     if holder is not None:
         return f"{holder} is making it"

@@ -16,11 +16,13 @@ from typing import Any
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, records
 from aiseeme_jax.store.artifacts import MEASUREMENTS, STAGES, Store
-from aiseeme_jax.store.keys import shorten
+from aiseeme_jax.store.keys import make_key, shorten
 
 CONFIG = "config.json"
 PLAN = "plan.json"
 FORMAT = 1
+# Folder in a store outside the workdirs, with a file for each workdir that uses the store.
+USERS = "workdirs"
 # The arm that is meant if none is named.
 CURRICULUM = "curriculum"
 
@@ -69,8 +71,22 @@ class WorkdirPlan:
 
 
 def write_plan(workdir: Path, plan: WorkdirPlan) -> None:
-    """Writes the plan of a run into its workdir. Only the first process writes."""
+    """Writes the plan of a run into its workdir, and registers the workdir in its store if that lies outside.
+
+    So `store prune` does not delete what another workdir asks for. Only the first process writes.
+    """
     records.write_json(workdir / PLAN, {"format": FORMAT, **dataclasses.asdict(plan)})
+    store = open_store(workdir, plan)
+    if store.root.resolve() != workdir.resolve():
+        path = os.path.abspath(workdir)
+        records.write_json(store.root / USERS / f"{shorten(make_key({'workdir': path}))}.json", {"workdir": path})
+
+
+def list_users(store: Store) -> list[Path]:
+    """The workdirs that are registered in a store and still exist."""
+    remedy = "delete it: the next run in its workdir writes it anew"
+    found = [records.read_json(path, remedy=remedy) for path in sorted((store.root / USERS).glob("*.json"))]
+    return [Path(user["workdir"]) for user in found if (Path(user["workdir"]) / PLAN).exists()]
 
 
 def read_plan(workdir: Path) -> WorkdirPlan | None:

@@ -56,12 +56,16 @@ def check(made, split=None):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_what_goes_together_passes(kind, opened):
-    check(config(kind, ("npid", "moco_v2", "simclr")), opened(kind))
+def test_what_goes_together_is_planned(kind, opened):
+    (arm, *_) = check(config(kind, ("npid", "moco_v2", "simclr")), opened(kind)).arms
+    assert [stage.fields.task for stage in arm.stages] == ["npid", "moco_v2", "simclr"]
+    assert [(stage.images, stage.total_steps) for stage in arm.stages] == [(24, 2)] * 3
+    assert [measurement.name for measurement in arm.measurements] == ["knn"]
 
 
 def test_geometric_tasks_go_with_grey_images(opened):
-    check(config("grey", ("rotation", "relative_location")), opened("grey"))
+    plan = check(config("grey", ("rotation", "relative_location")), opened("grey"))
+    assert len(plan.arms[0].stages) == 2
 
 
 @pytest.mark.parametrize("task", ["rotation", "relative_location"])

@@ -9,7 +9,8 @@ from short_runs import config, stage
 
 from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.curriculum.plan import PlannedFisher, PlannedMeasurement, PlannedStage, make_plan
+from aiseeme_jax.curriculum.pieces import PlannedFisher, PlannedMeasurement, PlannedStage
+from aiseeme_jax.curriculum.plan import make_plan
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("tiny_in_the_table", "splits")

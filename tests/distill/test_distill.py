@@ -1,5 +1,6 @@
 """Distillation: its losses against NumPy and by hand, what each kind compares, what is frozen and what learns."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -609,11 +610,14 @@ class TestCheck:
         made = dict(zip(("one", "other"), teachers, strict=False))
         distill.check_term(term(kind, **changes), tiny.Pixels(), made, tiny.SIZE)
 
-    def test_what_fits_passes(self):
+    def test_narrower_teachers_fit_the_kinds_that_compare_no_features_one_by_one(self):
+        fitting = set()
         for kind in (*distill.KINDS, distill.AVERAGING):
             self.check(kind, tiny.Pixels(), tiny.Pixels(seed=1))
-        for kind in ("relational", "similarity_preserving", "pfr"):
-            self.check(kind, tiny.Pixels(features=4))
+            with contextlib.suppress(ValueError):
+                self.check(kind, tiny.Pixels(features=4))
+                fitting.add(kind)
+        assert fitting == {"relational", "similarity_preserving", "pfr"}
 
     def test_endpoint_the_backbone_lacks(self):
         with pytest.raises(

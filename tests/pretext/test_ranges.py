@@ -55,7 +55,9 @@ def test_messages_name_task_field_and_value(name, fields, message):
         build(name, **fields)
 
 
-def test_ends_of_the_ranges_are_in_them():
-    build("byol", momentum=1.0)
-    build("moco_v2", momentum=0.0)
-    build("swav", queue_start=1.0, frozen=0.0)
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("byol", {"momentum": 1.0}), ("moco_v2", {"momentum": 0.0}), ("swav", {"queue_start": 1.0, "frozen": 0.0})],
+)
+def test_ends_of_the_ranges_are_in_them(name, fields):
+    assert build(name, **fields).NAME == name

@@ -41,9 +41,7 @@ def workdir(tmp_path):
 
 
 def names(workdir):
-    return {
-        path.name for kind in (STAGES, FISHER, MEASUREMENTS) for path in (workdir / kind).iterdir() if path.is_dir()
-    }
+    return {folder.name for folder in Store(workdir).folders()}
 
 
 def test_every_artifact_is_listed_with_its_state_and_whether_it_is_wanted(workdir):
@@ -95,10 +93,18 @@ class TestPrune:
             store_command.main(["prune", "--yes", str(workdir)])
             assert OLD.name in names(workdir) and OF_OLD.name not in names(workdir)
 
-    def test_keeps_what_any_of_several_workdirs_asks_for(self, workdir, tmp_path):
-        leave_plan(tmp_path / "other", OLD, store=str(workdir))
-        store_command.main(["prune", "--yes", str(workdir), str(tmp_path / "other")])
-        assert {OLD.name, OF_OLD.name, FIRST.name} <= names(workdir)
+    def test_keeps_what_any_workdir_of_a_shared_store_asks_for(self, tmp_path):
+        store = Store(tmp_path / "store")
+        for artifact in (FIRST, OLD, MEASURED):
+            finish(store, artifact)
+        assert names(store.root) == {FIRST.name, OLD.name, MEASURED.name}
+        leave_plan(tmp_path / "one", FIRST, store=str(store.root))
+        leave_plan(tmp_path / "two", OLD, store=str(store.root))
+        store_command.main(["prune", "--yes", str(tmp_path / "one")])
+        assert names(store.root) == {FIRST.name, OLD.name}
+        (tmp_path / "two" / "plan.json").unlink()
+        store_command.main(["prune", "--yes", str(tmp_path / "one")])
+        assert names(store.root) == {FIRST.name}, "a workdir that is gone asks for nothing"
 
     def test_workdirs_of_different_stores_are_not_mixed(self, workdir, tmp_path):
         leave_plan(tmp_path / "other", OLD)

@@ -148,7 +148,11 @@ def test_a_jpeg_that_is_grey_itself_is_whole(flags, grey, width):
     for rows in (100, 200, 480):
         image = noisy(grey, width=width)
         image[480 - rows :] = 128
-        images.read_pixels(cv2.imencode(".jpg", image, flags)[1].tobytes(), "x", 3)
+        read = images.read_pixels(cv2.imencode(".jpg", image, flags)[1].tobytes(), "x", 3)
+        assert (
+            np.asarray(getattr(read, "pixels", read[0] if isinstance(read, tuple) else read)).shape[:2]
+            == image.shape[:2]
+        )
 
 
 def test_of_a_tiff_of_several_pages_the_first_is_taken_and_noted():

@@ -1,0 +1,182 @@
+"""The pieces of work that a plan consists of: what each needs, how long it takes, and the key by which it is found."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import FrozenConfigDict
+
+from aiseeme_jax import distill
+from aiseeme_jax.curriculum import teachers
+from aiseeme_jax.curriculum.datasets import Sets
+from aiseeme_jax.evaluate.fractions import in_words
+from aiseeme_jax.store import keys
+from aiseeme_jax.store.artifacts import Artifact
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomWeights:
+    """A start with random weights."""
+
+    seed: int
+
+    def content(self) -> dict[str, Any]:
+        return {"random": self.seed}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsFile:
+    """A start, or a teacher, from a file outside the run.
+
+    Attributes:
+      path: as the config names it.
+      sha256: of the file's content.
+    """
+
+    path: str
+    sha256: str
+
+    def content(self) -> dict[str, Any]:
+        return {"file": self.sha256}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedStage:
+    """A stage to be trained.
+
+    Attributes:
+      artifact: its folder and key.
+      arm: the first arm that needs it; others may share it.
+      place: its place in its curriculum.
+      fields: its config.
+      seed: all its random numbers follow from it.
+      sets: the data sets it is trained on, with their shares.
+      images: number of images in all of them.
+      total_steps, steps_per_epoch: its length.
+      start: the weights its backbone starts from.
+      terms: of its distillation.
+      teachers: by the labels that the terms use.
+      fishers: Fisher information of teachers, if a term needs it: planned, or from a file.
+    """
+
+    artifact: Artifact
+    arm: str
+    place: teachers.StagePosition
+    fields: FrozenConfigDict
+    seed: int
+    sets: Sets
+    images: int
+    total_steps: int
+    steps_per_epoch: int
+    start: "Start"
+    terms: tuple[distill.Term, ...]
+    teachers: Mapping[str, "Start"]
+    fishers: Mapping[str, "PlannedFisher | WeightsFile"]
+
+    def content(self) -> dict[str, Any]:
+        return {"stage": self.artifact.key}
+
+    @property
+    def speed_of(self) -> str:
+        """What its speed depends on, beside the machine. Stages that agree in this take equally long for an image."""
+        model = self.artifact.content["model"]
+        return f"{self.fields.task} {self.fields.views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
+
+    @property
+    def title(self) -> str:
+        """Its name in the log."""
+        return self.arm if self.place.single else f"{self.arm} {self.place.position}: {self.fields.task}"
+
+    @property
+    def inputs(self) -> dict[str, "Piece"]:
+        """The pieces that must be finished first, by the part that they have in this one."""
+        named = {"start": self.start, **{f"teacher {name}": teacher for name, teacher in self.teachers.items()}}
+        named |= {f"Fisher information of {name}": fisher for name, fisher in self.fishers.items()}
+        return {name: piece for name, piece in named.items() if isinstance(piece, PlannedStage | PlannedFisher)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedFisher:
+    """Fisher information of a stage's backbone, to be estimated on a number of batches."""
+
+    artifact: Artifact
+    stage: PlannedStage
+    batches: int
+
+    @property
+    def inputs(self) -> dict[str, "Piece"]:
+        return {"stage": self.stage}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedMeasurement:
+    """A backbone to be measured by one protocol, on one share of the labels, with one seed.
+
+    Attributes:
+      artifact: its folder and key.
+      arm: the first arm that needs it; others may share it.
+      target: config of the target.
+      name: of the target in results and report.
+      set: the data set it is measured on.
+      fraction: share of the labels.
+      seed: of the draw of the labels, and of fine-tuning.
+      start: the backbone.
+    """
+
+    artifact: Artifact
+    arm: str
+    target: FrozenConfigDict
+    name: str
+    set: str
+    fraction: float
+    seed: int
+    start: "Start"
+
+    @property
+    def inputs(self) -> dict[str, "Piece"]:
+        return {"backbone": self.start} if isinstance(self.start, PlannedStage) else {}
+
+    @property
+    def title(self) -> str:
+        return f"{self.arm}: {self.name} on {in_words(self.fraction)}, seed {self.seed}"
+
+
+Start = RandomWeights | WeightsFile | PlannedStage
+Piece = PlannedStage | PlannedFisher | PlannedMeasurement
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedArm:
+    """An arm: its stages, the backbone at the end, and the measurements of that backbone."""
+
+    name: str
+    stages: tuple[PlannedStage, ...]
+    fishers: tuple[PlannedFisher, ...]
+    backbone: Start
+    measurements: tuple[PlannedMeasurement, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that a config asks for.
+
+    Attributes:
+      arms: in the order in which they are trained, measured and shown.
+    """
+
+    arms: tuple[PlannedArm, ...]
+
+    def pieces(self) -> list[Piece]:
+        """All pieces of work, each once and after those that it needs."""
+        found: dict[str, Piece] = {}
+        for arm in self.arms:
+            for piece in (*arm.stages, *arm.fishers, *arm.measurements):
+                for needed in (*_all_inputs(piece), piece):
+                    found.setdefault(needed.artifact.key, needed)
+        return list(found.values())
+
+
+def _all_inputs(piece: Piece) -> Iterator[Piece]:
+    for needed in piece.inputs.values():
+        yield from _all_inputs(needed)
+        yield needed
