@@ -1,4 +1,4 @@
-"""Runs a config in a workdir; the same command again goes on where it stopped.
+"""Runs a config in a workdir. The same command again continues where it stopped.
 
 python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
 """
@@ -29,31 +29,31 @@ flags.DEFINE_string("coordinator", None, "host:port of the first process.")
 flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 flags.DEFINE_bool("deterministic", False, "Bit-identical reruns on GPUs too, at some cost in speed (CPUs always are).")
-flags.DEFINE_bool("debug", False, "Show where an error in the input came up.")
+flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 CLUSTER = ("coordinator", "num_processes", "process_id")
 for name in ("config", "workdir"):
     flags.register_validator(name, lambda value: value is not None, message=f"--{name}=… is missing")
 
 log = logging.getLogger("aiseeme_jax")
 
-# tensorflow, where it is imported, talks before anyone can ask it not to.
+# tensorflow prints messages while it is imported, so this must be set before.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 # Job -> module with a `run(config, workdir, plan_only=…)`.
 JOBS = {"curriculum": "aiseeme_jax.jobs.curriculum", "evaluate": "aiseeme_jax.jobs.curriculum"}
-# How ml_collections begins what it says of an error in a config file; the error itself is the first of its causes.
+# How ml_collections begins its message about an error in a config file. The error itself is the first of the causes.
 WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
-# What a stopped run leaves for a scheduler to see: 128 + SIGTERM.
+# Exit code of a run that was stopped by SIGTERM, as schedulers expect it: 128 + 15.
 PREEMPTED = 143
 INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> None:
     if not flags.FLAGS.distributed and any(flags.FLAGS[name].present for name in CLUSTER):
-        raise UserError(f"--{', --'.join(CLUSTER)} mean something only with --distributed")
+        raise UserError(f"--{', --'.join(CLUSTER)} have a meaning only with --distributed")
     if len(argv) > 1:
-        raise UserError(f"arguments that are no flags: {' '.join(argv[1:])}")
+        raise UserError(f"these arguments are not flags: {' '.join(argv[1:])}")
     show_messages()
     start_devices()
     from aiseeme_jax.training.stopping import Preempted
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
 
 
 def show_messages() -> None:
-    """Shows this program's own messages, plain; of the libraries', warnings only."""
+    """Shows the messages of this program as plain text, and of libraries only warnings."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -80,22 +80,22 @@ def show_messages() -> None:
 
 
 def start_devices() -> None:
-    """Starts jax, in one process or in several."""
+    """Starts jax, in one process or as one of several."""
     if flags.FLAGS.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     import jax
 
     if flags.FLAGS.distributed:
-        # CPU processes talk through gloo; on accelerators the setting is without effect.
+        # CPU processes communicate through gloo. On accelerators the setting has no effect.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        # It would swallow SIGTERM; the loop asks all processes itself.
+        # The service would catch SIGTERM. The training loop handles it, for all processes.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
     log.info("jax %s on %d x %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, in which a mistake in the config file or in a flag is a UserError that says where it is."""
+    """Parses the flags. A mistake in the config file or in a flag becomes a UserError that says where it is."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -111,7 +111,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def find_wrong_field(argv: list[str]) -> str | None:
-    """What is wrong with the first --config.FIELD that the config file has no place for."""
+    """Says what is wrong with the first --config.FIELD that does not exist in the config file."""
     flag = re.compile(r"--?config(?:\.(?P<field>[^=]+))?(?:=(?P<value>.*))?", re.DOTALL)
     matches = [(i, match) for i, argument in enumerate(argv) if (match := flag.fullmatch(argument))]
     named = [(i, match) for i, match in matches if not match["field"]]
@@ -123,18 +123,18 @@ def find_wrong_field(argv: list[str]) -> str | None:
         found = (find_missing(config, match["field"]) for _, match in matches if match["field"])
         return next((wrong for wrong in found if wrong), None)
     except Exception:
-        # The file itself cannot be read: what was raised first says why.
+        # The file itself cannot be read. The first error says why.
         return None
 
 
 def find_missing(config: Any, field: str) -> str | None:
-    """Where the way to a field ends before the field."""
+    """Says which part of the path to a field does not exist; None if the field exists."""
     at = "config"
     for part in config_path.split(field):
         if isinstance(part, int):
             if not isinstance(config, tuple | list) or part >= len(config):
-                held = len(config) if isinstance(config, tuple | list) else "no"
-                return f"{at} has {held} entries: there is no {at}[{part}]"
+                count = len(config) if isinstance(config, tuple | list) else "no"
+                return f"{at} has {count} entries: there is no {at}[{part}]"
             at += f"[{part}]"
         else:
             known = sorted(config) if isinstance(config, ConfigDict) else []
@@ -146,8 +146,9 @@ def find_missing(config: Any, field: str) -> str | None:
 
 
 def describe(error: Exception) -> str:
-    """What an error of the config says, without what ml_collections adds: the traceback of an error in a config file,
-    the whole config where it has no such field.
+    """The message of an error in a config, without what ml_collections adds to it.
+
+    It adds the traceback of an error in a config file, and for an unknown field the whole config.
     """
     first: BaseException = error
     while any(words in str(error) for words in WRAPPED) and (before := first.__cause__ or first.__context__):
@@ -159,7 +160,7 @@ def describe(error: Exception) -> str:
 
 
 def find_line(error: BaseException) -> str:
-    """File and line of the config in which an error came up, for the beginning of a message."""
+    """File and line of the config in which an error was raised, as the beginning of a message."""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         frames.append((error.filename, error.lineno))
@@ -168,11 +169,11 @@ def find_line(error: BaseException) -> str:
 
 
 def run() -> None:
-    """What the user can mend ends in one message and exit code 2; every other error keeps its traceback."""
+    """Runs the program. A UserError ends in one message and exit code 2. Every other error keeps its traceback."""
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except UserError as error:
         if "--debug" in sys.argv:

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-# Name -> module that has it. Imported when it is asked for: the commands that need no network start without jax.
+# Name -> module that defines it. It is imported only when it is used: commands that need no network start without jax.
 _PUBLIC = {
     "export_backbone": "aiseeme_jax.weights",
     "load_backbone": "aiseeme_jax.weights",

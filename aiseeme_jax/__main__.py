@@ -1,4 +1,4 @@
-"""Commands beside `launch.py`: `python -m aiseeme_jax COMMAND`, each thin over the rooms."""
+"""The commands beside `launch.py`: `python -m aiseeme_jax COMMAND ...`."""
 
 import argparse
 import importlib
@@ -6,7 +6,7 @@ import sys
 
 from aiseeme_jax.errors import UserError
 
-# Command -> module with a `main(arguments)`; imported when it is asked for.
+# Command -> module with a `main(arguments)`. It is imported only when the command is given.
 COMMANDS = {
     "compare": "aiseeme_jax.report.compare",
     "store": "aiseeme_jax.jobs.store_command",

@@ -1,7 +1,7 @@
 """Seeds: every use of random numbers has a stream of its own.
 
-Two keys of JAX may not be the same where two draws must not be alike: of one key, draws of different shapes begin with
-the same numbers. So a seed is never used as it stands, but for one purpose, and positions are hashed, not added.
+Two draws from the same key of JAX are not independent: draws of different shapes begin with the same numbers. So a seed
+is never used directly. `derive` makes a seed for one purpose from it. Positions are hashed, not added.
 """
 
 import hashlib

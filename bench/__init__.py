@@ -1,3 +1,1 @@
-"""Speed, as ratios measured in one run. Nothing here is a test; `results/` keeps the tables with hardware and
-versions.
-"""
+"""Benchmarks: speed, as ratios that are measured in one run. `results/` has the tables, with hardware and versions."""

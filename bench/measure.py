@@ -1,4 +1,4 @@
-"""How the benchmarks measure: variants take turns, so that a busy moment of the machine strikes all of them alike."""
+"""How benchmarks measure. Variants take turns, so that a busy moment of the machine affects all of them alike."""
 
 import contextlib
 import importlib.metadata
@@ -16,9 +16,9 @@ import jax
 def images_per_second(
     variants: dict[str, Callable[[int], None]], *, images_per_step: int, steps: int, rounds: int
 ) -> dict[str, float]:
-    """Median speed of each variant over `rounds` turns of `steps` steps; the first, uncounted turn compiles.
+    """Median speed of each variant over `rounds` turns of `steps` steps. A first turn, for compilation, is not counted.
 
-    A variant is called with a number of steps and returns when the device has done them.
+    A variant is called with a number of steps. It returns when the device has finished them.
     """
     for run in variants.values():
         run(2)
@@ -33,7 +33,7 @@ def images_per_second(
 
 @contextlib.contextmanager
 def count_compilations() -> Iterator[list[str]]:
-    """The names of what jax compiles inside the block, from its compile log."""
+    """Gives the names of the functions that jax compiles inside the block, from its log."""
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -53,7 +53,7 @@ def count_compilations() -> Iterator[list[str]]:
 
 
 def peak_memory() -> str:
-    """Peak memory of the device, or of the process where the device is the CPU."""
+    """Peak memory of the device, or of the process if the device is the CPU."""
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return f"{stats['peak_bytes_in_use'] / 2**30:.2f} GiB on the device"
@@ -61,7 +61,7 @@ def peak_memory() -> str:
 
 
 def versions(*packages: str) -> str:
-    """Hardware and versions in one line, to stand above a table."""
+    """Hardware and versions in one line, for the head of a table."""
     found = versions_of(packages)
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return f"{device}, {os.cpu_count()} CPU cores ({processor()}), Python {platform.python_version()}, {found}"
@@ -80,7 +80,7 @@ def processor() -> str:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table, the first row its head."""
+    """A Markdown table. The first row is its head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

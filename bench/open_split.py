@@ -2,10 +2,10 @@
 
     python -m bench.open_split [--rows=1000000] [--data_dir=FOLDER]
 
-A drawn data set of images of 8 x 8 pixels with ids, patients, 14 findings, age, sex and view is written with TFDS
-itself, as chest X-rays are named. It is then opened twice, each time in a process of its own: without files of tables,
-so that the rows are read once and the files are written; and with them. With --data_dir the data set stays there, and
-a later run takes it from there.
+A random data set is written with TFDS: images of 8 x 8 pixels with ids, patients, 14 findings, age, sex and view, named
+like chest X-rays. It is then opened twice, each time in a new process. The first time there are no files of tables, so
+that all rows are read and the files are written. The second time the files are used. With --data_dir the data set stays
+there, and a later run uses it again.
 """
 
 import argparse
@@ -44,7 +44,7 @@ print(json.dumps({"rows": len(split), "open": opened - start, "worked": worked, 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.open_split", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--data_dir", type=Path, help="where the drawn data set stays; by default it is deleted")
+    parser.add_argument("--data_dir", type=Path, help="folder of the random data set; by default it is deleted")
     options = parser.parse_args(arguments)
     times = ("open, s", "of it CPU, s", "fingerprint, s", "3 images, s")
     head = ("opened", "rows", *times, "MiB after imports", "MiB at the peak")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(data_dir: Path, rows: int) -> Path:
-    """The folder of the drawn data set, which is written unless it is there."""
+    """The folder of the random data set, which is written unless it exists."""
     import tensorflow_datasets as tfds
 
     from tfds_builders.preparing import newest_version

@@ -3,10 +3,10 @@
     python -m bench.prepare                                              data sets that need no archives
     python -m bench.prepare isic2019/64=FOLDER kermany_pneumonia/64=FOLDER   others, from their archives in FOLDER
 
-Each data set is prepared in a process of its own, so that its peak memory is its own; time and memory of the imports
-are told apart. `image_table` reads 1,000 and 4,000 drawn JPEGs of 1024 x 768 pixels, and as many as NIH ChestX-ray14
-has of 80 x 60; `ct_patches` 2 and 8 drawn DICOM series of 128 slices of 512 x 512: memory must not grow with their
-number. A data set that cannot be prepared says why, the others follow, and the exit code is 1.
+Each data set is prepared in a new process, to measure its peak memory. Time and memory of the imports are measured
+separately. `image_table` reads 1,000 and 4,000 random JPEGs of 1024 x 768 pixels, and as many of 80 x 60 as NIH
+ChestX-ray14 has images. `ct_patches` reads 2 and 8 random DICOM series of 128 slices of 512 x 512. Memory must not grow
+with their number. If a data set cannot be prepared, its error is shown, the others follow, and the exit code is 1.
 """
 
 import argparse
@@ -37,7 +37,7 @@ CHILD = """
 import json, sys, time
 import tensorflow_datasets
 from tfds_builders import prepare
-# Linux's own count: getrusage hands a new process the peak of the one that started it.
+# From Linux: getrusage gives a new process the peak of the process that started it.
 peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 before, start = peak(), time.perf_counter()
 builder = prepare(sys.argv[1], data_dir=sys.argv[2], manual_dir=sys.argv[3] or None)
@@ -49,7 +49,9 @@ print(json.dumps({"records": records, "seconds": seconds, "before": before, "pea
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.prepare", description=__doc__.split("\n")[0])
-    parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER", help="data set and config, and its archives' folder")
+    parser.add_argument(
+        "sets", nargs="*", metavar="NAME=FOLDER", help="data set and config, and folder of its archives"
+    )
     options = parser.parse_args(arguments)
     rows = [("data set", "records", "seconds", "records/s", "MiB after imports", "MiB at the peak")]
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def chosen(given: Sequence[str], folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Title, data set and folder of archives of each row."""
+    """Title, data set and folder of archives for each row."""
     if given:
         for item in given:
             name, _, manual = item.partition("=")
@@ -96,7 +98,7 @@ def draw_images(folder: Path, count: int, size: tuple[int, int]) -> Path:
 
 
 def draw_series(folder: Path, times: int) -> Path:
-    """A folder of `times` x SERIES patients' CT of 0.7 x 0.7 x 2 mm: noise within a body of soft tissue."""
+    """A folder with CT series of `times` x SERIES patients, of 0.7 x 0.7 x 2 mm: noise in a body of soft tissue."""
     random = np.random.default_rng(times)
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     body = np.where(x**2 + (y / 0.7) ** 2 < 0.8, 40, -1000)

@@ -1,14 +1,14 @@
-"""What a step of each pretext task costs, against the plain supervised step of the same backbone.
+"""The cost of a step of each pretext task, compared with a supervised step of the same backbone.
 
     python -m bench.tasks                                                   a narrow ResNet-18 at 64 px, for CPUs
     python -m bench.tasks --model=resnet50 --width=1 --size=224 --batch=256 --dtype=bfloat16
-    python -m bench.tasks simclr byol dino                                  these alone
+    python -m bench.tasks simclr byol dino                                  only these
 
-On views made beforehand from noise: network, loss and update, no augmentation, no disk. `operations` is the compiler's
-own count of floating-point operations, so it has every forward and backward pass, head and loss in it; a step whose
-time is more of the supervised one than its operations are costs more than its passes explain. Tasks of volumes run on
-volumes of `--side`, with the same network in 3-D, and tasks that refuse the network run with `--vit`, each beside the
-supervised step of its own network.
+The views are made beforehand from noise. So a step is network, loss and update, without augmentation and disk.
+`operations` is the compiler's count of floating-point operations, with every forward and backward pass, head and loss.
+Both are relative to the supervised step. If the time is larger than the operations, the step costs more than its passes
+explain. Tasks of volumes run on volumes of `--side`, with the same network in 3-D. Tasks that need a ViT run with
+`--vit`. Each is compared with the supervised step of its own network.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from bench import measure
 from bench.train_step import Ready
 from configs import base
 
-# Images there are said to be: banks, queues and clusters are sized by them.
+# Number of images that a task is told. Banks, queues and clusters depend on it.
 IMAGES = 8192
 CLASSES = 8
 SUPERVISED = "supervised"
@@ -39,7 +39,7 @@ PLAIN = {"jitter_probability": 0.0, "blur_probability": 0.0}
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """What tasks are measured on: a network and what it is shown."""
+    """A network and its input, with which tasks are measured."""
 
     model: dict[str, Any]
     size: int
@@ -53,7 +53,7 @@ class Ground:
 
 @dataclasses.dataclass
 class Step:
-    """The compiled step of a task with its state and a batch of ready views."""
+    """The compiled step of a task, with its state and a batch of views."""
 
     compiled: Any
     state: Any
@@ -71,13 +71,13 @@ class Step:
 
     @property
     def mebibytes(self) -> float:
-        """The state, the batch and all that lies beside them while the step runs."""
+        """Memory of the state, the batch, and everything else during a step."""
         memory = self.compiled.memory_analysis()
         return (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
 
 
 def grounds(options: argparse.Namespace, names: Sequence[str]) -> list[tuple[Ground, list[str]]]:
-    """The tasks by what they are measured on."""
+    """Groups the tasks by the network and input with which they are measured."""
     network = {"name": options.model, "width": options.width, "stem": options.stem}
     images = Ground(network, options.size, 2, "natural")
     volumes = Ground({**network, "stem": "small", "channels": 1}, options.side, 3, "ct")

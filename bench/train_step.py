@@ -1,10 +1,10 @@
-"""Where the time of a training step goes: network, augmentation, data.
+"""The parts of the time of a training step: network, augmentation, data.
 
     python -m bench.train_step                                          a narrow ResNet-18 at 64 px, for CPUs
     python -m bench.train_step --model=resnet50 --width=1 --size=224 --batch=256 --dtype=bfloat16 --data=isic2019/224
 
-`--data=NAME --data_dir=DIR` reads a prepared data set; without it a synthetic one is prepared in a temporary folder.
-`--dimensions=3` measures on volumes, with a 3-D backbone; `--size` is then their side.
+`--data=NAME --data_dir=DIR` reads a prepared data set. Without it, a synthetic one is prepared in a temporary folder.
+`--dimensions=3` measures on volumes, with a 3-D backbone. `--size` is then their side.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from configs import base
 
 
 class Ready(Task):
-    """A task that gets its views ready made: the step without augmentation."""
+    """A task that gets its views ready-made: a step without augmentation."""
 
     def __init__(self, task: Task):
         super().__init__(task.backbone, task.spec)
@@ -44,7 +44,7 @@ class Ready(Task):
 
 
 class Runner:
-    """A task with its program and state, to run a number of steps on any batches."""
+    """A task with its program and state. It runs a number of steps on any batches."""
 
     def __init__(self, task: Task, stage: FrozenConfigDict, steps_per_epoch: int):
         total = 1_000_000
@@ -63,7 +63,7 @@ def forever(batch):
         yield batch
 
 
-# Embedded data set and view preset by the number of dimensions.
+# Synthetic data set and view preset by the number of dimensions.
 SYNTHETIC = {2: ("derm_phantom/64", "dermoscopy"), 3: ("nodule_phantom/32", "ct")}
 
 
@@ -97,7 +97,7 @@ def make_task(options: argparse.Namespace, split: data.Split) -> tuple[Task, Fro
 
 
 def whole_loop(options: argparse.Namespace, split: data.Split, batches: data.Batches) -> float:
-    """Speed of `loop.fit` after its first log line: batches from disk, logging, a checkpoint."""
+    """Speed of `loop.fit` after its first log line, with batches from disk, logging and a checkpoint."""
     task, stage = make_task(options, split)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         recipe = loop.Recipe(stage, max(options.steps * options.rounds, 2), batches.steps_per_epoch, seed=0)

@@ -1,10 +1,10 @@
-"""The same SimCLR step in this program and in PyTorch, turn by turn: forward, NT-Xent, backward, SGD, on ready views.
+"""The same SimCLR step in this program and in PyTorch, in turns: forward, NT-Xent, backward, SGD, on ready views.
 
     python -m bench.vs_torch
     python -m bench.vs_torch --model=resnet50 --width=1 --size=224 --batch=256 --dtype=bfloat16
 
-PyTorch is not a requirement of this project: install it beside, or the benchmark says so. It runs in the faster of
-its two memory formats; `--compile` adds torch.compile.
+This project does not install PyTorch. Install it to run this benchmark. PyTorch runs in both of its memory formats, and
+the faster one counts. `--compile` adds torch.compile.
 """
 
 import argparse
@@ -78,7 +78,7 @@ class TorchRunner:
         form = torch.channels_last if channels_last else torch.contiguous_format
         self.model = nn.Sequential(backbone, projector).to(self.device, memory_format=form)
         self.call = torch.compile(self.model) if options.compile else self.model
-        self.optimizer = torch.optimizers.SGD(self.model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
         images = torch.from_numpy(np.ascontiguousarray(views.transpose(0, 3, 1, 2)))
         self.images = images.to(self.device, memory_format=form)
         self.half = options.dtype == "bfloat16"

@@ -1,1 +1,1 @@
-"""One file per experiment; `base.py` holds every default."""
+"""Experiments, one file each. `base.py` has all fields with their defaults."""

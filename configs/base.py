@@ -1,6 +1,7 @@
-"""Every field of a run, with its default and what it means. An experiment file changes values, it never adds fields.
+"""Every field of a run, with its default and its meaning. A file of an experiment changes values, and adds no fields.
 
-Fields of a pretext task are the keyword arguments of its class, defaults included; `stage` puts them under `fields`.
+The fields of a pretext task are the keyword arguments of its class, with their defaults. `stage` puts them under
+`fields`. This file itself is no experiment. The files beside it say what to expect of theirs.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from aiseeme_jax.evaluate.finetune import FineTuning
 
 
 def duration(*, epochs: float | None = None, steps: int | None = None, examples: int | None = None) -> ConfigDict:
-    """A length of training; exactly one of the three is set where it is used."""
+    """A length of training. Exactly one of the three must be set."""
     d = ConfigDict({"epochs": placeholder(float), "steps": placeholder(int), "examples": placeholder(int)})
     d.update({k: v for k, v in (("epochs", epochs), ("steps", steps), ("examples", examples)) if v is not None})
     return d.lock()
@@ -25,8 +26,8 @@ def optimizer() -> ConfigDict:
     return ConfigDict(
         {
             "name": "sgd",  # sgd | adamw | lars
-            "learning_rate": 0.03,  # peak, for the whole batch: nothing scales it
-            "weight_decay": 1e-4,  # never on norms and biases
+            "learning_rate": 0.03,  # peak, for the whole batch; it is not scaled
+            "weight_decay": 1e-4,  # not of norms and biases
             "momentum": 0.9,  # sgd, lars
             "nesterov": False,  # sgd, lars
             "b1": 0.9,  # adamw
@@ -50,7 +51,7 @@ def schedule() -> ConfigDict:
 
 
 def training() -> ConfigDict:
-    """What every training has in common: a pretext stage, fine-tuning."""
+    """The fields that a pretext stage and fine-tuning have in common."""
     return ConfigDict(
         {
             "duration": duration(epochs=200),
@@ -62,36 +63,36 @@ def training() -> ConfigDict:
 
 
 def views(recipe, fixed, *, size: int, preset: str) -> ConfigDict:
-    """All fields of `augment.Views`, or of `VolumeViews`: the task's recipe as the modality's preset bends it."""
+    """All fields of `augment.Views`, or of `VolumeViews`: the task's recipe, changed by the preset of the modality."""
     made = augment.make_views(preset, size=size, recipe=recipe, fixed=fixed)
     return ConfigDict({field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
 
 
 def distillation(**changes: Any) -> ConfigDict:
-    """One way for a stage to keep to a frozen teacher; `docs/distillation.md` tells the kinds apart."""
+    """One term of a stage's distillation from frozen teachers. `docs/distillation.md` explains the kinds."""
     config = ConfigDict(
         {
             # none | kl | mse | cosine | relational | similarity_preserving | pfr | cassle: compares features
-            # l2_sp | ewc: draws the weights | weight_average: merges them when the stage is over
+            # l2_sp | ewc: compares weights | weight_average: averages weights at the end of the stage
             "kind": "none",
             "weight": 1.0,
             "schedule": "constant",  # constant | linear | cosine: from weight to final_weight over the stage
             "final_weight": 0.0,  # at the last step; linear, cosine
-            # previous: what the stage starts from | earlier stages by position or task | a workdir, stage or file;
-            # several are averaged
+            # previous: the weights that the stage starts from | an earlier stage by position or task | a workdir, stage
+            # or file. Several are averaged.
             "teachers": ("previous",),
-            "endpoint": "pooled",  # of the backbone: stem | stage1 … stage4 | pooled; all but cassle, l2_sp, ewc
+            "endpoint": "pooled",  # of the backbone: stem | stage1 … stage4 | pooled; not for cassle, l2_sp, ewc
             "temperature": 4.0,  # kl
             "angle": 2.0,  # relational: weight of angles beside 1 for distances
             "hidden": 0,  # pfr, cassle: width of the predictor; 0 = four times the features, at most 2,048
-            "share": 0.5,  # weight_average: of the teacher; 0 = the trained weights as they are
+            "share": 0.5,  # weight_average: of the teacher; 0 = the trained weights
         }
     )
     return change(config, changes)
 
 
 def several(terms: Any) -> ConfigDict:
-    """Ways of distillation by their kinds, a second one of a kind with its number: `distill.ewc.weight`."""
+    """Several terms of distillation, named by their kinds: `distill.ewc.weight`. A second one of a kind is `ewc_2`."""
     found: dict[str, ConfigDict] = {}
     for changes in terms:
         term = distillation(**changes)
@@ -111,22 +112,23 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     Args:
       task: name in `pretext.TASKS`.
       size: side of the views in pixels.
-      preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes).
-      **changes: `data`, as `data_sets` takes it, fields of the stage or of the task, or dicts for the nested ones.
-        AttributeError names an unknown field.
+      preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes), ct_planes.
+      **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it.
+
+    Raises AttributeError that names an unknown field.
     """
     kind = pretext.task_class(task)
     config = training()
     config.task = task
-    config.made_for = task  # what `fields` and `views` are those of; never changed, so that a changed task is noticed
-    config.fields = ConfigDict(pretext.task_fields(task))  # the task's own
+    config.made_for = task  # the task of `fields` and `views`; never changed, so that a changed task is noticed
+    config.fields = ConfigDict(pretext.task_fields(task))  # of the task
     config.views = views(kind.RECIPE, kind.FIXED, size=size, preset=preset)
     config.data = ()  # (data set, share of every batch), …; empty: config.data.name
     config.distill = distillation()  # or several: stage(..., distill=({"kind": "kl"}, {"kind": "l2_sp"}))
     config.task_weight = 1.0  # of the task's own loss beside the distillation
-    # Batches its Fisher information is estimated on; 0 = an epoch, at most 100, if a later stage's `ewc` asks for it.
+    # Batches for its Fisher information. 0 = an epoch, at most 100 batches, if a later stage is distilled by `ewc`.
     config.fisher_batches = 0
-    config.seed = placeholder(int)  # None: follows from the run's seed and the stage's position
+    config.seed = placeholder(int)  # None: derived from the run's seed and the stage's position
     if isinstance(changes.get("distill"), tuple | list):
         config.distill = several(changes.pop("distill"))
     if "data" in changes:
@@ -137,7 +139,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
 
 
 def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
-    """A way to measure a backbone on labelled data.
+    """A measurement of a backbone on labelled data.
 
     Args:
       protocol: 'knn', 'linear' or 'finetune'.
@@ -147,26 +149,26 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     config = ConfigDict(
         {
             "protocol": protocol,
-            "made_for": protocol,  # as of a stage
-            # Of the labelled training images; nested, stratified, whole groups. Validation keeps all its labels,
-            # whatever the fraction: k, C and epoch are chosen on more than "10 % of the labels".
+            "made_for": protocol,  # as in a stage
+            # Shares of the labelled training images: nested, stratified, of whole groups. Validation always has all its
+            # labels. So k, C and epoch are chosen on more labels than a fraction says.
             "fractions": (1.0,),
             "data": "",  # data set and config; empty: config.data.name
-            "seeds": (0,),  # of the fractions and of fine-tuning
+            "seeds": (0,),  # of the draw of the labels, and of fine-tuning
         }
     )
     if protocol == "knn":
         config.neighbours = (5, 10, 20, 50, 100, 200, 500)  # chosen on validation
         config.temperature = 0.07  # of the votes
-        config.class_weight = "balanced"  # balanced: votes over the number of training rows of their class | none
+        config.class_weight = "balanced"  # balanced: votes over the number of training images of the class | none
     elif protocol == "linear":
         config.strengths = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of the logistic regression, chosen on validation
         config.class_weight = "balanced"  # balanced | none
         config.max_iter = 1000  # of each fit
     elif protocol == "finetune":
         config.update(training())
-        # Epochs, of the warm-up too, are those of all labelled training images whatever the fraction: every fraction
-        # takes the same steps, and the best are sought at the same steps.
+        # An epoch is always one of all labelled training images, also for the warm-up. So every fraction takes the same
+        # number of steps, and is validated at the same steps.
         config.duration = duration(epochs=50)
         config.class_weight = "balanced"  # balanced | none
     else:
@@ -176,7 +178,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
 
 
 def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
-    """Locks `config` and applies `changes`; a nested dict changes what it names, a duration is replaced."""
+    """Locks `config` and applies `changes`. A nested dict changes the fields that it names. A duration is replaced."""
     config.lock()
     for key, value in changes.items():
         if key not in config:
@@ -194,48 +196,46 @@ def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.job = "curriculum"  # curriculum | evaluate: measures the backbone at `init` as it is
+    config.job = "curriculum"  # curriculum | evaluate: only measures the backbone at `init`
     config.title = ""  # of the report; empty: the data set's name
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.name = "isic2019/224"  # data set and config, prepared by TFDS; of stages and targets that name no other
-    config.data.synthetic = False  # said in the report
-    config.data.exclude = ()  # CSV or text files of ids (image, group, series) kept out of pretraining: a test set's
+    config.data.name = "isic2019/224"  # data set and config, for stages and targets that name no other
+    config.data.synthetic = False  # the report says so
+    config.data.exclude = ()  # CSV or text files of ids (image, group, series) that are left out of pretraining
 
     config.model = ConfigDict()
     config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50 | vit_tiny | vit_small | vit_base
-    config.model.width = 1.0  # multiplies the channels; of a ViT the features, in as many heads
+    config.model.width = 1.0  # multiplies the channels; in a ViT the features, not the number of heads
     config.model.channels = 3  # of the images
-    config.model.dimensions = 2  # 2: images | 3: volumes, with views of a preset of volumes
+    config.model.dimensions = 2  # 2: images | 3: volumes; their views need a preset of volumes
     config.model.stem = "standard"  # of a ResNet: standard (7x7/2 and pool) | small (3x3/1)
-    config.model.patch = 0  # of a ViT: side of a patch in pixels, which divides views.size; 0 = 16, of volumes 8
+    config.model.patch = 0  # of a ViT: side of a patch in pixels, a divisor of views.size; 0 = 16, for volumes 8
     config.model.dtype = "bfloat16"  # of the computation; weights, losses and statistics are float32
 
-    # scratch, a workdir or stage of this program, a file of weights under torchvision's names, of a ViT under timm's
+    # scratch, a workdir or stage of this program, or a file of weights with torchvision's names (of a ViT with timm's)
     config.init = "scratch"
     config.imagenet = ""  # file of weights for the `imagenet` baseline
     config.stages = ()  # of stage(...)
-    # Other curricula beside it, each an arm: name -> tuple of stage(...). What two arms have in common is trained once.
+    # Other curricula, each an arm: name -> tuple of stage(...). Stages that two arms have in common are trained once.
     config.curricula = ConfigDict()
     config.targets = ()  # of target(...)
-    config.baselines = (
-        "scratch",
-        "single",
-    )  # other arms: scratch, imagenet, single (each stage's task alone), single:TASK
-    config.single_budget = "stage"  # a single task trains for as long as its stage | total: as the whole curriculum
-    config.patience = 10  # non-finite steps in a row that end a stage
+    # Other arms: scratch, imagenet, single (each task without the stages before it), single:TASK.
+    config.baselines = ("scratch", "single")
+    config.single_budget = "stage"  # a single task is trained as long as its stage | total: as the whole curriculum
+    config.patience = 10  # so many non-finite steps in a row end a stage
 
     config.statistics = ConfigDict()
     config.statistics.samples = 1000  # bootstrap samples of the intervals, over groups (lesions, patients)
     config.statistics.seed = 0
 
-    # Where and how the work is done. These may always change under a workdir: the weights do not depend on them.
+    # Where and how the work is done. Results do not depend on these fields.
     config.runtime = ConfigDict()
-    config.runtime.data_dir = "data"  # where data sets were prepared
-    config.runtime.store = ""  # folder of the artifacts, which runs can share; empty: the workdir
-    config.runtime.residence = "stream"  # stream: read as it goes | device: whole split in device memory
-    config.runtime.workers = 0  # reading processes; 0 = threads of the main one
+    config.runtime.data_dir = "data"  # folder of the prepared data sets
+    config.runtime.store = ""  # folder of the results, which runs can share; empty: the workdir
+    config.runtime.residence = "stream"  # stream: batches are read from disk | device: the whole split is on the device
+    config.runtime.workers = 0  # processes that read; 0 = threads of the main process
     config.runtime.log_every = 50  # steps
     config.runtime.checkpoint_every = 1000  # steps
     config.runtime.evaluation_batch = 256

@@ -4,7 +4,18 @@
     python launch.py --config=configs/cxr_curriculum.py:small --workdir=runs/small     ResNet-18 x 0.25, 64 px, two CPUs
     python launch.py --config=configs/cxr_curriculum.py:demo --workdir=runs/demo       synthetic images, no download
 
-Order and lengths are as in `isic_curriculum.py`; views follow the preset `cxr`.
+Order and lengths are those of `isic_curriculum.py`. The views follow the preset `cxr`.
+
+What to expect, in balanced accuracy on test images:
+
+full: not measured yet.
+
+small: results/cxr_small.md, on two CPU cores that did other work beside it; the five stages took 38, 122, 87, 105 and
+250 s. Chance is 0.333. With all labels the linear probe gives 0.738 [0.712–0.765] after the curriculum and
+0.664 [0.636–0.696] from scratch, fine-tuning 0.761 [0.736–0.785] and 0.715 [0.690–0.740].
+
+demo: results/demos.md, 2 min 45 s on two CPU cores. Chance is 0.333. The linear probe gives 0.457 [0.378–0.529] after
+the curriculum and 0.342 [0.277–0.411] from scratch.
 """
 
 from configs import base, recipes
@@ -39,7 +50,7 @@ def small():
 
 
 def demo():
-    """Synthetic chest X-rays, three stages, a few minutes on two CPU cores: shows that everything works, proves
+    """Synthetic chest X-rays, three stages, a few minutes on two CPU cores. It shows that everything works, and proves
     nothing.
     """
     config = base.get_config()
@@ -49,7 +60,7 @@ def demo():
     common = {"preset": "cxr", "size": 32}
     config.stages = recipes.narrow_stages(epochs={"rotation": 8, "moco_v2": 10, "simclr": 15}, batch=64, **common)
     config.targets = recipes.narrow_targets(fractions=(1.0,), finetune_epochs=20, **common)
-    # Eight epochs in steps of 64 at 1e-3 stay near chance.
+    # With eight epochs, batches of 64 and a rate of 1e-3, fine-tuning stays near chance.
     config.targets[-1].update({"batch_size": 32})
     config.targets[-1].optimizer.learning_rate = 2e-3
     config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 50})

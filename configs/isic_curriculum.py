@@ -4,8 +4,19 @@
     python launch.py --config=configs/isic_curriculum.py:small --workdir=runs/small    ResNet-18 x 0.25, 64 px, two CPUs
     python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo      synthetic images, no download
 
-Order: geometric tasks first, whose features peak early in the network, then instance discrimination from the weakest to
-the strongest. What is ours and what is published: `recipes.py`.
+The geometric tasks come first, since their features are best in early layers. Instance discrimination follows, from the
+weakest method to the strongest. `recipes.py` says what is published and what is ours.
+
+What to expect, in balanced accuracy on test images:
+
+full: not measured yet.
+
+small: results/isic_small.md, on two CPU cores; the time was not measured. Chance is 0.125. With all labels the linear
+probe gives 0.462 [0.406–0.512] after the curriculum and 0.377 [0.326–0.426] from scratch. MoCo v2 alone gives
+0.510 [0.459–0.564]. Fine-tuned on all labels the curriculum gains nothing over training from scratch.
+
+demo: results/demos.md, 3 min 27 s on two CPU cores. Chance is 0.167. kNN gives 0.327 [0.263–0.400] after the curriculum
+and 0.158 [0.109–0.219] from scratch.
 """
 
 from configs import base, recipes
@@ -39,7 +50,7 @@ def small():
 
 
 def demo():
-    """Synthetic dermoscopy, three stages, a few minutes on two CPU cores: shows that everything works, proves
+    """Synthetic dermoscopy, three stages, a few minutes on two CPU cores. It shows that everything works, and proves
     nothing.
     """
     config = base.get_config()

@@ -4,9 +4,18 @@
     python launch.py --config=configs/lidc_curriculum.py:small --workdir=runs/small    x 0.25, half the voxels, two CPUs
     python launch.py --config=configs/lidc_curriculum.py:demo --workdir=runs/demo      synthetic nodules, no download
 
-Instance discrimination from the weakest to the strongest, as in `isic_curriculum.py`; views follow the preset `ct`.
-Batches are smaller than those of images, and learning rates with them. Nodules the readers are undecided about have no
-label: they are pretrained on and left out of the targets.
+Instance discrimination from the weakest method to the strongest, as in `isic_curriculum.py`. The views follow the
+preset `ct`. Batches are smaller than those of images, and learning rates with them. A nodule about which the readers
+are undecided has no label: it is used for pretraining, and left out of the targets.
+
+What to expect, in balanced accuracy on test volumes:
+
+full: not measured yet.
+
+small: not measured yet.
+
+demo: results/demos.md, 3 min 45 s on two CPU cores. Chance is 0.5. The linear probe gives 0.626 [0.537–0.700] after the
+curriculum and 0.528 [0.446–0.609] from scratch.
 """
 
 from configs import base, recipes
@@ -25,7 +34,7 @@ def full():
     config.model.update({"name": "resnet18", **VOLUMES})
     common = {"preset": "ct", "size": 64}
     config.stages = tuple(recipes.full_stage(task, batch_size=128, **common) for task in TASKS)
-    # Some 800 nodules have a label: a hundredth of them is eight.
+    # About 800 nodules have a label. A hundredth of them would be eight.
     config.targets = recipes.full_targets(fractions=(0.1, 1.0), **common)
     config.runtime.evaluation_batch = 64
     return config
@@ -44,7 +53,9 @@ def small():
 
 
 def demo():
-    """Synthetic nodules, two stages, a few minutes on two CPU cores: shows that everything works, proves nothing."""
+    """Synthetic nodules, two stages, a few minutes on two CPU cores. It shows that everything works, and proves
+    nothing.
+    """
     config = base.get_config()
     config.title = "Demo on synthetic lung nodules"
     config.data.update({"name": "nodule_phantom/demo", "synthetic": True})

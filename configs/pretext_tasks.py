@@ -4,8 +4,19 @@
     python launch.py --config=configs/pretext_tasks.py:vit --workdir=runs/tasks_vit      ViT-Ti x 0.5, MAE
     python launch.py --config=configs/pretext_tasks.py:pairs --workdir=runs/pairs        ResNet-18 x 0.25, two stages
 
-Sized for two CPU cores: 32 px, and few epochs, the same for all. Each task, and each pair, is an arm beside random
-weights; what two arms begin with is trained once.
+The sizes are for two CPU cores: 32 px, and the same few epochs for all. Each task, and each pair, is an arm beside
+random weights. What two arms begin with is trained once.
+
+What to expect, on frozen features of test images (results/pretext_tasks.md, two CPU cores that did other work beside):
+
+resnet: every task is above random weights by all four measures. AUROC of the linear probe: 0.680 [0.652–0.708] of
+random weights, 0.732 [0.706–0.758] (`swav`) to 0.822 [0.802–0.839] (`simclr`). The time was not measured.
+
+vit: three epochs of MAE are not better than random weights, 0.844 [0.824–0.863] and 0.842 [0.822–0.862] in the AUROC of
+the linear probe. The time was not measured.
+
+pairs: distillation pays in one of the three pairs, SimCLR and then rotation. There `pfr` gains
++0.042 [+0.026 to +0.062] in the AUROC of the linear probe. 36 arms took about 80 minutes on one of the cores.
 """
 
 from aiseeme_jax import pretext
@@ -16,7 +27,7 @@ EPOCHS = 3
 VIT_TASKS = ("mae",)
 RESNET_TASKS = tuple(name for name, task in pretext.TASKS.items() if 2 in task.DIMENSIONS and name not in VIT_TASKS)
 PAIRS = (("rotation", "simclr"), ("relative_location", "moco_v2"), ("simclr", "rotation"))
-# Weights as published where they are, else one by the size of the term; none was tuned.
+# Weights are the published ones if there are any; others were chosen by the size of the term. None was tuned.
 DISTILLATION = {
     "kl": {},
     "mse": {},
@@ -44,7 +55,7 @@ def vit():
 
 
 def pairs():
-    """Two stages, the second plain or distilled; beside them its task alone."""
+    """Pairs of stages, the second plain or distilled, and beside them the second task without the first."""
     named = {second: _stages(second) for _, second in PAIRS}
     for first, second in PAIRS:
         named[f"{first}-{second}"] = _stages(first, second)
@@ -54,7 +65,7 @@ def pairs():
 
 
 def several(named, **model):
-    """A config of curricula by their names, measured by frozen features."""
+    """A config of curricula by their names, measured on frozen features."""
     config = base.get_config()
     config.data.name = "isic2019/64"
     config.model.update({"dtype": "float32", **model})
@@ -67,7 +78,7 @@ def several(named, **model):
 
 
 def _stages(*tasks, distill=None):
-    """Stages of the same length, the last one distilled."""
+    """Stages of the same length. The last one is distilled."""
     made = [
         recipes.narrow_stages(preset="dermoscopy", size=SIZE, epochs={task: EPOCHS}, batch=128)[0] for task in tasks
     ]

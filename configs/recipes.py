@@ -1,8 +1,9 @@
-"""What the experiments share: trainings by task, at published length and for two CPU cores.
+"""The trainings that experiments share, for each task, at published length and for two CPU cores.
 
-The papers do not publish their order, lengths or learning rates: those here are ours. Optimizers and augmentation are
-OpenSelfSup's, learning rates scaled linearly with the batch, but for this: biases and norms never decay; relative
-location decays its head as all else, flips, and takes 0.7 to 1 of the image, a little stretched, for 255 of 292 pixels.
+The papers do not publish the order of tasks, their lengths or learning rates. Those here are ours. Optimizers and
+augmentation are those of OpenSelfSup, with learning rates scaled linearly with the batch, except for this: biases and
+norms have no weight decay. In relative location the head has the same weight decay as the rest, images are flipped, and
+a view is 0.7 to 1 of the image, a little stretched, instead of 255 of 292 pixels.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,14 +17,14 @@ LARS = {"name": "lars", "weight_decay": 1e-6}
 
 
 def choose(experiment: str, variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> ConfigDict:
-    """The config of a variant. ValueError that names the known ones for any other."""
+    """The config of a variant. Raises ValueError, with the known names, if it is unknown."""
     if variant not in variants:
         raise ValueError(f"unknown variant '{variant}' of {experiment}: known are {', '.join(variants)}")
     return variants[variant]()
 
 
 def full_stage(task: str, *, preset: str, size: int, batch_size: int | None = None) -> ConfigDict:
-    """One of five tasks for a ResNet on one accelerator: 200 epochs. Another batch size scales the learning rate."""
+    """A stage of 200 epochs for a ResNet on one accelerator. With another batch size the learning rate is scaled."""
     step = {"name": "step", "milestones": (0.43, 0.71), "warmup": duration(epochs=5)}
     own = {
         "relative_location": {"batch_size": 256, "optimizer": {**SGD, "learning_rate": 0.1}, "schedule": step},
@@ -44,9 +45,9 @@ def full_stage(task: str, *, preset: str, size: int, batch_size: int | None = No
 
 
 def full_targets(*, preset: str, size: int, fractions: tuple[float, ...]) -> tuple[ConfigDict, ...]:
-    """kNN on all labels, the linear probe and fine-tuning on shares of them, three seeds each.
+    """kNN on all labels; the linear probe and fine-tuning on shares of them, with three seeds each.
 
-    Fine-tuning takes the steps of all labels on every share: three shares cost three times the whole.
+    Fine-tuning takes as many steps on each share as on all labels. So three shares cost three times as much.
     """
     common = {"preset": preset, "size": size}
     shares = {"fractions": fractions, "seeds": (0, 1, 2), **common}
@@ -59,11 +60,11 @@ def full_targets(*, preset: str, size: int, fractions: tuple[float, ...]) -> tup
 
 
 def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch: int) -> tuple[ConfigDict, ...]:
-    """Stages for few epochs: AdamW at one rate throughout, since SGD at the published rates wants hundreds of them."""
-    # The published averages, of 0.996 or 0.999, span more steps than these stages have.
+    """Stages of few epochs, with AdamW at one rate. SGD at the published rates needs hundreds of epochs."""
+    # The published moving averages, of 0.996 or 0.999, span more steps than these stages have.
     own = {name: {"momentum": 0.99} for name in ("moco_v1", "moco_v2", "densecl")}
     own |= {name: {"momentum": 0.98} for name in ("byol", "moco_v3", "dino")}
-    # Two crops of 128 images beside eight local ones would be four times the work of any other task.
+    # With eight local crops, this would be four times the work of any other task.
     own["dino"] |= {"local_crops": 2, "hidden": 512}
     own["swav"] = {"local_crops": 2}
     return tuple(
@@ -84,7 +85,7 @@ def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch:
 def narrow_targets(
     *, preset: str, size: int, fractions: tuple[float, ...], finetune_epochs: int
 ) -> tuple[ConfigDict, ...]:
-    """All three protocols, fine-tuning for few epochs of all labels, on every share of them."""
+    """All three protocols on each share of the labels. Fine-tuning takes few epochs."""
     common = {"preset": preset, "size": size, "fractions": fractions}
     return (
         target("knn", seeds=(0, 1, 2), **common),

@@ -62,7 +62,7 @@ def measurement_folders(workdir, arm="curriculum"):
     store = workdirs.open_store(workdir, plan)
     entry = next(entry for entry in plan.arms if entry.name == arm)
     found = {
-        (one.target, one.fraction, one.seed): workdirs.measurement_folder(store, one) for one in entry.measurements
+        (one.target, one.fraction, one.seed): workdirs.find_measurement_folder(store, one) for one in entry.measurements
     }
     return {place: folder for place, folder in found.items() if folder}
 

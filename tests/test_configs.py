@@ -5,11 +5,17 @@ import json
 import re
 from pathlib import Path
 
+import field_reads
 import pytest
+import tiny
 from ml_collections import ConfigDict, FrozenConfigDict
+from short_runs import config as short_config
+from short_runs import splits, stage  # noqa: F401
+from tiny import no_events, tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import augment, distill, models, pretext
+from aiseeme_jax import augment, distill, models, pretext, weights
 from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.training import optimizers
 from configs import base, cxr_curriculum, isic_curriculum, lidc_curriculum, pretext_tasks
 
@@ -79,21 +85,53 @@ def vars_of(value):
     return value.to_dict()
 
 
-@pytest.mark.parametrize("variant", ["full", "small"])
+def tasks_of(experiment, variant):
+    return [stage.task for stage in experiment.get_config(variant).stages]
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
-def test_curriculum_of_the_full_run_has_all_its_tasks(experiment, variant):
-    tasks = ["relative_location", "rotation", "npid", "moco_v2", "simclr"]
-    expected = tasks[2:] if experiment is lidc_curriculum else tasks
-    assert [stage.task for stage in experiment.get_config(variant).stages] == expected
+def test_every_variant_trains_tasks_of_the_full_curriculum_in_their_order(experiment):
+    whole = tasks_of(experiment, "full")
+    assert tasks_of(experiment, "small") == whole
+    chosen = tasks_of(experiment, "demo")
+    assert len(chosen) > 1 and chosen == [task for task in whole if task in chosen]
 
 
-@pytest.mark.parametrize("name, experiment", EXPERIMENTS.items())
-def test_examples_in_the_docstring_are_commands_of_their_own(name, experiment):
-    commands = [line for line in experiment.__doc__.splitlines() if "launch.py" in line]
-    assert len(commands) == len(VARIANTS)
-    for line, variant in zip(commands, VARIANTS, strict=True):
-        file = f"{name}.py" + ("" if variant == "full" else f":{variant}")
-        assert re.match(rf"    python launch.py --config=configs/{file} --workdir=\S+", line)
+def test_every_experiment_orders_its_tasks_alike():
+    images = tasks_of(isic_curriculum, "full")
+    assert tasks_of(cxr_curriculum, "full") == images
+    volumes = tasks_of(lidc_curriculum, "full")
+    assert images[-len(volumes) :] == volumes
+
+
+# Experiment, and the names of its variants in the order of its docstring.
+DOCUMENTED = {**dict.fromkeys(EXPERIMENTS.values(), VARIANTS), pretext_tasks: ("resnet", "vit", "pairs")}
+
+
+@pytest.mark.parametrize("experiment", DOCUMENTED, ids=lambda module: module.__name__)
+class TestDocstrings:
+    def test_examples_are_commands_of_their_own(self, experiment):
+        name, variants = experiment.__name__.split(".")[-1], DOCUMENTED[experiment]
+        commands = [line for line in experiment.__doc__.splitlines() if "launch.py" in line]
+        assert len(commands) == len(variants)
+        for line, variant in zip(commands, variants, strict=True):
+            file = f"{name}.py" + ("" if variant == variants[0] else f":{variant}")
+            assert re.match(rf"    python launch.py --config=configs/{file} --workdir=\S+", line)
+
+    def test_say_of_every_variant_what_to_expect_as_it_was_measured(self, experiment):
+        """On which hardware, in what time, and numbers that are in the results; or that nothing was measured."""
+        _, expected = experiment.__doc__.split("What to expect")
+        head, *paragraphs = expected.split("\n\n")
+        assert [text.partition(":")[0] for text in paragraphs] == list(DOCUMENTED[experiment])
+        for text in paragraphs:
+            if "not measured yet" in text:
+                continue
+            (page,) = re.findall(r"results/\w+\.md", text) or re.findall(r"results/\w+\.md", head)
+            measured = (REPOSITORY / page).read_text()
+            numbers = re.findall(r"[+\d.]+ \[[^]]+\]|\d+ min \d+ s", " ".join(text.split()))
+            missing = [number for number in numbers if number not in measured]
+            assert not missing, f"{page} has no {missing}"
+            assert re.search("CPU cores|GPU", head + text) and re.search(r"\d s\b|minutes|time was not measured", text)
 
 
 @pytest.mark.parametrize("name, experiment", EXPERIMENTS.items())
@@ -132,19 +170,13 @@ def test_batches_of_volumes_have_learning_rates_to_scale():
 
 
 class TestBase:
-    def test_every_field_is_read_somewhere(self):
-        sources = [*(REPOSITORY / "aiseeme_jax").rglob("*.py"), *(REPOSITORY / "aiseeme_jax").rglob("*.jinja")]
-        code = "\n".join(path.read_text() for path in [*sources, REPOSITORY / "launch.py"])
-        keywords = {"model", "views", "fields"}  # handed over whole: see the next two tests
-        fields = {path[-1] for path, _ in nodes(everything()) if path and not keywords & set(path[:-1])}
-        names = {name for name in fields if not name.isdigit()}
-        assert {"learning_rate", "patience", "epochs", "temperature", "samples", "workers"} <= names
-        dead = [name for name in sorted(names) if not re.search(rf"\.{name}\b|\"{name}\"", code)]
-        assert not dead, f"nothing reads {dead}"
-
-    def test_fields_of_a_task_are_its_constructors_defaults(self):
-        for stage in everything().stages:
-            assert stage.fields.to_dict() == pretext.task_fields(stage.task)
+    @pytest.mark.parametrize("task", pretext.TASKS)
+    def test_every_number_of_a_task_can_be_changed_by_its_name(self, task):
+        fields = base.stage(task).fields
+        for name, value in fields.items():
+            if isinstance(value, int | float):
+                other = (not value) if isinstance(value, bool) else value + 1
+                assert base.stage(task, **{name: other}).fields.to_dict() == {**fields.to_dict(), name: other}
 
     def test_fields_of_model_and_views_are_what_their_makers_take(self):
         taken = inspect.signature(models.make_backbone).parameters.keys() - {"rngs"}
@@ -154,10 +186,11 @@ class TestBase:
         for part in (base.stage("simclr", preset="ct"), base.target("knn", preset="ct")):
             assert set(part.views) == set(augment.VolumeViews.__dataclass_fields__) and part.views.dimensions == 3
 
-    def test_views_are_the_tasks_recipe_bent_by_the_modality(self):
-        for name, kind in pretext.TASKS.items():
-            expected = augment.make_views("dermoscopy", size=32, recipe=kind.RECIPE, fixed=kind.FIXED)
-            assert augment.views_of(FrozenConfigDict(base.stage(name, size=32, preset="dermoscopy")).views) == expected
+    def test_views_are_the_tasks_recipe_within_what_the_modality_allows(self):
+        natural, lesion = (base.stage("simclr", preset=preset).views for preset in ("natural", "dermoscopy"))
+        assert natural.hue == pretext.TASKS["simclr"].RECIPE["hue"] > lesion.hue
+        assert lesion.right_angles and not natural.right_angles
+        assert not base.stage("rotation", preset="dermoscopy").views.right_angles, "the answer would be drawn at random"
 
     def test_changes_reach_fields_of_stage_task_and_nested_nodes(self):
         stage = base.stage(
@@ -203,3 +236,63 @@ class TestBase:
     def test_length_needs_exactly_one_unit(self, length):
         with pytest.raises(ValueError, match="a duration needs exactly one of epochs, steps, examples"):
             optimizers.steps_of(base.duration(**length), steps_per_epoch=5, batch_size=4)
+
+
+def add_unread(node):
+    """Gives a node of a config a field that nothing reads."""
+    with node.unlocked():
+        node.nonsense = 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
+def test_every_field_is_read_in_a_run(tmp_path):
+    """Recorded in a run of every optimizer, schedule and protocol. Fields that nothing reads are added, and found."""
+    weights.export_backbone(tiny.backbone(), tmp_path / "imagenet.safetensors")
+    step = {"name": "step", "milestones": (0.5,)}
+    made = short_config(
+        (
+            stage("rotation", 2, optimizer={"name": "sgd", "clip_norm": 1.0}, schedule=step),
+            stage("npid", 2, optimizer={"name": "lars"}, schedule={"name": "constant"}, data={"a/1": 0.5, "b/1": 0.5}),
+            stage("npid", 2, distill=({"kind": "kl"}, {"kind": "ewc", "teachers": (0,)})),
+        ),
+        baselines=("imagenet", "single:rotation"),
+        imagenet=str(tmp_path / "imagenet.safetensors"),
+        single_budget="total",
+    )
+    made.targets = (
+        base.target("knn", size=tiny.SIZE, neighbours=(3,)),
+        base.target("linear", size=tiny.SIZE, strengths=(1.0,)),
+        base.target("finetune", size=tiny.SIZE, duration=base.duration(steps=2), batch_size=8),
+    )
+    trained = [*made.stages, made.targets[2]]
+    for node in (made, made.runtime, *trained, *(part.optimizer for part in trained)):
+        add_unread(node)
+    with field_reads.recorded() as reads:
+        curriculum.run(made, tmp_path / "run")
+    fields = [path for path, _ in nodes(made) if path and ".".join(path) not in NAMED]
+    dead = {".".join(path) for path in fields if not is_read(made, path, reads)}
+    parts = [
+        f"{part}.{node}" for part in ("stages.0", "stages.1", "stages.2", "targets.2") for node in ("", "optimizer.")
+    ]
+    assert dead == {"nonsense", "runtime.nonsense", *(f"{part}nonsense" for part in parts)}
+
+
+# What a user names: not fields, but names of terms.
+NAMED = {"stages.2.distill.kl", "stages.2.distill.ewc"}
+# `made_for` is there to be compared by a check, which counts as no reading.
+CHECKED_ONLY = {"made_for"}
+
+
+def is_read(config, path, reads):
+    """Whether a field was read in any node like its own, or in one made of such a node and more fields.
+
+    Places in tuples count as read.
+    """
+    *parents, name = path
+    node = config
+    for part in parents:
+        node = node[int(part)] if isinstance(node, tuple) else node[part]
+    if isinstance(node, tuple) or name in CHECKED_ONLY:
+        return True
+    return any(name == field and names >= set(node) for names, field in reads)

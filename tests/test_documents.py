@@ -7,18 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import tiny
-from flax import nnx
 from running import QUICK_TO_COMPILE
+from short_runs import splits  # noqa: F401
 from tiny import no_events  # noqa: F401
 
 import aiseeme_jax
-from aiseeme_jax import models, pretext, weights
-from aiseeme_jax.store import workdirs
-from aiseeme_jax.store.artifacts import STAGES, Artifact, Store
+import tfds_builders
+from aiseeme_jax import pretext, weights
+from aiseeme_jax.__main__ import COMMANDS
+from aiseeme_jax.jobs import curriculum
+from configs import base
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -46,11 +47,11 @@ def test_the_example_task_trains_from_its_two_places(tmp_path, monkeypatch, no_e
 @pytest.mark.slow
 def test_the_example_task_passes_the_tests_over_the_table(tmp_path):
     """In a copy of the repository, with the task in its two places and nowhere else."""
-    for folder in ("aiseeme_jax", "configs", "tests"):
+    for folder in ("aiseeme_jax", "configs", "tests", "tfds_builders"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "launch.py"):
         shutil.copy(REPOSITORY / file, tmp_path)
-    task, line = code_blocks(ADDING)
+    (task,), line = code_blocks(ADDING), re.search(r"```\n( +Mirror,\n)```", ADDING)[1]
     (tmp_path / "aiseeme_jax/pretext/mirror.py").write_text(task)
     table = tmp_path / "aiseeme_jax/pretext/__init__.py"
     imported, entries, rest = table.read_text().partition("_CLASSES: tuple[type[Task], ...] = (\n")
@@ -62,30 +63,31 @@ def test_the_example_task_passes_the_tests_over_the_table(tmp_path):
     assert done.returncode == 0 and int(passed[1]) > 20, done.stdout[-5000:]
 
 
-@pytest.mark.slow
-def test_the_notebook_lines_work(tmp_path, monkeypatch):
-    backbone = models.make_backbone("resnet18", width=0.125, rngs=nnx.Rngs(0))
-    artifact = Artifact(STAGES, "00-rotation", {})
-    store = Store(tmp_path / "runs/demo")
-    found = weights.save_backbone(store.begin(artifact), backbone, {"task": "rotation"})
-    store.finish(artifact, {"backbone_hash": found, "made_from": {}})
-    stage = workdirs.StageEntry(artifact.label, "rotation", 1, artifact.key)
-    plan = workdirs.WorkdirPlan(".", (workdirs.ArmEntry("curriculum", (stage,), ()),))
-    workdirs.write_plan(tmp_path / "runs/demo", plan)
-    monkeypatch.chdir(tmp_path)
-    names: dict = {"images": np.zeros((2, 32, 32, 3), np.float32)}
-    exec(code_blocks(README)[0], names)
-    assert set(names["maps"]) == {"stem", "stage1", "stage2", "stage3", "stage4", "pooled"}
-    again, info = aiseeme_jax.load_backbone("backbone.safetensors")
-    assert weights.backbone_hash(again) == info["backbone_hash"] == names["info"]["backbone_hash"]
-
-
 def test_every_make_target_and_file_named_in_the_readme_exists():
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|    )make ([a-z-]+)", README)) <= set(targets)
     links = re.findall(r"\]\(([^)]+)\)", README)
     missing = [link for link in links if not (REPOSITORY / link).exists()]
     assert links and not missing
+
+
+DOCUMENTS = [*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_prose_has_lines_of_at_most_120_characters_and_links_that_exist(document):
+    text = document.read_text()
+    assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_a_document_names_exist(document):
+    """Those of the package by their path in it; `mirror.py` is the example of a task that is yet to be written."""
+    named = set(re.findall(r"`(?:aiseeme_jax/)?([a-z_]+/[a-z_/]+\.py)`", document.read_text())) - {"pretext/mirror.py"}
+    roots = (REPOSITORY / "aiseeme_jax", REPOSITORY)
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
 
 
 def test_requirements_are_pinned_and_cuda_adds_only_jax():
@@ -111,24 +113,125 @@ def test_the_core_imports_without_tensorflow_clu_or_tfds():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_config_of_the_readme_can_be_done(splits, tmp_path, capsys):  # noqa: F811
+    """It mixes data sets in a stage, distils, and measures on another data set; all of it is judged by the plan."""
+    names: dict = {}
+    exec(code_blocks(README)[0], names)
+    config = names["get_config"]()
+    for stage in config.stages:
+        stage.batch_size, stage.optimizer.learning_rate = 8, 1e-3
+    curriculum.run(config, tmp_path / "run", plan_only=True)
+    said = capsys.readouterr().out
+    assert re.search(r"00-rotation-\w+: not begun; .* of 0.7 isic2019/64 \+ 0.3 cifar10@64\n", said)
+    assert re.search(r"01-simclr-\w+: not begun; .* of isic2019/64\n", said)
+    assert len(re.findall(r"knn-isic2017-64-100pct-seed0-\w+: not begun", said)) == 4, "of four arms"
+
+
+COMMAND_LINES = [line.strip() for line in README.splitlines() if line.startswith("    python ")]
+# Commands within sentences.
+COMMAND_LINES += [" ".join(found.split()) for found in re.findall(r"`(python -m [^`]+)`", README)]
+
+
+def test_every_command_of_the_readme_exists():
+    configs = [found for line in COMMAND_LINES for found in re.findall(r"--config=configs/(\w+)\.py:?(\w*)", line)]
+    for name, variant in configs:
+        module = __import__(f"configs.{name}", fromlist=["get_config"])
+        module.get_config(*([variant] if variant else []))
+    sets = [found for line in COMMAND_LINES for found in re.findall(r"tfds_builders prepare ([a-z]\w+)", line)]
+    subcommands = [found for line in COMMAND_LINES for found in re.findall(r"-m aiseeme_jax (\w+)", line)]
+    benches = [found for line in COMMAND_LINES for found in re.findall(r"-m bench\.(\w+)", line)]
+    assert min(map(len, (configs, sets, subcommands, benches))) > 0
+    assert set(sets) <= set(tfds_builders.DATASETS) and set(subcommands) == set(COMMANDS)
+    assert all((REPOSITORY / "bench" / f"{name}.py").exists() for name in benches)
+
+
+def test_the_readme_lists_every_data_set_of_the_builders():
+    table = README[README.index("## Data sets") : README.index("| any of TFDS |")]
+    named = set(re.findall(r"`([a-z_0-9]+)`", "".join(line for line in table.splitlines() if line.startswith("|"))))
+    assert set(tfds_builders.DATASETS) <= named
+
+
+def test_fields_that_the_readme_sets_exist():
+    fields = set(re.findall(r"--config\.([a-z_.]+)[=\[]", README))
+    assert {"runtime.store", "data.exclude", "init", "stages"} <= fields
+    for field in fields:
+        node = base.get_config()
+        for name in field.split("."):
+            node = node[name]
+
+
 # The demo's trainings cut to two epochs, in which everything happens that happens in eight.
 SHORT = [f"--config.stages[{place}].duration.epochs=2.0" for place in range(3)]
 SHORT.append("--config.targets[2].duration.epochs=2.0")
 
 
+def call(*command, **options) -> str:
+    """What a command says that must succeed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def run_demo(workdir, *flags):
+    """The command of `make demo` for `call`."""
+    data_dir = workdir.parents[1] / "data"
+    command = ["launch.py", "--config=configs/isic_curriculum.py:demo", f"--workdir={workdir}"]
+    return [*command, f"--config.runtime.data_dir={data_dir}", *SHORT, *flags]
+
+
 @pytest.mark.slow
-def test_the_demo_end_to_end(tmp_path):
-    """The commands of `make demo`, then once more: the second time there is nothing to do."""
-    run = [sys.executable, "launch.py", "--config=configs/isic_curriculum.py:demo", f"--workdir={tmp_path / 'demo'}"]
-    run += [f"--config.runtime.data_dir={tmp_path / 'data'}", *SHORT]
-    prepare = [sys.executable, "-m", "tfds_builders", "prepare", "derm_phantom/demo", "--data_dir", tmp_path / "data"]
-    subprocess.run(prepare, cwd=REPOSITORY, env=ONE_DEVICE, check=True)
-    first = subprocess.run(run, cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
-    assert f"done: results in {tmp_path / 'demo' / 'results.csv'}" in first.stderr
-    assert "synthetic" in (tmp_path / "demo" / "report.html").read_text()
-    second = subprocess.run(run, cwd=REPOSITORY, env=ONE_DEVICE, capture_output=True, text=True)
-    assert second.returncode == 0 and "everything exists: nothing to train or measure" in second.stderr
-    backbone, info = aiseeme_jax.load_backbone(tmp_path / "demo")
-    assert info["task"] == "simclr"
-    assert backbone(jax.numpy.zeros((1, 32, 32, 3)), train=False)["pooled"].shape == (1, backbone.features)
+def test_the_demo_does_what_the_readme_says(tmp_path, monkeypatch):
+    """One run for all that is asked of it: it takes a minute or more."""
+    workdir = tmp_path / "runs" / "demo"
+    call("-m", "tfds_builders", "prepare", "derm_phantom/demo", "--data_dir", tmp_path / "data")
+    check_end(workdir, call(*run_demo(workdir)))
+    check_files(workdir)
+    check_nothing_is_made_twice(workdir)
+    check_commands(workdir)
+    check_lines_of_python(workdir, monkeypatch, tmp_path)
+
+
+def check_end(workdir, said):
+    assert f"done: results in {workdir / 'results.csv'}, report in {workdir / 'report.html'}" in said
+    assert "synthetic" in (workdir / "report.html").read_text()
+
+
+def check_files(workdir):
+    rows = [line.split(" | ") for line in README.splitlines() if line.startswith("| `")]
+    top = {name for row in rows for name in re.findall(r"`([\w.]+)`", row[0]) if "." in name}
+    assert top == {"report.html", "results.csv", "config.json", "plan.json"}
+    assert all((workdir / name).exists() for name in top)
+    for kind, pattern in (("stages", "*"), ("measurements", "finetune-*")):
+        (row,) = (row for row in rows if row[0].startswith(f"| `{kind}/"))
+        for folder in (workdir / kind).glob(pattern):
+            if folder.is_dir():
+                missing = [name for name in re.findall(r"`([\w.]+)`", row[1]) if not (folder / name).exists()]
+                assert not missing, f"{folder} has no {missing}"
+
+
+def check_nothing_is_made_twice(workdir):
+    assert "everything exists: nothing to train or measure" in call(*run_demo(workdir))
+    assert "20 pieces of work, 20 of which exist" in call(*run_demo(workdir, "--plan"))
+    changed = "--config.stages[2].optimizer.learning_rate=0.002"
+    assert "to train: 2 stages," in call(*run_demo(workdir, "--plan", changed))
+
+
+def check_commands(workdir):
+    assert "20 artifacts, " in call("-m", "aiseeme_jax", "store", "list", workdir)
+    assert call("-m", "aiseeme_jax", "store", "prune", workdir).endswith("nothing to delete\n")
+    table = call("-m", "aiseeme_jax", "compare", workdir, "scratch")
+    assert "| scratch, as it is | " in table and "\n| single:simclr | " in table
+
+
+def check_lines_of_python(workdir, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"images": np.zeros((2, 32, 32, 3), np.float32), "pixels": np.zeros((2, 48, 48, 3), np.uint8)}
+    names["folder"] = next(workdir.glob("measurements/finetune-*"))
+    exec(code_blocks(README)[1], names)
+    assert set(names["maps"]) == {"stem", "stage1", "stage2", "stage3", "stage4", "pooled"}
+    again, info = aiseeme_jax.load_backbone("backbone.safetensors")
+    assert weights.backbone_hash(again) == info["backbone_hash"] == names["info"]["backbone_hash"]
+    assert names["info"]["task"] == "simclr"
+    assert names["probabilities"].shape == (2, 6) and np.allclose(names["probabilities"].sum(axis=1), 1)

@@ -1,6 +1,6 @@
 """Image operations on the accelerator, and the view presets of each modality.
 
-Stored images or volumes in, normalised float32 views out, a pure function of key, image and `Views` or `VolumeViews`.
+A view is a pure function of key, stored image or volume, and `Views` or `VolumeViews`. It is float32 and normalised.
 """
 
 from aiseeme_jax.augment.geometry import rotate90

@@ -1,4 +1,4 @@
-"""What every kind of views must satisfy; the messages name the field as a config does."""
+"""Checks of the fields of views. The messages name a field as a config does."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 def check_fields(
     spec: Any, *, dimensions: int, at_least_zero: Sequence[str], ranges: Mapping[str, tuple[float, float]]
 ) -> None:
-    """ValueError for a field out of its range.
+    """Raises ValueError for a field out of its range.
 
     Args:
       spec: a dataclass of views.
-      dimensions: what its field of that name must be.
-      at_least_zero: strengths that must not be negative.
-      ranges: fields (low, high), each with the values between which low and high must lie, the lower one excluded.
+      dimensions: the value that its field `dimensions` must have.
+      at_least_zero: fields that must not be negative.
+      ranges: for fields (low, high), the limits of low and high. The lower limit is excluded.
     """
     if spec.dimensions != dimensions:
         raise ValueError(
@@ -39,6 +39,6 @@ def check_fields(
 
 
 def check_window(window: Sequence[float]) -> None:
-    """ValueError unless it is (low, high) in HU."""
+    """Raises ValueError unless a window is (low, high) in HU."""
     if len(window) != 2 or not window[0] < window[1]:
         raise ValueError(f"views.window must be (low, high) in HU with low < high, not {window}")

@@ -1,9 +1,9 @@
 """Colour operations on one image with values in [0, 1]; the result is clipped to [0, 1].
 
-Definitions follow torchvision, with which the recipes of the field were published: brightness, contrast and
-saturation blend the image with black, with its mean luminance, with its luminance; hue turns in HSV. On one
-channel saturation, hue and grey change nothing. (dm-pix defines contrast and saturation otherwise. Its hue is
-the same, but split into planes, and makes `random_jitter` ten times as slow on a CPU as the formula here.)
+The definitions are those of torchvision, which the published recipes use. Brightness blends the image with black,
+contrast with its mean luminance, saturation with its luminance. Hue is turned in HSV. On one channel, saturation, hue
+and grey change nothing. (dm-pix defines contrast and saturation differently. Its hue is the same, but its formula makes
+`random_jitter` ten times as slow on a CPU.)
 """
 
 import jax
@@ -21,7 +21,8 @@ def luminance(image: Image) -> Float[Array, "h w 1"]:
     """Weighted sum of red, green and blue."""
     if image.shape[-1] == 1:
         return image
-    # Written out, it joins the operation around it; a sum over the channel axis would be a pass of its own.
+    # Written out, so that the compiler merges it with other operations. A sum over the channel axis is a pass of its
+    # own.
     return sum(weight * image[..., c : c + 1] for c, weight in enumerate(LUMINANCE))
 
 
@@ -36,12 +37,12 @@ def brightness(image: Image, factor: Scalar) -> Image:
 
 
 def contrast(image: Image, factor: Scalar) -> Image:
-    """Stretches about the mean luminance of the image."""
+    """Moves the values away from the mean luminance of the image, or towards it."""
     return _blend(image, jnp.mean(luminance(image)), factor)
 
 
 def saturation(image: Image, factor: Scalar) -> Image:
-    """Stretches each pixel about its luminance: 0 is grey, 1 the image."""
+    """Moves each pixel away from its luminance, or towards it: 0 is grey, 1 the image."""
     return _blend(image, luminance(image), factor)
 
 
@@ -57,7 +58,7 @@ def hue(image: Image, turn: Scalar) -> Image:
     from_green, from_blue = 2 + (blue - red) * share, 4 + (red - green) * share
     angle = jnp.where(value == green, from_green, from_blue)
     angle = jnp.where(value == red, (green - blue) * share, angle) + 6 * turn
-    # A channel is at its least while the hue is nearest to the other two, and ramps up over one sixth.
+    # A channel is lowest where the hue is near the other two, and rises over one sixth of the circle.
     away = angle + jnp.asarray([5.0, 3.0, 1.0])
     away = away - 6 * jnp.floor(away / 6)
     return value - chroma * jnp.clip(jnp.minimum(away, 4 - away), 0.0, 1.0)
@@ -73,7 +74,7 @@ def solarise(image: Image, threshold: Scalar = 0.5) -> Image:
     return jnp.where(image < threshold, image, 1 - image)
 
 
-# Places in the tuple of strengths.
+# Positions in the tuple of strengths.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
@@ -82,8 +83,8 @@ def random_jitter(key: PRNGKeyArray, image: Image, strengths: tuple[float, float
 
     Args:
       strengths: of the four operations, in that order. The first three draw a factor from
-        [max(0, 1 - s), 1 + s], hue draws a turn from [-s, s], uniformly. An operation of strength 0 is left
-        out.
+        [max(0, 1 - s), 1 + s], hue draws a turn from [-s, s], uniformly. An operation of strength 0 is not
+        applied.
     """
     possible = range(4) if image.shape[-1] == 3 else (BRIGHTNESS, CONTRAST)
     active = [operation for operation in possible if strengths[operation] > 0]
@@ -100,12 +101,12 @@ def random_jitter(key: PRNGKeyArray, image: Image, strengths: tuple[float, float
         blended = _chosen_blend(operation, image, amount)
         return jnp.where(operation == HUE, hue(image, amount), blended) if HUE in active else blended, None
 
-    # Unrolled, the compiler would compute the earlier operations again for every use of their result.
+    # A scan, because in an unrolled loop the compiler computes earlier operations again for every use of their result.
     return jax.lax.scan(step, image, (order, amounts[order]))[0]
 
 
 def _chosen_blend(operation: Int[Array, ""], image: Image, factor: Scalar) -> Image:
-    """Brightness, contrast or saturation: they differ only in what they blend with."""
+    """Brightness, contrast or saturation. They differ only in what the image is blended with."""
     pixel = luminance(image)
     other = jnp.where(operation == CONTRAST, jnp.mean(pixel), pixel)
     return _blend(image, jnp.where(operation == BRIGHTNESS, 0.0, other), factor)

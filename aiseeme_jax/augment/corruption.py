@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-# Halvings of [0, 1] until the curve's parameter is known as well as float32 can tell.
+# Halvings of [0, 1] until the curve's parameter is known to the precision of float32.
 HALVINGS = 22
 # Distance of a box from the border (Models Genesis).
 MARGIN = 3
@@ -25,8 +25,8 @@ def swap_patches(
     Args:
       size: side of the patches, squares or cubes, in pixels.
 
-    The first patch of a pair lies anywhere; the second is drawn to lie apart from it along one axis, drawn too, and
-    anywhere along the others. Raises ValueError if the patches are so large that there may be no place apart.
+    The first patch of a pair may lie anywhere. The second does not overlap it along one random axis, and may lie
+    anywhere along the others. Raises ValueError if the patches are so large that there may be no such place.
     """
     *space, channels = image.shape
     if not 1 <= size <= (min(space) + 1) // 3:
@@ -68,7 +68,7 @@ def bezier(
 
     Args:
       values: in [0, 1]; so is the result.
-      first, second: control points (x, y) in the unit square. From (0, 0) to (1, 1), neither x nor y ever falls.
+      first, second: control points (x, y) in the unit square. From (0, 0) to (1, 1), x and y never decrease.
       falling: takes y from the other end of the curve: dark becomes bright.
 
     Source: Zhou et al., 2019 (Models Genesis), section 2.2 and their code, which reverses half of the curves.
@@ -91,7 +91,7 @@ def _cubic(t: Float[Array, "*any"], a: Scalar, b: Scalar) -> Float[Array, "*any"
 
 
 def random_blocks(key: PRNGKeyArray, space: Sequence[int], *, largest: int) -> Int[Array, "*space"]:
-    """The number of the block each pixel lies in: blocks tile the image, with sides drawn from 1 to `largest`."""
+    """The number of each pixel's block. Blocks tile the image; their sides are drawn from 1 to `largest`."""
     blocks = jnp.zeros(tuple(space), jnp.int32)
     for axis, (side, axis_key) in enumerate(zip(space, jax.random.split(key, len(space)), strict=True)):
         ends = jnp.cumsum(jax.random.randint(axis_key, (side,), 1, largest + 1))
@@ -103,7 +103,7 @@ def random_blocks(key: PRNGKeyArray, space: Sequence[int], *, largest: int) -> I
 def shuffle_within(
     key: PRNGKeyArray, image: Shaped[Array, "*space c"], blocks: Int[Array, "*space"]
 ) -> Shaped[Array, "*space c"]:
-    """Shuffles the pixels of each block; none leaves its block."""
+    """Shuffles the pixels within each block."""
     blocks = blocks.ravel()
     there = jnp.argsort(blocks)
     drawn = jnp.lexsort((jax.random.bits(key, blocks.shape), blocks))
@@ -125,8 +125,8 @@ def random_boxes(
 
     Args:
       sides: shortest and longest side along each axis.
-      sure: boxes there always are; each further one follows the one before with probability `more`.
-      margin: from the border, less where a box is too large for it.
+      sure: number of boxes that always exist. Each further box follows the one before with probability `more`.
+      margin: distance from the border; less if a box is too large for it.
     """
     chance_key, side_key, place_key = jax.random.split(key, 3)
     there = jnp.cumprod(jax.random.bernoulli(chance_key, more, (count,)) | (jnp.arange(count) < sure)).astype(bool)
@@ -144,18 +144,18 @@ def random_boxes(
 
 
 def inner_boxes(key: PRNGKeyArray, space: Sequence[int]) -> Bool[Array, "*space"]:
-    """What in-painting of Models Genesis paints over: five boxes at most, with sides of a sixth to a third.
+    """The boxes that in-painting of Models Genesis paints over: at most five, with sides of a sixth to a third.
 
-    Each, the first one included, follows with probability 0.95. Source: the published code.
+    Each box, also the first, follows with probability 0.95. Source: the published code.
     """
     sides = [(max(side // 6, 1), max(side // 3, 1)) for side in space]
     return random_boxes(key, space, count=5, sides=sides, sure=0, more=0.95)
 
 
 def outside_boxes(key: PRNGKeyArray, space: Sequence[int]) -> Bool[Array, "*space"]:
-    """What out-painting of Models Genesis paints over: all but one to five boxes, with sides of 3 to 4 sevenths.
+    """The area that out-painting of Models Genesis paints over: all but 1 to 5 boxes, with sides of 3/7 to 4/7.
 
-    Each after the first follows with probability 0.95. Source: the published code.
+    Each box after the first follows with probability 0.95. Source: the published code.
     """
     sides = [(side - 4 * side // 7, side - 3 * side // 7) for side in space]
     return ~random_boxes(key, space, count=5, sides=sides, sure=1, more=0.95)

@@ -4,8 +4,8 @@ Coordinates are continuous and measured in pixels from the top left corner of th
 i + 1 and its centre lies at i + 0.5. Angles turn counter-clockwise, as in `numpy.rot90`. Only `random_box`
 draws random numbers.
 
-A crop is two matrix products, for rows and for columns. A flip only reverses the direction in which the crop
-is read, so it is free.
+A crop is two matrix products, one for rows and one for columns. A flip only reverses the direction in which the crop
+is read, so it costs nothing.
 """
 
 import math
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-# Crops are drawn this many times until one fits the image, as in the published recipe.
+# A crop is drawn at most so many times until it fits the image, as in the published recipe.
 ATTEMPTS = 10
 
 
@@ -37,7 +37,7 @@ def random_box(
       scale: range of the share of the image's area, uniform.
       ratio: range of width / height, uniform in its logarithm.
 
-    Where no attempt fits, the largest box of an allowed ratio stands in.
+    If no attempt fits, the result is the largest box of an allowed ratio.
     """
     *attempts, place = jax.random.uniform(key, (ATTEMPTS + 1, 2))
     share, shape = jnp.stack(attempts, axis=1)
@@ -45,7 +45,7 @@ def random_box(
     area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
     aspect = jnp.exp(low + (high - low) * shape)
     heights, widths = jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)
-    # The tolerance lets the whole image through when rounding makes it a hair too large.
+    # The tolerance admits the whole image if rounding makes it a little too large.
     fits = (heights <= height * (1 + 1e-5)) & (widths <= width * (1 + 1e-5))
     first = jnp.argmax(fits)
     largest = min(max(width / height, ratio[0]), ratio[1])
@@ -55,8 +55,8 @@ def random_box(
     return Box(place[0] * (height - box_height), place[1] * (width - box_width), box_height, box_width)
 
 
-def flipped(box: Box, rows: Bool[Array, ""], columns: Bool[Array, ""]) -> Box:
-    """The same rectangle read from bottom to top where `rows`, from right to left where `columns`."""
+def flip(box: Box, rows: Bool[Array, ""], columns: Bool[Array, ""]) -> Box:
+    """The same rectangle, read from bottom to top if `rows`, and from right to left if `columns`."""
     return Box(
         jnp.where(rows, box.top + box.height, box.top),
         jnp.where(columns, box.left + box.width, box.left),
@@ -65,7 +65,7 @@ def flipped(box: Box, rows: Bool[Array, ""], columns: Bool[Array, ""]) -> Box:
     )
 
 
-def enlarged(box: Box, factor: float) -> Box:
+def enlarge(box: Box, factor: float) -> Box:
     """The box stretched about its centre."""
     margin = (factor - 1) / 2
     return Box(box.top - margin * box.height, box.left - margin * box.width, factor * box.height, factor * box.width)
@@ -76,8 +76,8 @@ def resample_weights(
 ) -> Float[Array, "target source"]:
     """Weights that resample [start, start + length] of `source` pixels into `target` pixels.
 
-    Triangle kernel, widened when the target is coarser than the source (antialiasing), renormalised at the
-    border: what Pillow calls BILINEAR. Positions outside the image are reflected into it.
+    The kernel is a triangle, wider if the target is coarser than the source (antialiasing), and renormalised at the
+    border. Pillow calls this BILINEAR. Positions outside the image are reflected into it.
     """
     step = jnp.asarray(length, jnp.float32) / target
     centres = _reflect(start + (jnp.arange(target) + 0.5) * step, source)
@@ -90,7 +90,7 @@ def separable(
     image: Float[Array, "h w c"], rows: Float[Array, "s h"], columns: Float[Array, "t w"]
 ) -> Float[Array, "s t c"]:
     """Applies one matrix to the rows and another to the columns of an image."""
-    # Rows first: [h, w c] is contiguous, so that product needs no transpose.
+    # Rows first: [h, w c] is contiguous, so that this product needs no transpose.
     tall = jnp.einsum("sh,hwc->swc", rows, image, precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum("tw,swc->stc", columns, tall, precision=jax.lax.Precision.HIGHEST)
 
@@ -115,10 +115,10 @@ def rotate90(images: Shaped[Array, "b s s c"], turns: Int[Array, "b"]) -> Shaped
     """Turns each image of a batch counter-clockwise by its own number of right angles.
 
     Raises:
-      ValueError: the images are not square, so that a turn would change their shape.
+      ValueError: the images are not square: a turn would change their shape.
     """
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"rotate90 wants square images [B, S, S, C], not {images.shape}: crop them first")
+        raise ValueError(f"rotate90 needs square images [B, S, S, C], not {images.shape}: crop them first")
     return jax.vmap(quarter_turn)(images, turns)
 
 
@@ -136,7 +136,7 @@ def rotate(
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
     down = (jnp.arange(rows) + 0.5 - rows / 2)[:, None]
     right = (jnp.arange(columns) + 0.5 - columns / 2)[None, :]
-    # An output pixel reads where it came from: its position turned back. The row axis points down.
+    # An output pixel reads the position that was turned to it. The row axis points down.
     y = _reflect(height / 2 + cosine * down + sine * right, height) - 0.5
     x = _reflect(width / 2 - sine * down + cosine * right, width) - 0.5
     return _bilinear(image, jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1))

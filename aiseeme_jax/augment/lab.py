@@ -12,21 +12,21 @@ from jaxtyping import Array, Float, Int
 # Linear sRGB to XYZ, each row divided by the white point's coordinate, so that white is (1, 1, 1).
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 WHITE = TO_XYZ.sum(axis=1, keepdims=True)
-# Where the cube root gives way to a straight line.
+# Below this the formula uses a straight line instead of the cube root.
 KNEE = 6 / 29
-# Values of a channel, evenly spaced, whose mixtures stand for all colours of sRGB.
+# Number of values of each channel. Their combinations represent all colours of sRGB.
 LEVELS = 64
 
 
 def to_lab(image: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """sRGB in [0, 1] to L*, a*, b*."""
+    """Converts sRGB in [0, 1] to L*, a*, b*."""
     return _lab(image, jnp)
 
 
 def lightness_as_grey(image: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """The grey, in three equal channels, that is as light as the image: L* is kept, a* and b* become 0."""
+    """The grey of the same lightness, in three equal channels: L* stays, a* and b* become 0."""
     linear = _linear(image, jnp)
-    # Written out, it joins the operation around it, in float32 on every device.
+    # Written out, so that the compiler merges it with other operations, in float32 on every device.
     y = sum(float(weight) * linear[..., c] for c, weight in enumerate((TO_XYZ / WHITE)[1]))
     grey = jnp.where(y <= 0.0031308, 12.92 * y, 1.055 * jnp.maximum(y, 0.0031308) ** (1 / 2.4) - 0.055)
     return jnp.broadcast_to(grey[..., None], image.shape)
@@ -34,14 +34,14 @@ def lightness_as_grey(image: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
 
 @functools.lru_cache
 def colour_bins(step: int = 10) -> Float[np.ndarray, "bins 2"]:
-    """Centres (a*, b*) of the squares of a grid, multiples of `step`, that hold a colour of sRGB."""
+    """Centres (a*, b*), multiples of `step`, of those squares of a grid that contain a colour of sRGB."""
     levels = np.linspace(0, 1, LEVELS)
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     return step * np.unique(np.round(_lab(colours, np)[:, 1:] / step), axis=0)
 
 
 def nearest_bin(ab: Float[Array, "... 2"], step: int = 10) -> Int[Array, "..."]:
-    """Number of the centre of `colour_bins` nearest to each (a*, b*)."""
+    """For each (a*, b*), the number of the nearest centre of `colour_bins`."""
     table, corner = _table(step)
     place = jnp.round(ab / step).astype(jnp.int32) - corner
     place = jnp.clip(place, 0, jnp.array(table.shape) - 1)
@@ -50,7 +50,7 @@ def nearest_bin(ab: Float[Array, "... 2"], step: int = 10) -> Int[Array, "..."]:
 
 @functools.lru_cache
 def _table(step: int) -> tuple[Int[np.ndarray, "a b"], Int[np.ndarray, "2"]]:
-    """For each square of a rectangle around the gamut the bin nearest to its centre, and the rectangle's corner."""
+    """A table for a rectangle around all colours: for each square the nearest bin. Second, the rectangle's corner."""
     bins = colour_bins(step) / step
     corner, end = bins.min(axis=0).astype(int), bins.max(axis=0).astype(int)
     squares = np.stack(np.meshgrid(*(np.arange(c, e + 1) for c, e in zip(corner, end, strict=True)), indexing="ij"), -1)

@@ -16,22 +16,22 @@ def patches(
     jitter: int,
     normalise: bool = False,
 ) -> Shaped[Array, "b n *size c"]:
-    """Cuts one patch out of every cell of a grid, row by row (and plane by plane): n = grid x grid (x grid).
+    """Cuts one patch out of each cell of a grid, row by row (and plane by plane): n = grid x grid (x grid).
 
     Args:
-      images: [B, H, W, C] or volumes [B, D, H, W, C], float or integer; the patches, squares or cubes, have the same
-        type unless normalised.
-      size: side of a patch in pixels, smaller than a cell by the jitter or more.
-      jitter: a patch is moved by 0 to `jitter` pixels, down and right, each patch by its own amount.
-        Neighbouring patches then do not touch, and a line that runs through both does not tell how they lie
+      images: [B, H, W, C] or volumes [B, D, H, W, C], float or integer. The patches are squares or cubes of the same
+        type, unless they are normalised.
+      size: side of a patch in pixels. size + jitter must not be larger than a cell.
+      jitter: each patch is moved by its own 0 to `jitter` pixels, down and right. Neighbouring patches then do
+        not touch, and a line that runs through both does not show how they lie
         (Doersch et al. 2015, section 3).
-      normalise: gives every channel of every patch mean 0 and deviation 1 (float32). Without it the task can
-        be solved from the slow change of colour across an image, such as chromatic aberration and vignetting.
+      normalise: gives each channel of each patch mean 0 and deviation 1 (float32). Without it the task can be solved
+        from slow changes of colour across an image, such as chromatic aberration and vignetting.
 
     Raises:
       ValueError: patch and jitter do not fit into a cell.
 
-    As with views, the patches of image i depend on the key and on i only.
+    The patches of image i depend on the key and on i only, as with views.
     """
     batch, *space, channels = images.shape
     cell = min(space) // grid
@@ -41,7 +41,7 @@ def patches(
             f"({_product(grid for _ in space)} cells of {_product(space)} px): "
             "need size >= 1, jitter >= 0 and size + jitter <= cell"
         )
-    # What the divisions leave over, of the image and of each cell, is shared by both sides.
+    # The pixels that remain after the divisions, of the image and of each cell, are split between both sides.
     corner = (jnp.array(space) - grid * cell) // 2 + (cell - size - jitter) // 2
     cells = corner + cell * jnp.argwhere(jnp.ones((grid,) * len(space), bool), size=grid ** len(space))
 
@@ -62,9 +62,9 @@ def _product(sides: Iterable[int]) -> str:
 
 
 def _standardise(patches: Shaped[Array, "b n *size c"]) -> Shaped[Array, "b n *size c"]:
-    """Mean 0, deviation 1, each channel of each patch on its own."""
+    """Gives each channel of each patch mean 0 and deviation 1."""
     patches, space = patches.astype(jnp.float32), tuple(range(2, patches.ndim - 1))
     centred = patches - jnp.mean(patches, axis=space, keepdims=True)
     deviation = jnp.sqrt(jnp.mean(centred**2, axis=space, keepdims=True))
-    # The floor, one grey level of 255, keeps an even patch from becoming noise.
+    # The floor, one grey level of 255, keeps a uniform patch from becoming noise.
     return centred / jnp.maximum(deviation, 1 / 255)

@@ -1,9 +1,9 @@
-"""What is known about the images of a modality, laid over what a pretext task was published with.
+"""View presets: how the images of a modality change the published augmentation of a pretext task.
 
-A task brings the strengths of its paper, tuned on photographs of everyday things. A preset then says what the
-modality allows (a skin lesion has no upright position) and forbids (its colour is diagnostic). Last comes
-what the task itself cannot bear (the answer of rotation prediction must not be drawn at random). A new preset
-is one entry of `PRESETS`.
+A task has the strengths of augmentation of its paper, which were tuned on photographs of everyday things. A preset says
+what the modality allows (a skin lesion has no upright position) and what it forbids (its colour is diagnostic). Last
+come fields that the task needs (the answer of rotation prediction must not be drawn at random). A new preset is one
+entry of `PRESETS`.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Preset(NamedTuple):
-    """What a modality does to a recipe.
+    """The changes that a modality makes to a recipe.
 
     Attributes:
-      overrides: fields of the views set as they stand.
-      at_most: caps on the task's strengths.
-      smallest_crop: floor of the lower end of `crop_scale`.
+      overrides: values of fields of the views.
+      at_most: upper limits of the task's strengths.
+      smallest_crop: lower limit of the lower end of `crop_scale`.
       kind: class of the views: `Views` of images, `VolumeViews` of volumes.
     """
 
@@ -36,10 +36,10 @@ class Preset(NamedTuple):
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "natural": Preset(),
-        # Dermoscopy has no up. Blue-white veil, red and brown are criteria of diagnosis, so colours stay near
-        # what they are. Skin is bright: much brighter, it is white, and the lesion is gone. A crop of 8 % of
-        # the image mostly shows skin, or a piece of lesion without border. The caps are this project's
-        # choice, not published values; mean and deviation are those of HAM10000, a large part of ISIC 2019.
+        # Dermoscopy has no upright position. Blue-white veil, red and brown are criteria of diagnosis, so colours
+        # change little. Skin is bright: if it is made much brighter, it becomes white, and the lesion disappears. A
+        # crop of 8 % of the image mostly shows skin, or a piece of lesion without border. The limits are this project's
+        # choice, not published values. Mean and deviation are those of HAM10000, a large part of ISIC 2019.
         "dermoscopy": Preset(
             overrides={
                 "flip_horizontal": 0.5,
@@ -58,12 +58,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             },
             smallest_crop=0.25,
         ),
-        # A chest X-ray has an up, and is grey. Mirrored, it has the heart on the wrong side; but disease comes in both
-        # lungs and no target here asks for a side, so that costs little and doubles the images (MoCo-CXR, Sowrirajan
-        # et al. 2021, mirrors and turns by 10 degrees as well). Opacity is a matter of contrast, so that stays near
-        # what it is. From 0.34 of the area up, no crop is narrower than half the image (ratios from 3/4), so each
-        # reaches the midline and none shows but the rim of a lung. The caps are this project's choice; mean and
-        # deviation were measured on the 4,099 images in the `train` folder of Kermany's data.
+        # A chest X-ray has an upright position, and is grey. A mirrored one has the heart on the wrong side. But
+        # disease occurs in both lungs and no target here asks for a side, so mirroring costs little and doubles the
+        # images (MoCo-CXR, Sowrirajan et al. 2021, also mirrors, and turns by 10 degrees). Opacity is judged by
+        # contrast, so contrast changes little. A crop of at least 0.34 of the area is at least half as wide as the
+        # image (its ratio is at least 3/4). So each crop reaches the midline, and none shows only the rim of a lung.
+        # The limits are this project's choice. Mean and deviation were measured on the 4,099 images in Kermany's folder
+        # `train`.
         "cxr": Preset(
             overrides={
                 "flip_horizontal": 0.5,
@@ -84,10 +85,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             },
             smallest_crop=0.34,
         ),
-        # Patches of a CT around a nodule. A patch has no up and no side, so all 48 positions of a cube are alike. HU
-        # are a measure by which calcium, fat and ground glass are told: the window moves by a tenth of its width at
-        # most. A crop of 0.4 of the volume has 0.74 of its edge, so a nodule of 30 mm (larger is called a mass) in
-        # the middle of a patch of 64 mm is in every crop as a whole. Strengths are this project's choice.
+        # Patches of a CT around a nodule. A patch has no upright position and no side, so all 48 positions of a cube
+        # are equally good. Calcium, fat and ground glass are distinguished by their HU, so the window moves by at most
+        # a tenth of its width. A crop of 0.4 of the volume has 0.74 of its edge. So a nodule of 30 mm (a larger one is
+        # called a mass) in the middle of a patch of 64 mm is complete in every crop. The strengths are this project's
+        # choice.
         "ct": Preset(
             overrides={
                 "flip_z": 0.5,
@@ -103,9 +105,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             kind=VolumeViews,
         ),
         # Planes through a nodule, as images in HU: the nine of `lidc_idri/views` and `/patches`, one or three channels.
-        # As in a volume there is no up and no side, and densities stay near what they are. The channels of a patch are
-        # the nodule and its surroundings, not colours. From 0.55 of the area up, a crop is as wide as one of 0.4 of a
-        # volume. Strengths are this project's choice.
+        # As in a volume, there is no upright position and no side, and densities change little. The channels of a patch
+        # are the nodule and its surroundings, not colours. A crop of at least 0.55 of the area is as wide as one of 0.4
+        # of a volume. The strengths are this project's choice.
         "ct_planes": Preset(
             overrides={
                 "flip_horizontal": 0.5,
@@ -132,18 +134,18 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 def make_views(
     preset: str, size: int, recipe: Mapping[str, Any] = NOTHING, fixed: Mapping[str, Any] = NOTHING
 ) -> AnyViews:
-    """Defaults of the views, then the task's published strengths, then the modality, then what the task needs.
+    """Makes views from their defaults, then the task's recipe, then the preset, then the fields that the task needs.
 
     Args:
-      preset: name in `PRESETS`; it says whether the views are of images or of volumes.
+      preset: name in `PRESETS`. It decides whether the views are of images or of volumes.
       size: side of the views in pixels.
-      recipe: fields of views, strengths of the task's paper.
-      fixed: fields of views the task needs to make sense; they win over the preset.
+      recipe: fields of views with the strengths of the task's paper.
+      fixed: fields of views that the task needs. They override the preset.
 
-    A task may be published for images and used on volumes, or have fields for both: of recipe and fixed, those that
-    only the other kind of views has are left out. So a recipe of images is laid over volumes without its colours (hue,
-    saturation, grey, solarisation), its rotation, the ratio of its crops and its flips, which a preset of volumes sets
-    for all three axes.
+    A task may be published for images and used on volumes, or have fields for both. Fields of `recipe` and `fixed` that
+    only the other kind of views has are ignored. So a recipe of images is used on volumes without its colours (hue,
+    saturation, grey, solarisation), rotation, ratio of crops, and flips, which a preset of volumes sets for all three
+    axes.
 
     Raises:
       ValueError: an unknown preset or field; the message names the known ones.

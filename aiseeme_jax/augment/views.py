@@ -1,8 +1,8 @@
-"""Views: from stored images and volumes to what a backbone sees, jitted, on the accelerator.
+"""Views: they turn stored images and volumes into the input of a backbone, jitted, on the accelerator.
 
-`Views` says what may happen to an image, `VolumeViews` to a volume; `random_view` draws one view of each. Image i of a
-batch depends on the key and on i alone: neither on the rest of the batch nor on how the batch lies on devices.
-Operations of probability 0 are not traced.
+`Views` says what may be done to an image, `VolumeViews` what may be done to a volume. `random_view` draws one view of
+each. The view of image i depends on the key and on i only, not on the rest of the batch or on the devices. Operations
+of probability 0 are not traced.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from aiseeme_jax.augment import blur, colour, geometry, volumes
 from aiseeme_jax.augment.checks import check_fields, check_window
-from aiseeme_jax.augment.volumes import VolumeViews, windowed
+from aiseeme_jax.augment.volumes import VolumeViews, apply_window
 
-# Blur is published in pixels of a view of this size.
+# Published strengths of blur are in pixels of a view of this size.
 REFERENCE_SIZE = 224
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -28,25 +28,25 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """What a view of an image may be. Hashable, so that it can be a static argument.
+    """How views of an image are made. Hashable, so that it can be a static argument.
 
     Attributes:
-      dimensions: 2; tells the fields of these views from those of `VolumeViews`.
+      dimensions: 2; distinguishes these fields from those of `VolumeViews`.
       size: side of the view in pixels.
-      crop_scale: range of the share of the image's area a crop keeps.
+      crop_scale: range of the share of the image's area in a crop.
       crop_ratio: range of width / height of a crop.
       flip_horizontal, flip_vertical: probabilities.
       right_angles: turn by a random multiple of 90 degrees.
       rotation: turn by up to this many degrees either way; the border of the image is reflected.
-      jitter_probability: of brightness, contrast, saturation and hue together, in random order, of these
-        strengths.
+      jitter_probability: of brightness, contrast, saturation and hue together, in random order, with the strengths
+        below.
       grey_probability: of losing the colours.
       blur_probability: of a Gaussian blur.
       blur_sigma: its range, in pixels of a view of 224; scaled by size / 224.
       solarise_probability: of inverting the values from 0.5 up.
-      mean, std: per channel, in units of [0, 1]; on grey images their averages serve.
-      window: of images stored as int16 HU, the lowest and the highest HU, which become 0 and 1; what lies beyond is
-        clipped. Empty for images stored as uint8.
+      mean, std: per channel, in units of [0, 1]. Grey images use their averages.
+      window: for images stored as int16 HU, the HU that become 0 and 1. Values beyond are clipped. Empty for images
+        stored as uint8.
     """
 
     dimensions: int = 2
@@ -87,7 +87,7 @@ AnyViews = Views | VolumeViews
 
 
 def views_of(fields: Mapping[str, Any]) -> AnyViews:
-    """The views a config describes: `dimensions` among its fields tells which class they are of.
+    """Makes the views that a config describes. Its field `dimensions` decides their class.
 
     Raises:
       ValueError: a field out of its range, or of the other class.
@@ -99,7 +99,7 @@ def views_of(fields: Mapping[str, Any]) -> AnyViews:
     foreign = sorted(set(fields) - {field.name for field in dataclasses.fields(kind)})
     if foreign:
         raise ValueError(
-            f"views.dimensions is {dimensions}, but {', '.join(foreign)} are no fields of {dimensions}-D views: "
+            f"views.dimensions is {dimensions}, but {', '.join(foreign)} are not fields of {dimensions}-D views: "
             "take a preset of that kind instead"
         )
     return kind(**fields)
@@ -107,7 +107,7 @@ def views_of(fields: Mapping[str, Any]) -> AnyViews:
 
 @partial(jax.jit, static_argnames="views")
 def random_view(key: PRNGKeyArray, images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[Array, "b *size c"]:
-    """One random view of each image [B, H, W, C] or volume [B, D, H, W, 1], float32, normalised.
+    """Draws one view of each image [B, H, W, C] or volume [B, D, H, W, 1], float32, normalised.
 
     Raises:
       TypeError: images are not uint8, or with a window not int16, or volumes not int16.
@@ -135,24 +135,24 @@ def central_view(images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[
 
 
 def to_display(view: Float[Array, "... c"], views: AnyViews) -> Float[Array, "... c"]:
-    """Undoes the normalisation, for pictures: values in [0, 1]."""
+    """Undoes the normalisation, for pictures. Values are in [0, 1]."""
     mean, std = _statistics(views, view.shape[-1])
     return jnp.clip(view * std + mean, 0.0, 1.0)
 
 
 def from_display(image: Float[Array, "... c"], views: AnyViews) -> Float[Array, "... c"]:
-    """The way back from `to_display`: normalises values in [0, 1]."""
+    """Normalises values in [0, 1]: the inverse of `to_display`."""
     return _normalise(image, views)
 
 
 def stored_to_display(images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[Array, "b *space c"]:
-    """Images or volumes as they are stored, for pictures: values in [0, 1], those in HU by the window."""
+    """Stored images or volumes as values in [0, 1], for pictures. HU are mapped by the window."""
     return _unit(images.astype(jnp.float32), views)
 
 
 def _unit(stored: Float[Array, "*any"], views: AnyViews) -> Float[Array, "*any"]:
-    """Stored values as values in [0, 1]: by the window if they are HU."""
-    return windowed(stored, views.window) if views.window else stored / 255
+    """Maps stored values to [0, 1], HU by the window."""
+    return apply_window(stored, views.window) if views.window else stored / 255
 
 
 def _check(images: Array, views: AnyViews) -> None:
@@ -164,9 +164,7 @@ def _check(images: Array, views: AnyViews) -> None:
     if not views.window and images.dtype == jnp.int16:
         raise TypeError("views of int16 HU need a window: take a preset that has one, such as 'ct_planes'")
     if not views.window and images.dtype != jnp.uint8:
-        raise TypeError(
-            f"views are made of uint8 images, not {images.dtype}: hand over the pixels as they were decoded"
-        )
+        raise TypeError(f"views are made of uint8 images, not {images.dtype}: pass the pixels as they were decoded")
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(f"views are made of images [B, H, W, 1 or 3], not {images.shape}")
 
@@ -174,13 +172,13 @@ def _check(images: Array, views: AnyViews) -> None:
 def _view(key: PRNGKeyArray, image: Shaped[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
     """Crop, flips and turns, then colour, in the order of SimCLR, MoCo v2 and BYOL; not normalised.
 
-    HU are resampled as they are, since that averages densities; the window comes next.
+    HU are resampled before the window is applied, so that densities are averaged.
 
-    Resampling is bilinear with antialiasing, also for tasks whose authors took bicubic (BYOL, MAE, DINO among them).
-    (NPID and MoCo v1 take the colour from an image before they jitter it.)
+    Resampling is bilinear with antialiasing, also for tasks whose authors used bicubic (BYOL, MAE and DINO, for
+    instance). NPID and MoCo v1 turn an image grey before they jitter it; here it is the other way round.
     """
     place_key, jitter_key, chance_key = jax.random.split(key, 3)
-    # Drawn together: each call of a generator takes its time to compile.
+    # Drawn together, since each call of a generator takes time to compile.
     jitter, grey, blurred, sharpness, solarised = jax.random.uniform(chance_key, (5,))
     view = _unit(_place(place_key, image.astype(jnp.float32), views), views)
     strengths = (views.brightness, views.contrast, views.saturation, views.hue)
@@ -192,7 +190,7 @@ def _view(key: PRNGKeyArray, image: Shaped[Array, "h w c"], views: Views) -> Flo
     if views.blur_probability > 0:
         low, high = (s * views.size / REFERENCE_SIZE for s in views.blur_sigma)
         sigma = low + (high - low) * sharpness
-        # Sigma 0 is the identity matrix: the products run for every image of the batch in any case.
+        # Sigma 0 gives the identity matrix. The products are computed for every image of the batch in any case.
         view = blur.gaussian_blur(view, jnp.where(blurred < views.blur_probability, sigma, 0.0))
     if views.solarise_probability > 0:
         view = jnp.where(solarised < views.solarise_probability, colour.solarise(view), view)
@@ -200,18 +198,18 @@ def _view(key: PRNGKeyArray, image: Shaped[Array, "h w c"], views: Views) -> Flo
 
 
 def _place(key: PRNGKeyArray, image: Float[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
-    """Which part of the image, and which way up."""
+    """Crops, flips and turns the image."""
     box_key, turn_key = jax.random.split(key)
     rows, columns, quarter, angle = jax.random.uniform(turn_key, (4,))
     height, width, _ = image.shape
     box = geometry.random_box(box_key, height, width, views.crop_scale, views.crop_ratio)
-    box = geometry.flipped(box, rows < views.flip_vertical, columns < views.flip_horizontal)
+    box = geometry.flip(box, rows < views.flip_vertical, columns < views.flip_horizontal)
     turns = jnp.floor(4 * quarter).astype(jnp.int32) if views.right_angles else 0
     if views.rotation > 0:
-        # The corners that turn into the view come from the image where it has them, from its reflection
-        # elsewhere. A right angle costs nothing here: it is part of the angle.
+        # A rotation moves corners of a larger crop into the view. They come from the image, or from its reflection
+        # beyond the border. A right angle costs nothing here: it is added to the angle.
         side = math.ceil(views.size * geometry.rotation_margin(views.rotation)) + 1
-        canvas = geometry.crop_resize(image, geometry.enlarged(box, side / views.size), side)
+        canvas = geometry.crop_resize(image, geometry.enlarge(box, side / views.size), side)
         return geometry.rotate(canvas, (2 * angle - 1) * views.rotation + 90.0 * turns, views.size)
     view = geometry.crop_resize(image, box, views.size)
     return geometry.quarter_turn(view, turns) if views.right_angles else view

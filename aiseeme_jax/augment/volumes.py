@@ -1,6 +1,6 @@
-"""Views of volumes: from int16 Hounsfield units (HU) to what a 3-D backbone sees.
+"""Views of volumes: they turn int16 Hounsfield units (HU) into the input of a 3-D backbone.
 
-Axes are (z, y, x). As with images, a crop is one matrix product for each axis, and so is a blur; a flip reverses the
+Axes are (z, y, x). As with images, a crop is one matrix product for each axis, and so is a blur. A flip reverses the
 direction in which the crop is read. Resampling averages densities, so it is done in HU, before the window.
 """
 
@@ -15,7 +15,7 @@ from aiseeme_jax.augment.blur import blur_weights
 from aiseeme_jax.augment.checks import check_fields, check_window
 from aiseeme_jax.augment.geometry import resample_weights
 
-# As for images: blur is given in pixels of a view of this size.
+# As for images, strengths of blur are in pixels of a view of this size.
 REFERENCE_SIZE = 224
 # Rotations that map a cube onto itself.
 CUBE_ROTATIONS = 24
@@ -23,17 +23,17 @@ CUBE_ROTATIONS = 24
 
 @dataclasses.dataclass(frozen=True)
 class VolumeViews:
-    """What a view of a volume may be. Hashable, so that it can be a static argument.
+    """How views of a volume are made. Hashable, so that it can be a static argument.
 
     Attributes:
-      dimensions: 3; tells the fields of these views from those of `Views`.
+      dimensions: 3; distinguishes these fields from those of `Views`.
       size: side of the view in voxels.
-      crop_scale: range of the share of the volume a crop keeps; its shape is that of the volume.
+      crop_scale: range of the share of the volume in a crop. The crop has the shape of the volume.
       flip_z, flip_y, flip_x: probabilities.
-      right_angles: one of the 24 rotations of a cube, all alike.
-      window: lowest and highest HU, which become 0 and 1; what lies beyond is clipped.
-      jitter_probability: of another window: its middle moved by up to `brightness` of its width either way, its width
-        times a factor from [1 - contrast, 1 + contrast].
+      right_angles: turn by one of the 24 rotations of a cube, with equal probabilities.
+      window: the HU that become 0 and 1. Values beyond are clipped.
+      jitter_probability: of another window: its middle is moved by up to `brightness` of its width either way, its
+        width is multiplied by a factor from [1 - contrast, 1 + contrast].
       blur_probability: of a Gaussian blur.
       blur_sigma: its range, in pixels of a view of 224; scaled by size / 224.
       noise_probability: of Gaussian noise on every voxel.
@@ -67,29 +67,31 @@ class VolumeViews:
             ranges={"crop_scale": (0, 1), "blur_sigma": (0, math.inf)},
         )
         if self.contrast >= 1:
-            raise ValueError(f"views.contrast of volumes must be below 1, or the window closes; it is {self.contrast}")
+            raise ValueError(
+                f"views.contrast of volumes must be below 1, so that the window has a width; it is {self.contrast}"
+            )
         check_window(self.window)
         if len(self.noise) != 2 or not 0 <= self.noise[0] <= self.noise[1]:
             raise ValueError(f"views.noise must be (low, high) with 0 <= low <= high, not {self.noise}")
 
 
 def check_volumes(volumes: Array) -> None:
-    """TypeError unless they are int16, ValueError unless [B, D, H, W, 1]."""
+    """Raises TypeError unless volumes are int16, ValueError unless they are [B, D, H, W, 1]."""
     if volumes.dtype != jnp.int16:
         raise TypeError(
-            f"views of volumes are made of int16 HU, not {volumes.dtype}: hand over the voxels as they were stored"
+            f"views of volumes are made of int16 HU, not {volumes.dtype}: pass the voxels as they were stored"
         )
     if volumes.ndim != 5 or volumes.shape[-1] != 1:
         raise ValueError(f"views of volumes are made of [B, D, H, W, 1], not {volumes.shape}")
 
 
 def volume_view(key: PRNGKeyArray, volume: Int16[Array, "d h w 1"], views: VolumeViews) -> Float[Array, "s s s 1"]:
-    """One random view, in [0, 1] unless noise leads beyond, not normalised: crop, flips and turns, blur, noise.
+    """Draws one view, not normalised: crop, flips and turns, then the window, then blur, then noise.
 
-    The window comes after the crop, and before blur and noise.
+    Values are in [0, 1], except where noise moves them out.
     """
     chance_key, noise_key = jax.random.split(key)
-    # Drawn together: each call of a generator takes its time to compile.
+    # Drawn together, since each call of a generator takes time to compile.
     chance = iter(jax.random.uniform(chance_key, (15,)))
     share, turn, *place = (next(chance) for _ in range(5))
     flips = [next(chance) < p for p in (views.flip_z, views.flip_y, views.flip_x)]
@@ -118,17 +120,17 @@ def volume_view(key: PRNGKeyArray, volume: Int16[Array, "d h w 1"], views: Volum
 def whole_volume(volume: Int16[Array, "d h w 1"], views: VolumeViews) -> Float[Array, "s s s 1"]:
     """The view for evaluation: the whole volume resampled to the size of the views, in [0, 1]."""
     weights = [resample_weights(0.0, float(side), side, views.size) for side in volume.shape[:3]]
-    return windowed(separable(volume.astype(jnp.float32), *weights), views.window)
+    return apply_window(separable(volume.astype(jnp.float32), *weights), views.window)
 
 
-def windowed(volume: Shaped[Array, "*any"], window: tuple[float, ...]) -> Float[Array, "*any"]:
-    """HU to [0, 1] by a window (low, high)."""
+def apply_window(volume: Shaped[Array, "*any"], window: tuple[float, ...]) -> Float[Array, "*any"]:
+    """Maps HU to [0, 1] by a window (low, high)."""
     low, high = window
     return jnp.clip((volume.astype(jnp.float32) - low) / (high - low), 0.0, 1.0)
 
 
 def _crop(volume: Int16[Array, "d h w 1"], views: VolumeViews, share, place, flips) -> Float[Array, "s s s 1"]:
-    """A box of the volume's shape, drawn by `share` and `place` in [0, 1), as a cube of HU."""
+    """Resamples a box of the volume's shape, drawn by `share` and `place` in [0, 1), into a cube of HU."""
     low, high = views.crop_scale
     edge = jnp.cbrt(low + (high - low) * share)
     weights = []
@@ -142,7 +144,7 @@ def _crop(volume: Int16[Array, "d h w 1"], views: VolumeViews, share, place, fli
 def separable(
     volume: Float[Array, "d h w c"], depth: Float[Array, "s d"], rows: Float[Array, "t h"], columns: Float[Array, "u w"]
 ) -> Float[Array, "s t u c"]:
-    """Applies a matrix of its own to each axis of a volume."""
+    """Applies one matrix to each axis of a volume."""
     precision = jax.lax.Precision.HIGHEST
     volume = jnp.einsum("sd,dhwc->shwc", depth, volume, precision=precision)
     volume = jnp.einsum("th,shwc->stwc", rows, volume, precision=precision)
@@ -150,7 +152,7 @@ def separable(
 
 
 def cube_rotation(volume: Shaped[Array, "s s s c"], number: Int[Array, ""]) -> Shaped[Array, "s s s c"]:
-    """The rotation `number` of the 24 of a cube, 0 to 23; 0 changes nothing.
+    """Applies rotation `number` of the 24 of a cube, 0 to 23; 0 changes nothing.
 
     A rotation is an order of the axes and a direction of each. An odd order is a mirror image, so the last direction
     follows from the order and the other two.
@@ -167,11 +169,11 @@ def cube_rotation(volume: Shaped[Array, "s s s c"], number: Int[Array, ""]) -> S
 
 
 def rotate_cube(volumes: Shaped[Array, "b s s s c"], numbers: Int[Array, "b"]) -> Shaped[Array, "b s s s c"]:
-    """Turns each volume of a batch by its own one of the 24 rotations of a cube, numbered as in `cube_rotation`.
+    """Turns each volume of a batch by its own rotation of a cube, numbered as in `cube_rotation`.
 
     Raises:
-      ValueError: the volumes are not cubes, so that a turn would change their shape.
+      ValueError: the volumes are not cubes: a turn would change their shape.
     """
     if volumes.ndim != 5 or len(set(volumes.shape[1:4])) > 1:
-        raise ValueError(f"rotate_cube wants cubes [B, S, S, S, C], not {volumes.shape}: crop them first")
+        raise ValueError(f"rotate_cube needs cubes [B, S, S, S, C], not {volumes.shape}: crop them first")
     return jax.vmap(cube_rotation)(volumes, numbers)

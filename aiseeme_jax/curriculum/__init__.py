@@ -1,1 +1,1 @@
-"""Arms, their stages and teachers, and whether all of it can be done."""
+"""Arms with their stages and teachers, the plan of a run, and how its pieces of work are done."""

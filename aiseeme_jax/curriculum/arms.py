@@ -1,4 +1,4 @@
-"""Arms: the ways to come by a backbone that a config compares."""
+"""Arms: the ways to get a backbone that a config compares."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ BUDGETS = ("stage", "total")
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """A way to come by a backbone.
+    """A way to get a backbone.
 
     Attributes:
-      name: 'curriculum', that of another curriculum, 'scratch', 'imagenet' or 'single:<task>'; 'init' of the job
-        `evaluate`.
-      init: what it starts from, as `config.init`.
-      stages: the stages it trains, as (position in its curriculum, config).
+      name: 'curriculum', the name of another curriculum, 'scratch', 'imagenet' or 'single:<task>'; in the job
+        `evaluate` it is 'init'.
+      init: the weights that it starts from, as in `config.init`.
+      stages: the stages that it trains, as (position in its curriculum, config).
       tasks: the tasks of all stages of its curriculum.
       single: whether it trains one stage of its curriculum without those before it.
       total_budget: whether each of its stages shows as many images as the whole curriculum does.
@@ -40,15 +40,17 @@ class Arm:
 
     @property
     def is_random(self) -> bool:
-        """Whether its backbone has random weights that nothing trained."""
+        """Whether its backbone has random weights and is not trained."""
         return self.init == SCRATCH and not self.stages
 
 
 def list_arms(config: ConfigDict) -> tuple[Arm, ...]:
-    """The curriculum, the curricula beside it, and the baselines; of the job `evaluate` the backbone at `init`.
+    """The arms of a config: its curriculum, its other curricula, and its baselines.
 
-    Raises UserError for an unknown baseline, one that lacks its weights, and a curriculum under the name of another
-    arm.
+    The job `evaluate` has one arm, the backbone at `config.init`.
+
+    Raises UserError for an unknown baseline, for the baseline 'imagenet' without its weights, and for a curriculum that
+    has the name of another arm.
     """
     if config.job == "evaluate":
         return (Arm(INIT, config.init),)
@@ -56,7 +58,7 @@ def list_arms(config: ConfigDict) -> tuple[Arm, ...]:
     if config.stages or not arms:
         arms.insert(0, _whole(CURRICULUM, config.init, config.stages, "stages"))
     baselines = list(_list_baselines(config))
-    # 'scratch' even where it is no baseline: fine-tuning starts it anew with each seed.
+    # 'scratch' is reserved even if it is no baseline.
     taken = {CURRICULUM, SCRATCH, *(arm.name for arm in baselines)} & set(config.curricula)
     if taken:
         raise UserError(f"curricula: '{min(taken)}' is the name of another arm")
@@ -87,7 +89,7 @@ def _list_baselines(config: ConfigDict) -> Iterator[Arm]:
 
 
 def _list_singles(config: ConfigDict, task: str) -> Iterator[Arm]:
-    """An arm for each task of the curriculum, or for the one named: it is trained at the stage where it comes first."""
+    """An arm for each task of the curriculum, or for the task that is named. It is trained as in its first stage."""
     tasks = _tasks(config.stages)
     if task and task not in tasks:
         known = ", ".join(dict.fromkeys(tasks))

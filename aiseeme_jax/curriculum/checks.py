@@ -1,4 +1,4 @@
-"""Judges the parts of a config before anything is trained, so that a mistake in the last stage costs seconds."""
+"""Checks the parts of a config before anything is trained, so that a mistake in the last stage costs only seconds."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,11 +13,10 @@ from aiseeme_jax.training.checks import check_training
 
 
 @contextlib.contextmanager
-def naming(part: str) -> Iterator[None]:
-    """Puts the part of the config before what is wrong with it.
+def name_in_errors(part: str) -> Iterator[None]:
+    """Turns an error of the block into a UserError whose message begins with the part of the config.
 
-    What a library says of a value that it cannot take is told in its own words: while a config is judged, the value
-    came from there.
+    Errors of libraries are included: while a config is checked, the wrong value comes from the config.
     """
     try:
         yield
@@ -30,34 +29,34 @@ def naming(part: str) -> Iterator[None]:
 
 
 def check_at_least(least: float, name: str, value: float) -> None:
-    """Raises UserError that names a field below its least value."""
-    # NaN is not at least anything.
+    """Raises UserError, with the name of the field, if a value is below the least that is allowed."""
+    # Written so that NaN is refused.
     if not value >= least:
         raise UserError(f"{name} is {value}; it must be at least {least}")
 
 
 def check_runtime(runtime: ConfigDict) -> None:
-    """Judges how and where the work is done. Raises UserError that names the field."""
+    """Checks the fields that say how and where the work is done. Raises UserError that names the field."""
     for name, least in (("log_every", 1), ("checkpoint_every", 1), ("evaluation_batch", 1), ("workers", 0)):
         check_at_least(least, f"runtime.{name}", runtime[name])
     data.check_residence(runtime.residence)
 
 
 def check_run(config: ConfigDict) -> None:
-    """Judges the fields that belong to no single stage or target. Raises UserError that names the field."""
+    """Checks the fields that belong to no single stage or target. Raises UserError that names the field."""
     check_runtime(config.runtime)
     check_at_least(1, "patience", config.patience)
     check_at_least(1, "statistics.samples", config.statistics.samples)
     check_at_least(0, "statistics.seed", config.statistics.seed)
     if config.job != "evaluate" and config.init == weights.SCRATCH and not config.stages and not config.curricula:
         raise UserError(
-            "no stages: there is nothing to pretrain; set `stages` or `curricula`, or to measure a backbone as it is, "
-            "`init` and --config.job=evaluate"
+            "no stages: there is nothing to pretrain. Set `stages` or `curricula`; or, to measure a backbone as it is, "
+            "set `init` and --config.job=evaluate"
         )
 
 
 def check_made_for(part: ConfigDict, field: str, maker: str) -> None:
-    """Raises UserError unless a stage has the fields and views of its task, or a target those of its protocol."""
+    """Raises UserError unless the fields and views of a stage or target were made for its task or protocol."""
     if part[field] != part.made_for:
         raise UserError(
             f"{field} was changed to '{part[field]}', but the fields and views are those of '{part.made_for}': "
@@ -66,7 +65,7 @@ def check_made_for(part: ConfigDict, field: str, maker: str) -> None:
 
 
 def check_views(model: ConfigDict, part: ConfigDict, split: data.Split) -> None:
-    """Raises UserError unless views can be made of the images, and are of the kind and size that the model takes."""
+    """Raises UserError unless views can be made of the images, and have the kind and size that the model needs."""
     views = augment.views_of(FrozenConfigDict(part.views))
     if views.dimensions != model.dimensions:
         presets = [name for name, preset in augment.PRESETS.items() if preset.kind.dimensions != views.dimensions]
@@ -79,7 +78,7 @@ def check_views(model: ConfigDict, part: ConfigDict, split: data.Split) -> None:
 
 
 def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosition, split: data.Split) -> None:
-    """Judges a stage against the images it is trained on. Raises UserError, or MissingFile for a teacher's file."""
+    """Checks a stage with the images it is trained on. Raises UserError, or MissingFile for a teacher's file."""
     pretext.task_class(stage.task)
     check_made_for(stage, "task", "stage")
     data.check_model(split, config.model)
@@ -95,11 +94,11 @@ def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosi
 
 
 def make_stage_task(stage: ConfigDict, backbone: nnx.Module, images: int, *, dtype: str, seed: int) -> pretext.Task:
-    """The task of a stage around a backbone, with heads and state of its own that are fresh.
+    """Makes the task of a stage around a backbone. Its heads and its state are new.
 
     Args:
-      images: of the split that it is trained on.
-      dtype: computing type of the heads.
+      images: number of images that it is trained on.
+      dtype: type in which the heads compute.
       seed: of the stage.
     """
     return pretext.make_task(

@@ -1,4 +1,4 @@
-"""What every piece of work of a run is done with."""
+"""The context of a run: what every piece of work needs beside its own fields."""
 
 import dataclasses
 from pathlib import Path
@@ -20,9 +20,9 @@ class Context:
 
     Attributes:
       model: config of the network.
-      patience: non-finite steps in a row that end a training.
-      runtime: config of how and where the work is done.
-      store: holds what is finished.
+      patience: a training ends after so many non-finite steps in a row.
+      runtime: fields that say how and where the work is done.
+      store: contains the finished pieces.
       datasets: of the run.
     """
 
@@ -34,32 +34,34 @@ class Context:
 
     @classmethod
     def of(cls, config: ConfigDict, store: Store, datasets: DataSets) -> "Context":
-        """The context of a run."""
+        """Makes the context of a run from its config."""
         return cls(FrozenConfigDict(config.model), config.patience, FrozenConfigDict(config.runtime), store, datasets)
 
     def load_start(self, start: Start) -> nnx.Module:
-        """The backbone that a stage or a measurement starts from."""
+        """Loads the backbone that a stage or a measurement starts from."""
         if isinstance(start, RandomWeights):
             return weights.starting_backbone(self.model, weights.SCRATCH, start.seed)
         if isinstance(start, PlannedStage):
             return self.load_stage(start)
         if keys.hash_file(weights.find_backbone(Path(start.path))) != start.sha256:
-            raise UserError(f"{start.path} has changed since this run began: start it again")
+            raise UserError(f"{start.path} has changed since this run was started: start the run again")
         return weights.starting_backbone(self.model, start.path, 0)
 
     def load_stage(self, stage: PlannedStage) -> nnx.Module:
-        """The backbone that a finished stage left.
+        """Loads the backbone of a finished stage.
 
-        Raises UserError if its file is not there, is damaged, or is not the one that its record tells of.
+        Raises UserError if its file is missing or damaged, or if it is not the backbone of the stage's record.
         """
         directory = self.store.directory(stage.artifact)
         if not (directory / weights.BACKBONE).exists():
-            raise MissingFile(f"{directory} has lost its {weights.BACKBONE}; {artifacts.remedy(directory)}")
+            raise MissingFile(f"{directory} has lost its {weights.BACKBONE}; {artifacts.explain_remedy(directory)}")
         backbone, info = weights.load_backbone(directory / weights.BACKBONE)
-        if info["backbone_hash"] != self.hash_of(stage):
-            raise UserError(f"{directory} holds another backbone than its record says; {artifacts.remedy(directory)}")
+        if info["backbone_hash"] != self.read_hash(stage):
+            raise UserError(
+                f"{directory} contains another backbone than its record says; {artifacts.explain_remedy(directory)}"
+            )
         return backbone
 
-    def hash_of(self, stage: PlannedStage) -> str:
-        """Hash of the backbone that a finished stage left."""
+    def read_hash(self, stage: PlannedStage) -> str:
+        """Hash of the backbone of a finished stage."""
         return self.store.record(stage.artifact)["backbone_hash"]

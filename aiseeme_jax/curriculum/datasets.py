@@ -1,4 +1,4 @@
-"""The data sets of a run: each split is opened once, when it is first wanted."""
+"""The data sets of a run. Each split is opened once, when it is first needed."""
 
 import functools
 import logging
@@ -11,22 +11,22 @@ from aiseeme_jax import data
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-# The images that a stage is trained on, as it names them: data set and share of every batch.
+# The data sets that a stage is trained on, each with its share of every batch.
 Sets = tuple[tuple[str, float], ...]
 
 
-def sets_of(config: ConfigDict, stage: ConfigDict) -> Sets:
-    """The data sets of a stage: its own, or that of the run."""
+def list_sets(config: ConfigDict, stage: ConfigDict) -> Sets:
+    """The data sets of a stage: its own, or the one of the run."""
     return tuple((str(name), float(share)) for name, share in stage.data) or ((config.data.name, 1.0),)
 
 
-def set_of(config: ConfigDict, target: ConfigDict) -> str:
-    """The data set of a target: its own, or that of the run."""
+def find_set(config: ConfigDict, target: ConfigDict) -> str:
+    """The data set of a target: its own, or the one of the run."""
     return target.data or config.data.name
 
 
 class DataSets:
-    """What a run reads, as its config names it. Of several pictures of one thing each is an image of its own.
+    """Opens the splits that a run reads. If a data set has several pictures of one thing, each becomes an image.
 
     Args:
       config: of the run; its `data.exclude` lists images that no stage is trained on.
@@ -56,7 +56,7 @@ class DataSets:
         return data.each_picture(opened) if opened.pictures > 1 else opened
 
     def warn_of_shared_groups(self, sets: Sets, target: str) -> None:
-        """Warns if a stage is trained on lesions or patients that a target of another data set holds out."""
+        """Warns if a stage is trained on lesions or patients of the validation or test images of a target."""
         for shared in data.shared_groups(self.pretraining(sets), self.target(target)):
             names = [*shared.groups, *shared.ids]
             one, other = shared.pretraining.partition(":")[0], shared.target.partition(":")[0]

@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 class Measurer:
-    """Measures backbones. Features of the backbone that was measured last are kept: its other targets want them too."""
+    """Measures backbones. It keeps the features of the last backbone, since the next measurement may need them too."""
 
     def __init__(self, context: Context):
         self.context = context
         self._subject: tuple[Any, protocols.Subject] | None = None
 
     def measure(self, planned: PlannedMeasurement, directory: Path) -> dict[str, Any]:
-        """Runs a protocol and leaves predictions and, of fine-tuning, the classifier. Returns what the record says."""
+        """Runs a protocol, and writes the predictions and, after fine-tuning, the classifier. Returns the record."""
         start = time.monotonic()
-        subject = self.subject_of(planned)
+        subject = self.find_subject(planned)
         measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed)
         outcome = protocols.measure(measurement, subject, directory, self.runtime)
         results.save_predictions(directory, outcome.predictions)
@@ -57,11 +57,11 @@ class Measurer:
             patience=self.context.patience,
         )
 
-    def subject_of(self, planned: PlannedMeasurement) -> protocols.Subject:
-        """The backbone that is measured, with the splits of the target's data set."""
+    def find_subject(self, planned: PlannedMeasurement) -> protocols.Subject:
+        """The backbone that is measured, with the splits of the target's data set. The last one is kept."""
         wanted = (str(planned.start.content()), planned.set)
         if self._subject is None or self._subject[0] != wanted:
-            # The last one goes before the next is read: both need not fit into memory.
+            # Released before the next one is loaded: memory need not hold both.
             self._subject = None
             self._subject = wanted, self.open_subject(planned)
         return self._subject[1]
@@ -72,8 +72,8 @@ class Measurer:
         )
 
     def write_events(self, planned: PlannedMeasurement, directory: Path, predictions: results.Predictions) -> None:
-        """Shows the headline metrics in TensorBoard, at the step at which the backbone's last stage ended."""
+        """Shows the main metrics in TensorBoard, at the last step of the backbone's last stage."""
         steps = planned.start.total_steps if isinstance(planned.start, PlannedStage) else 0
         found = {f"{planned.name}/{name}": value for name, value in metrics.headline(predictions).items()}
-        events.write_scalars(directory, steps, {f"{planned.name}/{name}": value for name, value in found.items()})
+        events.write_scalars(directory, steps, found)
         log.info("%s: %s", planned.title, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))

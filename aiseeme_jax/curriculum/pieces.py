@@ -26,7 +26,7 @@ class RandomWeights:
 
 @dataclasses.dataclass(frozen=True)
 class WeightsFile:
-    """A start, or a teacher, that lies outside the run.
+    """A start, or a teacher, from a file outside the run.
 
     Attributes:
       path: as the config names it.
@@ -46,17 +46,17 @@ class PlannedStage:
 
     Attributes:
       artifact: its folder and key.
-      arm: the arm that this plan trains it for; others may share it.
-      place: where it stands in its curriculum.
-      fields: of the config.
-      seed: of every random number in it.
+      arm: the first arm that needs it; others may share it.
+      place: its place in its curriculum.
+      fields: its config.
+      seed: all its random numbers follow from it.
       sets: the data sets it is trained on, with their shares.
-      images: of all of them together.
+      images: number of images in all of them.
       total_steps, steps_per_epoch: its length.
-      start: what its backbone starts from.
+      start: the weights its backbone starts from.
       terms: of its distillation.
       teachers: by the labels that the terms use.
-      fishers: Fisher information of teachers, where a term needs it: planned here, or that of a file.
+      fishers: Fisher information of teachers, if a term needs it: planned, or from a file.
     """
 
     artifact: Artifact
@@ -78,18 +78,18 @@ class PlannedStage:
 
     @property
     def speed_of(self) -> str:
-        """What its speed depends on beside the machine; stages of which this is equal take as long for an image."""
+        """What its speed depends on, beside the machine. Stages that agree in this take equally long for an image."""
         model = self.artifact.content["model"]
         return f"{self.fields.task} {self.fields.views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
 
     @property
     def title(self) -> str:
-        """What is shown beside its progress."""
+        """Its name in the log."""
         return self.arm if self.place.single else f"{self.arm} {self.place.position}: {self.fields.task}"
 
     @property
     def inputs(self) -> dict[str, "Piece"]:
-        """The pieces that must be finished first, by what they are to this one."""
+        """The pieces that must be finished first, by the part that they have in this one."""
         named = {"start": self.start, **{f"teacher {name}": teacher for name, teacher in self.teachers.items()}}
         named |= {f"Fisher information of {name}": fisher for name, fisher in self.fishers.items()}
         return {name: piece for name, piece in named.items() if isinstance(piece, PlannedStage | PlannedFisher)}
@@ -97,7 +97,7 @@ class PlannedStage:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedFisher:
-    """Fisher information of a stage's backbone, to be estimated on so many batches."""
+    """Fisher information of a stage's backbone, to be estimated on a number of batches."""
 
     artifact: Artifact
     stage: PlannedStage
@@ -114,11 +114,12 @@ class PlannedMeasurement:
 
     Attributes:
       artifact: its folder and key.
-      arm: the arm that this plan measures it for; others may share it.
-      target: its fields in the config.
+      arm: the first arm that needs it; others may share it.
+      target: config of the target.
       name: of the target in results and report.
       set: the data set it is measured on.
-      fraction, seed: of the labels, and of their draw or of fine-tuning.
+      fraction: share of the labels.
+      seed: of the draw of the labels, and of fine-tuning.
       start: the backbone.
     """
 
@@ -146,7 +147,7 @@ Piece = PlannedStage | PlannedFisher | PlannedMeasurement
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedArm:
-    """An arm: what it trains, what its backbone is at the end, and how that is measured."""
+    """An arm: its stages, the backbone at the end, and the measurements of that backbone."""
 
     name: str
     stages: tuple[PlannedStage, ...]
@@ -166,7 +167,7 @@ class Plan:
     arms: tuple[PlannedArm, ...]
 
     def pieces(self) -> list[Piece]:
-        """Every piece of work once, each after those that it needs."""
+        """All pieces of work, each once and after those that it needs."""
         found: dict[str, Piece] = {}
         for arm in self.arms:
             for piece in (*arm.stages, *arm.fishers, *arm.measurements):

@@ -1,7 +1,7 @@
-"""The plan of a run: every piece of work, what it needs, how long it takes, and the key by which it is found.
+"""The plan of a run: every piece of work, what it needs, how long it takes, and its key.
 
-`make_plan` resolves a config once, before anything runs. While it does so it judges everything that can be judged, so
-that what it returns can be done.
+`make_plan` reads the whole config once, before anything runs. It also checks all that can be checked, so that the plan
+can be carried out.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import data, distill, seeds, weights
 from aiseeme_jax.curriculum import checks, teachers
 from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms
-from aiseeme_jax.curriculum.datasets import DataSets, Sets, set_of, sets_of
+from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, list_sets
 from aiseeme_jax.curriculum.pieces import (
     Plan,
     PlannedArm,
@@ -32,35 +32,34 @@ from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
 
-# Raised when a change of the code changes what a piece of work comes to.
+# Increase one of these when a change of the code changes the results of such pieces of work.
 STAGE_VERSION, FISHER_VERSION, MEASUREMENT_VERSION = 1, 1, 1
-# Fisher information is estimated on at most so many batches, unless the stage says how many.
+# Fisher information is estimated on at most so many batches, unless the stage sets their number.
 FISHER_BATCHES = 100
-# Fields of a target that say which measurements there are, and nothing about any one of them.
+# Fields of a target that say which measurements are made. They do not belong to the key of a measurement.
 COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
-# Fields of a stage that its weights do not depend on as they stand: what they mean has its own place in the key.
+# Fields of a stage that are not in its key as they are. What they mean is there, under names of its own.
 RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for")
 
 
 def make_plan(config: ConfigDict, datasets: DataSets) -> Plan:
-    """Resolves a config, and judges all of it.
+    """Makes the plan of a config, and checks all of it.
 
     Args:
-      datasets: the data sets of the run, which are opened here.
+      datasets: the data sets of the run. They are opened here.
 
-    Raises UserError that names the part of the config that cannot be done; MissingFile for weights or a data set that
-    are not there.
+    Raises UserError that names the wrong part of the config, MissingFile for missing weights or a missing data set.
     """
     return _Planner(config, datasets).make()
 
 
 class _Planner:
-    """Makes the plan of one config; what arms have in common is planned once."""
+    """Makes the plan of one config."""
 
     def __init__(self, config: ConfigDict, datasets: DataSets):
         self.config, self.datasets = config, datasets
         self.model = keys.to_json(config.model)
-        self.judged: set[str] = set()
+        self.checked: set[str] = set()
 
     def make(self) -> Plan:
         checks.check_run(self.config)
@@ -75,7 +74,7 @@ class _Planner:
     def open_start(self, init: str) -> RandomWeights | WeightsFile:
         if init == SCRATCH:
             return RandomWeights(self.config.seed)
-        # Loaded once to see that it fits.
+        # Loaded once to check that it fits.
         weights.starting_backbone(self.config.model, init, self.config.seed)
         return WeightsFile(init, keys.hash_file(weights.find_backbone(Path(init))))
 
@@ -93,7 +92,7 @@ class _Planner:
         before: Start = start
         for position, fields in arm.stages:
             place = teachers.StagePosition(position, arm.tasks, arm.init, arm.single)
-            with checks.naming(f"{arm.field}[{position}] ({fields.task})"):
+            with checks.name_in_errors(f"{arm.field}[{position}] ({fields.task})"):
                 before = stages[position] = self.plan_stage(arm, place, fields, before, stages, start)
         return stages
 
@@ -106,13 +105,13 @@ class _Planner:
         earlier: Mapping[int, PlannedStage],
         start: RandomWeights | WeightsFile,
     ) -> PlannedStage:
-        sets = sets_of(self.config, fields)
+        sets = list_sets(self.config, fields)
         split = self.datasets.pretraining(sets)
-        self.judge_once(arm, place, fields, split, sets)
+        self.check_stage_once(arm, place, fields, split, sets)
         terms, named = teachers.resolve_terms(fields, place)
         found = {label: self.find_teacher(teacher, earlier, start) for label, teacher in named.items()}
         fishers = {
-            label: _fisher_of(teacher) for label, teacher in found.items() if teachers.needs_fisher(terms, label)
+            label: _find_fisher(teacher) for label, teacher in found.items() if teachers.needs_fisher(terms, label)
         }
         seed = seeds.of_stage(self.config.seed, place.position, fields.seed)
         steps = self.count_steps(arm, fields, len(split))
@@ -128,7 +127,7 @@ class _Planner:
             "distill": [_term_content(term, found) for term in terms],
             "fishers": {label: _fisher_content(fisher) for label, fisher in fishers.items()},
         }
-        artifact = Artifact(artifacts.STAGES, teachers.stage_label(place.position, fields.task), keys.to_json(content))
+        artifact = Artifact(artifacts.STAGES, teachers.label_stage(place.position, fields.task), keys.to_json(content))
         return PlannedStage(
             artifact=artifact,
             arm=arm.name,
@@ -145,16 +144,16 @@ class _Planner:
             fishers=fishers,
         )
 
-    def judge_once(
+    def check_stage_once(
         self, arm: Arm, place: teachers.StagePosition, fields: ConfigDict, split: data.Split, sets: Sets
     ) -> None:
-        """Judges a stage, unless its like was judged: another arm has the same stage at the same place."""
+        """Checks a stage, unless another arm has the same stage at the same place."""
         alike = keys.make_key({"fields": fields, "place": dataclasses.asdict(place), "sets": sets})
-        if alike not in self.judged:
+        if alike not in self.checked:
             checks.check_stage(self.config, fields, place, split)
             for target in self.config.targets:
-                self.datasets.warn_of_shared_groups(sets, set_of(self.config, target))
-            self.judged.add(alike)
+                self.datasets.warn_of_shared_groups(sets, find_set(self.config, target))
+            self.checked.add(alike)
 
     def find_teacher(
         self, teacher: int | str, earlier: Mapping[int, PlannedStage], start: RandomWeights | WeightsFile
@@ -166,18 +165,18 @@ class _Planner:
         return WeightsFile(teacher, keys.hash_file(weights.find_backbone(Path(teacher))))
 
     def count_steps(self, arm: Arm, fields: ConfigDict, images: int) -> int:
-        """Steps of a stage: its own, or those in which it shows as many images as the whole curriculum does."""
+        """Number of steps of a stage: its own, or so many that it shows as many images as the whole curriculum."""
         if not arm.total_budget:
-            return _steps_of(fields, images)
-        return round(sum(map(self.images_shown, self.config.stages)) / fields.batch_size)
+            return _count_steps(fields, images)
+        return round(sum(map(self.count_images_shown, self.config.stages)) / fields.batch_size)
 
-    def images_shown(self, fields: ConfigDict) -> int:
-        split = self.datasets.pretraining(sets_of(self.config, fields))
-        return _steps_of(fields, len(split)) * fields.batch_size
+    def count_images_shown(self, fields: ConfigDict) -> int:
+        split = self.datasets.pretraining(list_sets(self.config, fields))
+        return _count_steps(fields, len(split)) * fields.batch_size
 
     @functools.cache  # noqa: B019 - one object makes one plan
     def describe_sets(self, sets: Sets) -> list[dict[str, Any]]:
-        """What tells the images of a stage from others; pixels count by the name and the version of their data set."""
+        """Identifies the images of a stage. Pixels are identified by the name and the version of their data set."""
         if len(sets) == 1:
             return [{"name": sets[0][0], **self.datasets.pretraining(sets).fingerprint()}]
         return [{"share": share, **self.describe_sets(((name, 1.0),))[0]} for name, share in sets]
@@ -187,10 +186,10 @@ class _Planner:
     def check_targets(self) -> None:
         names = [self.name_target(target) for target in self.config.targets]
         for position, (target, name) in enumerate(zip(self.config.targets, names, strict=True)):
-            with checks.naming(f"targets[{position}] ({target.protocol})"):
+            with checks.name_in_errors(f"targets[{position}] ({target.protocol})"):
                 protocols.find_protocol(target.protocol)
                 checks.check_made_for(target, "protocol", "target")
-                splits = self.datasets.target(set_of(self.config, target))
+                splits = self.datasets.target(find_set(self.config, target))
                 data.check_model(splits["train"], self.config.model)
                 checks.check_views(self.config.model, target, splits["train"])
                 protocols.check_target(target, splits["train"])
@@ -198,8 +197,8 @@ class _Planner:
                 raise UserError(
                     f"targets[{position}]: a second target '{name}'; there can be one of each protocol and data set"
                 )
-        for name in dict.fromkeys(set_of(self.config, target) for target in self.config.targets):
-            with checks.naming("targets"):
+        for name in dict.fromkeys(find_set(self.config, target) for target in self.config.targets):
+            with checks.name_in_errors("targets"):
                 protocols.check_labels(self.datasets.target(name))
 
     def name_target(self, target: ConfigDict) -> str:
@@ -215,9 +214,9 @@ class _Planner:
         self, arm: str, target: ConfigDict, fraction: float, seed: int, backbone: Start
     ) -> PlannedMeasurement:
         if isinstance(backbone, RandomWeights) and target.protocol == "finetune":
-            # Without pretraining, another seed is another start as well.
+            # Without pretraining, each seed also has random weights of its own.
             backbone = RandomWeights(seed)
-        name = set_of(self.config, target)
+        name = find_set(self.config, target)
         content = {
             "version": MEASUREMENT_VERSION,
             "model": self.model,
@@ -242,29 +241,29 @@ class _Planner:
 
 
 def _term_content(term: distill.Term, found: Mapping[str, Start]) -> dict[str, Any]:
-    """A term with its teachers by what they are; its own name and theirs are for readers alone."""
+    """The part of a key for a term. Its teachers are identified by their content; names do not matter."""
     fields = {name: value for name, value in dataclasses.asdict(term).items() if name != "name"}
     return {**fields, "teachers": [found[label].content() for label in term.teachers]}
 
 
-def _steps_of(fields: ConfigDict, images: int) -> int:
+def _count_steps(fields: ConfigDict, images: int) -> int:
     per_epoch = data.steps_per_epoch(images, fields.batch_size)
     return optimizers.steps_of(fields.duration, steps_per_epoch=per_epoch, batch_size=fields.batch_size)
 
 
-def _fisher_of(teacher: Start) -> "PlannedFisher | WeightsFile":
+def _find_fisher(teacher: Start) -> "PlannedFisher | WeightsFile":
     return _plan_fisher(teacher) if isinstance(teacher, PlannedStage) else teacher
 
 
 def _plan_fisher(stage: PlannedStage) -> PlannedFisher:
-    """The Fisher information of a stage, on as many batches as it says, or on an epoch, at most FISHER_BATCHES."""
+    """Plans the Fisher information of a stage, on its `fisher_batches`, or on an epoch of at most FISHER_BATCHES."""
     batches = stage.fields.fisher_batches or min(FISHER_BATCHES, stage.steps_per_epoch)
     content = {"version": FISHER_VERSION, "stage": stage.artifact.key, "batches": batches}
     return PlannedFisher(Artifact(artifacts.FISHER, stage.artifact.label, content), stage, batches)
 
 
 def _fisher_content(fisher: "PlannedFisher | WeightsFile") -> dict[str, Any]:
-    """Of a file, Fisher information lies beside the weights and counts by its own content."""
+    """The part of a key for Fisher information. In a file it lies beside the weights, and its own content counts."""
     if isinstance(fisher, PlannedFisher):
         return {"fisher": fisher.artifact.key}
     return {"file": keys.hash_file(weights.find_fisher(Path(fisher.path)))}

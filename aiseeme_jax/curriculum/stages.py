@@ -1,4 +1,4 @@
-"""One stage trained, and the Fisher information of its backbone estimated."""
+"""Trains a stage, and estimates the Fisher information of its backbone."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PreparedStage:
-    """A stage before its first step: its task with distillation attached, its teachers, and its batches."""
+    """A stage before its first step: the task with its distillation, the teachers, and the batches."""
 
     task: pretext.Task
     teachers: teachers.LoadedTeachers
@@ -35,9 +35,9 @@ class PreparedStage:
 
 @step.transient_programs()
 def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[str, Any]:
-    """Trains a stage to its end, from its newest checkpoint if there is one, and leaves its backbone.
+    """Trains a stage to its end, from its newest checkpoint if there is one, and saves its backbone.
 
-    Returns what its record says.
+    Returns the record.
     """
     prepared = prepare_stage(stage, context)
     split = prepared.split
@@ -52,8 +52,8 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
     result = loop.fit(
         prepared.task,
         prepared.batches,
-        recipe_of(stage, context),
-        folder_of(stage, context, directory, split),
+        make_recipe(stage, context),
+        make_folder(stage, context, directory, split),
         frozen=prepared.frozen,
         callbacks=callbacks,
     )
@@ -67,7 +67,7 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
 
 
 def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
-    """Makes the task of a stage around the backbone it starts from, and loads its teachers."""
+    """Makes the task of a stage around the backbone that it starts from, and loads its teachers."""
     split = context.datasets.pretraining(stage.sets)
     dtype = context.model.dtype
     task = make_stage_task(stage.fields, context.load_start(stage.start), len(split), dtype=dtype, seed=stage.seed)
@@ -79,7 +79,7 @@ def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
 
 
 def load_teachers(stage: PlannedStage, context: Context) -> teachers.LoadedTeachers:
-    """Reads the teachers of a stage, and their Fisher information where a term needs it."""
+    """Loads the teachers of a stage, and their Fisher information if a term needs it."""
     backbones = {label: _load_teacher(teacher, stage, context) for label, teacher in stage.teachers.items()}
     fishers = {}
     for label, fisher in stage.fishers.items():
@@ -97,8 +97,8 @@ def _load_teacher(teacher: Start, stage: PlannedStage, context: Context) -> nnx.
     return context.load_start(teacher)
 
 
-def recipe_of(stage: PlannedStage, context: Context) -> loop.Recipe:
-    """How a stage is trained."""
+def make_recipe(stage: PlannedStage, context: Context) -> loop.Recipe:
+    """Says how a stage is trained."""
     return loop.Recipe(
         FrozenConfigDict(stage.fields),
         total_steps=stage.total_steps,
@@ -108,8 +108,8 @@ def recipe_of(stage: PlannedStage, context: Context) -> loop.Recipe:
     )
 
 
-def folder_of(stage: PlannedStage, context: Context, directory: Path, split: data.Split) -> loop.Folder:
-    """Where a stage is trained, and how often it turns to the host."""
+def make_folder(stage: PlannedStage, context: Context, directory: Path, split: data.Split) -> loop.Folder:
+    """Says where a stage is trained, and how often it logs and saves."""
     runtime = context.runtime
     return loop.Folder(
         directory,
@@ -121,7 +121,7 @@ def folder_of(stage: PlannedStage, context: Context, directory: Path, split: dat
 
 
 def make_batches(stage: PlannedStage, context: Context, split: data.Split) -> data.Batches:
-    """The batches of a stage, in its order."""
+    """Makes the batches of a stage, in its order."""
     runtime = context.runtime
     return data.Batches(
         split,
@@ -134,19 +134,19 @@ def make_batches(stage: PlannedStage, context: Context, split: data.Split) -> da
 
 @step.transient_programs()
 def estimate_fisher(fisher: PlannedFisher, context: Context, directory: Path) -> dict[str, Any]:
-    """Estimates the Fisher information of a finished stage, on the batches that would have followed its last step.
+    """Estimates the Fisher information of a finished stage, on the batches that would follow its last step.
 
-    Heads and state are those of the stage's last checkpoint, the backbone is the one that it handed over.
+    Heads and state come from the stage's last checkpoint. The backbone is the one that the stage left.
 
-    Raises UserError if that checkpoint is not there any more.
+    Returns the record. Raises UserError if that checkpoint does not exist any more.
     """
     stage = fisher.stage
     prepared = prepare_stage(stage, context)
     trained = context.store.directory(stage.artifact)
-    recipe, folder = recipe_of(stage, context), folder_of(stage, context, trained, prepared.split)
+    recipe, folder = make_recipe(stage, context), make_folder(stage, context, trained, prepared.split)
     task = loop.restore_trained(prepared.task, recipe, folder, frozen=prepared.frozen)
     nnx.update(task.backbone, nnx.state(context.load_stage(stage)))
     batches = itertools.islice(prepared.batches(stage.total_steps), fisher.batches)
     found = distill.estimate_fisher(task, batches, jax.random.key(seeds.derive(stage.seed, "fisher")))
     weights.save_fisher(directory, found, task.backbone)
-    return {"task": stage.fields.task, "batches": fisher.batches, "fisher_of": context.hash_of(stage)}
+    return {"task": stage.fields.task, "batches": fisher.batches, "fisher_of": context.read_hash(stage)}

@@ -1,8 +1,8 @@
-"""Who teaches a stage: what the names in its distillation mean, and whether the teachers fit.
+"""The teachers of a stage: what the names in its distillation mean, and whether the teachers fit.
 
 A teacher is 'previous' (the backbone that the stage starts from), an earlier stage of the curriculum by its position or
-by its task, or a file: a workdir, a stage's folder, weights with torchvision's names. An arm that trains one task alone
-has no earlier stages, and random weights teach nothing: such teachers are left out, and a term without a teacher too.
+by its task, or a file: a workdir, a stage's folder, weights with torchvision's names. An arm of a single task has no
+earlier stages, and random weights teach nothing. Such teachers are left out, and so is a term without a teacher.
 """
 
 import dataclasses
@@ -17,23 +17,23 @@ from aiseeme_jax import distill, pretext, weights
 from aiseeme_jax.curriculum.arms import SCRATCH
 from aiseeme_jax.errors import MissingFile, UserError
 
-# The name of the weights that a run starts from, where they are not random.
+# The name of the weights that a run starts from, if they are not random.
 INIT = "init"
 
 
-def stage_label(position: int, task: str) -> str:
-    """A stage as folders, the log and records call it: '00-rotation'."""
+def label_stage(position: int, task: str) -> str:
+    """The label of a stage in folders, log and records: '00-rotation'."""
     return f"{position:02d}-{task}"
 
 
 @dataclasses.dataclass(frozen=True)
 class StagePosition:
-    """Where a stage stands in its curriculum.
+    """The place of a stage in its curriculum.
 
     Attributes:
       position: counted from 0.
       tasks: of all stages of the curriculum.
-      init: what the curriculum starts from, as `config.init`.
+      init: the weights that the curriculum starts from, as in `config.init`.
       single: whether its arm trains no other stage.
     """
 
@@ -43,9 +43,9 @@ class StagePosition:
     single: bool = False
 
     def find_teacher(self, name: str | int) -> int | str | None:
-        """What a name in `distill.teachers` means: the position of an earlier stage, INIT, a path, or None for nobody.
+        """What a name in `distill.teachers` means: position of an earlier stage, INIT, a path, or None for no teacher.
 
-        Raises UserError for a stage that does not come earlier, or a task that names none or several that do.
+        Raises UserError if the stage is not an earlier one, or if no earlier stage or several have the task.
         """
         if name == "previous":
             if self.position and not self.single:
@@ -64,12 +64,12 @@ class StagePosition:
         return None if self.single else found[0]
 
     def label(self, teacher: int | str) -> str:
-        """A teacher as the log and the records call it."""
-        return stage_label(teacher, self.tasks[teacher]) if isinstance(teacher, int) else teacher
+        """The label of a teacher in log and records."""
+        return label_stage(teacher, self.tasks[teacher]) if isinstance(teacher, int) else teacher
 
 
 def resolve_terms(stage: ConfigDict, place: StagePosition) -> tuple[tuple[distill.Term, ...], dict[str, int | str]]:
-    """The terms of a stage that have a teacher, with teachers by their labels; and what each label stands for."""
+    """The terms of a stage that have a teacher, with the labels of their teachers; and the teacher of each label."""
     terms, teachers = [], {}
     for term in distill.read_terms(stage.distill):
         found = [teacher for teacher in map(place.find_teacher, term.teachers) if teacher is not None]
@@ -94,8 +94,9 @@ class LoadedTeachers:
     fishers: dict[str, nnx.Module]
 
     def average_with(self, backbone: nnx.Module) -> tuple[nnx.Module, dict[str, Any]]:
-        """What a stage hands over in place of its trained backbone where it has terms of kind 'weight_average', and
-        what its record says of that.
+        """Averages a trained backbone with its teachers, if there are terms of kind 'weight_average'.
+
+        Returns the backbone that the stage leaves, and what its record says about it.
         """
         record: dict[str, Any] = {}
         for term in self.terms:
@@ -109,12 +110,12 @@ class LoadedTeachers:
 
 
 def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, student: nnx.Module) -> None:
-    """Judges the distillation of a stage before anything is trained.
+    """Checks the distillation of a stage before anything is trained.
 
     Args:
       student: a backbone of `config.model`; its weights do not matter.
 
-    Raises UserError that names the field, MissingFile for a teacher's file that is not there.
+    Raises UserError that names the field, MissingFile for a missing file of a teacher.
     """
     if stage.fisher_batches < 0:
         raise UserError(f"fisher_batches is {stage.fisher_batches}; it must be at least 0 (0 is derived)")
@@ -123,7 +124,7 @@ def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, 
         if term.kind == "ewc" and not teachers:
             raise UserError(
                 "distill.kind 'ewc' needs the Fisher information of an earlier stage, "
-                "and this one starts from random weights; leave it to a later stage"
+                "and this one starts from random weights; use it in a later stage"
             )
         backbones: dict[str, nnx.Module] = {}
         for teacher in teachers:
@@ -133,7 +134,7 @@ def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, 
 
 
 def _load_outside(model: Mapping[str, Any], term: distill.Term, teacher: str, init: str) -> nnx.Module:
-    """A teacher that lies outside the run; its Fisher information is looked for where the term needs it."""
+    """Loads a teacher from outside the run, and checks that its Fisher information exists if the term needs it."""
     path = Path(init if teacher == INIT else teacher)
     try:
         backbone = load_file(model, path, is_init=teacher == INIT)
@@ -145,5 +146,5 @@ def _load_outside(model: Mapping[str, Any], term: distill.Term, teacher: str, in
 
 
 def load_file(model: Mapping[str, Any], path: Path, *, is_init: bool) -> nnx.Module:
-    """A teacher from a file: the start of the run as the model of the run, another as its file describes itself."""
+    """Loads a teacher from a file. The start of a run has the model of the run, others the model of their file."""
     return weights.starting_backbone(model, str(path), 0) if is_init else weights.any_backbone(path, model)

@@ -94,7 +94,7 @@ def save_predictions(directory: Path, predictions: Predictions) -> None:
         probs=np.asarray(predictions.probs, np.float32),
         **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
     )
-    with files.replaced(directory / PREDICTIONS) as beside:
+    with files.write_whole(directory / PREDICTIONS) as beside:
         beside.write_bytes(buffer.getvalue())
 
 

@@ -36,10 +36,10 @@ def check_predictions(directory: Path) -> str:
     """Hash of the predictions of a finished measurement, which is compared with that in its record."""
     path = directory / results.PREDICTIONS
     if not path.exists():
-        raise MissingFile(f"{directory} has lost its {results.PREDICTIONS}; {artifacts.remedy(directory)}")
+        raise MissingFile(f"{directory} has lost its {results.PREDICTIONS}; {artifacts.explain_remedy(directory)}")
     found = results.hash_predictions(directory)
     if found != artifacts.read_record(directory)["predictions_sha256"]:
-        raise UserError(f"{path} is damaged, or not the one of its record; {artifacts.remedy(directory)}")
+        raise UserError(f"{path} is damaged, or not the one of its record; {artifacts.explain_remedy(directory)}")
     return found
 
 

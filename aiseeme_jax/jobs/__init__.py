@@ -1,1 +1,1 @@
-"""What a command does, from start to end."""
+"""Jobs: what a command does, from start to end."""

@@ -1,6 +1,6 @@
-"""The jobs `curriculum` and `evaluate`: trains what is not trained, measures what is not measured, and reports.
+"""The jobs `curriculum` and `evaluate`: do the pieces of work that do not exist yet, and write the report.
 
-Of the job `evaluate` the plan has a single arm, the backbone at `config.init`, and nothing to train.
+The plan of the job `evaluate` has a single arm, the backbone at `config.init`, and nothing to train.
 """
 
 import logging
@@ -26,22 +26,22 @@ log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
-    """Does what a config asks for, and writes results.csv and report.html.
+    """Trains and measures what a config asks for, and writes results.csv and report.html.
 
     Args:
-      plan_only: print the plan, and do and write nothing.
+      plan_only: only print the plan. Nothing is done or written.
 
-    Raises UserError if the config cannot be done, MissingFile if a data set or weights are not there.
+    Raises UserError if the config cannot be carried out, MissingFile if a data set or weights are missing.
     """
     artifacts.check_layout(workdir)
     datasets = DataSets(config)
     plan = make_plan(config, datasets)
-    store = Store(workdirs.store_root(workdir, config.runtime.store))
+    store = Store(workdirs.find_store(workdir, config.runtime.store))
     if plan_only:
         print(printing.describe_plan(plan, store))
         return
     workdirs.write_config(workdir, workdirs.to_json_config(config))
-    workdirs.write_plan(workdir, list_artifacts(plan, workdirs.store_name(workdir, config.runtime.store)))
+    workdirs.write_plan(workdir, list_artifacts(plan, workdirs.name_store(config.runtime.store)))
     if all(store.record(piece.artifact) for piece in plan.pieces()):
         log.info("everything exists: nothing to train or measure")
     make = choose_work(Context.of(config, store, datasets))
@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
 
 
 def choose_work(context: Context) -> Callable[[Piece, Path], dict[str, Any]]:
-    """What does the work of a piece in its folder, and returns what its record says."""
+    """Returns the function that does a piece of work in its folder and returns the record."""
     measurer = Measurer(context)
 
     def make(piece: Piece, directory: Path) -> dict[str, Any]:
@@ -69,13 +69,13 @@ def choose_work(context: Context) -> Callable[[Piece, Path], dict[str, Any]]:
 
 
 def is_last_of_an_arm(piece: Piece, plan: Plan) -> bool:
-    """Whether a piece is the last one that an arm lists."""
+    """Whether a piece is the last piece of an arm."""
     last = [(*arm.stages, *arm.fishers, *arm.measurements)[-1:] for arm in plan.arms]
     return any(piece.artifact.key == found[0].artifact.key for found in last if found)
 
 
 def list_artifacts(plan: Plan, store: str) -> workdirs.WorkdirPlan:
-    """The plan as a workdir notes it: arms, and the keys of what each consists of."""
+    """The plan as it is written to a workdir: arms, with the keys of their stages and measurements."""
     arms = tuple(
         workdirs.ArmEntry(
             arm.name,

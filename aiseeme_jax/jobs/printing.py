@@ -1,16 +1,16 @@
-"""The plan of a run in words: what exists, what would be made, and how long that takes where it is known."""
+"""Prints the plan of a run: what exists, what would be made, and how long that takes if it is known."""
 
 from collections.abc import Iterator
 
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage
 from aiseeme_jax.store import artifacts
 from aiseeme_jax.store.artifacts import Store
-from aiseeme_jax.store.claims import holder_of
+from aiseeme_jax.store.claims import find_holder
 from aiseeme_jax.training.display import duration
 
 
 def describe_plan(plan: Plan, store: Store) -> str:
-    """A line for each piece of work, below its arm, and a sum."""
+    """A line for each piece of work, below its arm, and the sums."""
     lines: list[str] = []
     shown: set[str] = set()
     missing: list[Piece] = []
@@ -22,22 +22,24 @@ def describe_plan(plan: Plan, store: Store) -> str:
             if state != "exists" and not shared:
                 missing.append(piece)
             shown.add(piece.artifact.key)
-            lines.append(f"    {piece.artifact.name}: {'shared, see above' if shared else state}{_length(piece)}")
+            lines.append(
+                f"    {piece.artifact.name}: {'shared, see above' if shared else state}{_describe_length(piece)}"
+            )
     return "\n".join([*lines, *_sum_up(missing, plan, store)])
 
 
 def describe_state(piece: Piece, store: Store) -> str:
-    """'exists', 'begun', 'not begun', or who is making it."""
+    """'exists', 'begun', 'not begun', or which process is making it."""
     if store.record(piece.artifact) is not None:
         return "exists"
     directory = store.directory(piece.artifact)
-    holder = holder_of(directory)
+    holder = find_holder(directory)
     if holder is not None:
         return f"{holder} is making it"
     return "begun" if (directory / artifacts.KEY).exists() else "not begun"
 
 
-def _length(piece: Piece) -> str:
+def _describe_length(piece: Piece) -> str:
     if not isinstance(piece, PlannedStage):
         return ""
     shown = piece.total_steps * piece.fields.batch_size
@@ -62,7 +64,7 @@ def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
 
 
 def _estimate(stages: list[PlannedStage], store: Store) -> str:
-    """How long the stages take, from the speed of finished ones of the same task, model and size."""
+    """Estimates how long the stages take, from the speed of finished stages of the same task, model and sizes."""
     speeds = {}
     for folder in store.folders():
         record = artifacts.read_record(folder) or {}

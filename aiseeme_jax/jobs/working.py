@@ -1,4 +1,4 @@
-"""Works through a plan: what exists is not made again, and what another process is making is waited for."""
+"""Works through a plan. It makes only what does not exist, and waits for what another process is making."""
 
 import contextlib
 import logging
@@ -18,25 +18,25 @@ from aiseeme_jax.store.claims import Holder, claim
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at what another process is making.
+# Seconds between two checks of what another process is making.
 LOOK_AGAIN = 2.0
-# What the first process may decide to do next.
+# What a run does next with a piece.
 MAKE, PASS_OVER, WAIT = 0, 1, 2
 
 
 def work_through(
     pieces: Sequence[Piece], store: Store, make: Callable[[Piece, Path], dict[str, Any]]
 ) -> Iterator[Piece]:
-    """Makes every piece that is not finished, after those that it needs, and yields each when it is finished.
+    """Makes every piece that is not finished, and yields each piece when it is finished.
 
-    Of several processes of one run the first decides, and all make the same piece together. Several runs may share a
-    store: a piece that another run is making is left to it, and made here only if that run ends without finishing it.
+    If one run has several processes, the first decides, and all make the same piece together. If several runs share a
+    store, a piece that another run is making is made here only if that run ends without finishing it.
 
     Args:
       pieces: each after those that it needs.
-      make: does the work of a piece in its folder, and returns what its record says.
+      make: does a piece of work in its folder, and returns the record.
 
-    Raises UserError if a finished piece was made from other bits than the present ones of what it needs.
+    Raises UserError if a finished piece was made from other inputs than those that exist now.
     """
     left = list(pieces)
     waiting_for = None
@@ -58,16 +58,16 @@ def work_through(
 def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, Any]]) -> None:
     directory = store.begin(piece.artifact)
     if jax.process_index() == 0:
-        files.sweep(directory)
+        files.delete_leftovers(directory)
     record = make(piece, directory)
     made_from = {name: _identify(needed, store) for name, needed in piece.inputs.items()}
-    # The record last: a piece without it is not finished.
+    # Written last: a piece without a record is not finished.
     store.finish(piece.artifact, {**record, "made_from": made_from})
     _wait_for_all(f"made {piece.artifact.name}")
 
 
 def _agree_on_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitStack) -> tuple[int, int, Holder | None]:
-    """The piece to turn to, what to do with it, and who is making it if somebody else is."""
+    """The place of the next piece, what to do with it, and the process that is making it, if another one is."""
     place, action, holder = _choose_next(left, store, stack) if jax.process_index() == 0 else (0, WAIT, None)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -77,7 +77,7 @@ def _agree_on_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitSt
 
 
 def _choose_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitStack) -> tuple[int, int, Holder | None]:
-    """The first piece that is finished, or that can be made now and that nobody else is making.
+    """Chooses the first piece that is finished, or that can be made now and that no other process is making.
 
     A piece to be made is claimed until `stack` is closed.
     """
@@ -91,7 +91,7 @@ def _choose_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitStac
             continue
         with contextlib.ExitStack() as attempt:
             holder = attempt.enter_context(claim(store.begin(piece.artifact)))
-            # It may have been finished between the first look and the claim.
+            # It may have been finished between the first check and the claim.
             if holder is None and store.record(piece.artifact) is None:
                 stack.push(attempt.pop_all())
                 return place, MAKE, None
@@ -102,32 +102,32 @@ def _choose_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitStac
 
 
 def check_made_from(piece: Piece, store: Store) -> None:
-    """Raises UserError if a finished piece was made from other bits than those that its inputs have now.
+    """Raises UserError if a finished piece was made from other inputs than those that exist now.
 
-    A stage that was removed and trained anew may end with other weights, on another machine, say.
+    That happens if a stage was removed and trained again, and ended with other weights (on another machine, perhaps).
     """
     directory = store.directory(piece.artifact)
     made_from = store.record(piece.artifact)["made_from"]
     for name, needed in piece.inputs.items():
         if store.record(needed.artifact) is None:
-            # It was removed, and is made anew before anything asks for it.
+            # It was removed. It will be made again before anything needs it.
             continue
         now, then = _identify(needed, store), made_from[name]
         if now != then:
             raise UserError(
-                f"{directory} was made from another {name} than {store.directory(needed.artifact)} now holds "
-                f"({then['hash'][:12]} is not {now['hash'][:12]}); {artifacts.remedy(directory)}"
+                f"{directory} was made from another {name} than {store.directory(needed.artifact)} now contains "
+                f"({then['hash'][:12]} is not {now['hash'][:12]}); {artifacts.explain_remedy(directory)}"
             )
 
 
 def _identify(piece: Piece, store: Store) -> dict[str, str]:
-    """A finished piece by its key, and by the hash of what came out of it."""
+    """Identifies a finished piece by its key and by the hash of its result."""
     record = store.record(piece.artifact)
     return {"key": piece.artifact.key, "hash": record.get("backbone_hash") or record["fisher_of"]}
 
 
 def _wait_for_all(name: str) -> None:
-    """Waits until all processes are here: what the first one wrote before, the others find after."""
+    """Waits until all processes are here. Then the others find what the first one has written."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

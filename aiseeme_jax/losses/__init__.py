@@ -1,10 +1,9 @@
-"""Every loss as a plain function of arrays.
+"""Losses, each a plain function of arrays.
 
-Contract: a loss sees the whole batch ("global view": no collectives, no axis names; `jit` over a sharded
-batch gives the same number and the same gradient as one device), takes arrays of any float dtype, computes in
-float32 (float64 stays float64) and returns a float32 scalar: the mean over the batch, in nats. No function
-stops a gradient: what must not learn (keys, targets, teachers) is wrapped in `jax.lax.stop_gradient` by the
-caller. Inputs must be finite.
+A loss gets the whole batch. It has no collectives and no axis names; `jit` over a sharded batch gives the same number
+and the same gradient as one device. It takes arrays of any float dtype, computes in float32 (float64 stays float64) and
+returns a float32 scalar: the mean over the batch, in nats. No loss stops a gradient: the caller wraps what must not
+learn (keys, targets, teachers) in `jax.lax.stop_gradient`. Inputs must be finite.
 """
 
 from aiseeme_jax.losses.classification import (

@@ -1,4 +1,4 @@
-"""What all losses do with arrays: precision, lengths, checks."""
+"""What losses share: precision, normalisation, checks."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,19 @@ _NORM_FLOOR = 1e-12
 
 
 def wide(x) -> Float[Array, "..."]:
-    """The array in float32, or in float64 where it comes so."""
+    """The array in float32, or in float64 if it is float64."""
     x = jnp.asarray(x)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32) if floating else jnp.float32)
 
 
 def matmul(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    """Matrix product in true float32: accelerators otherwise round the factors to 10 or 8 bits."""
+    """Matrix product in full float32. Otherwise accelerators round the factors to 10 or 8 bits."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def normalise(rows: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """Rows of length 1, in float32 or wider; a zero row, which has no direction, stays zero and gets no gradient."""
+    """Scales rows to length 1, in float32 or wider. A zero row has no direction: it stays zero and gets no gradient."""
     rows = wide(rows)
     squared_norm = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.maximum(squared_norm, _NORM_FLOOR**2))
@@ -28,6 +28,7 @@ def normalise(rows: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
 
 
 def check_same_shape(**arrays: Array) -> None:
+    """Raises ValueError unless all arrays have the same shape."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -35,7 +36,7 @@ def check_same_shape(**arrays: Array) -> None:
 
 
 def check_positive(**numbers: float) -> None:
-    """Names a number that is not positive; a traced one (a learned temperature) cannot be checked."""
+    """Raises ValueError for a number that is not positive. A traced one (a learnt temperature) cannot be checked."""
     for name, number in numbers.items():
         if isinstance(number, int | float) and not number > 0:
             raise ValueError(f"{name} is {number}; it must be positive")

@@ -1,4 +1,4 @@
-"""Losses that tell a positive from negatives."""
+"""Losses that distinguish a positive from negatives."""
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,11 @@ def info_nce(
     temperature: float,
     mask: Bool[Array, "batch negatives"] | None = None,
 ) -> Float[Array, ""]:
-    """InfoNCE against a queue or a memory bank; all rows come L2-normalised.
+    """InfoNCE with negatives from a queue or a memory bank. All rows must be L2-normalised.
 
-    mean_i [ logsumexp(q_i·k_i / T, q_i·n_1 / T, …, q_i·n_K / T) - q_i·k_i / T ], not negative. `negatives`
-    [K, D] are shared by all queries, [N, K, D] are each query's own; `mask` is False where one does not count
-    for a query, such as its own entry in a bank. Source: He et al., CVPR 2020 (arXiv
+    mean_i [ logsumexp(q_i·k_i / T, q_i·n_1 / T, …, q_i·n_K / T) - q_i·k_i / T ], not negative. `negatives` [K, D] are
+    shared by all queries; in [N, K, D] each query has its own. `mask` is False where a negative does not count for a
+    query, such as its own entry in a bank. Source: He et al., CVPR 2020 (arXiv
     1911.05722), eq. 1; Wu et al., CVPR 2018 (arXiv 1805.01978), eq. 2.
     """
     check_same_shape(query=query, key=key)
@@ -58,7 +58,7 @@ def info_nce(
 def info_nce_in_batch(
     query: Float[Array, "batch dim"], key: Float[Array, "batch dim"], *, temperature: float
 ) -> Float[Array, ""]:
-    """InfoNCE in which the keys of the other rows are the negatives; all rows come L2-normalised.
+    """InfoNCE with the keys of the other rows as negatives. All rows must be L2-normalised.
 
     mean_i [ logsumexp_j(q_i·k_j / T) - q_i·k_i / T ], not negative.
     Source: Chen et al., ICCV 2021 (arXiv 2104.02057), algorithm 1, without its factor 2 T.
@@ -72,7 +72,7 @@ def info_nce_in_batch(
 def dense_correspondence(
     query: Float[Array, "batch places dim"], key: Float[Array, "batch keyplaces dim"]
 ) -> Int[Array, "batch places"]:
-    """For each place of a query's map the place of its key's map with the most similar (cosine) features.
+    """For each place of a query's map, the place of its key's map with the most similar features (by cosine).
 
     Source: Wang et al., CVPR 2021 (arXiv 2011.09157), eq. 3.
     """
@@ -90,9 +90,9 @@ def dense_info_nce(
     *,
     temperature: float,
 ) -> Float[Array, ""]:
-    """Mean over images and places of `info_nce`, the positive of a place being the one it corresponds to in the key.
+    """Mean of `info_nce` over images and places. The positive of a place is the corresponding place of the key.
 
-    All rows come L2-normalised. Source: Wang et al., CVPR 2021 (arXiv 2011.09157), eq. 2.
+    All rows must be L2-normalised. Source: Wang et al., CVPR 2021 (arXiv 2011.09157), eq. 2.
     """
     dim = query.shape[-1]
     positive = jnp.take_along_axis(key, correspondence[:, :, None], axis=1)

@@ -1,4 +1,4 @@
-"""Losses on two views alone, without negatives."""
+"""Losses on two views, without negatives."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ _VICREG_EPSILON = 1e-4
 def negative_cosine(prediction: Float[Array, "batch dim"], target: Float[Array, "batch dim"]) -> Float[Array, ""]:
     """-mean_i cos(prediction_i, target_i), in [-1, 1]; rows are L2-normalised here.
 
-    Source: Chen & He, CVPR 2021 (arXiv 2011.10566), eq. 1. The squared distance of BYOL (eq. 2) is 2 + 2 ·
-    this.
+    Source: Chen & He, CVPR 2021 (arXiv 2011.10566), eq. 1. The squared distance of BYOL (eq. 2) is 2 + 2
+    times this.
     """
     check_same_shape(prediction=prediction, target=target)
     return -jnp.mean(jnp.sum(normalise(wide(prediction)) * normalise(wide(target)), axis=-1))
@@ -46,10 +46,10 @@ def vicreg(
 ) -> Float[Array, ""]:
     """invariance · mse(z1, z2) + variance · v + covariance · c, not negative; at least two rows.
 
-    v: half of each view's mean over dimensions of max(0, 1 - sqrt(Var + 1e-4)); c: the squared off-diagonal
-    elements of each view's covariance matrix, summed, over dim. Variances and covariances are unbiased (N -
-    1). Source: Bardes et al., ICLR 2022 (arXiv 2105.04906), eqs. 1 to 6; the invariance term is the mean over
-    rows and dimensions, as in their algorithm 1.
+    v: for each view half of the mean over dimensions of max(0, 1 - sqrt(Var + 1e-4)), summed over both views.
+    c: the sum of the squared off-diagonal elements of each view's covariance matrix, divided by dim, summed over both
+    views. Variances and covariances are unbiased (N - 1). Source: Bardes et al., ICLR 2022 (arXiv 2105.04906), eqs. 1
+    to 6; the invariance term is the mean over rows and dimensions, as in their algorithm 1.
     """
     check_same_shape(z1=z1, z2=z2)
     if z1.shape[0] < 2:
@@ -69,5 +69,5 @@ def _standardise(rows: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
 
 
 def _off_diagonal_energy(matrix: Float[Array, "dim dim"]) -> Float[Array, ""]:
-    """Sum of the squared off-diagonal elements (masked, not a difference of sums, which would cancel)."""
+    """Sum of the squared off-diagonal elements. Masked, since a difference of sums would lose digits."""
     return jnp.sum(jnp.square(jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)))

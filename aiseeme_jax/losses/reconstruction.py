@@ -1,4 +1,4 @@
-"""Losses on what should equal something, element by element."""
+"""Losses that compare arrays element by element."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -15,8 +15,9 @@ def mse(prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> F
 def masked_mse(
     prediction: Float[Array, "*shape"], target: Float[Array, "*shape"], mask: Bool[Array, "*shape"]
 ) -> Float[Array, ""]:
-    """Mean of the squared differences over the elements where the mask, broadcast to them, is True; 0 if none is.
+    """Mean of the squared differences over the elements where the mask is True; 0 if there is none.
 
+    The mask is broadcast to the shape of the arrays.
     Source: Pathak et al., CVPR 2016 (arXiv 1604.07379), eq. 1, as a mean.
     """
     check_same_shape(prediction=prediction, target=target)

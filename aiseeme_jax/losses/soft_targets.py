@@ -1,4 +1,4 @@
-"""Cross-entropies against distributions, and how such distributions are made."""
+"""Cross-entropies with distributions as targets, and how such distributions are made."""
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,16 @@ def dino(
 ) -> Float[Array, ""]:
     """Mean over images and pairs (teacher's view g, student's view v != g) of the cross-entropy H(P_g, P_v).
 
-    P_g = softmax((teacher_g - centre) / teacher_temperature), P_v = softmax(student_v / student_temperature); view i of
-    the teacher is view i of the student, who has at least two and may have more.
+    P_g = softmax((teacher_g - centre) / teacher_temperature), P_v = softmax(student_v / student_temperature). View i of
+    the teacher is view i of the student. The student has at least two views, and may have more than the teacher.
     Source: Caron et al., ICCV 2021 (arXiv 2104.14294), eq. 3 and algorithm 1.
     """
     check_positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
-    views, seen = student.shape[1], teacher.shape[1]
-    if views < max(seen, 2) or student.shape[::2] != teacher.shape[::2]:
+    views, of_teacher = student.shape[1], teacher.shape[1]
+    if views < max(of_teacher, 2) or student.shape[::2] != teacher.shape[::2]:
         raise ValueError(
             f"the student gives {student.shape}, the teacher {teacher.shape}: images and prototypes must agree, and "
-            "the student see all views of the teacher and at least two"
+            "the student must have all views of the teacher and at least two"
         )
     target = jax.nn.softmax((wide(teacher) - wide(centre)) / teacher_temperature)
     log_p = jax.nn.log_softmax(wide(student) / student_temperature)
@@ -41,14 +41,14 @@ def swapped_prediction(
 ) -> Float[Array, ""]:
     """Mean over images and pairs (code of view g, scores of view v != g) of the cross-entropy H(code_g, P_v).
 
-    P_v = softmax(scores_v / temperature); code i is that of view i, and there are at least two views.
+    P_v = softmax(scores_v / temperature). Code i is the code of view i. There are at least two views.
     Source: Caron et al., NeurIPS 2020 (arXiv 2006.09882), eqs. 1 and 2, over more views as in section 3.2.
     """
     check_positive(temperature=temperature)
     if scores.shape[1] < max(codes.shape[1], 2) or scores.shape[::2] != codes.shape[::2]:
         raise ValueError(
-            f"there are scores {scores.shape} and codes {codes.shape}: images and prototypes must agree, and there be "
-            "a view for each code and at least two"
+            f"there are scores {scores.shape} and codes {codes.shape}: images and prototypes must agree, and "
+            "there must be a view for each code and at least two views"
         )
     return _over_other_views(wide(codes), jax.nn.log_softmax(wide(scores) / temperature))
 
@@ -56,11 +56,11 @@ def swapped_prediction(
 def sinkhorn(
     scores: Float[Array, "batch prototypes"], *, epsilon: float, iterations: int
 ) -> Float[Array, "batch prototypes"]:
-    """Soft assignments: rows sum to 1 and, as iterations grow, columns to batch / prototypes.
+    """Soft assignments. Rows sum to 1, and with more iterations columns approach batch / prototypes.
 
-    Sinkhorn-Knopp on exp(scores / epsilon): each iteration first evens out the prototypes, then normalises
-    the rows. In log space, so no score is too large and no prototype dies of underflow. Source: Caron et al.,
-    NeurIPS 2020 (arXiv 2006.09882), eqs. 3 to 5; Cuturi, NeurIPS 2013.
+    Sinkhorn-Knopp on exp(scores / epsilon): each iteration first equalises the prototypes, then normalises the rows. It
+    runs in log space, so that no score overflows and no prototype underflows.
+    Source: Caron et al., NeurIPS 2020 (arXiv 2006.09882), eqs. 3 to 5; Cuturi, NeurIPS 2013.
     """
     check_positive(epsilon=epsilon)
 
@@ -74,7 +74,7 @@ def sinkhorn(
 def kl_distill(
     student: Float[Array, "batch dim"], teacher: Float[Array, "batch dim"], *, temperature: float
 ) -> Float[Array, ""]:
-    """T^2 · mean_i KL( softmax(teacher_i / T) || softmax(student_i / T) ), not negative, 0 where both agree.
+    """T^2 · mean_i KL( softmax(teacher_i / T) || softmax(student_i / T) ), not negative, 0 if both agree.
 
     The factor T^2 keeps the size of the gradient independent of T.
     Source: Hinton et al., 2015 (arXiv 1503.02531), section 2.
@@ -89,8 +89,8 @@ def kl_distill(
 def _over_other_views(
     wanted: Float[Array, "batch globals k"], log_p: Float[Array, "batch views k"]
 ) -> Float[Array, ""]:
-    """Mean over images and pairs (g, v != g) of -sum_k wanted_g log p_v; view i of one is view i of the other."""
-    seen, views = wanted.shape[1], log_p.shape[1]
+    """Mean over images and pairs (g, v != g) of -sum_k wanted_g log p_v. View i is the same view in both."""
+    targets, views = wanted.shape[1], log_p.shape[1]
     entropy = -jnp.einsum("ngk,nvk->gv", wanted, log_p, precision=jax.lax.Precision.HIGHEST) / len(log_p)
-    other = ~jnp.eye(seen, views, dtype=bool)
-    return jnp.sum(jnp.where(other, entropy, 0)) / (seen * (views - 1))
+    other = ~jnp.eye(targets, views, dtype=bool)
+    return jnp.sum(jnp.where(other, entropy, 0)) / (targets * (views - 1))

@@ -1,4 +1,4 @@
-"""Backbones with named endpoints, by name, and heads. A new backbone is one entry of `BACKBONES`."""
+"""Networks: backbones with named endpoints, and heads. A new backbone is one entry of `BACKBONES`."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ BACKBONES: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
 # Gradients and running averages underflow in float16.
 DTYPES = ("float32", "bfloat16")
 
-# A file that names more was damaged: to build it would take all memory.
+# A file that names more is damaged. To build such a network would take all memory.
 WIDEST, MOST_CHANNELS = 32, 4096
 
 __all__ = ["BACKBONES", "MLP", "Decoder", "ResNet", "ViT", "check_config", "check_size", "make_backbone"]
@@ -42,7 +42,7 @@ def make_backbone(
     dimensions: int = 2,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
-    """A backbone with fresh weights: `backbone(images, train=...)` gives its endpoints.
+    """Makes a backbone with random weights. `backbone(images, train=...)` gives its endpoints.
 
     Args: as `ResNet` and `ViT`.
 
@@ -58,7 +58,7 @@ def make_backbone(
 
 
 def check_config(model: Mapping[str, Any]) -> None:
-    """Judges the model that a file's header names, before anything is built of it.
+    """Checks the model that a file's header names, before it is built.
 
     Raises ValueError, TypeError or KeyError that says what is wrong.
     """
@@ -74,6 +74,6 @@ def check_config(model: Mapping[str, Any]) -> None:
 
 
 def check_size(model: Mapping[str, Any], size: int) -> None:
-    """Raises UserError unless a backbone made of `model` takes views of `size` pixels: a ViT wants whole patches."""
+    """Raises UserError unless a backbone of `model` takes views of `size` pixels: a ViT needs whole patches."""
     if model["name"] in vit.ARCHITECTURES:
         vit.check_side(size, vit.patch_size(model["patch"], model["dimensions"]))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-# What turns logits [..., K] into probabilities, by the kind of labels. Classes exclude each other, findings do not.
+# How logits [..., K] become probabilities, by the kind of labels. An image has one class, but any number of findings.
 PROBABILITIES: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {"class": jax.nn.softmax, "findings": jax.nn.sigmoid}
 )
@@ -19,7 +19,7 @@ class ClassifierNetwork(nnx.Module):
 
     Args:
       backbone: gives pooled features [B, D].
-      head: maps [B, D] to [B, K], such as `linear_head`.
+      head: maps [B, D] to [B, K], as `linear_head` does.
     """
 
     def __init__(self, backbone: nnx.Module, head: nnx.Linear):
@@ -28,11 +28,11 @@ class ClassifierNetwork(nnx.Module):
     def __call__(
         self, images: Float[Array, "b *space c"], *, train: bool
     ) -> tuple[Float[Array, "b k"], Float[Array, "b d"]]:
-        """Logits, and the pooled features they come from, both float32."""
+        """Logits, and the pooled features, both float32."""
         features = self.backbone(images, train=train)["pooled"].astype(jnp.float32)
         return self.head(features), features
 
 
 def linear_head(features: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """A head with small weights: the first steps of fine-tuning then change the backbone's features only a little."""
+    """Makes a head with small weights, so that the first steps of fine-tuning change the backbone only a little."""
     return nnx.Linear(features, outputs, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)

@@ -1,9 +1,9 @@
-"""Convolution and pooling of maps and of volumes, where XLA's own are slow on a CPU.
+"""Convolution and pooling of maps and of volumes, for cases in which XLA's own are slow on a CPU.
 
-XLA's convolution of maps is fast except where the map is smaller than the kernel, as in the last stage of a network on
-small images: there, on a CPU, it is ten to twenty times as slow as a matrix product of the shifted maps. (A ResNet-18
-of half width on 64 pixels spent two thirds of its training step in three such layers.) Its convolution of volumes is
-slow on a CPU throughout; one of maps for each plane of the kernel is not.
+XLA's convolution of maps is fast, unless the map is smaller than the kernel, as in the last stage of a network on small
+images. There, on a CPU, it is ten to twenty times as slow as a matrix product of the shifted maps. (A ResNet-18 of half
+width on 64 pixels spent two thirds of its training step in three such layers.) XLA's convolution of volumes is always
+slow on a CPU. A sum of convolutions of maps, one for each plane of the kernel, is faster.
 """
 
 import itertools
@@ -22,8 +22,8 @@ def make_convolution(
 ) -> nnx.Conv:
     """A convolution layer of maps (`dimensions` 2) or volumes (3) with an odd window of `size` in every direction.
 
-    It is padded so that stride 1 keeps the size, computes in `dtype` with float32 parameters, and has no bias, since a
-    norm follows. Weights as in He et al. (2015), by the fan out.
+    Padding keeps the size if the stride is 1. The layer computes in `dtype` with float32 parameters. It has no bias,
+    since a norm follows. Weights start as in He et al. (2015), by the fan out.
     """
     return nnx.Conv(
         channels,
@@ -47,7 +47,7 @@ def convolve(
     padding: list[tuple[int, int]],
     **options,
 ) -> Float[Array, "b *out f"]:
-    """Stands in for `jax.lax.conv_general_dilated` in `nnx.Conv`: channels last, undilated, ungrouped."""
+    """Replaces `jax.lax.conv_general_dilated` in `nnx.Conv`: channels last, no dilation, no groups."""
     sides = _sides(maps.shape[1:-1], kernel.shape[:-2], strides, padding)
     if all(side < size for side, size in zip(sides, kernel.shape[:-2], strict=True)):
         return _as_product(maps, kernel, strides, padding, sides)
@@ -57,7 +57,7 @@ def convolve(
 
 
 def _sides(space, window, strides, padding) -> list[int]:
-    """Sides of what a window gives that moves over a padded space."""
+    """Sides of the result of a window that moves over a padded space."""
     return [
         (side + sum(pad) - size) // stride + 1
         for side, size, stride, pad in zip(space, window, strides, padding, strict=True)
@@ -71,7 +71,7 @@ def _as_product(
     padding: list[tuple[int, int]],
     sides: list[int],
 ) -> Float[Array, "b *out f"]:
-    """One copy of the maps for each place in the kernel, side by side, times the kernel as a matrix."""
+    """Multiplies shifted copies of the maps, one for each place in the kernel, by the kernel as a matrix."""
     padded = jnp.pad(maps, ((0, 0), *padding, (0, 0)))
     ends = [(side - 1) * stride + 1 for side, stride in zip(sides, strides, strict=True)]
     places = itertools.product(*(range(size) for size in kernel.shape[:-2]))
@@ -89,7 +89,7 @@ def _as_planes(
     padding: list[tuple[int, int]],
     depth: int,
 ) -> Float[Array, "b z y x f"]:
-    """The sum over the planes of the kernel, each a convolution of the planes of the volume that it meets."""
+    """Sums over the planes of the kernel. Each is convolved with the planes of the volume that it meets."""
     padded = jnp.pad(volumes, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
     total = 0.0
     for i, plane in enumerate(kernel):
@@ -100,10 +100,10 @@ def _as_planes(
 
 
 def max_pool(maps: Float[Array, "b *space c"]) -> Float[Array, "b *out c"]:
-    """Largest value of 3x3(x3) pixels, every second one, the border padded by one: the pooling of a ResNet.
+    """The pooling of a ResNet: the largest of 3x3(x3) pixels around every second pixel, with a border of one pixel.
 
-    Of strided slices, because the gradient of XLA's window operation takes ten times as long. Where values tie,
-    they share the gradient.
+    It uses strided slices, because the gradient of XLA's window operation takes ten times as long. Equal values share
+    the gradient.
     """
     low = jnp.finfo(maps.dtype).min
     space = range(1, maps.ndim - 1)

@@ -1,4 +1,4 @@
-"""From the maps of a backbone back to the size of its images. A decoder belongs to its task: it is not handed over."""
+"""Decoders: from the maps of a backbone to the size of its images. They belong to a task, not to the backbone."""
 
 from typing import Any
 
@@ -12,28 +12,29 @@ from aiseeme_jax.models.resnet import Norm
 
 # Endpoints that are maps, the finest first.
 MAPS = ("stem", "stage1", "stage2", "stage3", "stage4")
-# The widest layer, and the narrowest.
+# Channels of the widest layer, and of the narrowest.
 WIDEST, NARROWEST = 256, 8
 
 
 class Decoder(nnx.Module):
-    """Doubles the last map of a backbone until it is as large as the image, a 3x3(x3) convolution after each doubling.
+    """Doubles the last map of a backbone until it is as large as the image, with a convolution after each doubling.
 
-    Every convolution is followed by batch normalisation and ReLU, the last by a linear layer on each pixel. Layers
-    have half the backbone's features, at most 256, then half of that with each doubling, at least 8.
+    Each convolution is 3x3(x3). Batch normalisation and ReLU follow it. A linear layer on each pixel comes last. The
+    first layer has half the backbone's features, at most 256. Each further layer has half as many as the one before, at
+    least 8.
 
     Args:
-      backbone: of images or volumes; what it gives says how many doublings there are. Any sizes of maps will do.
+      backbone: of images or volumes. The sizes of its maps decide how many doublings there are. Any sizes are possible.
       size: side of its (square, cubic) images in pixels.
       out: channels of the result.
       dimensions: 2 for images, 3 for volumes.
-      skips: lay the backbone's finer maps beside the doubled ones (Ronneberger et al. 2015, U-Net); of several of one
-        size the last. Without, all that is restored has gone through the last map.
-      stride: side of the image over that of the result.
-      dtype: of the convolutions; the result is float32.
+      skips: concatenate the backbone's finer maps with the doubled ones (Ronneberger et al. 2015, U-Net). If several
+        maps have the same size, the last is used. Without skips, the last map is the only input.
+      stride: side of the image divided by that of the result.
+      dtype: of the convolutions. The result is float32.
 
     Attributes:
-      side: of the result: `size` over `stride`, rounded up, or that of the last map if that is larger.
+      side: of the result: `size` / `stride`, rounded up, or the side of the last map if that is larger.
     """
 
     def __init__(
@@ -71,14 +72,14 @@ class Decoder(nnx.Module):
         """The result for the endpoints of a batch: [B, H, W, out], or of volumes [B, D, H, W, out]."""
         x = endpoints[self.start]
         for (side, skip), convolution, norm in zip(self.steps, self.convolutions, self.norms, strict=True):
-            x = _enlarged(x, side)
+            x = _enlarge(x, side)
             x = x if skip is None else jnp.concatenate([x, endpoints[skip].astype(x.dtype)], axis=-1)
             x = jax.nn.relu(norm(convolution(x), train=train))
         return self.head(x.astype(jnp.float32))
 
 
 def _map_shapes(backbone: nnx.Module, space: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Shape of each map of the backbone, without the batch; computes nothing."""
+    """Shape of each map of the backbone, without the batch axis. Nothing is computed."""
     graph, state = nnx.split(backbone)
     images = jax.ShapeDtypeStruct((1, *space, backbone.channels), jnp.float32)
     run = lambda state, x: nnx.merge(graph, state)(x, train=False)  # noqa: E731
@@ -86,8 +87,8 @@ def _map_shapes(backbone: nnx.Module, space: tuple[int, ...]) -> dict[str, tuple
     return {name: endpoints[name].shape[1:] for name in MAPS if name in endpoints}
 
 
-def _enlarged(maps: Float[Array, "b *space c"], side: int) -> Float[Array, "b *larger c"]:
-    """Every pixel repeated, the overhang cut off."""
+def _enlarge(maps: Float[Array, "b *space c"], side: int) -> Float[Array, "b *larger c"]:
+    """Repeats every pixel, and cuts off what is too much."""
     for axis in range(1, maps.ndim - 1):
         times = -(-side // maps.shape[axis])
         maps = jax.lax.slice_in_dim(jnp.repeat(maps, times, axis=axis), 0, side, axis=axis)

@@ -12,7 +12,7 @@ from aiseeme_jax.models.resnet import Norm
 
 
 class MLP(nnx.Module):
-    """Linear layers with ReLU, or another activation, between them; no hidden layer makes it a plain linear map.
+    """Linear layers with ReLU, or another activation, between them. Without hidden layers it is a linear map.
 
     Args:
       features: D, length of the input.
@@ -21,11 +21,11 @@ class MLP(nnx.Module):
       norm: batch normalisation in the hidden layers, before the activation.
       final_norm: batch normalisation of the output.
       final_affine: scale and shift in that normalisation.
-      final_bias: of the last linear layer, if no norm follows it.
+      final_bias: bias of the last linear layer, if no norm follows it.
       activation: after each hidden layer.
-      dtype: of the products; the output is float32.
+      dtype: of the products. The output is float32.
 
-    A linear layer carries a bias unless a norm follows, which would take it out again.
+    A linear layer has a bias, unless a norm follows, which would remove it.
     """
 
     def __init__(
@@ -42,26 +42,17 @@ class MLP(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        widths = [features, *hidden, out]
-        normed = [norm] * len(hidden) + [final_norm]
-        biased = [not norm] * len(hidden) + [final_bias and not final_norm]
-        self.layers = nnx.List(
-            nnx.Linear(
-                widths[i],
-                widths[i + 1],
-                use_bias=biased[i],
-                dtype=jnp.dtype(dtype),
-                param_dtype=jnp.float32,
-                kernel_init=nnx.initializers.he_normal() if i < len(hidden) else nnx.initializers.lecun_normal(),
-                rngs=rngs,
-            )
-            for i in range(len(normed))
-        )
-        self.norms = nnx.List(
-            Norm(widths[i + 1], affine=final_affine or i < len(hidden), careful=True, rngs=rngs) if normed[i] else None
-            for i in range(len(normed))
-        )
-        self.activation = activation
+        kind = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.float32, "rngs": rngs}
+        he, lecun = nnx.initializers.he_normal(), nnx.initializers.lecun_normal()
+        *inputs, last = (features, *hidden)
+        layers = [
+            nnx.Linear(width, next_width, use_bias=not norm, kernel_init=he, **kind)
+            for width, next_width in zip(inputs, hidden, strict=True)
+        ]
+        layers.append(nnx.Linear(last, out, use_bias=final_bias and not final_norm, kernel_init=lecun, **kind))
+        norms = [Norm(width, careful=True, rngs=rngs) if norm else None for width in hidden]
+        norms.append(Norm(out, affine=final_affine, careful=True, rngs=rngs) if final_norm else None)
+        self.layers, self.norms, self.activation = nnx.List(layers), nnx.List(norms), activation
 
     def __call__(self, x: Float[Array, "b d"], *, train: bool) -> Float[Array, "b k"]:
         last = len(self.layers) - 1
@@ -73,7 +64,7 @@ class MLP(nnx.Module):
 
 
 def drop(key: PRNGKeyArray, x: Float[Array, "*shape"], share: float) -> Float[Array, "*shape"]:
-    """Dropout: sets a random `share` of the values to 0 and divides the others by 1 - share."""
+    """Dropout: sets a random `share` of the values to 0, and divides the others by 1 - share."""
     if not share:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - share, x.shape), x / (1 - share), 0.0)

@@ -1,9 +1,9 @@
 """Residual networks (He et al. 2016) of images and volumes, with named endpoints, in the arithmetic of torchvision.
 
-"v1.5": the 3x3 convolution of a bottleneck carries the stride. Padding is explicit, so weights move to and
-from PyTorch without a shift by half a pixel. In three dimensions every window is a cube. Parameters and
-statistics are float32; convolutions compute in the given dtype; the pooled features are float32. `train` is an
-argument of the call, not a mode of the module.
+This is "v1.5": the 3x3 convolution of a bottleneck has the stride. Padding is explicit, so that weights of PyTorch fit
+without a shift by half a pixel. In three dimensions every window is a cube. Parameters and statistics are float32,
+convolutions compute in the given dtype, and the pooled features are float32. `train` is an argument of the call, not a
+mode of the module.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ ARCHITECTURES = {
 }
 STEMS = ("standard", "small")
 STAGE_CHANNELS = (64, 128, 256, 512)
-# A bottleneck gives four times the channels it computes in.
+# A bottleneck has four times as many output channels as inner channels.
 EXPANSION = 4
 
 Map = Float[Array, "b *space c"]
@@ -39,8 +39,8 @@ class Norm(nnx.BatchNorm):
       channels: of the input.
       zero: whether its scale starts at zero.
       affine: whether it has a scale and a shift.
-      careful: takes the variance in two passes. In one, as E[x²] - E[x]², a mean of a few hundred standard deviations
-        leaves no digit of it, and the output of a head that is about to collapse comes to that.
+      careful: computes the variance in two passes. In one pass, as E[x²] - E[x]², no digit of it is left if the mean is
+        a few hundred standard deviations. The output of a head that is about to collapse can be like that.
     """
 
     def __init__(
@@ -107,12 +107,12 @@ class ResNet(nnx.Module):
     Args:
       architecture: name in `ARCHITECTURES`.
       width: factor on the channels of every layer, rounded to multiples of 8.
-      stem: 'standard' (7x7 stride 2, 3x3 max pooling stride 2) or 'small' (3x3 stride 1, no pooling; for
-        small images).
+      stem: 'standard' (7x7 stride 2, 3x3 max pooling stride 2), or 'small' (3x3 stride 1, no pooling) for small
+        images.
       dtype: of the convolutions: float32 or bfloat16.
       channels: of the images.
       dimensions: 2 for images, 3 for volumes.
-      patch: a ViT's; 0.
+      patch: must be 0; only a ViT has patches.
 
     Attributes:
       features: D, the length of the pooled features.
@@ -186,11 +186,11 @@ class ResNet(nnx.Module):
 
         Args:
           x: normalised images [B, H, W, C], or volumes [B, D, H, W, C].
-          train: normalise by the batch's statistics and move the running averages; by the averages otherwise.
+          train: normalise by the statistics of the batch, and update the running averages. Otherwise normalise by the
+            running averages.
 
         Returns:
-          stem (as it enters the first stage), stage1 ... stage4: maps in the compute dtype; pooled: [B, D]
-          float32.
+          stem (the input of the first stage), stage1 ... stage4: maps in the compute dtype; pooled: [B, D] float32.
         """
         if x.ndim != self.dimensions + 2 or x.shape[-1] != self.channels:
             kind = "images [B, H, W" if self.dimensions == 2 else "volumes [B, D, H, W"

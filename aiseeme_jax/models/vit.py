@@ -1,10 +1,9 @@
 """Vision transformers (Dosovitskiy et al., ICLR 2021) of images and volumes, with named endpoints, as timm has them.
 
-Sizes are DeiT's (Touvron et al., ICML 2021): heads of 64 features, so six in a Small, where MoCo v3 has twelve.
-Positions are fixed sines and cosines, as in MoCo v3 and MAE, and computed for the size at hand: any size of whole
-patches will do, and a smaller view has the positions of a corner of a larger one. Weights are float32; products compute
-in the given dtype, norms and pooling in float32. There is no dropout and no statistic of the batch: `train` changes
-nothing.
+Sizes are those of DeiT (Touvron et al., ICML 2021): heads have 64 features, so a Small has six; in MoCo v3 it has
+twelve. Positions are fixed sines and cosines, as in MoCo v3 and MAE. They are computed for each size of whole patches.
+A smaller view has the positions of a corner of a larger one. Weights are float32. Products compute in the given dtype,
+norms and pooling in float32. There is no dropout and no statistic of the batch: `train` changes nothing.
 """
 
 from typing import Any
@@ -23,9 +22,9 @@ ARCHITECTURES = {
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
 }
-# Side of a patch by the number of dimensions: as published for images; ours for volumes.
+# Side of a patch by the number of dimensions: for images as published, for volumes our choice.
 PATCHES = {2: 16, 3: 8}
-# The hidden layer of a block is so many times as wide as its features.
+# Width of the hidden layer of a block, divided by the number of features.
 EXPANSION = 4
 
 Tokens = Float[Array, "b n d"]
@@ -35,7 +34,7 @@ class LayerNorm(nnx.LayerNorm):
     """Layer normalisation, computed in float32 and returned in the dtype of its input."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
-        # The fast variance, E x^2 - (E x)^2, loses digits where the mean is large.
+        # The fast variance, E x^2 - (E x)^2, loses digits if the mean is large.
         super().__init__(features, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -72,10 +71,11 @@ class ViT(nnx.Module):
 
     Args:
       architecture: name in `ARCHITECTURES`.
-      width: factor on the features of every layer, rounded to four for each head; the heads stay as many.
-      stem: nothing but 'standard'; small images want a smaller patch.
-      patch: side of a patch in pixels; 0 takes 16, as published, and of volumes 8 voxels. Sizes of images are multiples
-        of it. On 64 pixels, 8 gives as many patches as 16 on 128.
+      width: factor on the features of every layer. They are rounded to a multiple of four for each head. The number of
+        heads does not change.
+      stem: must be 'standard'. For small images, choose a smaller patch.
+      patch: side of a patch in pixels; 0 means 16, as published, and 8 voxels for volumes. Sides of images are
+        multiples of it. On 64 pixels, 8 gives as many patches as 16 on 128.
       dtype: of the products: float32 or bfloat16.
       channels: of the images.
       dimensions: 2 for images, 3 for volumes.
@@ -140,7 +140,8 @@ class ViT(nnx.Module):
         Returns:
           stem (patches with their positions), stage1 ... stage4 (after each quarter of the blocks, the last
           normalised): the tokens of the patches as maps [B, H / patch, W / patch, D] in the compute dtype; pooled: the
-          mean of stage4, [B, D] float32. (Not the class token, which a task that restores pixels hardly teaches.)
+          mean of stage4, [B, D] float32. (It is not the class token, since a task that restores pixels hardly trains
+          that.)
         """
         tokens = self.tokens(x)
         depths = self._depths(tokens)
@@ -150,7 +151,7 @@ class ViT(nnx.Module):
         return {**endpoints, "pooled": self.pool(depths[-1])}
 
     def tokens(self, x: Float[Array, "b *space c"]) -> Tokens:
-        """The patches of a batch, row by row, each embedded and with its position added. Raises as the call."""
+        """The patches of a batch, row by row, embedded, with their positions added. Raises what a call raises."""
         if x.ndim != self.dimensions + 2 or x.shape[-1] != self.channels:
             kind = "images [B, H, W" if self.dimensions == 2 else "volumes [B, D, H, W"
             raise ValueError(f"this backbone takes {kind}, {self.channels}], not {x.shape}")
@@ -161,11 +162,11 @@ class ViT(nnx.Module):
         return tokens + positions(space, self.features).astype(tokens.dtype)
 
     def encode(self, tokens: Tokens) -> Float[Array, "b more d"]:
-        """What the blocks make of some or all `tokens` of each image: the class token, then these, normalised."""
+        """Passes some or all `tokens` of each image through the blocks: the class token, then these, normalised."""
         return self._depths(tokens)[-1]
 
     def pool(self, encoded: Float[Array, "b more d"]) -> Float[Array, "b d"]:
-        """Pooled features of what `encode` gave: the mean without the class token."""
+        """Pooled features of the result of `encode`: the mean without the class token."""
         return jnp.mean(encoded[:, 1:], axis=1, dtype=jnp.float32)
 
     def _depths(self, tokens: Tokens) -> list[Float[Array, "b more d"]]:
@@ -181,13 +182,13 @@ class ViT(nnx.Module):
 
 
 def linear(features: int, out: int, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
-    """A layer of a transformer: Glorot's uniform weights and no bias at the start, as in MAE."""
+    """Makes a layer of a transformer. Weights start as Glorot's uniform ones, biases as 0, as in MAE."""
     init = nnx.initializers.xavier_uniform()
     return nnx.Linear(features, out, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, rngs=rngs)
 
 
 def patch_size(asked: int, dimensions: int) -> int:
-    """Side of a patch: `asked`, or if that is 0 that of `PATCHES`. Raises UserError if it is negative."""
+    """Side of a patch: `asked`, or the one of `PATCHES` if that is 0. Raises UserError if it is negative."""
     if dimensions not in PATCHES:
         raise UserError(f"a ViT has 2 dimensions (images) or 3 (volumes), not {dimensions}")
     if asked < 0:
@@ -199,13 +200,13 @@ def check_side(side: int, patch: int) -> None:
     """Raises UserError unless a side of an image consists of whole patches."""
     if side < patch or side % patch:
         raise UserError(
-            f"{side} px do not divide into patches of {patch} px: take views of a multiple of {patch}, or another "
+            f"{side} px do not divide into patches of {patch} px: take views of a multiple of {patch} px, or another "
             "model.patch"
         )
 
 
 def patchify(images: Float[Array, "b *space c"], patch: int) -> Float[Array, "b n p"]:
-    """The patches of images or volumes row by row, and the pixels of each row by row, channels last."""
+    """Cuts images or volumes into patches, row by row. The pixels of each patch are row by row too, channels last."""
     batch, *space, channels = images.shape
     split = [length for side in space for length in (side // patch, patch)]
     which, within = range(1, 2 * len(space), 2), range(2, 2 * len(space) + 1, 2)
@@ -216,9 +217,10 @@ def patchify(images: Float[Array, "b *space c"], patch: int) -> Float[Array, "b 
 def positions(space: tuple[int, ...], features: int) -> Float[Array, "n d"]:
     """Fixed embedding of the places of a grid, row by row.
 
-    Every axis has an equal, even share of the features, the last axis the first share: sin(x w_k) for all k, then
-    cos(x w_k), with x = 0, 1, … along the axis and w_k = 10000^(-k / K), k = 0 … K - 1. Features left over are 0.
-    In 2-D as in MoCo v3 (Chen, Xie & He, ICCV 2021, after Vaswani et al., 2017) and MAE; of volumes the like.
+    Each axis has an equal, even share of the features; the last axis has the first share. A share is sin(x w_k) for all
+    k, then cos(x w_k), with x = 0, 1, … along the axis and w_k = 10000^(-k / K), k = 0 … K - 1. Remaining features are
+    0. In 2-D this is the embedding of MoCo v3 (Chen, Xie & He, ICCV 2021, after Vaswani et al., 2017) and MAE; in 3-D
+    it is the analogue.
     """
     count = features // (2 * len(space))
     rates = 10_000.0 ** (-np.arange(count) / count)

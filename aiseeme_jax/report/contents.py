@@ -159,7 +159,7 @@ def _name_target(config: dict[str, Any], fields: dict[str, Any]) -> str:
 def _read_runs(store: artifacts.Store, arm: workdirs.ArmEntry) -> Iterator[Run]:
     """The finished measurements of an arm."""
     for entry in arm.measurements:
-        directory = store.find(artifacts.MEASUREMENTS, shorten(entry.key))
+        directory = workdirs.find_measurement_folder(store, entry)
         record = directory and artifacts.read_record(directory)
         if record:
             yield Run(arm.name, entry.target, entry.fraction, entry.seed, directory, record)

@@ -1,1 +1,1 @@
-"""What lies on disk, and how it gets there whole."""
+"""Files on disk: written whole or not at all, found by keys, described by records."""

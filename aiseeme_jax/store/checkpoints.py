@@ -1,4 +1,4 @@
-"""Checkpoints of a training that goes on: what is not a function of the step, and nothing that is."""
+"""Checkpoints of a training. They contain only what does not follow from the step."""
 
 import shutil
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Checkpoints:
-    """Checkpoints of one training run, written in the background; opening it clears what a kill left half-written."""
+    """Checkpoints of one training, written in the background. To open it deletes half-written ones of a killed run."""
 
     def __init__(self, directory: Path, *, keep: int = 2):
         import orbax.checkpoint as ocp
@@ -31,24 +31,24 @@ class Checkpoints:
         self._manager.close()
 
     def save(self, step: int, state: Any, record: Mapping[str, Any]) -> None:
-        """Starts writing `state` and a small JSON `record`; returns once the arrays are safe to donate."""
+        """Starts to write `state` and a small JSON `record`. Returns when the arrays may be donated."""
         if step in self._manager.all_steps():
             return
         args = self._ocp.args
-        # On the CPU the writer would read the very buffers that the next step reuses.
+        # On the CPU the writer would read the buffers that the next step overwrites.
         snapshot = jax.tree.map(jnp.copy, state)
         self._manager.save(
             step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record)))
         )
 
     def wait(self) -> None:
-        """Returns when everything asked for is on disk."""
+        """Waits until all checkpoints are on disk."""
         self._manager.wait_until_finished()
 
     def restore(self, template: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
-        """The newest whole checkpoint as (state, record), replicated over `mesh`, or None.
+        """The newest complete checkpoint as (state, record), replicated over `mesh`; None if there is none.
 
-        Raises ValueError if it is damaged, or not one of this state.
+        Raises ValueError if it is damaged, or is of another state than `template`.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -58,13 +58,13 @@ class Checkpoints:
             stored = _leaves(self._ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
         except Exception as error:
             raise _damaged(folder, error) from error
-        # Judged here, since orbax would cast a value of another type without a word.
+        # Checked here, since orbax casts a value of another type silently.
         wanted = _leaves(template)
         differing = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
         if differing:
             raise ValueError(
                 f"{folder} does not fit this program: it was written by another version, or for another config. "
-                f"Do not delete it: go on with that version, or begin in another --workdir. {len(differing)} arrays "
+                f"Do not delete it: continue with that version, or start in another --workdir. {len(differing)} arrays "
                 f"differ, such as {differing[0]}: "
                 f"{stored.get(differing[0], '(absent)')} -> {wanted.get(differing[0], '(absent)')}"
             )
@@ -81,7 +81,7 @@ class Checkpoints:
 
 
 def _leaves(tree: Any) -> dict[str, str]:
-    """Shape and type of each array of a state, or of what orbax says of a stored one, by name."""
+    """Shape and type of each array by name, of a state or of the metadata of a stored one."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): f"{tuple(leaf.shape)} {leaf.dtype}"
@@ -90,18 +90,10 @@ def _leaves(tree: Any) -> dict[str, str]:
 
 
 def _damaged(folder: Path, error: Exception) -> ValueError:
-    return ValueError(f"{folder} is damaged; delete it to go on from an earlier checkpoint. {error}")
+    return ValueError(f"{folder} is damaged; delete it to continue from an earlier checkpoint. {error}")
 
 
 def drop_checkpoints(directory: Path) -> None:
-    """Deletes the training checkpoints of a finished run."""
+    """Deletes the checkpoints of a finished training."""
     if jax.process_index() == 0:
         shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
-
-
-def barrier(name: str) -> None:
-    """Waits until all processes are here: what the first one wrote before it, the others see after it."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)

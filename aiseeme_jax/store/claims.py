@@ -1,8 +1,9 @@
-"""Claims: who is making an artifact, so that nobody else makes it at the same time.
+"""Claims: they keep two processes from making the same artifact at the same time.
 
-A claim is a file in the artifact's folder that names a process and is touched every few seconds while the process
-works. A claim that nobody touches any more is taken over: at once where its process can be seen to be gone, else after
-a minute of silence. So several runs can share a store, on one machine or over a network disk.
+A claim is a file in the artifact's folder. It names the process that makes the artifact, and that process touches it
+every few seconds. A claim is silent if its process has ended, as far as that can be seen from here, or if nobody has
+touched it for a minute. Another process may then take it over. So several runs can share a store, on one machine or
+over a network disk.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from aiseeme_jax.errors import UserError
 CLAIM = "claim.json"
 LOCK = ".claims.lock"
 BEAT_SECONDS = 5.0
-# A network disk may show a touch some seconds late, and a machine under load may beat late.
+# A network disk may show a touch some seconds late, and a busy machine may touch late.
 SILENT_SECONDS = 60.0
 
 
@@ -33,8 +34,8 @@ class Holder:
 
     Attributes:
       host, process: name of the machine, and number of the process there.
-      space: what process numbers count in: this boot of this machine, or this container.
-      token: tells two claims of one process apart.
+      space: where process numbers are unique: one boot of one machine, or one container.
+      token: distinguishes two claims of one process.
     """
 
     host: str
@@ -46,7 +47,7 @@ class Holder:
         return f"process {self.process} on {self.host}"
 
     def is_gone(self) -> bool:
-        """Whether the process can be seen to have ended; False where that cannot be seen from here."""
+        """Whether the process has ended; False if this cannot be seen from here."""
         if self.space != _process_space():
             return False
         try:
@@ -58,7 +59,7 @@ class Holder:
         return False
 
 
-# Whoever holds a claim that cannot be read.
+# The holder of a claim that cannot be read.
 UNKNOWN = Holder("an unknown machine", 0, "", "")
 
 
@@ -66,7 +67,7 @@ UNKNOWN = Holder("an unknown machine", 0, "", "")
 def claim(directory: Path) -> Iterator[Holder | None]:
     """Claims the folder of an artifact while the context lasts.
 
-    Yields None if the claim is ours, or the holder if another process is at work there.
+    Yields None if this process has the claim, or the holder if another process is at work there.
     """
     mine = Holder(socket.gethostname(), os.getpid(), _process_space(), uuid.uuid4().hex)
     directory.mkdir(parents=True, exist_ok=True)
@@ -87,8 +88,8 @@ def claim(directory: Path) -> Iterator[Holder | None]:
             path.unlink(missing_ok=True)
 
 
-def holder_of(directory: Path) -> Holder | None:
-    """Who is at work in a folder now, if anybody is."""
+def find_holder(directory: Path) -> Holder | None:
+    """The process that is at work in a folder now; None if there is none."""
     path = directory / CLAIM
     if not path.exists():
         return None
@@ -97,7 +98,7 @@ def holder_of(directory: Path) -> Holder | None:
 
 
 def _take(path: Path, mine: Holder) -> Holder | None:
-    """Takes a claim that is free or silent; gives the holder of one that is neither."""
+    """Takes a claim if it is free or silent, and returns None; else returns the holder."""
     while not _create(path, mine):
         holder = _read(path)
         if _is_silent(path, holder):
@@ -108,11 +109,13 @@ def _take(path: Path, mine: Holder) -> Holder | None:
 
 
 def _clear_silent(path: Path) -> None:
-    """Removes a silent claim. One process at a time does so, and looks again before: another one may have been faster,
-    and the claim that it put there must stay.
+    """Removes a silent claim.
+
+    One process at a time does so, and it checks the claim again: another process may have been faster, and its new
+    claim must stay.
     """
     with open(path.parent.parent / LOCK, "w") as lock:
-        # A disk that has no locks is one that several machines rarely share; there two may collide, in this moment.
+        # Some disks have no locks. Several machines rarely share one; if they do, two may collide in this moment.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         if _is_silent(path, _read(path)):
@@ -120,7 +123,7 @@ def _clear_silent(path: Path) -> None:
 
 
 def _create(path: Path, mine: Holder) -> bool:
-    """Puts a claim in its place whole, unless there is one: a link to a written file, which no other can be given."""
+    """Creates a claim, unless there is one. It is written beside and then linked, so that it is never half-written."""
     beside = path.with_name(f".{CLAIM}.{mine.token}")
     try:
         beside.write_text(json.dumps(dataclasses.asdict(mine)))
@@ -130,7 +133,7 @@ def _create(path: Path, mine: Holder) -> bool:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise UserError(f"{path.parent} cannot be written to: {error.strerror}") from error
-        # A disk without links: the file is made where it belongs, and may be read before it is whole.
+        # The disk has no links. The file is then created in its place, and may be read before it is complete.
         return _create_exclusively(path, mine)
     finally:
         beside.unlink(missing_ok=True)
@@ -147,7 +150,7 @@ def _create_exclusively(path: Path, mine: Holder) -> bool:
 
 
 def _read(path: Path) -> Holder | None:
-    """The holder that a claim names; None if there is no claim, or none that can be read."""
+    """The holder that a claim names; None if there is no claim, or if it cannot be read."""
     try:
         value: Any = json.loads(path.read_text())
         return Holder(**value)
@@ -156,18 +159,18 @@ def _read(path: Path) -> Holder | None:
 
 
 def _is_silent(path: Path, holder: Holder | None) -> bool:
-    """Whether nobody keeps a claim any more. One that cannot be read may be about to be written."""
+    """Whether a claim may be taken over. One that cannot be read may be half-written, so only its age counts."""
     if holder is not None and holder.is_gone():
         return True
     try:
-        return _time_there(path.parent) - path.stat().st_mtime > SILENT_SECONDS
+        return _read_clock(path.parent) - path.stat().st_mtime > SILENT_SECONDS
     except FileNotFoundError:
-        # It was let go at this moment; the next one may have it already.
+        # It was removed in this moment. Another process may have the next claim already.
         return False
 
 
-def _time_there(directory: Path) -> float:
-    """The time by the clock of the disk, which may differ from that of this machine."""
+def _read_clock(directory: Path) -> float:
+    """The time by the clock of the disk, which may differ from the clock of this machine."""
     probe = directory / f".clock.{uuid.uuid4().hex}"
     try:
         probe.touch()
@@ -178,13 +181,13 @@ def _time_there(directory: Path) -> float:
 
 def _beat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(BEAT_SECONDS):
-        # A disk that fails for a moment must not end a run of days; a longer failure ends in the work itself.
+        # A disk that fails for a moment must not end a run of days. After a longer failure the work itself fails.
         with contextlib.suppress(OSError):
             os.utime(path)
 
 
 def _process_space() -> str:
-    """This boot and this space of process numbers, where Linux tells them; else the name of the machine."""
+    """The boot and the namespace of process numbers, if Linux tells them; else the name of the machine."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

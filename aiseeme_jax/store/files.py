@@ -1,4 +1,4 @@
-"""How a file gets to its place: whole, or not at all."""
+"""Writes files whole or not at all."""
 
 import contextlib
 import errno
@@ -9,18 +9,17 @@ from pathlib import Path
 
 from aiseeme_jax.errors import DiskError
 
-# What the user can mend: space, permissions, a path that leads through a file.
+# Errors that the user can mend: no space, no permission, a path that leads through a file.
 MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
-# What a file is called until it is whole.
+# Names of files that are not complete yet.
 LEFT_OVER = re.compile(r"\..+\.\d+\.part")
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Gives a path to write a file to, which at the end takes the place of `path`; after an error it is not there.
+def write_whole(path: Path) -> Iterator[Path]:
+    """Gives a path to write a file to. At the end the file is renamed to `path`. After an error it is deleted.
 
-    A kill leaves the old file or the new one, and so does a power cut: the file is on the disk before it gets its name,
-    and what comes after this finds it there.
+    A kill or a power cut leaves the old file or the new one, complete: the file is on the disk before it is renamed.
 
     Raises DiskError if the disk is full, or the folder cannot be written to.
     """
@@ -37,25 +36,25 @@ def replaced(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-    # A name is kept by its folder, and that of the folder, which may be as new, by the next one.
+    # The name of a file is stored in its folder. The folder may be new, so its parent is synchronised too.
     for folder in (path.parent, path.parent.parent):
         _sync(folder)
 
 
-def sweep(directory: Path) -> None:
-    """Deletes what killed processes were writing in a folder when they ended. Nobody else may be at work there."""
+def delete_leftovers(directory: Path) -> None:
+    """Deletes the half-written files that killed processes left in a folder. No other process may be at work there."""
     for path in directory.glob(".*"):
         if path.is_file() and LEFT_OVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
-    """Returns when a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the list of names in a folder, is on the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     except OSError as error:
-        # Some network file systems do not sync folders.
+        # Some network file systems cannot synchronise folders.
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

@@ -1,4 +1,4 @@
-"""Keys: a piece of work is found by a hash of everything that its outcome depends on."""
+"""Keys: the key of a piece of work is the hash of everything that its result depends on."""
 
 import hashlib
 import json
@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Hexadecimal digits of a key in the name of a folder: 48 bits, among which no two of a million pieces agree by chance.
+# Hexadecimal digits of a key in the name of a folder. They are 48 bits: among a million pieces of work, hardly any two
+# agree by chance.
 SHORT = 12
 
 
 def make_key(content: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of JSON values, whatever the order in which a mapping names them.
+    """Hex SHA-256 of JSON values. The order of names in a mapping does not matter.
 
     Raises TypeError for a value that has no form in JSON, such as a function or an array.
     """
@@ -19,9 +20,9 @@ def make_key(content: Mapping[str, Any]) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Nodes of a config, mappings and sequences as plain dictionaries and lists.
+    """Turns nodes of a config, mappings and sequences into plain dictionaries and lists.
 
-    A float that is a whole number becomes an integer: a config may say 1 or 1.0 and means the same.
+    A float that is a whole number becomes an integer: 1 and 1.0 in a config mean the same.
     """
     if hasattr(value, "to_dict"):
         value = value.to_dict()
@@ -43,5 +44,5 @@ def hash_file(path: Path) -> str:
 
 
 def shorten(key: str) -> str:
-    """A key as names of folders and messages have it."""
+    """The first digits of a key, as in names of folders and in messages."""
     return key[:SHORT]

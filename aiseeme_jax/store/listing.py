@@ -1,4 +1,4 @@
-"""What lies in a store: which artifacts a workdir asks for, which nothing asks for any more, and how large they are."""
+"""Lists the artifacts of a store: their state, their size, and whether the config of a workdir asks for them."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
-from aiseeme_jax.store.claims import holder_of
+from aiseeme_jax.store.claims import find_holder
 from aiseeme_jax.store.keys import shorten
 
 
@@ -16,9 +16,9 @@ class Entry:
     """A folder of a store.
 
     Attributes:
-      state: 'finished', 'not finished', 'damaged', or who is making it.
+      state: 'finished', 'not finished', 'damaged', or which process is making it.
       wanted: whether the plan of a workdir asks for it.
-      bytes: of all its files.
+      bytes: size of all its files.
     """
 
     directory: Path
@@ -32,45 +32,45 @@ class Entry:
 
 
 def list_store(folders: Iterable[Path]) -> list[Entry]:
-    """What lies in the store that workdirs share.
+    """The artifacts of the store that these workdirs share.
 
-    Raises MissingFile for a folder in which no run was begun, UserError if the workdirs have different stores.
+    Raises MissingFile for a folder in which no run was started, UserError if the workdirs have different stores.
     """
     store, keys = open_shared_store(folders)
     return [_describe(directory, keys) for directory in store.folders()]
 
 
 def open_shared_store(folders: Iterable[Path]) -> tuple[Store, set[str]]:
-    """The store of the workdirs, and the short keys of everything that they, and others that use it, ask for."""
+    """The store of the workdirs, and the short keys of all artifacts that they, and others that use it, ask for."""
     stores: dict[Path, Store] = {}
     keys: set[str] = set()
     for workdir in folders:
         store = workdirs.open_store(workdir, _read_plan(workdir))
         stores[store.root.resolve()] = store
         for user in (workdir, *workdirs.list_users(store)):
-            keys |= _asked_for(user)
+            keys |= _list_keys(user)
     if len(stores) > 1:
         raise UserError(f"these workdirs have different stores: {', '.join(map(str, stores))}; name those of one")
     store = next(iter(stores.values()))
-    return store, keys | set(_needed_by(store, keys))
+    return store, keys | set(_find_needed(store, keys))
 
 
 def _read_plan(workdir: Path) -> workdirs.WorkdirPlan:
     plan = workdirs.read_plan(workdir)
     if plan is None:
-        raise MissingFile(f"'{workdir}' is no workdir of a run: it has no {workdirs.PLAN}")
+        raise MissingFile(f"'{workdir}' is not the workdir of a run: it has no {workdirs.PLAN}")
     return plan
 
 
-def _asked_for(workdir: Path) -> set[str]:
+def _list_keys(workdir: Path) -> set[str]:
     """Short keys of the stages and measurements that the plan of a workdir lists."""
     return {shorten(entry.key) for arm in _read_plan(workdir).arms for entry in (*arm.stages, *arm.measurements)}
 
 
-def _needed_by(store: Store, keys: set[str]) -> Iterator[str]:
-    """Short keys of the Fisher information of wanted stages: no plan lists it, and stages need it."""
+def _find_needed(store: Store, keys: set[str]) -> Iterator[str]:
+    """Short keys of the Fisher information of wanted stages. No plan lists it, but stages need it."""
     for directory in sorted((store.root / artifacts.FISHER).glob("*")):
-        if _state_of(directory) != "finished":
+        if _describe_state(directory) != "finished":
             continue
         made_from = artifacts.read_record(directory)["made_from"]
         if any(shorten(needed["key"]) in keys for needed in made_from.values()):
@@ -83,11 +83,11 @@ def _short_key(directory: Path) -> str:
 
 def _describe(directory: Path, keys: set[str]) -> Entry:
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    return Entry(directory, _state_of(directory), _short_key(directory) in keys, size)
+    return Entry(directory, _describe_state(directory), _short_key(directory) in keys, size)
 
 
-def _state_of(directory: Path) -> str:
-    holder = holder_of(directory)
+def _describe_state(directory: Path) -> str:
+    holder = find_holder(directory)
     if holder is not None:
         return f"{holder} is making it"
     try:

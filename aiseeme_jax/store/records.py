@@ -1,4 +1,4 @@
-"""JSON files that are whole or not there, and that say so when they were damaged."""
+"""JSON files with a checksum, written whole or not at all."""
 
 import hashlib
 import json
@@ -15,52 +15,52 @@ CHECKSUM = "checksum"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; only the first process writes."""
+    """Writes a file whole or not at all. Only the first process writes."""
     if jax.process_index():
         return
-    with files.replaced(path) as beside:
+    with files.write_whole(path) as beside:
         beside.write_text(text)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object with a checksum of its content; only the first process writes."""
+    """Writes a JSON object with a checksum of its content. Only the first process writes."""
     plain = json.loads(json.dumps(value))
     write_text(path, json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=2) + "\n")
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Reads what `write_json` wrote, without the checksum.
+    """Reads a file of `write_json`, and returns its content without the checksum.
 
     Args:
-      remedy: what to do if the file is damaged, as the end of a sentence.
+      remedy: says what to do if the file is damaged, as the end of a sentence.
 
-    Raises UserError that names the file and the remedy if its content is not what was written.
+    Raises UserError, with the file and the remedy, if its content is not what was written.
     """
     try:
         value = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (it holds a {type(value).__name__}, not an object); {remedy}")
+        raise UserError(f"{path} is damaged (it contains a {type(value).__name__}, not an object); {remedy}")
     if value.pop(CHECKSUM, None) != _checksum(value):
-        raise UserError(f"{path} is damaged or was edited (its content does not have its checksum); {remedy}")
+        raise UserError(f"{path} is damaged or was edited (its checksum is wrong); {remedy}")
     return value
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What of two records differs, by its last name, for a message; '' if they are equal."""
+def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The values that differ between two records, for a message; '' if they are equal. Nested names are shortened."""
     found = []
     for name in {**then, **now}:
         old, new = then.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found.append(differences(old, new))
+            found.append(describe_differences(old, new))
         elif old != new:
             found.append(f"{name} {_shorten(old)} -> {_shorten(new)}")
     return ", ".join(filter(None, found))
 
 
 def _shorten(value: Any) -> str:
-    """A value, such as a hash, for a message."""
+    """The beginning of a value, such as a hash, for a message."""
     return "(none)" if value is None else str(value)[:12]
 
 

@@ -1,7 +1,7 @@
-"""A workdir: the config of a run, and which artifacts of the store it asks for.
+"""Workdirs: the config of a run, and the artifacts that it asks for.
 
-WORKDIR/config.json    the config as it was resolved
-        plan.json      arms, and the artifacts of each
+WORKDIR/config.json    the config with all its values
+        plan.json      the arms, and the artifacts of each
         results.csv, report.html
         stages/ …      the store, unless the config names another one
 """
@@ -21,15 +21,15 @@ from aiseeme_jax.store.keys import make_key, shorten
 CONFIG = "config.json"
 PLAN = "plan.json"
 FORMAT = 1
-# In a store outside the workdir: which workdirs use it.
+# Folder in a store outside the workdirs, with a file for each workdir that uses the store.
 USERS = "workdirs"
-# The arm that is meant where none is named.
+# The arm that is meant if none is named.
 CURRICULUM = "curriculum"
 
 
 @dataclasses.dataclass(frozen=True)
 class StageEntry:
-    """A stage that an arm consists of, and the key by which it is found."""
+    """A stage of an arm, with its key."""
 
     label: str
     task: str
@@ -39,7 +39,7 @@ class StageEntry:
 
 @dataclasses.dataclass(frozen=True)
 class MeasurementEntry:
-    """A measurement of an arm, and the key by which it is found."""
+    """A measurement of an arm, with its key."""
 
     label: str
     target: str
@@ -59,10 +59,10 @@ class ArmEntry:
 
 @dataclasses.dataclass(frozen=True)
 class WorkdirPlan:
-    """What the present config of a workdir asks for.
+    """The artifacts that the present config of a workdir asks for.
 
     Attributes:
-      store: the folder of the artifacts; relative to the workdir where it lies within it.
+      store: folder of the artifacts, relative to the workdir if it is inside.
       arms: in the order in which they are shown.
     """
 
@@ -71,9 +71,9 @@ class WorkdirPlan:
 
 
 def write_plan(workdir: Path, plan: WorkdirPlan) -> None:
-    """Writes what a run in a workdir asks for, and tells a store outside it of the workdir.
+    """Writes the plan of a run into its workdir, and registers the workdir in its store if that lies outside.
 
-    So `store prune` keeps what any workdir asks for, whichever it is called with. Only the first process writes.
+    So `store prune` does not delete what another workdir asks for. Only the first process writes.
     """
     records.write_json(workdir / PLAN, {"format": FORMAT, **dataclasses.asdict(plan)})
     store = open_store(workdir, plan)
@@ -83,16 +83,16 @@ def write_plan(workdir: Path, plan: WorkdirPlan) -> None:
 
 
 def list_users(store: Store) -> list[Path]:
-    """The workdirs that have told a store of themselves and are still there."""
+    """The workdirs that are registered in a store and still exist."""
     remedy = "delete it: the next run in its workdir writes it anew"
     found = [records.read_json(path, remedy=remedy) for path in sorted((store.root / USERS).glob("*.json"))]
     return [Path(user["workdir"]) for user in found if (Path(user["workdir"]) / PLAN).exists()]
 
 
 def read_plan(workdir: Path) -> WorkdirPlan | None:
-    """What the config of a workdir asks for; None for a folder in which no run was begun.
+    """The plan of a workdir; None for a folder in which no run was started.
 
-    Raises UserError if it is damaged, or of another format.
+    Raises UserError if it is damaged or of another format.
     """
     path = workdir / PLAN
     if not path.exists():
@@ -113,25 +113,25 @@ def read_plan(workdir: Path) -> WorkdirPlan | None:
 
 
 def write_config(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Writes the config of a run; only the first process writes."""
+    """Writes the config of a run into its workdir. Only the first process writes."""
     records.write_json(workdir / CONFIG, config)
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The config of the newest run in a workdir, empty if there was none. Raises UserError if it is damaged."""
+    """The config of the newest run in a workdir; empty if there was none. Raises UserError if it is damaged."""
     path = workdir / CONFIG
     if not path.exists():
         return {}
     return records.read_json(path, remedy="the next run in this workdir writes it anew, so it can be deleted")
 
 
-def store_root(workdir: Path, named: str) -> Path:
-    """The folder of the store that a config names: the workdir itself, unless it names another one."""
+def find_store(workdir: Path, named: str) -> Path:
+    """The folder of the store: the one that `config.runtime.store` names, or the workdir if that is empty."""
     return Path(named).expanduser() if named else workdir
 
 
-def store_name(workdir: Path, named: str) -> str:
-    """How the plan of a workdir names its store: by '.' within the workdir, which may be moved, else by its path."""
+def name_store(named: str) -> str:
+    """The store as the plan of a workdir names it: '.' for the workdir, which may be moved, else its absolute path."""
     return os.path.abspath(Path(named).expanduser()) if named else "."
 
 
@@ -140,39 +140,39 @@ def open_store(workdir: Path, plan: WorkdirPlan) -> Store:
     return Store(workdir / plan.store)
 
 
-def stage_folder(workdir: Path, arm: str | None = None) -> Path:
+def find_stage_folder(workdir: Path, arm: str | None = None) -> Path:
     """The folder of the last finished stage of an arm.
 
     Args:
       arm: its name; by default the curriculum, or the only arm that has stages.
 
-    Raises UserError for an arm that is not there, or if there are several and `arm` does not say which; MissingFile if
-    none of its stages is finished.
+    Raises UserError for an unknown arm, or if there are several and `arm` does not say which; MissingFile if none of
+    its stages is finished.
     """
     plan = read_plan(workdir)
     if plan is None:
-        raise MissingFile(f"'{workdir}' is no workdir of a run: it has no {PLAN}")
+        raise MissingFile(f"'{workdir}' is not the workdir of a run: it has no {PLAN}")
     store = open_store(workdir, plan)
     entry = _choose_arm(workdir, {entry.name: entry for entry in plan.arms if entry.stages}, arm)
     folders = [store.find(STAGES, shorten(stage.key)) for stage in entry.stages]
     finished = [folder for folder in folders if folder and artifacts.read_record(folder)]
     if not finished:
-        raise MissingFile(f"'{workdir}' holds no finished stage of the arm '{entry.name}': run the curriculum first")
+        raise MissingFile(f"'{workdir}' has no finished stage of the arm '{entry.name}': run the curriculum first")
     return finished[-1]
 
 
 def _choose_arm(workdir: Path, arms: Mapping[str, ArmEntry], arm: str | None) -> ArmEntry:
     known = ", ".join(arms) or "none"
     if arm is None and CURRICULUM not in arms and len(arms) != 1:
-        raise UserError(f"'{workdir}' holds several arms: say `arm`, or name a stage's folder. There are {known}")
+        raise UserError(f"'{workdir}' has several arms: say `arm`, or name a stage's folder. There are {known}")
     name = arm or (CURRICULUM if CURRICULUM in arms else next(iter(arms)))
     if name not in arms:
-        raise UserError(f"'{workdir}' holds no arm '{name}' with stages: there are {known}")
+        raise UserError(f"'{workdir}' has no arm '{name}' with stages: there are {known}")
     return arms[name]
 
 
-def measurement_folder(store: Store, entry: MeasurementEntry) -> Path | None:
-    """The folder of a measurement, if it was begun."""
+def find_measurement_folder(store: Store, entry: MeasurementEntry) -> Path | None:
+    """The folder of a measurement; None if it was not started."""
     return store.find(MEASUREMENTS, shorten(entry.key))
 
 

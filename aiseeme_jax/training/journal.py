@@ -24,7 +24,7 @@ class Journal:
     def __init__(self, path: Path, start_step: int):
         if path.exists():
             lines = [line for line in path.read_bytes().splitlines() if _is_before(line, start_step)]
-            with files.replaced(path) as shorter:
+            with files.write_whole(path) as shorter:
                 shorter.write_bytes(b"".join(line + b"\n" for line in lines))
         self._file = path.open("a", encoding="utf-8")
 

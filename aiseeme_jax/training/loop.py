@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from aiseeme_jax import data, distill, seeds, weights
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import checkpoints, records
-from aiseeme_jax.store.artifacts import remedy
+from aiseeme_jax.store.artifacts import explain_remedy
 from aiseeme_jax.task import Task
 from aiseeme_jax.training.health import collapse_warning, feature_health
 from aiseeme_jax.training.step import (
@@ -139,7 +139,7 @@ def restore_trained(
     with checkpoints.Checkpoints(folder.directory) as store:
         state, _ = _resume(store, state, identity, folder.directory)
     if int(state.step) != recipe.total_steps:
-        raise UserError(f"{folder.directory} has lost its last checkpoint; {remedy(folder.directory)}")
+        raise UserError(f"{folder.directory} has lost its last checkpoint; {explain_remedy(folder.directory)}")
     return task_of(program, state)
 
 
@@ -289,8 +289,8 @@ def _resume(
     fresh = {"seconds": 0.0, **identity}
     found, record = store.restore(state.replace(frozen=None), data.data_mesh()) or (state, fresh)
     for name, now in identity.items():
-        changed = records.differences({name: record.get(name, now)}, {name: now})
+        changed = records.describe_differences({name: record.get(name, now)}, {name: now})
         if changed:
             what = DIFFERENT.get(name, f"the checkpoint belongs to another {name}")
-            raise UserError(f"{directory}: {what}. Then and now: {changed}. {remedy(directory)}")
+            raise UserError(f"{directory}: {what}. Then and now: {changed}. {explain_remedy(directory)}")
     return found.replace(frozen=state.frozen), {**identity, **record}

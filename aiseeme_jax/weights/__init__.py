@@ -1,4 +1,4 @@
-"""Weights as files: under the names of torchvision and timm, with a hash, in and out."""
+"""Weights as files, under the names of torchvision and timm and with a hash: reading and writing."""
 
 from aiseeme_jax.weights.backbones import (
     BACKBONE,

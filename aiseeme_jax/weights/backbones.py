@@ -1,6 +1,6 @@
-"""Backbones as files: weights under the names that PyTorch users know, with a header that says what they are.
+"""Backbones as files: weights under the names that PyTorch users know, with a header that describes them.
 
-A file that this program wrote has the hash of its weights in its header, and every way to load it compares the two.
+A file of this program has the hash of its weights in its header. Every function that loads it compares the two.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from aiseeme_jax.weights.formats import format_of
 
 BACKBONE = "backbone.safetensors"
 FISHER = "fisher.safetensors"
-# The entry of a file's header that says what this program knows of it.
+# The entry of a file's header that this program writes.
 HEADER = "aiseeme"
-# The start, in a config, that is random weights.
+# The name of random weights as a start, in a config.
 SCRATCH = "scratch"
 
 
@@ -46,7 +46,7 @@ def backbone_hash(backbone: nnx.Module) -> str:
 def save_backbone(directory: Path, backbone: nnx.Module, info: Mapping[str, Any], *, file: str = BACKBONE) -> str:
     """Writes `backbone.safetensors` as `export_backbone` does, and returns the hash of the backbone.
 
-    Only the first process writes; every one gets the hash.
+    Only the first process writes. All processes get the hash.
     """
     found = backbone_hash(backbone)
     if not jax.process_index():
@@ -62,9 +62,9 @@ def export_backbone(
     Args:
       backbone: a ResNet or ViT of this package.
       path: file to write, ending in .safetensors.
-      info: JSON-serialisable facts to keep in the file's header.
-      size: side in pixels of the images that another program will show a ViT: timm wants positions in the file, and
-        they are those of one size. This package computes them.
+      info: JSON values that are stored in the file's header.
+      size: side in pixels of the images that another program will give to a ViT. timm expects positions in the file,
+        and these depend on the size. This package computes them.
     """
     _export(backbone, backbone_hash(backbone), Path(path), info or {}, size)
 
@@ -81,11 +81,11 @@ def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module,
       path: of one of these.
       arm: of a workdir; by default the curriculum, or the only one that has stages of its own.
 
-    Returns the backbone and what its file says of it: `model`, `backbone_hash`, `task`, …
+    Returns the backbone and the entries of its file's header: `model`, `backbone_hash`, `task`, …
 
-    Raises MissingFile if there is no backbone at `path`, UserError if there are several and `arm` does not say which,
-    if the file was not written by this package (foreign weights need the model named: use them as `init`) or does not
-    hold what its header says.
+    Raises MissingFile if there is no backbone at `path`. Raises UserError if there are several and `arm` does not say
+    which, if the file was not written by this package, or if its weights do not have the hash in its header. (Weights
+    of other programs do not name their model. Use them as `init` of a config.)
     """
     file = find_backbone(Path(path), arm)
     found = _read(file)
@@ -97,7 +97,7 @@ def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module,
 
 
 def any_backbone(path: str | Path, model: Mapping[str, Any]) -> nnx.Module:
-    """A backbone from wherever it lies: as its file describes itself, or weights of `model` under their common names.
+    """Loads a backbone: with the model that its file names, or, if it names none, as weights of `model`.
 
     Raises MissingFile if there is nothing at `path`, UserError if it is damaged or does not fit the model.
     """
@@ -110,7 +110,7 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
 
     Args:
       model: arguments of `models.make_backbone`.
-      init: 'scratch', a workdir or stage of this program, or a file of weights as `export_backbone` names them.
+      init: 'scratch', a workdir or stage of this program, or a file of weights with the names of `export_backbone`.
       seed: of random weights.
 
     Raises MissingFile if there is nothing at `init`, UserError if it is damaged or does not fit the model.
@@ -125,17 +125,17 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
 
 
 class _Found:
-    """What a file of weights holds: its tensors, and the part of its header that this program wrote, if it did."""
+    """The content of a file of weights: its tensors, and the entry of this program in its header, if there is one."""
 
     def __init__(self, file: Path, given: tensors.Tensors, info: dict[str, Any] | None):
         self.file, self.given, self.info = file, given, info
 
     def own_backbone(self) -> nnx.Module:
-        """The backbone that the header describes. Raises UserError if the weights are not those of its hash."""
+        """Makes the backbone that the header describes. Raises UserError if the weights do not have its hash."""
         return self.backbone_of(self.info["model"])
 
     def backbone_of(self, model: Mapping[str, Any]) -> nnx.Module:
-        """A backbone of a model with these weights."""
+        """Makes a backbone of a model with these weights."""
         backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
         try:
             format_of(backbone).fill(backbone, self.given)
@@ -150,27 +150,27 @@ class _Found:
 
 def _read(file: Path) -> _Found:
     """Reads a file of weights, its header first. Raises UserError that says what to do if it is damaged."""
-    with _telling_damage(file):
+    with _add_remedy(file):
         header = tensors.read_metadata(file).get(HEADER)
         info = None if header is None else _read_header(file, header)
         return _Found(file, tensors.read_weights(file), info)
 
 
 def _read_header(file: Path, header: str) -> dict[str, Any]:
-    """The header's own part; it is judged before anything is built of it."""
+    """Reads the entry of this program, and checks it before a network is built from it."""
     try:
         info = json.loads(header)
         models.check_config(info["model"])
         if not isinstance(info["backbone_hash"], str):
-            raise TypeError("backbone_hash is no text")
+            raise TypeError("backbone_hash is not a string")
     except (ValueError, KeyError, TypeError) as error:
         raise tensors.Damaged(f"{file} has a damaged header ({type(error).__name__}: {error})") from None
     return info
 
 
 @contextlib.contextmanager
-def _telling_damage(file: Path) -> Iterator[None]:
-    """Adds what to do to what is wrong with a damaged file."""
+def _add_remedy(file: Path) -> Iterator[None]:
+    """Adds to the error of a damaged file what to do about it."""
     try:
         yield
     except tensors.Damaged as error:
@@ -179,7 +179,7 @@ def _telling_damage(file: Path) -> Iterator[None]:
 
 def _remedy(file: Path) -> str:
     if (file.parent / artifacts.RECORD).exists():
-        return artifacts.remedy(file.parent)
+        return artifacts.explain_remedy(file.parent)
     return "copy or download it again"
 
 
@@ -189,12 +189,12 @@ def save_fisher(directory: Path, fisher: nnx.Module, backbone: nnx.Module) -> No
 
 
 def load_fisher(path: Path, backbone: nnx.Module) -> nnx.Module:
-    """The Fisher information of a backbone.
+    """Loads the Fisher information of a backbone.
 
     Args:
-      path: a folder that holds it, or what `find_fisher` takes.
+      path: as for `find_fisher`.
 
-    Raises MissingFile if there is none, UserError if it is damaged or not that of `backbone`.
+    Raises MissingFile if there is none, UserError if it is damaged or belongs to another backbone.
     """
     file = find_fisher(path)
     fisher, info = load_backbone(file)
@@ -204,10 +204,10 @@ def load_fisher(path: Path, backbone: nnx.Module) -> nnx.Module:
 
 
 def find_fisher(path: Path) -> Path:
-    """The file of the Fisher information of a backbone: beside the backbone's file, or in the store of its stage.
+    """Finds the file with the Fisher information of a backbone: beside the backbone, or in the store of its stage.
 
     Args:
-      path: of the backbone (file, stage's folder or workdir), or of a folder that holds Fisher information.
+      path: of the backbone (file, stage's folder or workdir), or of a folder with Fisher information.
 
     Raises MissingFile if there is none.
     """
@@ -227,19 +227,23 @@ def find_fisher(path: Path) -> Path:
 
 
 def find_backbone(path: Path, arm: str | None = None) -> Path:
-    """The backbone file meant by a workdir, and perhaps one of its arms, a stage's folder or a file.
+    """Finds the file of a backbone.
 
-    Raises MissingFile if there is none, UserError for an arm that is not there.
+    Args:
+      path: a workdir, a stage's folder, or the file itself.
+      arm: of a workdir.
+
+    Raises MissingFile if there is none, UserError for an unknown arm.
     """
     if not path.exists():
         raise MissingFile(f"no file or folder at '{path}'")
     if path.is_file() or (path / BACKBONE).exists():
         if arm is not None:
-            raise UserError(f"'{path}' is no workdir: it has no arm '{arm}'")
+            raise UserError(f"'{path}' is not a workdir: it has no arm '{arm}'")
         return path if path.is_file() else path / BACKBONE
     if (path / artifacts.RECORD).exists():
-        raise MissingFile(f"{path} has lost its {BACKBONE}; {artifacts.remedy(path)}")
-    file = workdirs.stage_folder(path, arm) / BACKBONE
+        raise MissingFile(f"{path} has lost its {BACKBONE}; {artifacts.explain_remedy(path)}")
+    file = workdirs.find_stage_folder(path, arm) / BACKBONE
     if not file.exists():
-        raise MissingFile(f"{file.parent} has lost its {BACKBONE}; {artifacts.remedy(file.parent)}")
+        raise MissingFile(f"{file.parent} has lost its {BACKBONE}; {artifacts.explain_remedy(file.parent)}")
     return file

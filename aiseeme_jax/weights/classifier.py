@@ -1,8 +1,8 @@
-"""Classifiers as files: a fine-tuned backbone with its head, and all that is needed to use it on images.
+"""Classifiers as files: a fine-tuned backbone with its head, and everything that is needed to use it on images.
 
 One safetensors file holds the weights under the names that PyTorch programs know. A ResNet has torchvision's, with the
 head as `fc.weight` [K, D] and `fc.bias` [K]. A ViT has timm's, with the head as `head.weight` and `head.bias`, and with
-`pos_embed` for images of the size of the views. So the file's tensors are a state dict as they are:
+`pos_embed` for images of the size of the views. So the tensors of the file are a state dict:
 
     model = torchvision.models.resnet50(num_classes=K)
     model.load_state_dict(safetensors.torch.load_file("classifier.safetensors"))
@@ -14,15 +14,15 @@ The header of the file has one entry, `aiseeme`, a JSON object with these member
     file              "classifier"
     format            1, raised when the meaning of a member changes
     model             arguments of `models.make_backbone`
-    kind              "class": K classes that exclude each other | "findings": K findings that do not
+    kind              "class": K classes, one for each image | "findings": K findings, any number for each image
     class_names       K names, in the order of the head's outputs
     views             fields of `augment.Views` or `VolumeViews`: how an image is resized and normalised
     temperature       logits are divided by it before the softmax (class) or the sigmoid (findings)
-    backbone_hash     of the backbone's weights, as in a file that holds a backbone alone
-    classifier_hash   of the weights of backbone and head and of all members above but `file` and `format`
+    backbone_hash     of the backbone's weights, as in a file with only a backbone
+    classifier_hash   of the weights of backbone and head, and of all members above except `file` and `format`
 
-and whatever else was said of the classifier when it was written (what it was trained on, for instance). As `init` of a
-config, and for `load_backbone`, the file counts as its backbone.
+and other facts about the classifier, such as what it was trained on. As `init` of a config, and for `load_backbone`,
+the file stands for its backbone.
 """
 
 import dataclasses
@@ -57,15 +57,15 @@ BATCH = 64
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A network that was trained on labels, and all that is needed to use it on images.
+    """A network that was trained on labels, with everything that is needed to use it on images.
 
     Attributes:
       network: backbone and head.
-      kind: 'class' (K classes that exclude each other) or 'findings' (K findings that do not).
+      kind: 'class' (one of K classes for each image) or 'findings' (any of K findings for each image).
       class_names: [K] names of the classes or findings.
       views: how an image is resized and normalised.
       temperature: divides the logits; 1 changes nothing.
-      info: JSON values, what else is known of the classifier; of a loaded one, all that the header of its file says.
+      info: JSON values, other facts about the classifier. If it was loaded, the whole header of its file.
     """
 
     network: ClassifierNetwork
@@ -80,12 +80,12 @@ class Classifier:
     ) -> Float[np.ndarray, "n k"]:
         """Probabilities of the central view of each image, float32 [N, K].
 
-        Of classes they sum to 1 in each row; of findings each is a probability by itself.
+        The probabilities of classes sum to 1 in each row. Those of findings do not: each is a probability of its own.
 
         Args:
           images: as they are stored: uint8 [N, H, W, C], or volumes in HU, int16 [N, D, H, W, 1]; of any size.
           calibrated: divide the logits by the temperature.
-          batch_size: images that are on the device at once. It does not matter to the result.
+          batch_size: number of images on the device at once. It does not change the result.
 
         Raises UserError for images of another type or shape than the classifier was trained on.
         """
@@ -98,7 +98,7 @@ class Classifier:
         return np.asarray(PROBABILITIES[self.kind](jnp.asarray(logits / np.float32(temperature))))
 
     def hash(self) -> str:
-        """Hex SHA-256 of the weights of backbone and head, and of what predictions depend on beside them."""
+        """Hex SHA-256 of the weights of backbone and head, and of everything else that predictions depend on."""
         digest = hashlib.sha256(json.dumps(self._settings(), sort_keys=True).encode())
         digest.update(tree_hash(nnx.to_pure_dict(nnx.state(self.network))).encode())
         return digest.hexdigest()
@@ -124,9 +124,9 @@ class Classifier:
 
 
 def save_classifier(path: str | Path, classifier: Classifier) -> str:
-    """Writes a classifier as a safetensors file, whole or not at all, and gives its hash.
+    """Writes a classifier as a safetensors file, whole or not at all, and returns its hash.
 
-    Only the first process writes. The file's format is described at the top of this module.
+    Only the first process writes. The format of the file is described at the top of this module.
     """
     network, digest = classifier.network, classifier.hash()
     if jax.process_index():
@@ -152,8 +152,8 @@ def save_classifier(path: str | Path, classifier: Classifier) -> str:
 def load_classifier(path: str | Path) -> Classifier:
     """Loads a classifier from its file, or from the folder of the measurement that left it.
 
-    Raises MissingFile if there is none, UserError if the file is damaged, holds a backbone alone, or was not written by
-    this package.
+    Raises MissingFile if there is none, UserError if the file is damaged, contains only a backbone, or was not written
+    by this package.
     """
     file = Path(path)
     file = file / CLASSIFIER if file.is_dir() else file
@@ -180,12 +180,12 @@ def load_classifier(path: str | Path) -> Classifier:
 def _check_header(file: Path, header: Mapping[str, Any] | None) -> None:
     if header is None:
         raise UserError(
-            f"{file} was not written by aiseeme_jax, so nothing says which network, classes and views it is of. "
-            "Weights from elsewhere can be fine-tuned: use the file as `init` of a config"
+            f"{file} was not written by aiseeme_jax, so its network, classes and views are not known. "
+            "Weights of other programs can be fine-tuned: use the file as `init` of a config"
         )
     if header.get("file") != "classifier":
         raise UserError(
-            f"{file} holds a backbone without a head: load it with `load_backbone`, or fine-tune it with a target "
+            f"{file} contains a backbone without a head: load it with `load_backbone`, or fine-tune it with a target "
             "'finetune' first"
         )
     if header.get("format") != FORMAT:
@@ -196,7 +196,7 @@ def _check_header(file: Path, header: Mapping[str, Any] | None) -> None:
 
 
 def _make(header: Mapping[str, Any], tensors: tensor_files.Tensors) -> Classifier:
-    """The classifier that a header and tensors describe. Raises KeyError, TypeError or ValueError if they do not."""
+    """Makes the classifier of a header and tensors. Raises KeyError, TypeError or ValueError if they do not fit."""
     models.check_config(header["model"])
     backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
     names = format_of(backbone)
@@ -222,7 +222,7 @@ def _make(header: Mapping[str, Any], tensors: tensor_files.Tensors) -> Classifie
 def _pad_and_run(
     network: ClassifierNetwork, images: Shaped[np.ndarray, "n *space c"], views: augment.AnyViews
 ) -> Float[np.ndarray, "n k"]:
-    """Logits of a few images, filled up to a power of two: so few compiled programs serve any number of images."""
+    """Logits of a few images. They are filled up to a power of two, so that few programs must be compiled."""
     size = 1 << (len(images) - 1).bit_length()
     filled = np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
     return np.asarray(_logits(network, jnp.asarray(filled), views))[: len(images)]

@@ -1,4 +1,4 @@
-"""The names that PyTorch programs know the weights of each kind of network by: torchvision's and timm's."""
+"""The names of weights in PyTorch programs: torchvision's for a ResNet, timm's for a ViT."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ class Format:
     """How the weights of one kind of backbone are written and read.
 
     Attributes:
-      head: name of the linear head that a classifier of this kind has.
-      write: backbone, side in pixels of the images that another program will give it (or None) -> tensors.
-      fill: puts tensors into a backbone, all or nothing; those of a head are passed over. Raises ValueError if they do
-        not fit.
+      head: name of the linear head of a classifier.
+      write: takes a backbone and the side in pixels of the images that another program will give it (or None), and
+        returns the tensors.
+      fill: puts tensors into a backbone, all or none. Those of a head are ignored. Raises ValueError if they do not
+        fit.
     """
 
     head: str
@@ -32,5 +33,5 @@ VIT = Format("head", lambda backbone, size: timm.to_timm(backbone, size=size), t
 
 
 def format_of(backbone: nnx.Module) -> Format:
-    """The format of a backbone: torchvision's of a ResNet, timm's of a ViT."""
+    """The format of a backbone."""
     return VIT if isinstance(backbone, models.ViT) else RESNET

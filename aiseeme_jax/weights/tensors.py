@@ -1,4 +1,4 @@
-"""Files of named tensors: safetensors in and out, PyTorch checkpoints in.
+"""Files of named tensors: reads and writes safetensors, and reads PyTorch checkpoints.
 
 Reading `.pt` and `.pth` needs PyTorch, which this project does not install.
 """
@@ -13,21 +13,21 @@ from aiseeme_jax.store import files
 
 Tensors = dict[str, np.ndarray]
 
-# Written around the backbone by common trainers; taken off in this order as long as one fits.
+# Prefixes that common trainers put before the names of the backbone. They are removed in this order.
 PREFIXES = ("module.", "encoder_q.", "backbone.")
-# Where a checkpoint that is not a plain dictionary of tensors keeps it.
+# Entries of a checkpoint that may contain the dictionary of tensors.
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 
 
 class Damaged(UserError):
-    """A file that does not hold what its own header says."""
+    """The content of a file does not agree with its header."""
 
 
 def read_weights(path: str | Path) -> Tensors:
-    """Tensors of a `.safetensors`, `.pt` or `.pth` file, with the prefixes of common trainers taken off.
+    """Reads the tensors of a `.safetensors`, `.pt` or `.pth` file, and removes the prefixes of common trainers.
 
-    Where some names carry such a prefix, only those are kept: the rest (a momentum encoder, a queue, a head)
-    is not the backbone.
+    If some names have such a prefix, only those are returned: the others (a momentum encoder, a queue, a head) do not
+    belong to the backbone.
 
     Raises:
       MissingFile: there is no such file.
@@ -44,12 +44,12 @@ def read_weights(path: str | Path) -> Tensors:
     else:
         raise UserError(f"cannot read weights from {path}: the suffix must be .safetensors, .pt or .pth")
     if not tensors:
-        raise UserError(f"{path} holds no tensors")
+        raise UserError(f"{path} contains no tensors")
     return _without_prefixes(tensors)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The strings in the header of a `.safetensors` file; none for other files."""
+    """Reads the strings in the header of a `.safetensors` file. Other files have none."""
     from safetensors import SafetensorError, safe_open
 
     if Path(path).suffix != ".safetensors":
@@ -64,20 +64,20 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes tensors so that the file is either whole or not there.
+    """Writes tensors to a file, whole or not at all.
 
     Args:
-      metadata: strings kept in the header of the file.
+      metadata: strings for the header of the file.
     """
     from safetensors.numpy import save_file
 
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with files.replaced(Path(path)) as beside:
+    with files.write_whole(Path(path)) as beside:
         save_file(whole, beside, metadata=dict(metadata) if metadata else None)
 
 
-def misfits(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> str:
-    """Tensors that are missing, unexpected or of another shape, counted and the first of each named; '' if none is."""
+def describe_misfits(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> str:
+    """Describes missing, unexpected and misshaped tensors by their number and first names; '' if all fit."""
     missing = [name for name in expected if name not in given]
     unexpected = [name for name in given if name not in expected]
     misshaped = [
@@ -89,11 +89,11 @@ def misfits(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndar
     return "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in listed if names)
 
 
-def other_dimensions(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
-    """What there is to say where the first kernels, [out, in, *space], are of images here and of volumes there."""
+def explain_dimensions(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
+    """Explains that one of two first kernels, [out, in, *space], is for images and the other for volumes."""
     return (
         f" These are weights of a {len(theirs) - 2}-D network, and this one is {len(ours) - 2}-D "
-        "(model.dimensions): nothing carries over from one to the other."
+        "(model.dimensions): one cannot be used for the other."
     )
 
 
@@ -138,7 +138,7 @@ def _read_torch(path: Path) -> Tensors:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+        raise UserError(f"{path} contains a {type(content).__name__}, not a dictionary of tensors")
     return {n: _to_numpy(t) for n, t in content.items() if isinstance(t, torch.Tensor)}
 
 

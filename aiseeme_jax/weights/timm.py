@@ -1,4 +1,4 @@
-"""ViT weights under timm's names: the way in from PyTorch and the way out to it."""
+"""ViT weights under timm's names: conversion from PyTorch and to it."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,11 +7,11 @@ import numpy as np
 from flax import nnx
 
 from aiseeme_jax.models.vit import TransformerBlock, ViT, check_side, positions
-from aiseeme_jax.weights.tensors import Tensors, misfits, other_dimensions
+from aiseeme_jax.weights.tensors import Tensors, describe_misfits, explain_dimensions
 
 EMBEDDING = "patch_embed.proj.weight"
 POSITIONS = "pos_embed"
-# Not part of the backbone: classifiers, and the decoder in the authors' files of MAE.
+# Names that do not belong to the backbone: classifiers, and the decoder in the published files of MAE.
 FOREIGN = ("head.", "decoder_", "mask_token")
 
 
@@ -19,8 +19,8 @@ def to_timm(backbone: ViT, *, size: int | None = None) -> Tensors:
     """Weights in float32, without `head.*`.
 
     Args:
-      size: side of images or volumes in pixels for which the fixed positions are written too, as `pos_embed`
-        [1, 1 + N, D], which timm wants. They are right for that size alone: have no other program stretch them.
+      size: side of images or volumes in pixels. If it is given, the fixed positions for that size are written too, as
+        `pos_embed` [1, 1 + N, D], which timm expects. They are wrong for any other size, also if interpolated.
 
     Raises ValueError for a size that is no multiple of the patch.
     """
@@ -28,32 +28,32 @@ def to_timm(backbone: ViT, *, size: int | None = None) -> Tensors:
     if size is not None:
         check_side(size, backbone.patch)
         fixed = np.asarray(positions((size // backbone.patch,) * backbone.dimensions, backbone.features))
-        # The class token has none.
+        # The class token has no position.
         tensors[POSITIONS] = np.pad(fixed, ((1, 0), (0, 0)))[None]
     return tensors
 
 
 def from_timm(backbone: ViT, tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts weights into a backbone, all or nothing. Classifiers and decoders are ignored; positions need not be there.
+    """Puts weights into a backbone, all or none. Classifiers and decoders are ignored. Positions may be missing.
 
-    How many heads a ViT has its weights do not tell: they must be those of `vit.ARCHITECTURES`.
+    Weights do not tell how many heads a ViT has. It must have as many as in `vit.ARCHITECTURES`.
 
     Raises:
-      ValueError: tensors are missing, unexpected or of another shape, or positions other than `vit.positions`, such as
-        learnt ones; the message says what is known to cause it.
+      ValueError: tensors are missing, unexpected or of another shape, or the positions are not those of
+        `vit.positions` (learnt ones, for instance). The message names the known causes.
     """
     variables = dict(_variables(backbone))
     given = {name: np.asarray(tensor) for name, tensor in tensors.items() if not name.startswith(FOREIGN)}
     theirs = given.pop(POSITIONS, None)
     expected = {name: _outwards(backbone, name, variable).shape for name, variable in variables.items()}
-    problems = misfits(expected, given)
+    problems = describe_misfits(expected, given)
     if problems:
         hint = _hint(backbone, given, expected)
         raise ValueError(f"these weights do not fit {_describe(backbone)}: {problems}.{hint}")
     if theirs is not None and not _fixed(backbone, theirs):
         raise ValueError(
             f"these weights do not fit {_describe(backbone)}: its positions are fixed sines and cosines, and their "
-            "pos_embed is something else (learnt, it may be). Weights of MAE or MoCo v3 have fixed ones."
+            "pos_embed is something else (perhaps learnt). Weights of MAE or MoCo v3 have fixed positions."
         )
     for name, variable in variables.items():
         variable.set_value(jnp.asarray(_inwards(name, given[name]), jnp.float32))
@@ -83,7 +83,7 @@ def _scale_and_bias(name: str, weight: nnx.Variable, bias: nnx.Variable) -> Iter
 
 
 def _outwards(backbone: ViT, name: str, variable: nnx.Variable) -> np.ndarray:
-    """[in, out] to [out, in], and the embedding of patches to a convolution [out, in, h, w] ([out, in, d, h, w])."""
+    """Turns [in, out] into [out, in], and the embedding of patches into a convolution [out, in, (d,) h, w]."""
     value = np.array(variable[...], np.float32)
     if name == EMBEDDING:
         window = value.reshape(*(backbone.patch,) * backbone.dimensions, backbone.channels, -1)
@@ -98,12 +98,12 @@ def _inwards(name: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def _fixed(backbone: ViT, theirs: np.ndarray) -> bool:
-    """Whether a `pos_embed` is that of `positions`, for some size: nothing for the class token, then a square grid."""
+    """Whether a `pos_embed` is that of `positions` for some size: zeros for the class token, then a square grid."""
     if theirs.ndim != 3:
         return False
     side = round(max(theirs.shape[1] - 1, 1) ** (1 / backbone.dimensions))
     ours = np.pad(np.asarray(positions((side,) * backbone.dimensions, backbone.features)), ((1, 0), (0, 0)))[None]
-    # Half precision is close enough.
+    # The tolerance admits positions in half precision.
     return theirs.shape == ours.shape and np.allclose(theirs, ours, atol=5e-3)
 
 
@@ -114,14 +114,14 @@ def _describe(backbone: ViT) -> str:
 
 
 def _hint(backbone: ViT, given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> str:
-    """What the embedding of patches tells about the network the weights come from."""
+    """Says what the embedding of patches shows about the network that the weights come from."""
     if EMBEDDING not in given:
         return f" There is no {EMBEDDING} at all: these are not weights of a ViT under timm's names."
     theirs, ours = given[EMBEDDING].shape, expected[EMBEDDING]
     if theirs == ours or len(theirs) not in (4, 5):
         return ""
     if len(theirs) != len(ours):
-        return other_dimensions(theirs, ours)
+        return explain_dimensions(theirs, ours)
     hints = []
     if theirs[2:] != ours[2:]:
         hints.append(f"model.patch: theirs is {theirs[2]}")

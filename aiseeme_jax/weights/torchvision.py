@@ -1,8 +1,7 @@
-"""ResNet weights under torchvision's names: the way in from PyTorch and the way out to it.
+"""ResNet weights under torchvision's names: conversion from PyTorch and to it.
 
-A tensor dictionary maps names like `layer1.0.conv1.weight` to arrays in PyTorch's layout (a convolution is [out, in,
-h, w], of a backbone for volumes [out, in, d, h, w]). Taking weights out and putting them back gives the same bits.
-Reading `.pt` and `.pth` needs PyTorch, which this project does not install. Files serve ViTs too (`timm.py`).
+A dictionary maps names like `layer1.0.conv1.weight` to arrays in PyTorch's layout: a convolution is [out, in, h, w], or
+[out, in, d, h, w] in a backbone for volumes. Conversion to PyTorch and back gives the same bits.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,24 +11,24 @@ import numpy as np
 from flax import nnx
 
 from aiseeme_jax.models.resnet import Block, Norm, ResNet
-from aiseeme_jax.weights.tensors import Tensors, misfits, other_dimensions
+from aiseeme_jax.weights.tensors import Tensors, describe_misfits, explain_dimensions
 
 
 def to_torchvision(backbone: ResNet) -> Tensors:
     """Weights and running statistics in float32, without `fc.*`."""
     tensors = {name: _outwards(variable) for name, variable in _variables(backbone)}
-    # PyTorch counts batches beside each norm and wants to find the count.
+    # PyTorch stores a count of batches beside each norm, and requires it when it loads.
     for name in [n for n in tensors if n.endswith(".running_var")]:
         tensors[name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
     return tensors
 
 
 def from_torchvision(backbone: ResNet, tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts weights into a backbone, all or nothing. `fc.*` and `num_batches_tracked` are ignored.
+    """Puts weights into a backbone, all or none. `fc.*` and `num_batches_tracked` are ignored.
 
     Raises:
-      ValueError: tensors are missing, unexpected or of another shape; the message names the first of each and
-        how many, and says what is known to cause it.
+      ValueError: tensors are missing, unexpected or of another shape. The message counts them, names the first ones,
+        and names the known causes.
     """
     variables = dict(_variables(backbone))
     given = {
@@ -38,7 +37,7 @@ def from_torchvision(backbone: ResNet, tensors: Mapping[str, np.ndarray]) -> Non
         if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
     }
     expected = {name: _outwards(variable).shape for name, variable in variables.items()}
-    problems = misfits(expected, given)
+    problems = describe_misfits(expected, given)
     if problems:
         hint = _hint(backbone, given, expected)
         raise ValueError(f"these weights do not fit {_describe(backbone)}: {problems}.{hint}")
@@ -72,7 +71,7 @@ def _norm_variables(name: str, norm: Norm) -> Iterator[tuple[str, nnx.Variable]]
 
 
 def _outwards(variable: nnx.Variable) -> np.ndarray:
-    """[h, w, in, out] to [out, in, h, w], and with a depth before h alike."""
+    """Turns [h, w, in, out] into [out, in, h, w], and volumes' [d, h, w, in, out] into [out, in, d, h, w]."""
     value = np.asarray(variable[...], np.float32)
     if value.ndim < 4:
         return value.copy()
@@ -94,7 +93,7 @@ def _describe(backbone: ResNet) -> str:
 
 
 def _hint(backbone: ResNet, given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> str:
-    """What the first convolution tells about the network the weights come from."""
+    """Says what the first convolution shows about the network that the weights come from."""
     if "conv1.weight" not in given:
         return " There is no conv1.weight at all: these are not weights of a ResNet under torchvision's names."
     theirs, ours = given["conv1.weight"].shape, expected["conv1.weight"]
@@ -103,7 +102,7 @@ def _hint(backbone: ResNet, given: Mapping[str, np.ndarray], expected: Mapping[s
     if len(theirs) not in (4, 5):
         return ""
     if len(theirs) != len(ours):
-        return other_dimensions(theirs, ours)
+        return explain_dimensions(theirs, ours)
     hints = []
     if theirs[2:] != ours[2:]:
         stem = {7: "standard", 3: "small"}.get(theirs[2], "another")

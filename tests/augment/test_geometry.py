@@ -48,7 +48,7 @@ def test_crop_of_the_whole_image_at_its_own_size_changes_nothing():
 @pytest.mark.parametrize("columns", [False, True])
 def test_flips_are_exact(rows, columns):
     image = random_image(24, 24)
-    box = geometry.flipped(geometry.Box(0.0, 0.0, 24.0, 24.0), jnp.asarray(rows), jnp.asarray(columns))
+    box = geometry.flip(geometry.Box(0.0, 0.0, 24.0, 24.0), jnp.asarray(rows), jnp.asarray(columns))
     expected = image[:: -1 if rows else 1, :: -1 if columns else 1]
     np.testing.assert_array_equal(geometry.crop_resize(image, box, 24), expected)
 
@@ -56,7 +56,7 @@ def test_flips_are_exact(rows, columns):
 def test_flip_of_a_crop_is_the_flipped_crop():
     image, box = random_image(), geometry.Box(3.25, 10.5, 12.0, 9.75)
     crop = geometry.crop_resize(image, box, 16)
-    flipped = geometry.crop_resize(image, geometry.flipped(box, jnp.asarray(True), jnp.asarray(False)), 16)
+    flipped = geometry.crop_resize(image, geometry.flip(box, jnp.asarray(True), jnp.asarray(False)), 16)
     np.testing.assert_allclose(flipped, crop[::-1], atol=1e-5)
 
 

@@ -154,7 +154,7 @@ class TestTurns:
         np.testing.assert_array_equal(turned[0], cube)
 
     def test_other_shapes_are_refused(self):
-        with pytest.raises(ValueError, match=r"rotate_cube wants cubes .*\(2, 3, 3, 4, 1\)"):
+        with pytest.raises(ValueError, match=r"rotate_cube needs cubes .*\(2, 3, 3, 4, 1\)"):
             augment.rotate_cube(jnp.zeros((2, 3, 3, 4, 1)), jnp.arange(2))
 
     def positions_found(self, **fields):

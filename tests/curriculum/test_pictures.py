@@ -17,7 +17,7 @@ STILL = augment.VolumeViews(size=8, crop_scale=(1.0, 1.0), window=(0.0, 1000.0))
 def test_of_an_image_itself_and_its_view():
     task = Task(tiny.Pixels(), augment.Views(**{**tiny.STILL, "size": 8}))
     images = tiny.images(2, size=16)
-    sheet = pictures.view_sheet(task, jnp.asarray(images), seed=0)
+    sheet = pictures.draw_views(task, jnp.asarray(images), seed=0)
     cell = 16 + 2 * pictures.GAP
     assert sheet.shape == (2 * cell, 2 * cell, 3)
     np.testing.assert_allclose(sheet[2:18, 2:18], images[0] / 255, atol=1e-6)
@@ -29,7 +29,7 @@ def test_of_an_image_itself_and_its_view():
 def test_of_a_volume_its_central_slices(tmp_path):
     volumes = np.random.default_rng(0).integers(0, 1000, (2, 8, 8, 8, 1)).astype(np.int16)
     task = Task(tiny.Pixels(1), dataclasses.replace(STILL, flip_z=1.0))
-    sheet = pictures.view_sheet(task, jnp.asarray(volumes), seed=0)
+    sheet = pictures.draw_views(task, jnp.asarray(volumes), seed=0)
     cell = 8 + 2 * pictures.GAP
     assert sheet.shape == (2 * cell, 6 * cell, 1)
     unit = volumes / 1000

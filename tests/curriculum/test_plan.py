@@ -266,7 +266,7 @@ class TestChangedNames:
 def test_without_stages_there_must_be_other_curricula_or_weights(opened, tmp_path):
     split, empty = opened("grey"), config("grey")
     stages, empty.stages = empty.stages, ()
-    with pytest.raises(ValueError, match="no stages: there is nothing to pretrain; set `stages` or `curricula`"):
+    with pytest.raises(ValueError, match="no stages: there is nothing to pretrain. Set `stages` or `curricula`"):
         check(empty, split)
     empty.curricula = base.ConfigDict({"one": stages})
     check(empty, split)

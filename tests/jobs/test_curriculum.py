@@ -327,7 +327,9 @@ class TestDamage:
         record = artifacts.read_record(first)
         other = narrow_copy(first)
         records.write_json(first / "record.json", {**record, "backbone_hash": other})
-        message = f"{second} was made from another start than {first} now holds .{record['backbone_hash'][:12]} is not"
+        message = (
+            f"{second} was made from another start than {first} now contains .{record['backbone_hash'][:12]} is not"
+        )
         with pytest.raises(UserError, match=f"{message}.*store remove {second}"):
             curriculum.run(config(), copied)
 
@@ -340,7 +342,7 @@ class TestDamage:
         first, _ = stage_folders(copied)
         narrow_copy(first)
         artifacts.remove(stage_folders(copied)[1])
-        with pytest.raises(UserError, match=f"{first} holds another backbone than its record says"):
+        with pytest.raises(UserError, match=f"{first} contains another backbone than its record says"):
             curriculum.run(config(), copied)
 
     def test_a_damaged_backbone_is_named_with_the_command_that_removes_it(self, copied):
@@ -564,4 +566,4 @@ def test_workdirs_may_be_moved(tmp_path, not_trained):
     curriculum.run(made, tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     curriculum.run(made, tmp_path / "there")
-    assert len(not_trained) == 1 and workdirs.stage_folder(tmp_path / "there").parent.parent == tmp_path / "there"
+    assert len(not_trained) == 1 and workdirs.find_stage_folder(tmp_path / "there").parent.parent == tmp_path / "there"

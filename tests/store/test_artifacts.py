@@ -75,7 +75,7 @@ def test_a_damaged_record_is_named_with_the_command_that_removes_it(store, how):
 def test_a_folder_that_holds_another_piece_of_work_is_not_used(store):
     directory, other = finished(store), finished(store, Artifact(STAGES, "01-simclr", {"seed": 1}))
     (directory / "record.json").write_bytes((other / "record.json").read_bytes())
-    with pytest.raises(UserError, match="holds another piece of work than its name says"):
+    with pytest.raises(UserError, match="contains another piece of work than its name says"):
         store.record(ROTATION)
 
 

@@ -81,7 +81,7 @@ class TestCheckpoints:
             store.save(2, self.on_devices(2), {})
         (tmp_path / "checkpoints" / "2" / "state" / file).write_text("{")
         with checkpoints.Checkpoints(tmp_path) as store:
-            with pytest.raises(ValueError, match="checkpoints/2 is damaged; delete it to go on from an earlier"):
+            with pytest.raises(ValueError, match="checkpoints/2 is damaged; delete it to continue from an earlier"):
                 store.restore(self.on_devices(), data.data_mesh())
         shutil.rmtree(tmp_path / "checkpoints" / "2")
         with checkpoints.Checkpoints(tmp_path) as store:

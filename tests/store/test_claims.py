@@ -13,7 +13,7 @@ import pytest
 
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import claims
-from aiseeme_jax.store.claims import claim, holder_of
+from aiseeme_jax.store.claims import claim, find_holder
 
 
 def ended_process() -> int:
@@ -38,14 +38,14 @@ def make_silent(folder):
 def test_a_free_folder_is_claimed_and_let_go(tmp_path):
     with claim(tmp_path / "new") as holder:
         assert holder is None
-        assert holder_of(tmp_path / "new").process == os.getpid()
-    assert holder_of(tmp_path / "new") is None and os.listdir(tmp_path / "new") == []
+        assert find_holder(tmp_path / "new").process == os.getpid()
+    assert find_holder(tmp_path / "new") is None and os.listdir(tmp_path / "new") == []
 
 
 def test_it_is_let_go_when_the_work_fails(tmp_path):
     with pytest.raises(RuntimeError), claim(tmp_path):
         raise RuntimeError
-    assert holder_of(tmp_path) is None
+    assert find_holder(tmp_path) is None
 
 
 def test_a_second_one_hears_who_is_at_work(tmp_path):
@@ -97,14 +97,14 @@ def test_who_was_taken_over_does_not_clear_the_new_claim_away(tmp_path):
     with claim(tmp_path):
         leave = json.loads((tmp_path / "claim.json").read_text())
         (tmp_path / "claim.json").write_text(json.dumps({**leave, "token": "new"}))
-    assert holder_of(tmp_path).token == "new"
+    assert find_holder(tmp_path).token == "new"
 
 
 def test_a_claim_that_another_one_took_in_the_meantime_stays(tmp_path):
     with claim(tmp_path / "folder"):
-        newer = holder_of(tmp_path / "folder")
+        newer = find_holder(tmp_path / "folder")
         claims._clear_silent(tmp_path / "folder" / "claim.json")
-        assert holder_of(tmp_path / "folder") == newer
+        assert find_holder(tmp_path / "folder") == newer
 
 
 def test_of_many_that_find_a_dead_claim_one_takes_it(tmp_path):

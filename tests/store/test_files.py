@@ -109,12 +109,12 @@ def test_a_folder_that_belongs_to_somebody_else_is_named(tmp_path):
 def test_what_killed_processes_were_writing_is_swept_away(tmp_path):
     for name in (".record.json.12.part", ".views.png.3.part", ".hidden", "record.json", "1.part"):
         (tmp_path / name).touch()
-    files.sweep(tmp_path)
+    files.delete_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "1.part", "record.json"]
 
 
 def test_what_is_being_written_is_what_would_be_swept_away(tmp_path):
-    with pytest.raises(KeyboardInterrupt), files.replaced(tmp_path / "record.json") as beside:
+    with pytest.raises(KeyboardInterrupt), files.write_whole(tmp_path / "record.json") as beside:
         beside.touch()
         assert files.LEFT_OVER.fullmatch(beside.name)
         raise KeyboardInterrupt
@@ -138,6 +138,6 @@ class TestRecords:
 
     def test_differences_are_told_by_name(self):
         one, other = {"a": {"b": 1, "c": "f" * 64}, "d": 2}, {"a": {"b": 3, "c": "e" * 64}, "e": 4}
-        assert records.differences(one, one) == ""
+        assert records.describe_differences(one, one) == ""
         told = "b 1 -> 3, c ffffffffffff -> eeeeeeeeeeee, d 2 -> (none), e (none) -> 4"
-        assert records.differences(one, other) == told
+        assert records.describe_differences(one, other) == told

@@ -112,7 +112,7 @@ class TestPrune:
             store_command.main(["prune", "--yes", str(workdir), str(tmp_path / "other")])
 
     def test_needs_a_workdir(self, tmp_path):
-        with pytest.raises(MissingFile, match="is no workdir of a run: it has no plan.json"):
+        with pytest.raises(MissingFile, match="is not the workdir of a run: it has no plan.json"):
             store_command.main(["prune", str(tmp_path)])
 
 
@@ -136,4 +136,4 @@ class TestRemove:
     ("count", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3.4e6, "3.4 MB"), (5e12, "5000.0 GB")]
 )
 def test_sizes_in_words(count, said):
-    assert store_command.in_bytes(count) == said
+    assert store_command.format_bytes(count) == said

@@ -86,23 +86,23 @@ class TestBackbone:
         folders = finish_stages(tmp_path, {"curriculum": ("rotation", "simclr"), "single:simclr": ("simclr",)})
         for arm, seed in ((None, 1), ("curriculum", 1), ("single:simclr", 2)):
             tiny.assert_same(aiseeme_jax.load_backbone(tmp_path, arm)[0], narrow(seed))
-        with pytest.raises(UserError, match="holds no arm 'npid' with stages: there are curriculum, single:simclr"):
+        with pytest.raises(UserError, match="has no arm 'npid' with stages: there are curriculum, single:simclr"):
             aiseeme_jax.load_backbone(tmp_path, arm="npid")
-        with pytest.raises(UserError, match=f"{folders[0].name}' is no workdir: it has no arm 'curriculum'"):
+        with pytest.raises(UserError, match=f"{folders[0].name}' is not a workdir: it has no arm 'curriculum'"):
             aiseeme_jax.load_backbone(folders[0], arm="curriculum")
 
     def test_without_a_curriculum_there_must_be_one_arm_or_it_must_be_named(self, tmp_path):
         finish_stages(tmp_path, {"plain": ("rotation", "npid")})
         tiny.assert_same(aiseeme_jax.load_backbone(tmp_path)[0], narrow(1))
         finish_stages(tmp_path, {"plain": ("rotation", "npid"), "distilled": ("simclr",)})
-        with pytest.raises(UserError, match="holds several arms: say `arm`, .* There are plain, distilled"):
+        with pytest.raises(UserError, match="has several arms: say `arm`, .* There are plain, distilled"):
             aiseeme_jax.load_backbone(tmp_path)
         tiny.assert_same(aiseeme_jax.load_backbone(tmp_path, arm="distilled")[0], narrow(2))
 
     def test_of_an_arm_that_has_finished_no_stage(self, tmp_path):
         (folder,) = finish_stages(tmp_path, {"curriculum": ("rotation",)})
         (folder / "record.json").unlink()
-        with pytest.raises(MissingFile, match="holds no finished stage of the arm 'curriculum': run the curriculum"):
+        with pytest.raises(MissingFile, match="has no finished stage of the arm 'curriculum': run the curriculum"):
             aiseeme_jax.load_backbone(tmp_path)
 
     def test_export_is_an_init_of_the_same_bits(self, tmp_path):
@@ -199,5 +199,5 @@ class TestBackbone:
     def test_nothing_there_is_an_error(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no file or folder at '.*absent'"):
             aiseeme_jax.load_backbone(tmp_path / "absent")
-        with pytest.raises(FileNotFoundError, match="is no workdir of a run: it has no plan.json"):
+        with pytest.raises(FileNotFoundError, match="is not the workdir of a run: it has no plan.json"):
             aiseeme_jax.load_backbone(tmp_path)

@@ -97,7 +97,9 @@ class TestFile:
 
     def test_a_file_of_a_backbone_alone(self, tmp_path):
         weights.export_backbone(tiny.backbone(), tmp_path / "b.safetensors")
-        with pytest.raises(UserError, match="b.safetensors holds a backbone without a head: load it with `load_backb"):
+        with pytest.raises(
+            UserError, match="b.safetensors contains a backbone without a head: load it with `load_backb"
+        ):
             load_classifier(tmp_path / "b.safetensors")
 
     def test_a_file_from_elsewhere(self, tmp_path):

@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="damaged.safetensors is not a whole safetensors file"):
         tensors.read_weights(damaged)
     tensors.write_safetensors(tmp_path / "empty.safetensors", {})
-    with pytest.raises(ValueError, match="empty.safetensors holds no tensors"):
+    with pytest.raises(ValueError, match="empty.safetensors contains no tensors"):
         tensors.read_weights(tmp_path / "empty.safetensors")
 
 
@@ -183,7 +183,7 @@ def test_features_are_those_of_pytorch(name, width, stem, size, tmp_path):
 def test_torch_files_that_hold_no_tensors(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="list.pt holds a list"):
+    with pytest.raises(ValueError, match="list.pt contains a list"):
         tensors.read_weights(tmp_path / "list.pt")
     (tmp_path / "damaged.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="damaged.pt is not a readable PyTorch checkpoint"):
