@@ -50,9 +50,7 @@ def small():
 
 
 def demo():
-    """Synthetic chest X-rays, three stages, a few minutes on two CPU cores. It shows that everything works, and proves
-    nothing.
-    """
+    """Three stages on synthetic chest X-rays, in a few minutes. It shows that everything works, and proves nothing."""
     config = base.get_config()
     config.title = "Demo on synthetic chest X-rays"
     config.data.update({"name": "cxr_phantom/demo", "synthetic": True})

@@ -50,9 +50,7 @@ def small():
 
 
 def demo():
-    """Synthetic dermoscopy, three stages, a few minutes on two CPU cores. It shows that everything works, and proves
-    nothing.
-    """
+    """Three stages on synthetic dermoscopy, in a few minutes. It shows that everything works, and proves nothing."""
     config = base.get_config()
     config.title = "Demo on synthetic dermoscopy"
     config.data.update({"name": "derm_phantom/demo", "synthetic": True})

@@ -53,9 +53,7 @@ def small():
 
 
 def demo():
-    """Synthetic nodules, two stages, a few minutes on two CPU cores. It shows that everything works, and proves
-    nothing.
-    """
+    """Two stages on synthetic nodules, in a few minutes. It shows that everything works, and proves nothing."""
     config = base.get_config()
     config.title = "Demo on synthetic lung nodules"
     config.data.update({"name": "nodule_phantom/demo", "synthetic": True})

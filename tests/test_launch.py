@@ -48,7 +48,7 @@ def test_killed_during_a_save_it_ends_in_the_same_bits(stage, whole, phantom, tm
     assert not list(workdir.rglob("*.orbax-checkpoint-tmp"))
 
 
-def test_sigterm_saves_at_once_and_the_same_command_goes_on(whole, phantom, tmp_path):  # noqa: F811
+def test_sigterm_saves_at_once_and_the_same_command_continues(whole, phantom, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
     seldom = "--config.runtime.checkpoint_every=1000"
     process = running.start(workdir, phantom, seldom)
@@ -72,7 +72,7 @@ def test_complete_run_says_so(whole, phantom):  # noqa: F811
     assert running.outcome(whole) == before
 
 
-def test_other_workers_and_residence_go_on_in_the_same_bits(whole, phantom, tmp_path):  # noqa: F811
+def test_other_workers_and_residence_continue_with_the_same_bits(whole, phantom, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
     process = running.start(workdir, phantom, "--config.runtime.residence=device")
     running.wait_for(process, lambda: running.logged(workdir, "00-rotation") >= 5, "step 5")
@@ -165,7 +165,7 @@ def test_a_bug_shows_its_traceback_whatever_the_type_of_its_error(kind, phantom,
     assert code == 1 and "Traceback" in said and "failing_config.py" in said
 
 
-def test_a_judgement_of_the_input_does_not(phantom, tmp_path):  # noqa: F811
+def test_an_error_of_the_input_shows_no_traceback(phantom, tmp_path):  # noqa: F811
     said = fails(tmp_path / "run", phantom, config="tests/failing_config.py:judged")
     assert "error: title is too long\n(--debug shows where)" in said
 
@@ -254,7 +254,7 @@ def test_a_changed_field_trains_what_follows_from_it_alone(whole, phantom, tmp_p
     assert "runtime.log_every is 0; it must be at least 1" in fails(workdir, phantom, "--config.runtime.log_every=0")
 
 
-def test_a_stage_that_diverged_goes_on_as_the_message_says(whole, phantom, tmp_path):  # noqa: F811
+def test_a_stage_that_diverged_continues_as_the_message_says(whole, phantom, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
     said = fails(workdir, phantom, "--config.stages[1].optimizer.learning_rate=1e38")
     assert "not finite for 10 steps in a row" in said and "under the same --workdir" in said

@@ -48,7 +48,7 @@ class Holder:
 
     def is_gone(self) -> bool:
         """Whether the process has ended; False if this cannot be seen from here."""
-        if self.space != _process_space():
+        if self.space != _name_process_space():
             return False
         try:
             os.kill(self.process, 0)
@@ -69,7 +69,7 @@ def claim(directory: Path) -> Iterator[Holder | None]:
 
     Yields None if this process has the claim, or the holder if another process is at work there.
     """
-    mine = Holder(socket.gethostname(), os.getpid(), _process_space(), uuid.uuid4().hex)
+    mine = Holder(socket.gethostname(), os.getpid(), _name_process_space(), uuid.uuid4().hex)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / CLAIM
     holder = _take(path, mine)
@@ -77,7 +77,7 @@ def claim(directory: Path) -> Iterator[Holder | None]:
         yield holder
         return
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    beat = threading.Thread(target=_touch_until, args=(path, stop), daemon=True)
     beat.start()
     try:
         yield None
@@ -179,14 +179,14 @@ def _read_clock(directory: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
+def _touch_until(path: Path, stop: threading.Event) -> None:
     while not stop.wait(BEAT_SECONDS):
         # A disk that fails for a moment must not end a run of days. After a longer failure the work itself fails.
         with contextlib.suppress(OSError):
             os.utime(path)
 
 
-def _process_space() -> str:
+def _name_process_space() -> str:
     """The boot and the namespace of process numbers, if Linux tells them; else the name of the machine."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -107,7 +107,7 @@ def test_jitter_of_strength_zero_is_the_image(image):
     np.testing.assert_array_equal(colour.random_jitter(jax.random.key(0), image, (0.0, 0.0, 0.0, 0.0)), image)
 
 
-def test_one_channel_knows_brightness_and_contrast_only():
+def test_one_channel_has_brightness_and_contrast_only():
     image = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)), jnp.float32)
     key = jax.random.key(3)
     np.testing.assert_array_equal(colour.hue(image, 0.3), image)

@@ -31,7 +31,7 @@ def test_floor_of_crops_stays_below_their_ceiling():
     assert augment.make_views("dermoscopy", 64, {"crop_scale": (0.05, 0.14)}, {}).crop_scale == (0.14, 0.14)
 
 
-def test_what_a_task_cannot_bear_wins():
+def test_fields_that_a_task_needs_override_the_preset():
     fixed = {"flip_vertical": 0.0, "right_angles": False, "rotation": 0.0, "hue": 0.3}
     views = augment.make_views("dermoscopy", 64, SIMCLR, fixed)
     assert (views.flip_vertical, views.right_angles, views.rotation, views.hue) == (0.0, False, 0.0, 0.3)
@@ -70,7 +70,7 @@ def test_a_nodule_of_30_mm_is_in_every_crop_of_a_volume():
     assert 64 - edge <= 32 - 15 and edge >= 32 + 15
 
 
-def test_a_task_of_volumes_has_its_say_over_volumes_only():
+def test_fields_of_volumes_apply_to_volumes_only():
     fixed = {"flip_z": 0.0, "right_angles": False}
     assert augment.make_views("ct", 32, SIMCLR, fixed).flip_z == 0.0
     assert augment.make_views("natural", 32, SIMCLR, fixed) == augment.make_views("natural", 32, SIMCLR)
@@ -92,7 +92,7 @@ def test_planes_of_a_ct_keep_their_densities():
     assert views.grey_probability == views.solarise_probability == 0.0
 
 
-def test_unknown_names_are_told_with_the_known():
+def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="'x-ray': known are ct, ct_planes, cxr, dermoscopy, natural"):
         augment.make_views("x-ray", 64)
     with pytest.raises(ValueError, match="blur_sigmas.*known are dimensions, size, .*blur_sigma"):

@@ -267,7 +267,7 @@ def test_impossible_fields_are_named(fields, message):
 
 class TestViewsOf:
     @pytest.mark.parametrize("spec", [EVERYTHING, augment.Views(size=32, hue=0.1)])
-    def test_fields_tell_their_class(self, spec):
+    def test_dimensions_decide_the_class(self, spec):
         assert augment.views_of(dataclasses.asdict(spec)) == spec
 
     def test_fields_of_the_other_class_are_named(self):

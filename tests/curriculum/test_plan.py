@@ -118,13 +118,13 @@ class TestViTs:
                 check(broken, split)
             broken.stages[0].views.size = 20
 
-    def test_a_task_for_them_alone_names_them(self, opened):
+    def test_a_task_for_vits_only_says_so(self, opened):
         with pytest.raises(ValueError, match=r"stages\[1\] \(mae\): mae needs a ViT, .* vit_tiny, vit_small, vit_base"):
             check(config("grey", ("rotation", "mae")), opened("grey"))
 
 
 class TestLabels:
-    def test_targets_need_them(self, opened):
+    def test_targets_need_labels(self, opened):
         unlabelled = opened("grey", labels=[-1] * 24, class_names=())
         with pytest.raises(ValueError, match="train has no single label for each image: .* leave `targets` empty"):
             check(config("grey"), unlabelled)
@@ -132,14 +132,14 @@ class TestLabels:
         pretraining.targets = ()
         check(pretraining, unlabelled)
 
-    def test_fine_tuning_is_judged_by_the_labelled_images(self, opened):
+    def test_fine_tuning_is_checked_with_the_labelled_images(self, opened):
         split = opened("grey", labels=np.where(np.arange(24) < 12, np.arange(24) % 2, -1))
         made = config("grey")
         made.targets = (base.target("finetune", size=16, preset="cxr", batch_size=64, fractions=(0.5,)),)
         with pytest.raises(ValueError, match="a fraction of 6 labelled images is too few for 8 devices"):
             check(made, split)
 
-    def test_the_job_evaluate_is_judged_as_well(self, opened, tmp_path):
+    def test_the_job_evaluate_is_checked_too(self, opened, tmp_path):
         opened("grey")
         wrong = [(config("grey", channels=3), "model.channels 3, but train holds images")]
         twice, unmeasured, unworkable = config("grey"), config("grey"), config("grey")
@@ -214,7 +214,7 @@ class TestTargets:
             ("finetune", {"batch_size": 8, "duration": {"epochs": 0.0}}, "duration is 0"),
         ],
     )
-    def test_a_wrong_field_is_told_before_anything_is_trained(self, opened, protocol, wrong, message):
+    def test_a_wrong_field_is_named_before_anything_is_trained(self, opened, protocol, wrong, message):
         split, made = opened("grey"), config("grey")
         made.targets = (base.target(protocol, size=16, preset="cxr", **wrong),)
         with pytest.raises(ValueError, match=rf"targets\[0\] \({protocol}\): {message}"):
@@ -252,7 +252,7 @@ class TestChangedNames:
         with pytest.raises(ValueError, match=message):
             check(changed, opened("grey"))
 
-    def test_an_unknown_one_names_the_known(self, opened):
+    def test_an_unknown_name_lists_the_known_ones(self, opened):
         changed = config("grey")
         changed.stages[0].task = "guesswork"
         with pytest.raises(ValueError, match="unknown pretext task 'guesswork': known are barlow_twins, byol"):
@@ -277,7 +277,7 @@ def test_without_stages_there_must_be_other_curricula_or_weights(opened, tmp_pat
 
 
 class TestWhatLibrariesRefuse:
-    def test_it_is_told_with_the_part(self, opened, monkeypatch):
+    def test_the_error_names_the_part_of_the_config(self, opened, monkeypatch):
         class Broken(pretext.TASKS["npid"]):
             def __init__(self, *arguments, **fields):
                 raise TypeError("shapes must be 1D sequences of integers")

@@ -120,7 +120,7 @@ def test_no_field_of_runtime_is_in_a_key(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"title": "new"}, {"statistics": {"samples": 7, "seed": 3}}, {"data": {"synthetic": True}}]
 )
-def test_nor_is_what_says_how_results_are_shown(changes):
+def test_no_field_of_the_report_is_in_a_key(changes):
     made = config()
     made.update(changes)
     assert everything(made) == everything()
@@ -137,14 +137,14 @@ def test_what_all_stages_depend_on_changes_all_of_them(changes):
     assert not set(keys(made)) & set(keys())
 
 
-def test_the_images_count_by_what_they_are(monkeypatch):
+def test_the_fingerprint_of_the_images_is_in_the_key(monkeypatch):
     before = everything()
     real = data.open_split
     monkeypatch.setattr(data, "open_split", lambda *where: dataclasses.replace(real(*where), version="2.0.0"))
     assert not set(everything()) & set(before)
 
 
-def test_excluded_images_count_by_which_they_are_and_not_by_the_file(tmp_path):
+def test_the_excluded_images_are_in_the_key_and_their_file_is_not(tmp_path):
     for name, text in (("a.txt", "3\n"), ("b.txt", "3\n"), ("c.txt", "4\n")):
         (tmp_path / name).write_text(text)
     first, copy, other = (config(baselines=()) for _ in range(3))
@@ -156,7 +156,7 @@ def test_excluded_images_count_by_which_they_are_and_not_by_the_file(tmp_path):
     assert len(keys(first, PlannedMeasurement)) == 3
 
 
-def test_weights_from_outside_count_by_their_content(tmp_path):
+def test_the_content_of_a_file_of_weights_is_in_the_key(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         made = weights.starting_backbone(config().model, "scratch", seed)
         weights.export_backbone(made, tmp_path / f"{name}.safetensors")
@@ -206,7 +206,7 @@ class TestFisher:
         assert pieces[2].inputs["Fisher information of 00-rotation"] is not None
         assert pieces[1].batches == 3, "an epoch of 24 images in batches of 8"
 
-    def test_it_is_shared_and_does_not_change_the_stage_it_is_of(self):
+    def test_it_is_shared_and_does_not_change_its_stage(self):
         plain = config((stage("rotation", 2),), baselines=())
         assert keys(self.two())[0] == keys(plain)[0]
         made = self.two()
@@ -225,7 +225,7 @@ class TestData:
         assert [stage.sets for stage in arm.stages] == [(("a/1", 1.0),), (("isic2019/224", 1.0),)]
         assert [one.name for one in arm.measurements] == ["knn", "knn:b/1"]
 
-    def test_a_mixture_counts_by_its_shares(self):
+    def test_the_shares_of_a_mixture_are_in_the_key(self):
         def mixed(**shares):
             return config((stage("rotation", 2, data={f"{name}/1": part for name, part in shares.items()}),))
 

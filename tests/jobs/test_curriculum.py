@@ -77,7 +77,7 @@ def not_trained(monkeypatch):
 
 @pytest.mark.slow
 class TestRun:
-    def test_leaves_what_the_design_says(self, finished):
+    def test_leaves_the_files_of_the_layout(self, finished):
         top = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
         assert top == {"config.json", "plan.json", "results.csv", "report.html", "stages", "measurements"}
         names = sorted(path.name for path in (finished / "stages").iterdir() if path.is_dir())
@@ -185,7 +185,7 @@ class TestRun:
         assert fisher.parent.name.startswith("00-rotation-")
 
 
-def test_pretraining_is_given_training_images_alone(splits, tmp_path, not_trained):
+def test_pretraining_gets_training_images_only(splits, tmp_path, not_trained):
     curriculum.run(config(targets=()), tmp_path)
     assert splits == ["train"] and len(not_trained) == 3
 
@@ -237,7 +237,7 @@ class TestBudget:
         curriculum.run(config((stage("rotation", 4), stage("npid", 5)), targets=()), tmp_path)
         assert not_trained == [("curriculum 0: rotation", 4), ("curriculum 1: npid", 5), ("single:npid", 5)]
 
-    def test_or_shows_as_many_images_as_the_whole_curriculum(self, tmp_path, not_trained):
+    def test_single_task_may_show_as_many_images_as_the_whole_curriculum(self, tmp_path, not_trained):
         stages = (stage("rotation", 4), stage("npid", 5, batch_size=16))
         curriculum.run(config(stages, targets=(), single_budget="total"), tmp_path)
         asked = dict(not_trained)
@@ -322,7 +322,7 @@ class TestChanges:
 class TestDamage:
     """Nothing is gone on with that belongs to other bits than those that are there."""
 
-    def test_a_stage_trained_anew_to_other_bits_is_noticed(self, copied):
+    def test_a_stage_trained_again_to_other_bits_is_noticed(self, copied):
         first, second = stage_folders(copied)
         record = artifacts.read_record(first)
         other = narrow_copy(first)
@@ -333,7 +333,7 @@ class TestDamage:
         with pytest.raises(UserError, match=f"{message}.*store remove {second}"):
             curriculum.run(config(), copied)
 
-    def test_one_trained_anew_to_the_same_bits_goes_together_with_the_rest(self, copied, finished, trained):
+    def test_a_stage_trained_again_to_the_same_bits_fits_the_rest(self, copied, finished, trained):
         artifacts.remove(stage_folders(copied)[0])
         curriculum.run(config(), copied)
         assert trained == ["curriculum 0: rotation"] and outcome(copied) == outcome(finished)
@@ -425,7 +425,7 @@ class TestKill:
         monkeypatch.setattr(module, name, call)
 
     @pytest.mark.parametrize("moment", [pytest.param(m, marks=() if m == FAST else pytest.mark.slow) for m in MOMENTS])
-    def test_costs_nothing_but_time(self, moment, finished, tmp_path, monkeypatch):
+    def test_changes_no_result(self, moment, finished, tmp_path, monkeypatch):
         kind, *where = MOMENTS[moment]
         with monkeypatch.context() as patch:
             getattr(self, kind)(patch, *where)
@@ -438,7 +438,7 @@ class TestKill:
 
 
 @pytest.mark.slow
-def test_a_mixture_of_data_sets_is_gone_on_with_exactly(tmp_path, monkeypatch):
+def test_a_mixture_of_data_sets_is_resumed_exactly(tmp_path, monkeypatch):
     """Pretraining on two sets at once, and measuring on two others."""
 
     def open_split(name, split, data_dir):
@@ -485,7 +485,7 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
-def test_stage_lets_go_of_what_it_compiled(tmp_path, monkeypatch):
+def test_a_stage_releases_its_compiled_programs(tmp_path, monkeypatch):
     def fit(task, batches, recipe, folder, *, frozen, **_):
         program, _ = make_state(task, recipe, frozen)
         train_step.of(program)
@@ -555,7 +555,7 @@ class TestFineTuning:
         self.measure_all(self.tuned(), tmp_path)
         assert len(starts) == len(set(starts)) == 2
 
-    def test_trained_weights_have_one(self, starts, tmp_path):
+    def test_trained_weights_have_one_start_for_all_seeds(self, starts, tmp_path):
         weights.export_backbone(tiny.backbone(), tmp_path / "weights.safetensors")
         self.measure_all(self.tuned(init=str(tmp_path / "weights.safetensors")), tmp_path)
         assert starts == [weights.backbone_hash(tiny.backbone())] * 2

@@ -72,7 +72,7 @@ def by_hand(decoder: models.Decoder, coarse: np.ndarray, fine: np.ndarray) -> np
     return np.maximum(x, 0) @ np.asarray(decoder.head.kernel) + np.asarray(decoder.head.bias)
 
 
-def test_a_step_repeats_lays_beside_convolves_and_normalises():
+def test_a_step_repeats_concatenates_convolves_and_normalises():
     decoder = models.Decoder(Maps(), 8, 3, dimensions=2, skips=True, stride=2, rngs=nnx.Rngs(0))
     assert decoder.steps == ((4, "stage1"),)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 2)), jnp.float32)

@@ -56,7 +56,7 @@ def test_half_precision_gives_float32():
     assert head.layers[0].kernel.dtype == jnp.float32
 
 
-def test_what_the_last_layer_may_go_without():
+def test_the_last_layer_may_lack_norm_scale_or_bias():
     bare = models.MLP(12, (20,), 5, norm=True, final_norm=True, final_affine=False, rngs=nnx.Rngs(0))
     assert bare.norms[0].scale is not None and bare.norms[1].scale is None and bare.norms[1].bias is None
     out = bare(jnp.asarray(batch()), train=True)
@@ -65,7 +65,7 @@ def test_what_the_last_layer_may_go_without():
     assert unbiased.layers[0].bias is not None and unbiased.layers[1].bias is None
 
 
-def test_activation_stands_between_the_layers():
+def test_activation_is_applied_between_the_layers():
     head = models.MLP(12, (20,), 5, activation=jnp.tanh, rngs=nnx.Rngs(0))
     first, last = head.layers
     expected = np.tanh(batch() @ first.kernel[...] + first.bias[...]) @ last.kernel[...] + last.bias[...]

@@ -47,7 +47,7 @@ def test_convolution_is_that_of_xla(shape, size, stride):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * float(jnp.abs(other).max()))
 
 
-def test_only_a_cpu_takes_a_volume_plane_by_plane(monkeypatch):
+def test_only_a_cpu_convolves_a_volume_plane_by_plane(monkeypatch):
     volumes, kernel = jnp.zeros((1, 4, 4, 4, 1)), jnp.zeros((3, 3, 3, 1, 2))
     for backend, count in (("cpu", 3), ("gpu", 1)):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
@@ -112,7 +112,7 @@ class TestTorchFormat:
         torchvision.from_torchvision(other, tensors)
         assert weights.backbone_hash(other) == weights.backbone_hash(backbone)
 
-    def test_weights_of_images_are_refused_in_words(self):
+    def test_weights_of_images_are_refused_with_an_explanation(self):
         with pytest.raises(ValueError, match=r"resnet18 \(.*, 3-D\): .*2-D network, .* 3-D \(model.dimensions\)"):
             torchvision.from_torchvision(make(), torchvision.to_torchvision(make(dimensions=2)))
         with pytest.raises(ValueError, match="weights of a 3-D network, and this one is 2-D"):

@@ -169,7 +169,7 @@ def test_weight_decay_passes_over_norms_biases_and_the_class_token():
         ({"name": "resnet18", "patch": 8}, "a ResNet has no patches: leave model.patch at 0, not 8"),
     ],
 )
-def test_what_a_model_has_not_is_refused(options, message):
+def test_options_that_a_model_does_not_have_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         models.make_backbone(**{"name": "vit_tiny", **options}, rngs=nnx.Rngs(0))
 

@@ -35,7 +35,7 @@ def test_kind_and_content_make_the_key_and_the_label_does_not():
     assert Artifact(MEASUREMENTS, "00-rotation", {"seed": 0}).key != ROTATION.key
 
 
-def test_an_artifact_is_found_under_whatever_label_it_was_made(store):
+def test_an_artifact_is_found_under_any_label(store):
     directory = finished(store, Artifact(STAGES, "02-rotation", {"seed": 0}), steps=5)
     assert store.directory(ROTATION) == directory and store.record(ROTATION)["steps"] == 5
 
@@ -72,7 +72,7 @@ def test_a_damaged_record_is_named_with_the_command_that_removes_it(store, how):
         store.record(ROTATION)
 
 
-def test_a_folder_that_holds_another_piece_of_work_is_not_used(store):
+def test_a_folder_with_another_piece_of_work_is_refused(store):
     directory, other = finished(store), finished(store, Artifact(STAGES, "01-simclr", {"seed": 1}))
     (directory / "record.json").write_bytes((other / "record.json").read_bytes())
     with pytest.raises(UserError, match="contains another piece of work than its name says"):
@@ -87,7 +87,7 @@ def test_a_record_of_another_format_is_named_as_such(store, monkeypatch):
         store.record(ROTATION)
 
 
-def test_removed_it_is_not_there_any_more(store):
+def test_a_removed_artifact_is_not_found(store):
     directory = finished(store)
     artifacts.remove(directory)
     assert store.record(ROTATION) is None and not directory.exists() and list(store.folders()) == []
@@ -95,7 +95,7 @@ def test_removed_it_is_not_there_any_more(store):
 
 class TestOlderVersions:
     @pytest.mark.parametrize("left", ["targets/curriculum", "arms/scratch", "before/1", "stages/00-rotation/done.json"])
-    def test_their_workdirs_are_named_with_what_to_do(self, tmp_path, left):
+    def test_a_workdir_is_refused_with_what_to_do(self, tmp_path, left):
         (tmp_path / left).mkdir(parents=True)
         with pytest.raises(UserError, match=r"was made by version 0.1 .* Use another --workdir.*--config.init="):
             artifacts.check_layout(tmp_path)

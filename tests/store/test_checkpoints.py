@@ -44,7 +44,7 @@ class TestCheckpoints:
             state, _ = store.restore({"big": big}, data.data_mesh())
         np.testing.assert_array_equal(state["big"], np.arange(2.0**20))
 
-    def test_what_a_kill_left_half_written_is_cleared_away(self, tmp_path):
+    def test_half_written_checkpoints_of_a_killed_run_are_deleted(self, tmp_path):
         with checkpoints.Checkpoints(tmp_path) as store:
             store.save(1, self.on_devices(), {})
         half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"

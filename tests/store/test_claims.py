@@ -35,20 +35,20 @@ def make_silent(folder):
     os.utime(folder / "claim.json", (long_ago, long_ago))
 
 
-def test_a_free_folder_is_claimed_and_let_go(tmp_path):
+def test_a_free_folder_is_claimed_and_released(tmp_path):
     with claim(tmp_path / "new") as holder:
         assert holder is None
         assert find_holder(tmp_path / "new").process == os.getpid()
     assert find_holder(tmp_path / "new") is None and os.listdir(tmp_path / "new") == []
 
 
-def test_it_is_let_go_when_the_work_fails(tmp_path):
+def test_a_claim_is_released_if_the_work_fails(tmp_path):
     with pytest.raises(RuntimeError), claim(tmp_path):
         raise RuntimeError
     assert find_holder(tmp_path) is None
 
 
-def test_a_second_one_hears_who_is_at_work(tmp_path):
+def test_a_second_process_is_told_who_is_at_work(tmp_path):
     with claim(tmp_path), claim(tmp_path) as holder:
         assert str(holder) == f"process {os.getpid()} on {socket.gethostname()}"
     with claim(tmp_path) as holder:
@@ -62,7 +62,7 @@ def test_the_claim_of_a_process_that_ended_is_taken_over_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("elsewhere", [{"host": "another", "space": "another"}, {"space": "another container"}])
-def test_a_claim_from_elsewhere_is_taken_over_when_it_has_gone_silent(tmp_path, elsewhere):
+def test_a_claim_of_another_machine_is_taken_over_if_it_is_silent(tmp_path, elsewhere):
     leave_claim(tmp_path, process=ended_process(), **elsewhere)
     with claim(tmp_path) as holder:
         assert holder is not None
@@ -72,7 +72,7 @@ def test_a_claim_from_elsewhere_is_taken_over_when_it_has_gone_silent(tmp_path, 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1}'])
-def test_a_claim_that_cannot_be_read_is_taken_over_when_it_stays_so(tmp_path, text):
+def test_an_unreadable_claim_is_taken_over_if_it_is_silent(tmp_path, text):
     (tmp_path / "claim.json").write_text(text)
     with claim(tmp_path) as holder:
         assert holder is not None
@@ -81,7 +81,7 @@ def test_a_claim_that_cannot_be_read_is_taken_over_when_it_stays_so(tmp_path, te
         assert holder is None
 
 
-def test_the_heart_beats_while_the_work_goes_on(tmp_path, monkeypatch):
+def test_a_claim_is_touched_during_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
     with claim(tmp_path):
         make_silent(tmp_path)
@@ -93,7 +93,7 @@ def test_the_heart_beats_while_the_work_goes_on(tmp_path, monkeypatch):
             assert holder is not None
 
 
-def test_who_was_taken_over_does_not_clear_the_new_claim_away(tmp_path):
+def test_a_process_that_lost_its_claim_does_not_remove_the_new_one(tmp_path):
     with claim(tmp_path):
         leave = json.loads((tmp_path / "claim.json").read_text())
         (tmp_path / "claim.json").write_text(json.dumps({**leave, "token": "new"}))
@@ -107,7 +107,7 @@ def test_a_claim_that_another_one_took_in_the_meantime_stays(tmp_path):
         assert find_holder(tmp_path / "folder") == newer
 
 
-def test_of_many_that_find_a_dead_claim_one_takes_it(tmp_path):
+def test_only_one_of_many_processes_takes_a_dead_claim(tmp_path):
     """Whoever took over a claim that was not silent any more would be at work beside its holder."""
     at_work, most = [], []
 

@@ -59,7 +59,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_files_are_on_the_disk_before_they_have_their_name_and_their_folder_after(kind, tmp_path, monkeypatch):
+def test_a_file_is_synchronised_before_it_is_renamed_and_its_folder_after(kind, tmp_path, monkeypatch):
     name, write = WRITERS[kind]
     place = tmp_path / "stage" / name
     synced, real = [], os.fsync
@@ -76,7 +76,7 @@ def test_files_are_on_the_disk_before_they_have_their_name_and_their_folder_afte
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_file_that_cannot_be_put_on_the_disk_is_not_there(kind, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_synchronised_is_deleted(kind, tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "no space left on device")
 
@@ -87,9 +87,7 @@ def test_file_that_cannot_be_put_on_the_disk_is_not_there(kind, tmp_path, monkey
 
 
 @pytest.mark.parametrize(("number", "passed"), [(errno.EINVAL, True), (errno.EIO, False)])
-def test_folder_that_cannot_be_synced_is_an_error_unless_its_file_system_knows_no_such_thing(
-    number, passed, tmp_path, monkeypatch
-):
+def test_a_folder_must_be_synchronised_if_its_file_system_can_do_so(number, passed, tmp_path, monkeypatch):
     def fsync(file):
         if Path(os.readlink(f"/proc/self/fd/{file}")).is_dir():
             raise OSError(number, "told so")
@@ -106,14 +104,14 @@ def test_a_folder_that_belongs_to_somebody_else_is_named(tmp_path):
         records.write_json(tmp_path / "file" / "record.json", {})
 
 
-def test_what_killed_processes_were_writing_is_swept_away(tmp_path):
+def test_leftovers_of_killed_processes_are_deleted(tmp_path):
     for name in (".record.json.12.part", ".views.png.3.part", ".hidden", "record.json", "1.part"):
         (tmp_path / name).touch()
     files.delete_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "1.part", "record.json"]
 
 
-def test_what_is_being_written_is_what_would_be_swept_away(tmp_path):
+def test_an_unfinished_file_counts_as_a_leftover(tmp_path):
     with pytest.raises(KeyboardInterrupt), files.write_whole(tmp_path / "record.json") as beside:
         beside.touch()
         assert files.LEFT_OVER.fullmatch(beside.name)
@@ -130,13 +128,13 @@ class TestRecords:
             (tmp_path / "a.json").read_text()
         )
 
-    def test_an_edited_one_is_an_error_with_the_remedy(self, tmp_path):
+    def test_an_edited_file_is_an_error_with_the_remedy(self, tmp_path):
         records.write_json(tmp_path / "a.json", {"steps": 3})
         (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("3", "4", 1))
         with pytest.raises(UserError, match="a.json is damaged or was edited .*; pull the plug"):
             records.read_json(tmp_path / "a.json", remedy="pull the plug")
 
-    def test_differences_are_told_by_name(self):
+    def test_differences_are_described_by_name(self):
         one, other = {"a": {"b": 1, "c": "f" * 64}, "d": 2}, {"a": {"b": 3, "c": "e" * 64}, "e": 4}
         assert records.describe_differences(one, one) == ""
         told = "b 1 -> 3, c ffffffffffff -> eeeeeeeeeeee, d 2 -> (none), e (none) -> 4"

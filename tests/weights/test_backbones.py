@@ -165,7 +165,7 @@ class TestBackbone:
             ('{"model": {"name": "tiny", "width": 1, "channels": 3, "dimensions": 2}}', "KeyError: 'backbone_hash'"),
         ],
     )
-    def test_a_damaged_header_is_named_before_anything_is_built_of_it(self, tmp_path, header, wrong):
+    def test_a_damaged_header_is_named_before_a_network_is_built(self, tmp_path, header, wrong):
         path = tmp_path / "w.safetensors"
         tensors.write_safetensors(path, torchvision.to_torchvision(narrow()), {"aiseeme": header})
         for read in (
@@ -176,7 +176,7 @@ class TestBackbone:
             with pytest.raises(UserError, match=f"{path} has a damaged header .*{wrong}.*; copy or download it again"):
                 read(path)
 
-    def test_a_flipped_bit_is_noticed_by_every_way_in(self, tmp_path):
+    def test_every_way_to_load_notices_a_flipped_bit(self, tmp_path):
         weights.save_backbone(tmp_path, narrow(), {})
         path = tmp_path / weights.BACKBONE
         flipped = bytearray(path.read_bytes())
@@ -190,7 +190,7 @@ class TestBackbone:
             with pytest.raises(UserError, match="is damaged: its weights do not have the hash in its header"):
                 read(path)
 
-    def test_foreign_file_is_an_error_that_says_what_it_is_good_for(self, tmp_path):
+    def test_a_file_of_another_program_is_an_error_that_says_how_to_use_it(self, tmp_path):
         path = tmp_path / "foreign.safetensors"
         tensors.write_safetensors(path, torchvision.to_torchvision(narrow()))
         with pytest.raises(ValueError, match="was not written by aiseeme_jax, .* use it as `init`"):

@@ -95,14 +95,14 @@ class TestFile:
             with pytest.raises(MissingFile, match=f"no classifier at '{tmp_path}.*safetensors': fine-tuning leaves"):
                 load_classifier(path)
 
-    def test_a_file_of_a_backbone_alone(self, tmp_path):
+    def test_a_file_with_only_a_backbone(self, tmp_path):
         weights.export_backbone(tiny.backbone(), tmp_path / "b.safetensors")
         with pytest.raises(
             UserError, match="b.safetensors contains a backbone without a head: load it with `load_backb"
         ):
             load_classifier(tmp_path / "b.safetensors")
 
-    def test_a_file_from_elsewhere(self, tmp_path):
+    def test_a_file_of_another_program(self, tmp_path):
         path = save(tmp_path, make())
         files_of_tensors.write_safetensors(path, files_of_tensors.read_weights(path))
         with pytest.raises(UserError, match=f"{path} was not written by aiseeme_jax.* as `init` of a config"):
