@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from aiseeme_jax.errors import UserError
+
 # Name: (features, blocks, heads).
 ARCHITECTURES = {
     "vit_tiny": (192, 12, 3),
