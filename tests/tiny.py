@@ -230,6 +230,13 @@ def on_devices(tree, count: int):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
 
 
+def use_devices(monkeypatch, count: int) -> None:
+    """Batches and states lie on the first `count` devices."""
+    mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
+    for module in (data, data.batches):
+        monkeypatch.setattr(module, "data_mesh", lambda: mesh)
+
+
 def recipe(config, *, steps: int | None = None, patience: int = 10) -> loop.Recipe:
     """How a stage is trained on the 24 images of `split()`."""
     return loop.Recipe(config, steps or config.duration.steps, 24 // config.batch_size, seed=0, patience=patience)

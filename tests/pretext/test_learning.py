@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from jax.sharding import Mesh
 
 from aiseeme_jax import data, models, pretext
 from aiseeme_jax.evaluate import features, linear
@@ -112,7 +111,7 @@ def textures(dimensions: int, seed: int) -> data.Split:
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """Eight that share a processor would do the same, and wait for one another."""
-    monkeypatch.setattr(data, "data_mesh", lambda: Mesh(np.array(jax.devices()[:1]), ("data",)))
+    tiny.use_devices(monkeypatch, 1)
 
 
 def make(name: str, monkeypatch, dtype: str):

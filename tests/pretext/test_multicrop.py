@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from aiseeme_jax import augment
+from aiseeme_jax import augment, pretext
 from aiseeme_jax.pretext.multicrop import by_image, multi_crop
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import tiny
 from flax import nnx
 from tiny import tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import pretext
+from aiseeme_jax import pretext, weights
 
 # Tasks by the backbone they can share.
 KINDS = {
@@ -29,8 +29,8 @@ def test_weights_arrive_untouched_over_all_pairs(kind, tmp_path, tiny_in_the_tab
     for number, first in enumerate(KINDS[kind]):
         made = task_on(kind, first)
         # Weights of its own for each, as after a training.
-        weights = nnx.state(made.backbone, nnx.Param)
-        nnx.update(made.backbone, jax.tree.map(lambda x, by=0.01 * (number + 1): x + by, weights))
+        parameters = nnx.state(made.backbone, nnx.Param)
+        nnx.update(made.backbone, jax.tree.map(lambda x, by=0.01 * (number + 1): x + by, parameters))
         left = weights.backbone_hash(made.backbone)
         weights.save_backbone(tmp_path / first, made.backbone, {"task": first})
         for second in KINDS[kind]:

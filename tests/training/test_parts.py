@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 from tiny import no_events  # noqa: F401
 
@@ -237,9 +236,8 @@ def discrepancy(rows: np.ndarray, other: np.ndarray) -> float:
 @contextlib.contextmanager
 def on_devices(count: int):
     """All training on the first `count` devices."""
-    mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
     with pytest.MonkeyPatch.context() as patch, transient_programs():
-        patch.setattr(data, "data_mesh", lambda: mesh)
+        tiny.use_devices(patch, count)
         yield
 
 
