@@ -99,7 +99,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(re.sub("^flag --(config|workdir)=None: ", "", str(error))) from error
+        raise UserError(re.sub("^flag --(config|workdir)=None: ", "", describe(error))) from error
     except (SyntaxError, NameError) as error:
         said = getattr(error, "msg", None) or error
         raise UserError(f"{find_line(error)}{type(error).__name__}: {said}") from error
@@ -154,7 +154,9 @@ def describe(error: Exception) -> str:
     while any(words in str(error) for words in WRAPPED) and (before := first.__cause__ or first.__context__):
         first = before
     said, locked, _ = str(first).partition(" Other fields present")
-    return find_line(first) + (said.removeprefix("'") if locked else said)
+    # A UserError says itself where it belongs.
+    place = "" if isinstance(first, UserError) else find_line(first)
+    return place + (said.removeprefix("'") if locked else said)
 
 
 def find_line(error: BaseException) -> str:

@@ -134,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags.FLAGS.mark_as_parsed()
     split = open_data(options.data, options.data_dir, options.dimensions)
     sources = {
-        residence: data.Batches(split, batch_size=options.batch, seed=0, residence=residence, workers=options.workers)
+        residence: data.Batches(
+            split, batch_size=options.batch, seed=0, loading=data.Loading(residence, options.workers)
+        )
         for residence in ("stream", "device")
     }
     per_epoch = sources["stream"].steps_per_epoch

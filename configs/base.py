@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from aiseeme_jax import augment, pretext
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.finetune import FineTuning
 
 
@@ -172,7 +173,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
         config.duration = duration(epochs=50)
         config.class_weight = "balanced"  # balanced | none
     else:
-        raise ValueError(f"unknown protocol '{protocol}': known are knn, linear, finetune")
+        raise UserError(f"unknown protocol '{protocol}': known are knn, linear, finetune")
     config.views = views(FineTuning.RECIPE, FineTuning.FIXED, size=size, preset=preset)
     return change(config, changes)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from aiseeme_jax.errors import UserError
 from configs.base import duration, stage, target
 
 SGD = {"name": "sgd", "weight_decay": 1e-4}
@@ -19,7 +20,7 @@ LARS = {"name": "lars", "weight_decay": 1e-6}
 def choose(experiment: str, variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> ConfigDict:
     """The config of a variant. Raises ValueError, with the known names, if it is unknown."""
     if variant not in variants:
-        raise ValueError(f"unknown variant '{variant}' of {experiment}: known are {', '.join(variants)}")
+        raise UserError(f"unknown variant '{variant}' of {experiment}: known are {', '.join(variants)}")
     return variants[variant]()
 
 

@@ -107,7 +107,7 @@ BAD = {
     "unknown field": ("--config.nonsense=1", "unknown field 'nonsense' of config: known are baselines, curricula"),
     "unknown field of a stage": (
         "--config.stages[0].nonsense=1",
-        r"unknown field 'nonsense' of config\.stages\[0\]: known are batch_size, distill",
+        r"unknown field 'nonsense' of config\.stages\[0\]: known are batch_size, data, distill",
     ),
     "unknown group": (
         "--config.stages[0].optimiser.name=sgd",
@@ -223,6 +223,8 @@ def test_who_waits_takes_over_from_a_run_that_is_killed(whole, phantom, tmp_path
     workdir = tmp_path / "run"
     first = running.start(workdir, phantom, "--config.runtime.checkpoint_every=5")
     running.wait_for(first, lambda: running.logged(workdir, "00-rotation") >= 12, "step 12")
+    # Held up, so that the second one finds it at work.
+    first.send_signal(signal.SIGSTOP)
     second = running.start(workdir, phantom)
     running.wait_for(second, lambda: "waiting for 00-rotation" in second.log.read_text(), "it waits")
     first.kill()

@@ -39,7 +39,7 @@ def check_runtime(runtime: ConfigDict) -> None:
     """Checks the fields that say how and where the work is done. Raises UserError that names the field."""
     for name, least in (("log_every", 1), ("checkpoint_every", 1), ("evaluation_batch", 1), ("workers", 0)):
         check_at_least(least, f"runtime.{name}", runtime[name])
-    data.check_residence(runtime.residence)
+    data.Loading(runtime.residence, runtime.workers)
 
 
 def check_run(config: ConfigDict) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import weights
+from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.pieces import PlannedStage, RandomWeights, Start
 from aiseeme_jax.errors import MissingFile, UserError
@@ -36,6 +36,11 @@ class Context:
     def of(cls, config: ConfigDict, store: Store, datasets: DataSets) -> "Context":
         """Makes the context of a run from its config."""
         return cls(FrozenConfigDict(config.model), config.patience, FrozenConfigDict(config.runtime), store, datasets)
+
+    @property
+    def loading(self) -> data.Loading:
+        """How images are read for training."""
+        return data.Loading(self.runtime.residence, self.runtime.workers)
 
     def load_start(self, start: Start) -> nnx.Module:
         """Loads the backbone that a stage or a measurement starts from."""

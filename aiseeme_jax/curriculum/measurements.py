@@ -50,8 +50,7 @@ class Measurer:
         runtime = self.context.runtime
         return protocols.Runtime(
             evaluation_batch=runtime.evaluation_batch,
-            residence=runtime.residence,
-            workers=runtime.workers,
+            loading=self.context.loading,
             log_every=runtime.log_every,
             checkpoint_every=runtime.checkpoint_every,
             patience=self.context.patience,

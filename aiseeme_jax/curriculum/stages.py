@@ -122,13 +122,11 @@ def make_folder(stage: PlannedStage, context: Context, directory: Path, split: d
 
 def make_batches(stage: PlannedStage, context: Context, split: data.Split) -> data.Batches:
     """Makes the batches of a stage, in its order."""
-    runtime = context.runtime
     return data.Batches(
         split,
         batch_size=stage.fields.batch_size,
         seed=stage.seed,
-        residence=runtime.residence,
-        workers=runtime.workers,
+        loading=context.loading,
     )
 
 

@@ -2,7 +2,7 @@
 
 from aiseeme_jax.data.batches import (
     Batches,
-    check_residence,
+    Loading,
     data_mesh,
     evaluation_batches,
     first_images,
@@ -16,12 +16,12 @@ from aiseeme_jax.data.splits import Split, as_texts, check_model, check_views, e
 
 __all__ = [
     "Batches",
+    "Loading",
     "Mixture",
     "SharedNames",
     "Split",
     "as_texts",
     "check_model",
-    "check_residence",
     "check_views",
     "data_mesh",
     "each_picture",

@@ -7,6 +7,7 @@ epoch of a mixture has as many batches; which images they hold says `mixtures.py
 """
 
 import collections
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -40,10 +41,26 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return images // batch_size
 
 
-def check_residence(residence: str) -> None:
-    """UserError for a residence that is not known."""
-    if residence not in ("stream", "device"):
-        raise UserError(f"unknown runtime.residence '{residence}': known are stream, device")
+RESIDENCES = ("stream", "device")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How batches come to the devices; it does not matter to what they hold.
+
+    Attributes:
+      residence: 'stream' reads and decodes as it goes; 'device' keeps the whole split in device memory and gathers.
+      workers: processes that read ahead; 0 reads in threads of this one.
+
+    Raises UserError for a residence that is not known.
+    """
+
+    residence: str = "stream"
+    workers: int = 0
+
+    def __post_init__(self):
+        if self.residence not in RESIDENCES:
+            raise UserError(f"unknown runtime.residence '{self.residence}': known are {', '.join(RESIDENCES)}")
 
 
 class Batches:
@@ -59,11 +76,10 @@ class Batches:
       split: where the images come from; it also decides on their order.
       batch_size: of the global batch.
       seed: of the order.
-      residence: 'stream' reads and decodes as it goes; 'device' keeps the whole split in device memory and gathers.
-      workers: processes that read ahead; 0 reads in threads of this one.
+      loading: how they are read.
       segmentation: whether batches have `segmentation`.
 
-    Raises UserError for a batch or a residence that cannot be, or if there are no segmentations.
+    Raises UserError for a batch that cannot be, or if there are no segmentations.
     """
 
     def __init__(
@@ -72,16 +88,14 @@ class Batches:
         *,
         batch_size: int,
         seed: int,
-        residence: str = "stream",
-        workers: int = 0,
+        loading: Loading = Loading(),
         segmentation: bool = False,
     ):
-        check_residence(residence)
         if segmentation:
             split.check_segmentation()
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.steps_per_epoch = steps_per_epoch(len(split), batch_size)
-        self.residence, self.workers, self.segmentation = residence, workers, segmentation
+        self.loading, self.segmentation = loading, segmentation
         self.sharding = NamedSharding(data_mesh(), PartitionSpec("data"))
         self._resident = None
 
@@ -97,14 +111,14 @@ class Batches:
         return self._read(indices.batch(self.batch_size), 0)
 
     def _read(self, source: grain.MapDataset, start_step: int) -> Iterator[dict[str, Array]]:
-        place = self._gather if self.residence == "device" else self._place
-        if self.residence == "stream":
+        place = self._gather if self.loading.residence == "device" else self._place
+        if self.loading.residence == "stream":
             source = source.map(_Load(self.split, self.segmentation, jax.process_index(), jax.process_count()))
         stream = source.slice(slice(start_step, None)).to_iter_dataset(
             grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
         )
-        if self.workers and self.residence == "stream":
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+        if self.loading.workers and self.loading.residence == "stream":
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.loading.workers))
         return _ahead(iter(stream), place)
 
     def _place(self, local: dict[str, np.ndarray]) -> dict[str, Array]:

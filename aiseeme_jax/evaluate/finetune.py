@@ -274,8 +274,6 @@ def _train(
             split,
             batch_size=recipe.fields.batch_size,
             seed=measurement.seed,
-            residence=runtime.residence,
-            workers=runtime.workers,
         ),
         recipe,
         loop.Folder(

@@ -50,14 +50,13 @@ class Runtime:
 
     Attributes:
       evaluation_batch: images at once where nothing is trained.
-      residence, workers: of the training images, as `data.Batches`.
+      loading: of the training images.
       log_every, checkpoint_every: steps of fine-tuning.
       patience: non-finite steps in a row that end fine-tuning.
     """
 
     evaluation_batch: int
-    residence: str
-    workers: int
+    loading: data.Loading
     log_every: int
     checkpoint_every: int
     patience: int

@@ -81,14 +81,21 @@ class TestBatches:
 
     def test_residence_does_not_change_a_bit(self):
         stream, device = (
-            data.Batches(tiny.split(), batch_size=8, seed=3, residence=where) for where in ("stream", "device")
+            data.Batches(tiny.split(), batch_size=8, seed=3, loading=data.Loading(where))
+            for where in ("stream", "device")
         )
         assert_same_batches(take(stream, 2), take(device, 2))
         for batch in (next(stream(0)), next(device(0))):
             assert {value.sharding.spec for value in batch.values()} == {jax.sharding.PartitionSpec("data")}
 
     @pytest.mark.parametrize(
-        "way", [{}, {"residence": "device"}, pytest.param({"workers": 2}, marks=pytest.mark.slow)], ids=str
+        "way",
+        [
+            {},
+            {"loading": data.Loading("device")},
+            pytest.param({"loading": data.Loading(workers=2)}, marks=pytest.mark.slow),
+        ],
+        ids=str,
     )
     def test_a_pass_in_order_has_every_image_and_fills_the_last_batch(self, way):
         split = tiny.split(21)
@@ -101,18 +108,20 @@ class TestBatches:
     @pytest.mark.slow
     @pytest.mark.parametrize("workers", [1, 2, 3])
     def test_workers_do_not_change_a_bit(self, workers):
-        alone, helped = (data.Batches(tiny.split(), batch_size=8, seed=3, workers=n) for n in (0, workers))
+        alone, helped = (
+            data.Batches(tiny.split(), batch_size=8, seed=3, loading=data.Loading(workers=n)) for n in (0, workers)
+        )
         assert_same_batches(take(alone, 2, 6), take(helped, 2, 6))
 
     @pytest.mark.parametrize("residence", ["stream", "device"])
     def test_processes_share_a_batch_without_overlap(self, residence, monkeypatch):
         # The placement of a share needs real processes (test_distributed); here it is what each one reads.
-        whole = take(data.Batches(tiny.split(), batch_size=8, seed=0, residence="stream"), 0, 3)
+        whole = take(data.Batches(tiny.split(), batch_size=8, seed=0, loading=data.Loading("stream")), 0, 3)
         placed = []
         for process in range(2):
             monkeypatch.setattr(jax, "process_index", lambda p=process: p)
             monkeypatch.setattr(jax, "process_count", lambda: 2)
-            batches = data.Batches(tiny.split(), batch_size=8, seed=0, residence=residence)
+            batches = data.Batches(tiny.split(), batch_size=8, seed=0, loading=data.Loading(residence))
             monkeypatch.setattr(batches, "_place", lambda local: local)
             if residence == "device":
                 monkeypatch.setattr(batches, "_resident", {"image": tiny.split().images()}, raising=False)
@@ -134,13 +143,13 @@ class TestBatches:
     @pytest.mark.parametrize("residence", ["stream", "device"])
     def test_masks_come_with_their_images_where_they_are_asked_for(self, residence):
         split = with_masks(tiny.split())
-        batches = data.Batches(split, batch_size=8, seed=0, residence=residence, segmentation=True)
+        batches = data.Batches(split, batch_size=8, seed=0, loading=data.Loading(residence), segmentation=True)
         batch = next(batches(0))
         rows = np.asarray(batch["index"])
         assert batch["segmentation"].dtype == np.uint8 and batch["segmentation"].shape == (8, 16, 16, 1)
         np.testing.assert_array_equal(batch["segmentation"], split.read_segmentation(rows))
         np.testing.assert_array_equal(batch["image"], split.read(rows))
-        assert "segmentation" not in next(data.Batches(split, batch_size=8, seed=0, residence=residence)(0))
+        assert "segmentation" not in next(data.Batches(split, batch_size=8, seed=0, loading=data.Loading(residence))(0))
         assert "segmentation" in next(data.evaluation_batches(split, 8, segmentation=True))
 
     def test_masks_of_a_split_without_any_are_an_error_at_once(self):
@@ -153,7 +162,7 @@ class TestBatches:
         with pytest.raises(UserError, match="a batch of 12 does not divide over 8 devices; change `batch_size`"):
             data.Batches(tiny.split(), batch_size=12, seed=0)
         with pytest.raises(UserError, match="unknown runtime.residence 'disk': known are stream, device"):
-            data.Batches(tiny.split(), batch_size=8, seed=0, residence="disk")
+            data.Loading("disk")
         assert data.steps_per_epoch(24, 16) == 1
 
 

@@ -141,11 +141,11 @@ class TestBatches:
     def test_starts_at_any_step_and_residence_changes_nothing(self):
         whole = self.take(0, 9)
         self.assert_same(self.take(5, 4), whole[5:])
-        self.assert_same(self.take(2, 3, residence="device"), whole[2:5])
+        self.assert_same(self.take(2, 3, loading=data.Loading("device")), whole[2:5])
 
     @pytest.mark.slow
     def test_workers_change_nothing(self):
-        self.assert_same(self.take(2, 5, workers=2), self.take(2, 5))
+        self.assert_same(self.take(2, 5, loading=data.Loading(workers=2)), self.take(2, 5))
 
 
 class TestWhatCannotBeMixed:

@@ -20,7 +20,7 @@ from configs import base
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
 IMAGES = 96
 FINDINGS = ("dark", "grey", "bright")
-RUNTIME = Runtime(evaluation_batch=48, residence="stream", workers=0, log_every=1, checkpoint_every=5, patience=10)
+RUNTIME = Runtime(evaluation_batch=48, loading=data.Loading(), log_every=1, checkpoint_every=5, patience=10)
 
 
 class Killed(BaseException):
