@@ -112,7 +112,10 @@ def textures(dimensions: int, seed: int) -> data.Split:
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """Eight that share a processor would do the same, and wait for one another."""
-    monkeypatch.setattr(data, "data_mesh", lambda: Mesh(np.array(jax.devices()[:1]), ("data",)))
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    # The room's own modules use the function by its name in `batches`, others by its name in the room.
+    for module in (data, data.batches):
+        monkeypatch.setattr(module, "data_mesh", lambda: mesh)
 
 
 def make(name: str, monkeypatch, dtype: str):
