@@ -14,9 +14,10 @@ from aiseeme_jax.training.checks import check_training
 
 @contextlib.contextmanager
 def name_in_errors(part: str) -> Iterator[None]:
-    """Turns an error of the block into a UserError whose message begins with the part of the config.
+    """Puts the part of the config before the message of a UserError.
 
-    Errors of libraries are included: while a config is checked, the wrong value comes from the config.
+    A ValueError becomes one: while a config is checked, the value that a library refuses comes from it. Any other error
+    is a fault of the program. It keeps its traceback, and a note says which part was checked.
     """
     try:
         yield
@@ -24,8 +25,9 @@ def name_in_errors(part: str) -> Iterator[None]:
         raise type(error)(f"{part}: {error}") from error
     except ValueError as error:
         raise UserError(f"{part}: {error}") from error
-    except (ArithmeticError, LookupError, TypeError) as error:
-        raise UserError(f"{part}: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        error.add_note(f"while {part} of the config was checked")
+        raise
 
 
 def check_at_least(least: float, name: str, value: float) -> None:

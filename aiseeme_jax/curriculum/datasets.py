@@ -2,11 +2,13 @@
 
 import functools
 import logging
+import math
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from aiseeme_jax import data
+from aiseeme_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +18,19 @@ Sets = tuple[tuple[str, float], ...]
 
 
 def list_sets(config: ConfigDict, stage: ConfigDict) -> Sets:
-    """The data sets of a stage: its own, or the one of the run."""
-    return tuple((str(name), float(share)) for name, share in stage.data) or ((config.data.name, 1.0),)
+    """The data sets of a stage, with shares that sum to 1: its own, or the one of the run.
+
+    Raises UserError for a share that is not positive, and for a data set that is named twice.
+    """
+    given = tuple((str(name), float(share)) for name, share in stage.data) or ((config.data.name, 1.0),)
+    for name, share in given:
+        if not 0 < share < math.inf:
+            raise UserError(f"data: the share of '{name}' is {share}; it must be positive")
+    names = [name for name, _ in given]
+    if len(set(names)) < len(names):
+        raise UserError(f"data: a data set is named twice in {', '.join(names)}")
+    whole = sum(share for _, share in given)
+    return tuple((name, share / whole) for name, share in given)
 
 
 def find_set(config: ConfigDict, target: ConfigDict) -> str:

@@ -29,7 +29,7 @@ class WeightsFile:
     """A start, or a teacher, from a file outside the run.
 
     Attributes:
-      path: as the config names it.
+      path: of the file itself, where the config may name a workdir.
       sha256: of the file's content.
     """
 
@@ -155,6 +155,14 @@ class PlannedArm:
     backbone: Start
     measurements: tuple[PlannedMeasurement, ...]
 
+    def pieces(self) -> list[Piece]:
+        """Every piece of work of the arm once, each after those that it needs."""
+        found: dict[str, Piece] = {}
+        for piece in (*self.stages, *self.fishers, *self.measurements):
+            for needed in (*_all_inputs(piece), piece):
+                found.setdefault(needed.artifact.key, needed)
+        return list(found.values())
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
@@ -167,12 +175,11 @@ class Plan:
     arms: tuple[PlannedArm, ...]
 
     def pieces(self) -> list[Piece]:
-        """All pieces of work, each once and after those that it needs."""
+        """Every piece of work once, each after those that it needs."""
         found: dict[str, Piece] = {}
         for arm in self.arms:
-            for piece in (*arm.stages, *arm.fishers, *arm.measurements):
-                for needed in (*_all_inputs(piece), piece):
-                    found.setdefault(needed.artifact.key, needed)
+            for piece in arm.pieces():
+                found.setdefault(piece.artifact.key, piece)
         return list(found.values())
 
 

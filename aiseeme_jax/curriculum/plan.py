@@ -6,7 +6,8 @@ can be carried out.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class _Planner:
         starts = {arm.init: self.open_start(arm.init) for arm in arms}
         stages = [self.plan_stages(arm, starts[arm.init]) for arm in arms]
         self.check_targets()
+        self.warn_of_shared_groups(stages)
         if not self.config.targets and not any(stages):
             raise UserError("no stages and no targets: there is nothing to do")
         return Plan(tuple(self.plan_arm(arm, starts[arm.init], found) for arm, found in zip(arms, stages, strict=True)))
@@ -76,7 +78,7 @@ class _Planner:
             return RandomWeights(self.config.seed)
         # Loaded once to check that it fits.
         weights.starting_backbone(self.config.model, init, self.config.seed)
-        return WeightsFile(init, keys.hash_file(weights.find_backbone(Path(init))))
+        return _describe_file(init)
 
     def plan_arm(self, arm: Arm, start: RandomWeights | WeightsFile, stages: Mapping[int, PlannedStage]) -> PlannedArm:
         found = tuple(stages.values())
@@ -125,7 +127,7 @@ class _Planner:
             "data": self.describe_sets(sets),
             "start": before.content(),
             "distill": [_term_content(term, found) for term in terms],
-            "fishers": {label: _fisher_content(fisher) for label, fisher in fishers.items()},
+            "fishers": [_fisher_content(fisher) for fisher in fishers.values()],
         }
         artifact = Artifact(artifacts.STAGES, teachers.label_stage(place.position, fields.task), keys.to_json(content))
         return PlannedStage(
@@ -151,8 +153,6 @@ class _Planner:
         alike = keys.make_key({"fields": fields, "place": dataclasses.asdict(place), "sets": sets})
         if alike not in self.checked:
             checks.check_stage(self.config, fields, place, split)
-            for target in self.config.targets:
-                self.datasets.warn_of_shared_groups(sets, find_set(self.config, target))
             self.checked.add(alike)
 
     def find_teacher(
@@ -162,7 +162,7 @@ class _Planner:
             return earlier[teacher]
         if teacher == teachers.INIT:
             return start
-        return WeightsFile(teacher, keys.hash_file(weights.find_backbone(Path(teacher))))
+        return _describe_file(teacher)
 
     def count_steps(self, arm: Arm, fields: ConfigDict, images: int) -> int:
         """Number of steps of a stage: its own, or so many that it shows as many images as the whole curriculum."""
@@ -201,6 +201,12 @@ class _Planner:
             with checks.name_in_errors("targets"):
                 protocols.check_labels(self.datasets.target(name))
 
+    def warn_of_shared_groups(self, stages: Sequence[Mapping[int, PlannedStage]]) -> None:
+        trained_on = dict.fromkeys(stage.sets for found in stages for stage in found.values())
+        measured_on = dict.fromkeys(find_set(self.config, target) for target in self.config.targets)
+        for sets, name in itertools.product(trained_on, measured_on):
+            self.datasets.warn_of_shared_groups(sets, name)
+
     def name_target(self, target: ConfigDict) -> str:
         return results.name_target(target.protocol, target.data, self.config.data.name)
 
@@ -222,7 +228,8 @@ class _Planner:
             "model": self.model,
             "target": {field: value for field, value in target.items() if field not in COUNTING_FIELDS},
             "fraction": fraction,
-            "seed": seed,
+            # On all labels a protocol that trains nothing draws nothing.
+            "seed": seed if fraction < 1 or protocols.find_protocol(target.protocol).trains else None,
             "patience": self.config.patience if target.protocol == "finetune" else None,
             "data": self.describe_target(name),
             "backbone": backbone.content(),
@@ -260,6 +267,12 @@ def _plan_fisher(stage: PlannedStage) -> PlannedFisher:
     batches = stage.fields.fisher_batches or min(FISHER_BATCHES, stage.steps_per_epoch)
     content = {"version": FISHER_VERSION, "stage": stage.artifact.key, "batches": batches}
     return PlannedFisher(Artifact(artifacts.FISHER, stage.artifact.label, content), stage, batches)
+
+
+def _describe_file(path: str) -> WeightsFile:
+    """The file of weights that a path means now; a workdir may mean another one later."""
+    file = weights.find_backbone(Path(path))
+    return WeightsFile(str(file), keys.hash_file(file))
 
 
 def _fisher_content(fisher: "PlannedFisher | WeightsFile") -> dict[str, Any]:

@@ -80,7 +80,7 @@ def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
 
 def load_teachers(stage: PlannedStage, context: Context) -> teachers.LoadedTeachers:
     """Loads the teachers of a stage, and their Fisher information if a term needs it."""
-    backbones = {label: _load_teacher(teacher, stage, context) for label, teacher in stage.teachers.items()}
+    backbones = {label: _load_teacher(label, teacher, context) for label, teacher in stage.teachers.items()}
     fishers = {}
     for label, fisher in stage.fishers.items():
         if isinstance(fisher, PlannedFisher):
@@ -90,10 +90,9 @@ def load_teachers(stage: PlannedStage, context: Context) -> teachers.LoadedTeach
     return teachers.LoadedTeachers(stage.terms, backbones, fishers)
 
 
-def _load_teacher(teacher: Start, stage: PlannedStage, context: Context) -> nnx.Module:
+def _load_teacher(label: str, teacher: Start, context: Context) -> nnx.Module:
     if isinstance(teacher, WeightsFile):
-        is_init = teacher.path == stage.place.init
-        return teachers.load_file(context.model, Path(teacher.path), is_init=is_init)
+        return teachers.load_file(context.model, Path(teacher.path), is_init=label == teachers.INIT)
     return context.load_start(teacher)
 
 

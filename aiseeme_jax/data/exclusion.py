@@ -30,7 +30,7 @@ def without(split: Split, files: Sequence[str]) -> Split:
     Args:
       files: text or CSV; each line is an id, or has one in its first column.
 
-    Raises MissingFile for a file that is not there, UserError for one that is not text.
+    Raises MissingFile for a file that is not there, UserError for one that is not text, or if no image is left.
     """
     lines = [reading for file in files for reading in listed_ids(file)]
     # An id may hold a comma: the first column of a line counts where the line as a whole is no id.
@@ -39,6 +39,8 @@ def without(split: Split, files: Sequence[str]) -> Split:
     listed = {whole if whole in known else first for whole, first in lines} - {""}
     out = (any(_bare(name) in listed for name in names) for names in split.names_of_rows())
     kept = np.flatnonzero(~np.fromiter(out, bool, len(split)))
+    if not len(kept):
+        raise UserError(f"data.exclude lists every image of {split.name}: none is left to be trained on")
     excluded = len(split) - len(kept)
     log.info("%s: %d of %d images are left out, as listed in %s", split.name, excluded, len(split), ", ".join(files))
     return dataclasses.replace(split.subset(kept), excluded=excluded)
@@ -54,6 +56,8 @@ def listed_ids(file: str) -> list[tuple[str, str]]:
         lines = Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise MissingFile(f"data.exclude: no file at '{file}'") from None
+    except IsADirectoryError:
+        raise UserError(f"data.exclude: '{file}' is a folder; name a file of ids") from None
     except UnicodeDecodeError:
         raise UserError(f"data.exclude: '{file}' is no text file; it must have an image id on each line") from None
     readings = ((line.strip(" "), first_cell(line)) for line in lines)

@@ -24,12 +24,20 @@ def score_measurement(directory: Path, statistics: Mapping[str, int]) -> list[di
     """
     wanted = {"version": VERSION, "statistics": dict(statistics), "predictions": check_predictions(directory)}
     path = directory / METRICS
-    known = records.read_json(path, remedy="delete it: it is computed anew") if path.exists() else {}
+    known = _read_cache(path)
     if {name: known.get(name) for name in wanted} != wanted:
         rows = _summarise(results.load_predictions(directory), statistics)
         known = {**wanted, "metrics": [{name: _nan_to_none(value) for name, value in row.items()} for row in rows]}
         records.write_json(path, known)
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in known["metrics"]]
+
+
+def _read_cache(path: Path) -> dict[str, Any]:
+    """What was computed before; nothing if it is not there or damaged, since it can be computed again."""
+    try:
+        return records.read_json(path, remedy="") if path.is_file() else {}
+    except UserError:
+        return {}
 
 
 def check_predictions(directory: Path) -> str:

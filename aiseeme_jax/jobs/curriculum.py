@@ -17,6 +17,7 @@ from aiseeme_jax.curriculum.measurements import Measurer
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage
 from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.curriculum.stages import estimate_fisher, train_stage
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.working import work_through
 from aiseeme_jax.store import artifacts, workdirs
@@ -34,6 +35,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     Raises UserError if the config cannot be carried out, MissingFile if a data set or weights are missing.
     """
     artifacts.check_layout(workdir)
+    check_starts(config, workdir)
     datasets = DataSets(config)
     plan = make_plan(config, datasets)
     store = Store(workdirs.find_store(workdir, config.runtime.store))
@@ -47,9 +49,23 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     make = choose_work(Context.of(config, store, datasets))
     for piece in work_through(plan.pieces(), store, make):
         if is_last_of_an_arm(piece, plan):
-            report.write_results(workdir)
-            report.write_report(workdir)
+            write_tables(workdir)
+    # Once more: what another run was making may have come last.
+    write_tables(workdir)
     log.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
+
+
+def check_starts(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError if a run would start from its own workdir: what that means changes while it runs."""
+    for field in ("init", "imagenet"):
+        if config[field] and Path(config[field]).expanduser().resolve() == workdir.resolve():
+            raise UserError(f"{field} is the workdir of this run itself: name the folder of one of its stages")
+
+
+def write_tables(workdir: Path) -> None:
+    """Writes results.csv and report.html."""
+    report.write_results(workdir)
+    report.write_report(workdir)
 
 
 def choose_work(context: Context) -> Callable[[Piece, Path], dict[str, Any]]:

@@ -16,7 +16,7 @@ def describe_plan(plan: Plan, store: Store) -> str:
     missing: list[Piece] = []
     for arm in plan.arms:
         lines.append(f"{arm.name}")
-        for piece in (*arm.stages, *arm.fishers, *arm.measurements):
+        for piece in arm.pieces():
             state = describe_state(piece, store)
             shared = piece.artifact.key in shown
             if state != "exists" and not shared:

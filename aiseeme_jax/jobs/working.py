@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from aiseeme_jax.curriculum.pieces import Piece
+from aiseeme_jax import weights
+from aiseeme_jax.curriculum.pieces import Piece, PlannedStage
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.store import artifacts, files
+from aiseeme_jax.store import artifacts, claims, files
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import Holder, claim
 
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 # Seconds between two checks of what another process is making.
 LOOK_AGAIN = 2.0
 # What a run does next with a piece.
-MAKE, PASS_OVER, WAIT = 0, 1, 2
+MAKE, PASS_OVER, WAIT, FAIL = 0, 1, 2, 3
 
 
 def work_through(
@@ -42,7 +44,7 @@ def work_through(
     waiting_for = None
     while left:
         with contextlib.ExitStack() as stack:
-            place, action, holder = _agree_on_next(left, store, stack)
+            place, action, holder = _agree_on_next(left, pieces, store, stack)
             if action == WAIT:
                 if holder is not None and str(holder) != waiting_for:
                     waiting_for = str(holder)
@@ -60,23 +62,39 @@ def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, An
     if jax.process_index() == 0:
         files.delete_leftovers(directory)
     record = make(piece, directory)
+    claims.check_held(directory)
     made_from = {name: _identify(needed, store) for name, needed in piece.inputs.items()}
     # Written last: a piece without a record is not finished.
     store.finish(piece.artifact, {**record, "made_from": made_from})
     _wait_for_all(f"made {piece.artifact.name}")
 
 
-def _agree_on_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitStack) -> tuple[int, int, Holder | None]:
-    """The place of the next piece, what to do with it, and the process that is making it, if another one is."""
-    place, action, holder = _choose_next(left, store, stack) if jax.process_index() == 0 else (0, WAIT, None)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+def _agree_on_next(
+    left: Sequence[Piece], pieces: Sequence[Piece], store: Store, stack: contextlib.ExitStack
+) -> tuple[int, int, Holder | None]:
+    """The place of the next piece, what to do with it, and the process that is making it, if another one is.
 
-        place, action = map(int, multihost_utils.broadcast_one_to_all(np.array([place, action])))
+    An error that the first process notices ends all of them: the others would wait for it for ever.
+    """
+    if jax.process_count() == 1:
+        return _choose_next(left, pieces, store, stack)
+    from jax.experimental import multihost_utils
+
+    place, action, holder, error = 0, FAIL, None, None
+    if jax.process_index() == 0:
+        try:
+            place, action, holder = _choose_next(left, pieces, store, stack)
+        except UserError as found:
+            error = found
+    place, action = map(int, multihost_utils.broadcast_one_to_all(np.array([place, action])))
+    if action == FAIL:
+        raise error or UserError("the first process stopped: its message says why")
     return place, action, holder
 
 
-def _choose_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitStack) -> tuple[int, int, Holder | None]:
+def _choose_next(
+    left: Sequence[Piece], pieces: Sequence[Piece], store: Store, stack: contextlib.ExitStack
+) -> tuple[int, int, Holder | None]:
     """Chooses the first piece that is finished, or that can be made now and that no other process is making.
 
     A piece to be made is claimed until `stack` is closed.
@@ -85,7 +103,7 @@ def _choose_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitStac
     blocked: tuple[int, Holder | None] = (0, None)
     for place, piece in enumerate(left):
         if store.record(piece.artifact) is not None:
-            check_made_from(piece, store)
+            check_finished(piece, pieces, store)
             return place, PASS_OVER, None
         if any(needed.artifact.key in unfinished for needed in piece.inputs.values()):
             continue
@@ -101,23 +119,51 @@ def _choose_next(left: Sequence[Piece], store: Store, stack: contextlib.ExitStac
     return blocked[0], WAIT, blocked[1]
 
 
-def check_made_from(piece: Piece, store: Store) -> None:
-    """Raises UserError if a finished piece was made from other inputs than those that exist now.
+def check_finished(piece: Piece, pieces: Sequence[Piece], store: Store) -> None:
+    """Raises UserError if a finished piece is not what its record says, or was made from other inputs than exist now.
 
-    That happens if a stage was removed and trained again, and ended with other weights (on another machine, perhaps).
+    The latter happens if a stage was removed and trained again, and ended with other weights (on another machine,
+    perhaps). The message names every piece that has to be made again.
     """
-    directory = store.directory(piece.artifact)
+    if isinstance(piece, PlannedStage):
+        _check_backbone(piece, store)
+    if not _is_stale(piece, store):
+        return
+    stale: dict[str, Path] = {}
+    for other in pieces:
+        needs_stale = any(needed.artifact.key in stale for needed in other.inputs.values())
+        if store.record(other.artifact) is not None and (needs_stale or _is_stale(other, store)):
+            stale[other.artifact.key] = store.directory(other.artifact)
+    first, *others = stale.values()
+    rest = f", and so were {len(others)} that need it or what it needs" if others else ""
+    command = " ".join(shlex.quote(str(folder)) for folder in stale.values())
+    raise UserError(
+        f"{first} was made from other inputs than those that exist now{rest}: a stage was trained again and ended with "
+        f"other weights. `python -m aiseeme_jax store remove {command}` removes what is out of date, and the next run "
+        "makes it again"
+    )
+
+
+def _check_backbone(stage: PlannedStage, store: Store) -> None:
+    """Compares the header of a stage's backbone with its record; whoever loads it compares the weights too."""
+    directory, record = store.directory(stage.artifact), store.record(stage.artifact)
+    file = directory / weights.BACKBONE
+    if not file.exists():
+        raise UserError(f"{directory} has lost its {weights.BACKBONE}; {artifacts.explain_remedy(directory)}")
+    if weights.read_hash(file) != record["backbone_hash"]:
+        raise UserError(
+            f"{file} is damaged, or not the backbone that its record tells of; {artifacts.explain_remedy(directory)}"
+        )
+
+
+def _is_stale(piece: Piece, store: Store) -> bool:
+    """Whether a finished piece was made from other bits than its inputs have now.
+
+    An input that was removed does not count: it will be made again before anything needs it.
+    """
     made_from = store.record(piece.artifact)["made_from"]
-    for name, needed in piece.inputs.items():
-        if store.record(needed.artifact) is None:
-            # It was removed. It will be made again before anything needs it.
-            continue
-        now, then = _identify(needed, store), made_from[name]
-        if now != then:
-            raise UserError(
-                f"{directory} was made from another {name} than {store.directory(needed.artifact)} now contains "
-                f"({then['hash'][:12]} is not {now['hash'][:12]}); {artifacts.explain_remedy(directory)}"
-            )
+    finished = {name: needed for name, needed in piece.inputs.items() if store.record(needed.artifact) is not None}
+    return any(_identify(needed, store) != made_from[name] for name, needed in finished.items())
 
 
 def _identify(piece: Piece, store: Store) -> dict[str, str]:

@@ -97,7 +97,9 @@ class Contents:
 
     def fields_of(self, target: str) -> dict[str, Any]:
         """The fields of a target in the config."""
-        return next(fields for fields in self.config["targets"] if _name_target(self.config, fields) == target)
+        found = (fields for fields in self.config["targets"] if _name_target(self.config, fields) == target)
+        # A run that was killed between its two files leaves the config of another plan.
+        return next(found, {"data": ""})
 
     def data_of(self, target: str) -> str:
         """The data set that a target is measured on."""

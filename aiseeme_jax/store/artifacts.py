@@ -10,19 +10,23 @@ in it changes any more. The name of a folder begins with a label for the reader.
 
 import dataclasses
 import functools
+import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiseeme_jax.errors import UserError
+from aiseeme_jax.errors import DiskError, UserError
 from aiseeme_jax.store import records
-from aiseeme_jax.store.keys import make_key, shorten, to_json
+from aiseeme_jax.store.keys import SHORT, make_key, shorten, to_json
 
 RECORD = "record.json"
 KEY = "key.json"
 # Increase it when the layout of a folder or the meaning of a record changes.
 FORMAT = 1
+# Names of folders end with a key.
+NAME = re.compile(rf".+-[0-9a-f]{{{SHORT}}}")
 # The folders of a store, one for each kind of work.
 STAGES, FISHER, MEASUREMENTS = KINDS = ("stages", "fisher", "measurements")
 # Names that version 0.1 left in a workdir.
@@ -96,9 +100,10 @@ class Store:
         return record
 
     def folders(self) -> Iterator[Path]:
-        """The folders of all artifacts, finished or not."""
+        """The folders of all artifacts, finished or not. Other folders that somebody put there are left out."""
         for kind in KINDS:
-            yield from sorted(path for path in (self.root / kind).glob("*") if path.is_dir())
+            found = sorted((self.root / kind).glob("*"))
+            yield from (path for path in found if path.is_dir() and NAME.fullmatch(path.name))
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
@@ -120,18 +125,30 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 def explain_remedy(directory: Path) -> str:
     """Says how to make a damaged artifact again, as the end of a sentence."""
-    return f"`python -m aiseeme_jax store remove {directory}` removes it, and the next run makes it again"
+    command = f"python -m aiseeme_jax store remove {shlex.quote(str(directory))}"
+    return f"`{command}` removes it, and the next run makes it again"
 
 
 def remove(directory: Path) -> None:
-    """Deletes the folder of an artifact. The record goes first, so that a half-deleted artifact is not finished."""
-    (directory / RECORD).unlink(missing_ok=True)
-    shutil.rmtree(directory)
+    """Deletes the folder of an artifact. The record goes first, so that a half-deleted artifact is not finished.
+
+    Raises UserError for a link, and DiskError if the folder belongs to somebody else.
+    """
+    if directory.is_symlink():
+        raise UserError(f"{directory} is a link: remove what it leads to, {directory.resolve()}, and then the link")
+    try:
+        (directory / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(directory)
+    except OSError as error:
+        raise DiskError(f"{directory} cannot be deleted: {error.strerror}") from error
 
 
 def check_layout(workdir: Path) -> None:
     """Raises UserError for a workdir of version 0.1."""
-    old = [name for name in OLD if (workdir / name).exists()]
+    try:
+        old = [name for name in OLD if (workdir / name).exists()]
+    except OSError as error:
+        raise DiskError(f"{workdir} cannot be read: {error.strerror}") from error
     old += [str(path.relative_to(workdir)) for path in sorted(workdir.glob("stages/*/done.json"))[:1]]
     if old:
         raise UserError(

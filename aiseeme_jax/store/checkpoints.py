@@ -1,7 +1,8 @@
 """Checkpoints of a training. They contain only what does not follow from the step."""
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from aiseeme_jax.errors import DiskError, UserError
+
 CHECKPOINTS = "checkpoints"
+# Words of libraries for what the user can mend.
+FULL_OR_FORBIDDEN = ("RESOURCE_EXHAUSTED", "No space left", "Permission denied", "Not a directory", "File exists")
 
 
 class Checkpoints:
@@ -22,7 +27,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True, create=True
         )
-        self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
+        with _telling_full_disk(directory):
+            self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
+        self._directory = directory
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -37,18 +44,20 @@ class Checkpoints:
         args = self._ocp.args
         # On the CPU the writer would read the buffers that the next step overwrites.
         snapshot = jax.tree.map(jnp.copy, state)
-        self._manager.save(
-            step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record)))
-        )
+        with _telling_full_disk(self._directory):
+            self._manager.save(
+                step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record)))
+            )
 
     def wait(self) -> None:
         """Waits until all checkpoints are on disk."""
-        self._manager.wait_until_finished()
+        with _telling_full_disk(self._directory):
+            self._manager.wait_until_finished()
 
     def restore(self, template: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
         """The newest complete checkpoint as (state, record), replicated over `mesh`; None if there is none.
 
-        Raises ValueError if it is damaged, or is of another state than `template`.
+        Raises UserError if it is damaged, or is of another state than `template`.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -62,7 +71,7 @@ class Checkpoints:
         wanted = _leaves(template)
         differing = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
         if differing:
-            raise ValueError(
+            raise UserError(
                 f"{folder} does not fit this program: it was written by another version, or for another config. "
                 f"Do not delete it: continue with that version, or start in another --workdir. {len(differing)} arrays "
                 f"differ, such as {differing[0]}: "
@@ -77,6 +86,8 @@ class Checkpoints:
             )
         except Exception as error:
             raise _damaged(folder, error) from error
+        if not isinstance(found.record, dict):
+            raise _damaged(folder, TypeError(f"its record is a {type(found.record).__name__}"))
         return found.state, found.record
 
 
@@ -89,8 +100,22 @@ def _leaves(tree: Any) -> dict[str, str]:
     }
 
 
-def _damaged(folder: Path, error: Exception) -> ValueError:
-    return ValueError(f"{folder} is damaged; delete it to continue from an earlier checkpoint. {error}")
+def _damaged(folder: Path, error: Exception) -> UserError:
+    # What a library says may fill a page, and the advice must not be buried.
+    said = str(error).strip().split("\n")[0][:200]
+    return UserError(f"{folder} is damaged; delete it to continue from an earlier checkpoint. ({said})")
+
+
+@contextlib.contextmanager
+def _telling_full_disk(directory: Path) -> Iterator[None]:
+    """Makes a DiskError of what libraries say when a disk is full or a folder cannot be written to."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if not any(sign in str(error) for sign in FULL_OR_FORBIDDEN):
+            raise
+        said = str(error).strip().split("\n")[0][:200]
+        raise DiskError(f"checkpoints cannot be written to {directory}: {said}") from error
 
 
 def drop_checkpoints(directory: Path) -> None:

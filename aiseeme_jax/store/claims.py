@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,8 @@ class Holder:
         return False
 
 
+# What this process has claimed: folder -> its claim.
+HELD: dict[Path, Holder] = {}
 # The holder of a claim that cannot be read.
 UNKNOWN = Holder("an unknown machine", 0, "", "")
 
@@ -77,15 +80,30 @@ def claim(directory: Path) -> Iterator[Holder | None]:
         yield holder
         return
     stop = threading.Event()
-    beat = threading.Thread(target=_touch_until, args=(path, stop), daemon=True)
+    beat = threading.Thread(target=_touch_until, args=(path, mine, stop), daemon=True)
     beat.start()
+    HELD[directory] = mine
     try:
         yield None
     finally:
+        del HELD[directory]
         stop.set()
         beat.join()
         if _read(path) == mine:
             path.unlink(missing_ok=True)
+
+
+def check_held(directory: Path) -> None:
+    """Raises UserError if this process claimed a folder and another one has taken it over since.
+
+    That happens to a run that was held up for longer than SILENT_SECONDS, by a scheduler perhaps.
+    """
+    mine = HELD.get(directory)
+    if mine is not None and (holder := _read(directory / CLAIM)) != mine:
+        raise UserError(
+            f"{directory} was taken over by {holder or 'another run'} while this run was held up. Start it again: "
+            "it waits for that one, and makes what is left"
+        )
 
 
 def find_holder(directory: Path) -> Holder | None:
@@ -153,9 +171,11 @@ def _read(path: Path) -> Holder | None:
     """The holder that a claim names; None if there is no claim, or if it cannot be read."""
     try:
         value: Any = json.loads(path.read_text())
-        return Holder(**value)
-    except (FileNotFoundError, ValueError, TypeError):
+        holder = Holder(**value)
+    except (OSError, ValueError, TypeError):
         return None
+    texts = (holder.host, holder.space, holder.token)
+    return holder if isinstance(holder.process, int) and all(isinstance(text, str) for text in texts) else None
 
 
 def _is_silent(path: Path, holder: Holder | None) -> bool:
@@ -175,15 +195,21 @@ def _read_clock(directory: Path) -> float:
     try:
         probe.touch()
         return probe.stat().st_mtime
+    except OSError:
+        # Who may only look, as `--plan` does, cannot ask the disk.
+        return time.time()
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
-def _touch_until(path: Path, stop: threading.Event) -> None:
+def _touch_until(path: Path, mine: Holder, stop: threading.Event) -> None:
+    """Keeps a claim fresh, unless another process has taken it over."""
     while not stop.wait(BEAT_SECONDS):
         # A disk that fails for a moment must not end a run of days. After a longer failure the work itself fails.
         with contextlib.suppress(OSError):
-            os.utime(path)
+            if _read(path) == mine:
+                os.utime(path)
 
 
 def _name_process_space() -> str:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from aiseeme_jax.errors import DiskError
 # Errors that the user can mend: no space, no permission, a path that leads through a file.
 MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 # Names of files that are not complete yet.
-LEFT_OVER = re.compile(r"\..+\.\d+\.part")
+LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{32}\.part")
 
 
 @contextlib.contextmanager
@@ -23,10 +24,15 @@ def write_whole(path: Path) -> Iterator[Path]:
 
     Raises DiskError if the disk is full, or the folder cannot be written to.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Process numbers are not enough: containers that share a disk may have the same.
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        mode = beside.stat().st_mode
         yield beside
+        # Libraries may give a file to its owner alone.
+        beside.chmod(mode)
         _sync(beside)
         beside.replace(path)
     except OSError as error:

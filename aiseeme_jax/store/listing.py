@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.store import artifacts, records, workdirs
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import find_holder
 from aiseeme_jax.store.keys import shorten
@@ -47,12 +47,24 @@ def open_shared_store(folders: Iterable[Path]) -> tuple[Store, set[str]]:
     for workdir in folders:
         store = workdirs.open_store(workdir, _read_plan(workdir))
         stores[store.root.resolve()] = store
-        for user in (workdir, *workdirs.list_users(store)):
+        for user in (workdir, *workdirs.list_users(store)[0]):
             keys |= _list_keys(user)
     if len(stores) > 1:
         raise UserError(f"these workdirs have different stores: {', '.join(map(str, stores))}; name those of one")
     store = next(iter(stores.values()))
     return store, keys | set(_find_needed(store, keys))
+
+
+def check_users(folders: Iterable[Path]) -> None:
+    """Raises UserError if a workdir that uses the store cannot be found: nobody can say what it asks for."""
+    store, _ = open_shared_store(folders)
+    lost = workdirs.list_users(store)[1]
+    if lost:
+        names = [records.read_json(entry, remedy="delete it")["workdir"] for entry in lost]
+        raise UserError(
+            f"workdirs that use this store cannot be found: {', '.join(names)}. If one was moved, run its config once "
+            f"at its new place. If it is gone for good, delete its entry: {', '.join(map(str, lost))}"
+        )
 
 
 def _read_plan(workdir: Path) -> workdirs.WorkdirPlan:

@@ -82,11 +82,20 @@ def write_plan(workdir: Path, plan: WorkdirPlan) -> None:
         records.write_json(store.root / USERS / f"{shorten(make_key({'workdir': path}))}.json", {"workdir": path})
 
 
-def list_users(store: Store) -> list[Path]:
-    """The workdirs that are registered in a store and still exist."""
-    remedy = "delete it: the next run in its workdir writes it anew"
-    found = [records.read_json(path, remedy=remedy) for path in sorted((store.root / USERS).glob("*.json"))]
-    return [Path(user["workdir"]) for user in found if (Path(user["workdir"]) / PLAN).exists()]
+def list_users(store: Store) -> tuple[list[Path], list[Path]]:
+    """The workdirs that use a store: those that are there, and the entries of those that cannot be found.
+
+    A store that is itself a workdir is its own user.
+    """
+    found = [store.root] if (store.root / PLAN).exists() else []
+    lost = []
+    for entry in sorted((store.root / USERS).glob("*.json")):
+        user = Path(records.read_json(entry, remedy="delete it: the next run in its workdir writes it anew")["workdir"])
+        if (user / PLAN).exists():
+            found.append(user)
+        else:
+            lost.append(entry)
+    return found, lost
 
 
 def read_plan(workdir: Path) -> WorkdirPlan | None:

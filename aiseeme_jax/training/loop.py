@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from aiseeme_jax import data, distill, seeds, weights
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.store import checkpoints, records
+from aiseeme_jax.store import checkpoints, claims, records
 from aiseeme_jax.store.artifacts import explain_remedy
 from aiseeme_jax.task import Task
 from aiseeme_jax.training.health import collapse_warning, feature_health
@@ -229,6 +229,7 @@ class _Training:
 
     def _save(self, step: int, state: TrainState, metrics: Mapping[str, Array]) -> None:
         self._check_finite(state)
+        claims.check_held(self.folder.directory)
         # A training that is too short to measure its speed leaves the speed that was noted before.
         speed = self.telemetry.images_per_second
         self.record |= {

@@ -51,8 +51,8 @@ def make_schedule(config: Any, peak: float, total_steps: int, steps_per_epoch: i
     reaches the peak at step W. Raises UserError for an unknown name and for values that do not fit the
     stage.
     """
-    if not peak >= 0:
-        raise UserError(f"optimizer.learning_rate is {peak}; it must be at least 0")
+    if not 0 <= peak < math.inf:
+        raise UserError(f"optimizer.learning_rate is {peak}; it must be at least 0 and finite")
     body = _named("schedule.name", config.name, SCHEDULES)
     warmup = steps_of(config.warmup, steps_per_epoch=steps_per_epoch, batch_size=batch_size)
     if warmup >= total_steps:

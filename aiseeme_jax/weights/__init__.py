@@ -2,6 +2,7 @@
 
 from aiseeme_jax.weights.backbones import (
     BACKBONE,
+    CLASSIFIER,
     FISHER,
     SCRATCH,
     any_backbone,
@@ -11,12 +12,13 @@ from aiseeme_jax.weights.backbones import (
     find_fisher,
     load_backbone,
     load_fisher,
+    read_hash,
     save_backbone,
     save_fisher,
     starting_backbone,
     tree_hash,
 )
-from aiseeme_jax.weights.classifier import CLASSIFIER, Classifier, load_classifier, save_classifier
+from aiseeme_jax.weights.classifier import Classifier, load_classifier, save_classifier
 
 __all__ = [
     "BACKBONE",
@@ -32,6 +34,7 @@ __all__ = [
     "load_backbone",
     "load_classifier",
     "load_fisher",
+    "read_hash",
     "save_backbone",
     "save_classifier",
     "save_fisher",

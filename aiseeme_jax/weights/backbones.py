@@ -22,6 +22,7 @@ from aiseeme_jax.weights.formats import format_of
 
 BACKBONE = "backbone.safetensors"
 FISHER = "fisher.safetensors"
+CLASSIFIER = "classifier.safetensors"
 # The entry of a file's header that this program writes.
 HEADER = "aiseeme"
 # The name of random weights as a start, in a config.
@@ -122,6 +123,15 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
         return _read(find_backbone(Path(init))).backbone_of(model)
     except UserError as error:
         raise type(error)(f"init: {error}") from None
+
+
+def read_hash(file: Path) -> str | None:
+    """The hash of the backbone that a file's header tells of; None if there is no such file, or no such header."""
+    try:
+        header = tensors.read_metadata(file).get(HEADER)
+        return None if header is None else _read_header(file, header)["backbone_hash"]
+    except (UserError, OSError):
+        return None
 
 
 class _Found:
@@ -241,6 +251,10 @@ def find_backbone(path: Path, arm: str | None = None) -> Path:
         if arm is not None:
             raise UserError(f"'{path}' is not a workdir: it has no arm '{arm}'")
         return path if path.is_file() else path / BACKBONE
+    if (path / CLASSIFIER).exists():
+        return path / CLASSIFIER
+    if path.absolute().parent.name == artifacts.MEASUREMENTS:
+        raise UserError(f"'{path}' is a measurement without a network of its own: name a stage's folder")
     if (path / artifacts.RECORD).exists():
         raise MissingFile(f"{path} has lost its {BACKBONE}; {artifacts.explain_remedy(path)}")
     file = workdirs.find_stage_folder(path, arm) / BACKBONE

@@ -43,10 +43,9 @@ from aiseeme_jax import augment, models
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, linear_head
 from aiseeme_jax.weights import tensors as tensor_files
-from aiseeme_jax.weights.backbones import backbone_hash, tree_hash
+from aiseeme_jax.weights.backbones import CLASSIFIER, backbone_hash, tree_hash
 from aiseeme_jax.weights.formats import format_of
 
-CLASSIFIER = "classifier.safetensors"
 FORMAT = 1
 
 REMEDY = "Copy or download it again, or fine-tune again."
@@ -89,6 +88,8 @@ class Classifier:
 
         Raises UserError for images of another type or shape than the classifier was trained on.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         images = np.asarray(images)
         self._check(images)
         temperature = self.temperature if calibrated else 1.0
@@ -183,6 +184,8 @@ def _check_header(file: Path, header: Mapping[str, Any] | None) -> None:
             f"{file} was not written by aiseeme_jax, so its network, classes and views are not known. "
             "Weights of other programs can be fine-tuned: use the file as `init` of a config"
         )
+    if not isinstance(header, dict):
+        raise UserError(f"{file} is damaged: its header is a {type(header).__name__}. {REMEDY}")
     if header.get("file") != "classifier":
         raise UserError(
             f"{file} contains a backbone without a head: load it with `load_backbone`, or fine-tune it with a target "

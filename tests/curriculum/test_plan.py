@@ -7,6 +7,7 @@ from tiny import tiny_in_the_table  # noqa: F401
 from aiseeme_jax import data, pretext, weights
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.plan import make_plan
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import curriculum
 from configs import base
 
@@ -277,16 +278,25 @@ def test_without_stages_there_must_be_other_curricula_or_weights(opened, tmp_pat
 
 
 class TestWhatLibrariesRefuse:
-    def test_the_error_names_the_part_of_the_config(self, opened, monkeypatch):
+    def broken(self, monkeypatch, error):
         class Broken(pretext.TASKS["npid"]):
             def __init__(self, *arguments, **fields):
-                raise TypeError("shapes must be 1D sequences of integers")
+                raise error
 
-        made = config("grey", ("simclr", "npid"))
         monkeypatch.setitem(pretext.TASKS, "npid", Broken)
-        with pytest.raises(ValueError, match=r"stages\[1\] \(npid\): TypeError: shapes must be 1D") as caught:
+        return config("grey", ("simclr", "npid"))
+
+    def test_a_value_that_a_library_refuses_is_the_users_to_mend(self, opened, monkeypatch):
+        made = self.broken(monkeypatch, ValueError("shapes must be 1D"))
+        with pytest.raises(UserError, match=r"stages\[1\] \(npid\): shapes must be 1D"):
             check(made, opened("grey"))
-        assert isinstance(caught.value.__cause__, TypeError)
+
+    @pytest.mark.parametrize("error", [KeyError("bug"), TypeError("unsupported operand"), ZeroDivisionError("x")])
+    def test_any_other_error_keeps_its_traceback_and_says_what_was_checked(self, opened, monkeypatch, error):
+        made = self.broken(monkeypatch, error)
+        with pytest.raises(type(error)) as caught:
+            check(made, opened("grey"))
+        assert caught.value is error and "while stages[1] (npid) of the config was checked" in error.__notes__
 
     @pytest.mark.parametrize("dtype", ["float16", "int32", "float99"])
     def test_types_that_networks_do_not_compute_in(self, dtype, opened):

@@ -195,6 +195,16 @@ def test_random_weights_are_fine_tuned_from_another_start_with_each_seed():
     assert starts["curriculum"][0] is starts["curriculum"][1]
 
 
+def test_on_all_labels_a_protocol_that_trains_nothing_has_no_seed():
+    def targets(*seeds):
+        made = config(baselines=())
+        made.targets = (base.target("knn", size=tiny.SIZE, neighbours=(3,), fractions=(0.5, 1.0), seeds=seeds),)
+        return keys(made, PlannedMeasurement)
+
+    (half, whole), (other_half, same_whole) = targets(0), targets(7)
+    assert half != other_half and whole == same_whole
+
+
 class TestFisher:
     def two(self, **later):
         return config((stage("rotation", 2), stage("rotation", 3, distill={"kind": "ewc", **later})), baselines=())

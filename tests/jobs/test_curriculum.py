@@ -19,7 +19,7 @@ from aiseeme_jax import data, pretext, weights
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import metrics, protocols, results
-from aiseeme_jax.jobs import curriculum
+from aiseeme_jax.jobs import curriculum, store_command, working
 from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.store import artifacts, records, workdirs
 from aiseeme_jax.training import loop
@@ -322,30 +322,42 @@ class TestChanges:
 class TestDamage:
     """Nothing is gone on with that belongs to other bits than those that are there."""
 
-    def test_a_stage_trained_again_to_other_bits_is_noticed(self, copied):
+    def test_a_stage_trained_again_to_other_bits_is_noticed_with_all_that_follows_from_it(self, copied, trained):
         first, second = stage_folders(copied)
-        record = artifacts.read_record(first)
         other = narrow_copy(first)
-        records.write_json(first / "record.json", {**record, "backbone_hash": other})
-        message = (
-            f"{second} was made from another start than {first} now contains .{record['backbone_hash'][:12]} is not"
-        )
-        with pytest.raises(UserError, match=f"{message}.*store remove {second}"):
+        records.write_json(first / "record.json", {**artifacts.read_record(first), "backbone_hash": other})
+        with pytest.raises(UserError, match=f"{second} was made from other inputs than those that exist now") as caught:
             curriculum.run(config(), copied)
+        stale = re.search("store remove (.*)` removes what is out of date", str(caught.value))[1].split()
+        # The second stage, its measurements, and those of the arm that ends with the first one.
+        measured = [*measurement_folders(copied).values(), *measurement_folders(copied, "single:rotation").values()]
+        assert set(stale) == {str(folder) for folder in (second, *measured)}
+        assert f"and so were {len(stale) - 1} that need it" in str(caught.value)
+        store_command.main(["remove", "--yes", *stale])
+        curriculum.run(config(), copied)
+        assert trained == ["curriculum 1: npid"] and stage_records(copied)[1]["start_hash"] == other
 
     def test_a_stage_trained_again_to_the_same_bits_fits_the_rest(self, copied, finished, trained):
         artifacts.remove(stage_folders(copied)[0])
         curriculum.run(config(), copied)
         assert trained == ["curriculum 0: rotation"] and outcome(copied) == outcome(finished)
 
-    def test_a_record_of_another_backbone_than_its_file_is_noticed(self, copied):
-        first, _ = stage_folders(copied)
-        narrow_copy(first)
-        artifacts.remove(stage_folders(copied)[1])
-        with pytest.raises(UserError, match=f"{first} contains another backbone than its record says"):
+    @pytest.mark.parametrize("how", ["another", "cut", "gone"])
+    @pytest.mark.parametrize("position", [0, 1])
+    def test_a_finished_run_without_one_of_its_backbones_is_not_complete(self, copied, how, position):
+        folder = stage_folders(copied)[position]
+        file = folder / weights.BACKBONE
+        if how == "another":
+            narrow_copy(folder)
+        elif how == "cut":
+            file.write_bytes(file.read_bytes()[:100])
+        else:
+            file.unlink()
+        said = "has lost its backbone" if how == "gone" else "is damaged, or not the backbone that its record tells of"
+        with pytest.raises(UserError, match=f"{folder}.*{said}.*store remove {folder}` removes it"):
             curriculum.run(config(), copied)
 
-    def test_a_damaged_backbone_is_named_with_the_command_that_removes_it(self, copied):
+    def test_a_flipped_bit_is_noticed_by_what_starts_from_it(self, copied):
         first, second = stage_folders(copied)
         damaged = bytearray((first / weights.BACKBONE).read_bytes())
         damaged[-10] ^= 1
@@ -559,6 +571,59 @@ class TestFineTuning:
         weights.export_backbone(tiny.backbone(), tmp_path / "weights.safetensors")
         self.measure_all(self.tuned(init=str(tmp_path / "weights.safetensors")), tmp_path)
         assert starts == [weights.backbone_hash(tiny.backbone())] * 2
+
+
+def test_a_run_does_not_start_from_its_own_workdir(tmp_path):
+    for field in ("init", "imagenet"):
+        with pytest.raises(
+            UserError, match=f"{field} is the workdir of this run itself: name the folder of one of its"
+        ):
+            curriculum.run(config(**{field: str(tmp_path)}), tmp_path / "." / "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tables_have_what_another_run_finished_last(tmp_path, not_trained, monkeypatch):
+    made = config((stage("rotation", 2),), baselines=())
+    real = working._choose_next
+
+    def choose(left, pieces, store, stack):
+        """The first measurement is passed over as long as there is another, as if another run were making it."""
+        others = [piece for piece in left if piece is not pieces[1]] or left
+        place, action, holder = real(others, pieces, store, stack)
+        return left.index(others[place]), action, holder
+
+    monkeypatch.setattr(working, "_choose_next", choose)
+    curriculum.run(made, tmp_path)
+    found = {(row.fraction, row.seed) for row in results.read_rows(tmp_path)}
+    assert found == {(0.5, 0), (0.5, 1), (1.0, 0)}
+
+
+def test_fisher_information_that_a_stage_needs_is_in_the_printed_plan(tmp_path, capsys):
+    made = config((stage("rotation", 2), stage("rotation", 2, distill={"kind": "ewc"})), baselines=(), targets=())
+    curriculum.run(made, tmp_path, plan_only=True)
+    said = capsys.readouterr().out
+    assert "3 pieces of work, 0 of which exist" in said and "to estimate: Fisher information of 1 stages" in said
+    assert len(re.findall(r"00-rotation-[0-9a-f]{12}: not begun", said)) == 2
+
+
+def test_images_that_are_all_excluded(tmp_path):
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, range(24))))
+    made = config(targets=())
+    made.data.exclude = (str(tmp_path / "ids.txt"),)
+    with pytest.raises(UserError, match="data.exclude lists every image of tiny:train: none is left to be trained on"):
+        curriculum.run(made, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"a/1": -1.0}, "the share of 'a/1' is -1.0; it must be positive"),
+        ({"a/1": 0.5, "b/1": 0.0}, "the share of 'b/1' is 0.0; it must be positive"),
+    ],
+)
+def test_shares_that_cannot_be(tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
+        curriculum.run(config((stage("rotation", 2, data=given),), targets=()), tmp_path / "run")
 
 
 def test_workdirs_may_be_moved(tmp_path, not_trained):

@@ -107,6 +107,33 @@ def test_a_claim_that_another_one_took_in_the_meantime_stays(tmp_path):
         assert find_holder(tmp_path / "folder") == newer
 
 
+def test_a_run_that_was_held_up_notices_that_it_was_taken_over(tmp_path):
+    with claim(tmp_path):
+        claims.check_held(tmp_path)
+        mine = json.loads((tmp_path / "claim.json").read_text())
+        (tmp_path / "claim.json").write_text(json.dumps({**mine, "token": "new"}))
+        with pytest.raises(UserError, match=f"{tmp_path} was taken over by process .* Start it again"):
+            claims.check_held(tmp_path)
+    claims.check_held(tmp_path)
+
+
+def test_it_does_not_keep_the_claim_of_another_one_fresh(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+    with claim(tmp_path):
+        mine = json.loads((tmp_path / "claim.json").read_text())
+        (tmp_path / "claim.json").write_text(json.dumps({**mine, "token": "new"}))
+        make_silent(tmp_path)
+        before = (tmp_path / "claim.json").stat().st_mtime
+        time.sleep(0.1)
+        assert (tmp_path / "claim.json").stat().st_mtime == before
+
+
+@pytest.mark.parametrize("changes", [{"process": "x"}, {"host": 1}, {"token": None}])
+def test_a_claim_of_odd_values_is_one_that_cannot_be_read(tmp_path, changes):
+    leave_claim(tmp_path, **changes)
+    assert find_holder(tmp_path) == claims.UNKNOWN
+
+
 def test_only_one_of_many_processes_takes_a_dead_claim(tmp_path):
     """Whoever took over a claim that was not silent any more would be at work beside its holder."""
     at_work, most = [], []

@@ -105,7 +105,7 @@ def test_a_folder_that_belongs_to_somebody_else_is_named(tmp_path):
 
 
 def test_leftovers_of_killed_processes_are_deleted(tmp_path):
-    for name in (".record.json.12.part", ".views.png.3.part", ".hidden", "record.json", "1.part"):
+    for name in (f".record.json.{32 * 'a'}.part", f".views.png.{32 * '0'}.part", ".hidden", "record.json", "1.part"):
         (tmp_path / name).touch()
     files.delete_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "1.part", "record.json"]
@@ -117,6 +117,23 @@ def test_an_unfinished_file_counts_as_a_leftover(tmp_path):
         assert files.LEFT_OVER.fullmatch(beside.name)
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_of_one_number_do_not_meet(tmp_path, monkeypatch):
+    """As in two containers that share a disk."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    with files.write_whole(tmp_path / "a") as one, files.write_whole(tmp_path / "a") as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a").read_text() == "one"
+
+
+def test_files_that_a_library_gives_to_its_owner_alone_follow_the_umask(tmp_path):
+    records.write_text(tmp_path / "plain", "text")
+    weights.save_backbone(tmp_path, narrow(), {})
+    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "backbone.safetensors")}
+    assert len(modes) == 1
 
 
 class TestRecords:

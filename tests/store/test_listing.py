@@ -103,8 +103,39 @@ class TestPrune:
         store_command.main(["prune", "--yes", str(tmp_path / "one")])
         assert names(store.root) == {FIRST.name, OLD.name}
         (tmp_path / "two" / "plan.json").unlink()
-        store_command.main(["prune", "--yes", str(tmp_path / "one")])
-        assert names(store.root) == {FIRST.name}, "a workdir that is gone asks for nothing"
+        with pytest.raises(
+            UserError, match=f"cannot be found: {tmp_path}/two.*delete its entry: {store.root}/workdirs"
+        ):
+            store_command.main(["prune", "--yes", str(tmp_path / "one")])
+        assert names(store.root) == {FIRST.name, OLD.name}
+
+    def test_a_store_that_is_a_workdir_is_its_own_user(self, workdir, tmp_path):
+        leave_plan(tmp_path / "second", OLD, store=str(workdir))
+        store_command.main(["prune", "--yes", str(tmp_path / "second")])
+        assert {FIRST.name, SECOND.name, MEASURED.name, OF_FIRST.name, OLD.name} <= names(workdir)
+
+    def test_looks_again_after_the_answer(self, workdir, monkeypatch):
+        def answer(question):
+            leave_plan(workdir, FIRST, SECOND, OLD, measurements=(MEASURED,))
+            return "y"
+
+        monkeypatch.setattr("builtins.input", answer)
+        before = names(workdir)
+        store_command.main(["prune", str(workdir)])
+        assert names(workdir) == before, "the plan asks for it now"
+
+    def test_leaves_folders_that_are_no_artifacts(self, workdir):
+        (workdir / STAGES / "my notes").mkdir()
+        store_command.main(["prune", "--yes", str(workdir)])
+        assert (workdir / STAGES / "my notes").exists()
+
+    def test_says_what_to_do_where_nobody_can_answer(self, workdir, monkeypatch):
+        def end(question):
+            raise EOFError
+
+        monkeypatch.setattr("builtins.input", end)
+        with pytest.raises(UserError, match="nobody can answer here: --yes deletes without a question"):
+            store_command.main(["prune", str(workdir)])
 
     def test_workdirs_of_different_stores_are_not_mixed(self, workdir, tmp_path):
         leave_plan(tmp_path / "other", OLD)
@@ -126,6 +157,19 @@ class TestRemove:
             store_command.main(["remove", "--yes", str(workdir)])
         with pytest.raises(MissingFile, match="there is no folder"):
             store_command.main(["remove", "--yes", str(tmp_path / "absent")])
+
+    def test_refuses_a_link_before_anything_is_deleted(self, workdir, tmp_path):
+        folder = workdir / STAGES / FIRST.name
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match=f"{FIRST.name} is a link: remove what it leads to"):
+            store_command.main(["remove", "--yes", str(folder)])
+        assert (folder / "record.json").exists()
+
+    def test_a_folder_named_twice_is_deleted_once(self, workdir):
+        folder = str(workdir / STAGES / FIRST.name)
+        store_command.main(["remove", "--yes", folder, f"{folder}/"])
+        assert FIRST.name not in names(workdir)
 
     def test_refuses_what_somebody_is_making(self, workdir):
         with claim(workdir / STAGES / FIRST.name), pytest.raises(UserError, match="is at work in .* stop it first"):
