@@ -1,5 +1,6 @@
 """Several processes, and other numbers of devices, against one process on one machine."""
 
+import shutil
 import socket
 
 import numpy as np
@@ -9,6 +10,7 @@ from running import phantom  # noqa: F401
 
 from aiseeme_jax import weights
 from aiseeme_jax.evaluate import results
+from aiseeme_jax.store import artifacts
 from aiseeme_jax.weights import tensors
 
 pytestmark = pytest.mark.slow
@@ -67,6 +69,20 @@ def test_two_processes_come_to_the_same_clusters(phantom, tmp_path):  # noqa: F8
         code, said = running.finish(process)
         assert code == 0, said
     assert_close(tmp_path / "two", tmp_path / "one", 1e-6, ("00-deepcluster", "01-clusterfit"))
+
+
+def test_an_error_that_one_process_notices_ends_all_of_them(one_process, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    shutil.copytree(one_process, workdir)
+    artifacts.remove(running.stage_folder(workdir, "01-moco_v2"))
+    # Noticed when the stage has been trained again, by the process that decides what comes next.
+    (record,) = workdir.glob("measurements/*/record.json")
+    record.write_text("{}")
+    flags = ("--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2")
+    processes = [running.start(workdir, phantom, *flags, f"--process_id={i}") for i in range(2)]
+    said = [running.finish(process) for process in processes]
+    assert [code for code, _ in said] == [2, 2], said
+    assert "record.json is damaged" in said[0][1] + said[1][1]
 
 
 def test_killed_processes_go_on(one_process, phantom, tmp_path):  # noqa: F811

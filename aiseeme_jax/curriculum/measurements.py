@@ -29,13 +29,13 @@ class Measurer:
         subject = self.find_subject(planned)
         measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed)
         outcome = protocols.measure(measurement, subject, directory, self.runtime)
-        results.save_predictions(directory, outcome.predictions)
+        written = results.save_predictions(directory, outcome.predictions)
         record = {
             "target": planned.name,
             "fraction": planned.fraction,
             "measurement_seed": planned.seed,
             "backbone_hash": weights.backbone_hash(subject.backbone),
-            "predictions_sha256": results.hash_predictions(directory),
+            "predictions_sha256": written,
             "seconds": round(time.monotonic() - start, 1),
             **outcome.chosen,
         }

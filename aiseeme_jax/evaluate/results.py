@@ -5,6 +5,7 @@ another bootstrap too.
 """
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -83,10 +84,11 @@ class Predictions:
         return ""
 
 
-def save_predictions(directory: Path, predictions: Predictions) -> None:
-    """Writes predictions.npz whole or not at all; only the first process writes."""
-    if jax.process_index():
-        return
+def save_predictions(directory: Path, predictions: Predictions) -> str:
+    """Writes predictions.npz whole or not at all, and returns its hex SHA-256.
+
+    Only the first process writes; every one gets the hash.
+    """
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -94,8 +96,10 @@ def save_predictions(directory: Path, predictions: Predictions) -> None:
         probs=np.asarray(predictions.probs, np.float32),
         **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
     )
-    with files.write_whole(directory / PREDICTIONS) as beside:
-        beside.write_bytes(buffer.getvalue())
+    if not jax.process_index():
+        with files.write_whole(directory / PREDICTIONS) as beside:
+            beside.write_bytes(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def load_predictions(directory: Path) -> Predictions:
