@@ -241,7 +241,7 @@ def test_wrong_volumes_are_refused(make):
         make(volumes[..., 0])
     with pytest.raises(ValueError, match=r"not \(1, 8, 8, 8, 3\)"):
         make(jnp.repeat(volumes, 3, axis=-1))
-    with pytest.raises(TypeError, match="uint8 images, not int16"):
+    with pytest.raises(TypeError, match="views of int16 HU need a window"):
         augment.central_view(volumes, augment.Views())
 
 
@@ -272,7 +272,7 @@ class TestViewsOf:
 
     def test_fields_of_the_other_class_are_named(self):
         fields = dataclasses.asdict(augment.Views()) | {"dimensions": 3}
-        with pytest.raises(ValueError, match="views.dimensions is 3, but .*crop_ratio, .* no fields of 3-D views"):
+        with pytest.raises(ValueError, match="views.dimensions is 3, but .*crop_ratio, .* are not fields of 3-D views"):
             augment.views_of(fields)
         with pytest.raises(ValueError, match=r"views.dimensions is 2 \(images\) or 3 \(volumes\), not 4"):
             augment.views_of({"dimensions": 4})
