@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import short_runs
 import tiny
 from flax import nnx
 from tiny import no_events, tiny_in_the_table  # noqa: F401
@@ -237,7 +238,7 @@ def test_stages_of_a_curriculum_cluster_the_split_as_it_lies(residence, tmp_path
     monkeypatch.setattr(data, "open_split", lambda *_: split)
     curriculum.run(config, tmp_path / "run")
     start = weights.starting_backbone(config.model, "scratch", config.seed)
-    bodies = [start, weights.load_backbone(tmp_path / "run/stages/00-clusterfit")[0]]
+    bodies = [start, weights.load_backbone(short_runs.stage_folders(tmp_path / "run")[0])[0]]
     for body, found, part in zip(bodies, seen, config.stages, strict=True):
         spec = augment.views_of(part.views.to_dict())
         expected = body(augment.central_view(split.images(), spec), train=False)["pooled"]

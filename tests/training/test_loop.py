@@ -318,7 +318,7 @@ class TestDistillation:
         one, other = (weights.backbone_hash(tiny.Linear(seed=seed)) for seed in (1, 2))
         with pytest.raises(Killed):
             fit(1, batches=killed_after(3))
-        changed = f"was distilled from another teacher; remove this stage's folder.*previous {one[:12]} -> {other[:12]}"
+        changed = f"was distilled from another teacher.*previous {one[:12]} -> {other[:12]}.*store remove {tmp_path}"
         with pytest.raises(ValueError, match=changed):
             fit(2)
         with pytest.raises(ValueError, match=f"previous {one[:12]} -> .none."):
@@ -341,8 +341,8 @@ class TestDistillation:
             fit(batches=killed_after(3))
         one, other = (weights.backbone_hash(tiny.Linear(seed=seed))[:12] for seed in (0, 1))
         changed = {
-            f"started from another backbone; remove.*start_hash {one} -> {other}": {"seed": 1},
-            "trained on other data; remove this stage's folder.*: images 24 -> 839, version 1.0.0 -> 1.1.0": {
+            f"started from another backbone.*start_hash {one} -> {other}.*store remove {tmp_path}": {"seed": 1},
+            "trained on other data.*: images 24 -> 839, version 1.0.0 -> 1.1.0.*store remove": {
                 "identity": {"data": {"images": 839, "version": "1.1.0"}}
             },
         }
@@ -359,7 +359,7 @@ class TestDistillation:
 
         with pytest.raises(Killed):
             fit(batches=killed_after(3), identity={"prior": "normal"})
-        with pytest.raises(UserError, match="belongs to another prior; remove this stage's folder.*normal -> uniform"):
+        with pytest.raises(UserError, match="belongs to another prior.*normal -> uniform.*store remove"):
             fit(identity={"prior": "uniform"})
         assert fit(identity={"prior": "normal"}).record["prior"] == "normal"
 
