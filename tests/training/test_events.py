@@ -22,7 +22,9 @@ class TestEvents:
     def scalars(self, directory, name):
         import tensorflow
 
-        return [(e.step, float(tensorflow.make_ndarray(e.tensor_proto))) for e in self.read(directory).Tensors(name)]
+        # In the order of steps: two files of one second and one process are read in the order of their names.
+        found = self.read(directory).Tensors(name)
+        return sorted((event.step, float(tensorflow.make_ndarray(event.tensor_proto))) for event in found)
 
     @pytest.fixture(autouse=True)
     def needs_clu(self):

@@ -525,9 +525,9 @@ def test_no_step_after_the_first_compiles():
 def test_weights_do_not_depend_on_workers_or_residence(tmp_path):
     stage = tiny.stage("npid", steps=8, optimizer={"name": "adamw", "learning_rate": 1e-3})
     whole = tiny.fit(tiny.task(stage), stage, tmp_path / "whole")
-    ways = {"workers": {"workers": 2}, "device": {"residence": "device"}}
-    for name, way in ways.items():
+    ways = {"workers": data.Loading(workers=2), "device": data.Loading("device")}
+    for name, loading in ways.items():
         with pytest.raises(Killed):
-            tiny.fit(tiny.task(stage), stage, tmp_path / name, batches=killed_after(5, **way))
+            tiny.fit(tiny.task(stage), stage, tmp_path / name, batches=killed_after(5, loading=loading))
         resumed = tiny.fit(tiny.task(stage), stage, tmp_path / name)
         tiny.assert_same(resumed.task, whole.task)
