@@ -17,17 +17,20 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config):
-    """One cache of compiled programs for the workers of a run and the processes that they start."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    """One cache of compiled programs for the workers of a run and the processes that they start.
+
+    If the user names a folder for it, the next run finds there what this one compiled. Otherwise it is a temporary one.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.temporary_cache = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_unconfigure(config):
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    if hasattr(config, "temporary_cache"):
+        shutil.rmtree(config.temporary_cache, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

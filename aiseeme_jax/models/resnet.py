@@ -30,6 +30,21 @@ EXPANSION = 4
 Map = Float[Array, "b *space c"]
 
 
+class RunningAverage(nnx.BatchStat):
+    """A running average of a norm, which is set in a constant time while a program is traced.
+
+    Flax 0.12 asks an array for its sharding before `average[...] = value`. A traced array has none, and jax walks
+    through the whole program so far to say so: the time to trace a network grew with the square of its norms.
+    `set_value` stores the same array without asking.
+    """
+
+    def __setitem__(self, key, value) -> None:
+        if key is Ellipsis:
+            self.set_value(value)
+        else:
+            super().__setitem__(key, value)
+
+
 class Norm(nnx.BatchNorm):
     """Batch normalisation over the global batch, computed in float32 and returned in the dtype of its input.
 
@@ -57,6 +72,7 @@ class Norm(nnx.BatchNorm):
             scale_init=nnx.initializers.zeros_init() if zero else nnx.initializers.ones_init(),
             rngs=rngs,
         )
+        self.mean, self.var = RunningAverage(self.mean[...]), RunningAverage(self.var[...])
 
     def __call__(self, x: Float[Array, "... c"], *, train: bool) -> Float[Array, "... c"]:
         return super().__call__(x, use_running_average=not train).astype(x.dtype)
