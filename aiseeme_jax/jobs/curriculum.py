@@ -22,6 +22,7 @@ from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.working import work_through
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.training.compilation import keep_programs
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     if plan_only:
         print(printing.describe_plan(plan, store))
         return
+    keep_programs(config.runtime.compiled_programs)
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     workdirs.write_plan(workdir, list_artifacts(plan, workdirs.name_store(config.runtime.store)))
     if all(store.record(piece.artifact) for piece in plan.pieces()):
