@@ -239,7 +239,7 @@ def test_finding(tree):
     found = find_series(tree)
     assert {uid: len(places) for uid, places in found.items()} == {"1.1": 6, "1.2": 6, "1.3": 6}
     assert found.patients == {"1.1": "A", "1.2": "B", "1.3": "C"} and found.deidentified == {"1.1"}
-    assert found.skipped == Counter({"no DICOM": 3, "localizer": 1, "modality CR": 1, "CT, but no image": 1})
+    assert found.skipped == Counter({"no DICOM mark": 3, "localizer": 1, "modality CR": 1, "CT, but no image": 1})
     assert found.damaged == []
     assert all((read_series(places).voxels == HU).all() for places in found.values())
     assert found["1.3"][0] == Location(tree / "more.zip", "x/0.dcm")
