@@ -37,7 +37,7 @@ def no_hounsfield(voxels: Int16[np.ndarray, "depth height width"]) -> str:
     values = np.flatnonzero(counts) + LOWEST_HU
     shown = f"from {values[0]} to {values[-1]}"
     if len(values) < FEWEST_VALUES:
-        return f"no Hounsfield units: only {len(values)} different values, {shown}, as of a segmentation"
+        return f"no Hounsfield units: only the values {', '.join(map(str, values))}, as of a segmentation"
     if values[0] >= FAT_HU:
         return f"no Hounsfield units: no value below {FAT_HU} ({shown}), so neither fat nor lung nor air"
     if values[-1] <= WATER_HU:
