@@ -101,31 +101,24 @@ def letters(members) -> str:
 
 
 def test_grouping_is_that_of_pylidc_in_every_scan_and_in_mm_in_all_but_four(readings, scans, patients):
-    nodules, differ = Counter(), {}
+    ratings, differ, crowded = {clustering.MM: [], clustering.PYLIDC: []}, {}, Counter()
     for scan in scans:
-        annotations = readings.by_series[scan.series].annotations
-        ours, theirs = (
-            clustering.group(annotations, scan.grid, how).members for how in (clustering.MM, clustering.PYLIDC)
-        )
-        assert letters(theirs) == scan.groups, patients[scan.series]
-        nodules.update(mm=len(ours), pylidc=len(theirs), published=len(set(scan.groups)))
-        if letters(ours) != scan.groups:
-            differ[patients[scan.series]] = len(ours), len(theirs)
-    assert set(nodules.values()) == {PUBLISHED["nodules"]} == {2651}
+        annotations, found = readings.by_series[scan.series].annotations, {}
+        for how, rated in ratings.items():
+            groups = clustering.group(annotations, scan.grid, how)
+            found[how] = groups.members
+            crowded[how] += groups.crowded
+            rated += [[annotations[i].ratings[MALIGNANCY] for i in members] for members in groups.members]
+        assert letters(found[clustering.PYLIDC]) == scan.groups, patients[scan.series]
+        if letters(found[clustering.MM]) != scan.groups:
+            differ[patients[scan.series]] = tuple(map(len, found.values()))
     assert differ == {
         "LIDC-IDRI-0179": (12, 11), "LIDC-IDRI-0188": (9, 10), "LIDC-IDRI-0733": (7, 8), "LIDC-IDRI-0753": (2, 1),
     }  # fmt: skip
-
-
-def test_labels_of_the_nodules(readings, scans):
-    ratings, crowded = [], 0
-    for scan in scans:
-        annotations = readings.by_series[scan.series].annotations
-        groups = clustering.group(annotations, scan.grid)
-        crowded += groups.crowded
-        ratings += [[annotations[i].ratings[MALIGNANCY] for i in members] for members in groups.members]
-    by_median, by_mean = (Counter(label_of(f(item)) for item in ratings) for f in (np.median, np.mean))
-    assert crowded == 14 and by_median == {"benign": 1150, "malignant": 546, None: 955}
+    assert sum(len(set(scan.groups)) for scan in scans) == PUBLISHED["nodules"] == 2651
+    assert {len(rated) for rated in ratings.values()} == {2651} and set(crowded.values()) == {14}
+    by_median, by_mean = (Counter(label_of(f(item)) for item in ratings[clustering.MM]) for f in (np.median, np.mean))
+    assert by_median == {"benign": 1150, "malignant": 546, None: 955}
     assert by_mean == {"benign": 1365, "malignant": 646, None: 640}
 
 

@@ -200,9 +200,7 @@ def test_a_lung_mask_in_the_place_of_a_scan_is_damage(luna, tmp_path, report):
     SimpleITK.WriteImage(mask, str(luna.folder / "subset2" / "1.3.2.mhd"))
     (damaged,) = report(prepare(luna.write(), tmp_path / "data", max_damaged=0.5))["damaged"]
     assert damaged["path"].endswith("1.3.2.mhd")
-    assert damaged["reason"].startswith(
-        "no Hounsfield units: only 4 different values, from 0 to 5, as of a segmentation"
-    )
+    assert damaged["reason"].startswith("no Hounsfield units: only the values 0, 3, 4, 5, as of a segmentation")
 
 
 def test_zipped_candidates(luna, tmp_path, report):
