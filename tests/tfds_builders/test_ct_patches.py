@@ -210,6 +210,34 @@ def test_metaimage_volumes(tmp_path, report):
     assert "a second series of the name scan7" in damaged["reason"]
 
 
+def metaimage(path, voxels):
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(SPACING[::-1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    SimpleITK.WriteImage(image, str(path))
+
+
+def test_segmentations_and_scaled_copies_beside_a_scan_are_left_out(tmp_path, report):
+    """Also one that has the scan's name and comes before it, as LUNA16's lung masks do, or a DICOM series' UID."""
+    scan, mask = body(3), (body(3) > 0).astype(np.uint8) * 3
+    add(tmp_path / "a", 1)
+    for name, voxels in {
+        "subset0/1.3.1.mhd": scan, "seg-lungs/1.3.1.mhd": mask, "seg-lungs/1.2.1.mha": mask, "lungs.mha": mask,
+        "scaled.mha": (scan + 1024) / np.float32(1200), "grey.mha": ((scan + 1024) / 16).clip(0, 255).astype(np.uint8),
+    }.items():  # fmt: skip
+        metaimage(tmp_path / "a" / name, voxels)
+    builder = prepare(tmp_path / "a", tmp_path / "data")
+    said = report(builder)
+    notes = {one["series_uid"]: one["notes"] for one in said["series"] + said["series_without_patches"]}
+    assert {one["series_uid"] for one in said["series"]} == {"1.2.1", "1.3.1"} and said["damaged"] == []
+    assert notes["1.3.1"] == ["1.3.1.mhd is left out: no Hounsfield units: only the values 0, 3, as of a segmentation"]
+    assert notes["1.2.1"][0].startswith("1.2.1.mha is left out: no Hounsfield units")
+    assert notes.keys() - {"1.2.1", "1.3.1"} == {"lungs", "scaled", "grey"}
+    assert "no value below -100 (from " in notes["grey"][0] and "only the values 0, 1, as of" in notes["scaled"][0]
+    stored = {one["series_uid"]: one for one in read(builder)["train"]}
+    assert (stored[b"1.3.1"]["volume"] < -900).any() and stored[b"1.3.1"]["patient_id"] == b"1.3.1"
+
+
 def test_damage_is_listed_and_too_much_of_it_fails(folder, tmp_path, report):
     (folder / "s1" / "IM0010").unlink()
     (folder / "s2" / "IM0003").write_bytes((folder / "s2" / "IM0003").read_bytes()[:-1000])
@@ -230,10 +258,12 @@ def test_nothing_there(tmp_path):
         prepare(tmp_path / "absent", tmp_path / "data")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.txt").write_text("x")
-    with pytest.raises(FileNotFoundError, match="holds no CT series"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no CT series. 1 files were passed over: no DICOM mark \(1\). A"
+    ):
         prepare(tmp_path / "a", tmp_path / "data")
     add(tmp_path / "a", 1, spacing=(9.0, 2.0, 2.0))
-    with pytest.raises(ValueError, match="no patch could be cut"):
+    with pytest.raises(ValueError, match=r"no patch could be cut.*: slices 9 mm apart: more than 5 \(1 series\)"):
         prepare(tmp_path / "a", tmp_path / "data")
 
 

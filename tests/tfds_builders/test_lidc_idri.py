@@ -209,6 +209,28 @@ def test_all_manifests_are_looked_into(collection, examples):
     assert found.keys() == {"1.2.1_00", "1.2.2_00", "1.2.3_01", "1.2.4_00"}
 
 
+def test_the_way_of_grouping_is_a_choice(collection, examples, report):
+    """Two outlines 3 mm and 3 voxels apart, slices 2 mm apart: two nodules in mm, one by SliceThickness, which is 9."""
+    text = ball("1.2.4", "a", 2) + ball("1.2.4", "b", 5, 24, 29, (2, 2, 2))
+    collection.texts["1/1.2.4.xml"] = message("1.2.4", [text])
+    found = {}
+    for config in ("32_all", "32_all_pylidc"):
+        builder = collection.prepare(config, out=config)
+        found[builder.info.metadata["clustering"]] = examples(builder)
+    names = {how: {name for name in rows if name.startswith("1.2.4")} for how, rows in found.items()}
+    assert names == {"mm": {"1.2.4_00", "1.2.4_01"}, "pylidc": {"1.2.4_00"}}
+    assert sorted(found["pylidc"]["1.2.4_00"]["ratings"][:, -1].tolist())[-2:] == [2, 5]
+
+
+def test_a_folder_without_series_says_what_was_passed_over(collection):
+    folder = collection.write()
+    shutil.rmtree(folder / "LIDC-IDRI")
+    (folder / "LIDC-IDRI").mkdir()
+    (folder / "LIDC-IDRI" / "scans.tar.gz").write_bytes(b"x" * 200)
+    with pytest.raises(FileNotFoundError, match=r"holds no CT series. 1 files were passed over: packed \(1\). Unpack"):
+        prepare("lidc_idri/64", data_dir=folder / "data", manual_dir=folder)
+
+
 def test_without_the_list_of_patients_the_files_name_them(collection, examples):
     folder = collection.write()
     (folder / "PatientId_SeriesUID.csv").unlink()

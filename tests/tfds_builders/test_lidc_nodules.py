@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.geometry import AIR, NEAREST, patch
 from tfds_builders.lidc_idri import clustering, masks, views
 from tfds_builders.lidc_idri.annotations import Annotation, Outline
@@ -134,8 +135,8 @@ def test_label_rule(malignancy, label):
 # Grouping
 
 
-def members(annotations, spacing=(2.0, 0.5, 0.5)):
-    return clustering.group(annotations, spacing)
+def members(annotations, spacing=(2.0, 0.5, 0.5), thickness=0.0, how=clustering.MM):
+    return clustering.group(annotations, clustering.Grid(spacing, 0.0, thickness), how)
 
 
 def test_grouping_is_by_distance_of_outlines_in_mm_and_transitive():
@@ -144,9 +145,41 @@ def test_grouping_is_by_distance_of_outlines_in_mm_and_transitive():
     assert members(row).members == [[0, 1, 2], [3]]
     assert members(row, (2.5, 0.5, 0.5)).members == [[0, 1, 2, 3]]
     assert members(row, (2.0, 9.0, 0.4)).members == [[0, 1, 2, 3]]
-    levels = [annotation(ring(10, 10, 2, z)) for z in (4.1, 0.0, 2.0)]
+    levels = [annotation(ring(10, 10, 2, z)) for z in (6.0, 0.0, 2.0)]
     assert members(levels).members == [[1, 2], [0]]
     assert members([]).members == []
+
+
+@pytest.mark.parametrize(("step", "digits"), [(0.7, 9), (1.1, 9), (1.25, 1), (0.625, 1), (1.5, 0)])
+def test_neighbouring_slices_are_one_spacing_apart_however_their_heights_are_written(step, digits):
+    levels = [annotation(ring(10, 10, 2, round(-100.3 + step * i, digits))) for i in (0, 1, 2, 3, 5)]
+    grid = clustering.Grid((step, 0.5, 0.5), -100.3)
+    assert clustering.group(levels[:4], grid).members == [[0, 1, 2, 3]]
+    assert clustering.group(levels[2:], grid).members == [[0, 1], [2]]
+
+
+def test_pylidc_measures_voxels_with_the_slice_thickness():
+    """By hand: of two outlines 3 columns apart, or 3 slices, the distance is 3, whatever the voxels' size in mm."""
+    row = [annotation(ring(x, 10, 2)) for x in (10, 17, 24)]
+    levels = [annotation(ring(10, 10, 2, z)) for z in (0.0, 6.0, 14.0)]
+    how = {"how": clustering.PYLIDC}
+    for spacing in ((2.0, 0.5, 0.5), (2.0, 9.0, 9.0)):
+        assert members(row, spacing, 3.0, **how).members == [[0, 1, 2]]
+        assert members(row, spacing, 2.9, **how).members == [[0], [1], [2]]
+        assert members(levels, spacing, 3.0, **how).members == [[0, 1], [2]]
+        assert members(levels, spacing, 2.5, **how).members == [[0], [1], [2]]
+    # In mm they are 1.5 apart, or 6.
+    assert members(row).members == [[0, 1, 2]] and members(levels).members == [[0], [1], [2]]
+    assert members([], thickness=3.0, **how).members == []
+    with pytest.raises(DamagedInput, match="no SliceThickness, at which pylidc's grouping begins"):
+        members(row, **how)
+
+
+def test_pylidc_shrinks_its_tolerance_too():
+    """Two nodules 3 columns apart, three readers each; 4 * 0.9 * 0.9 = 3.24, once more 2.916."""
+    both = [annotation(ring(x, 10, 2), session=s) for x in (10, 17) for s in range(3)]
+    groups = members(both, thickness=4.0, how=clustering.PYLIDC)
+    assert groups.members == [[0, 1, 2], [3, 4, 5]] and groups.tolerance == pytest.approx(2.916)
 
 
 def test_distances_against_all_pairs():
@@ -169,7 +202,7 @@ def test_more_annotations_than_readers_shrink_the_tolerance():
 
 def test_what_cannot_be_parted_stays_together():
     groups = members([annotation(ring(10, 10, 2), session=s % 4) for s in range(5)])
-    assert groups.members == [[0, 1, 2, 3, 4]] and groups.crowded and groups.tolerance < 0.1
+    assert groups.members == [[0, 1, 2, 3, 4]] and groups.crowded and 0.1 <= groups.tolerance < 0.1 / 0.9
 
 
 # Planes

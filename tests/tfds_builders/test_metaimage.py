@@ -64,6 +64,40 @@ def test_other_types(tmp_path, kind):
     assert (read_metaimage(Location(tmp_path / "a.mhd")).voxels == np.rint(values).clip(max=32767)).all()
 
 
+@pytest.mark.parametrize("suffix", ["mhd", "mha"])
+@pytest.mark.parametrize("word", ["True", "true", "TRUE", "t", "1"])
+def test_words_for_true_are_those_of_simpleitk(tmp_path, suffix, word):
+    written(tmp_path / f"a.{suffix}", compress=True)
+    data = (tmp_path / f"a.{suffix}").read_bytes()
+    changed = data.replace(b"CompressedData = True", f"CompressedData = {word}".encode())
+    (tmp_path / f"a.{suffix}").write_bytes(changed)
+    series, image = (
+        read_metaimage(Location(tmp_path / f"a.{suffix}")),
+        SimpleITK.ReadImage(str(tmp_path / f"a.{suffix}")),
+    )
+    assert (series.voxels == np.maximum(SimpleITK.GetArrayFromImage(image), -1024)).all()
+
+
+@pytest.mark.parametrize("key", ["BinaryDataByteOrderMSB", "ElementByteOrderMSB"])
+@pytest.mark.parametrize("word", ["True", "true", "1", "False", "false", "0"])
+def test_byte_order_is_that_of_simpleitk(tmp_path, key, word):
+    written(tmp_path / "a.mhd")
+    text = (tmp_path / "a.mhd").read_text()
+    (tmp_path / "a.mhd").write_text(text.replace("BinaryDataByteOrderMSB = False", f"{key} = {word}"))
+    series, image = read_metaimage(Location(tmp_path / "a.mhd")), SimpleITK.ReadImage(str(tmp_path / "a.mhd"))
+    assert (series.voxels == np.maximum(SimpleITK.GetArrayFromImage(image), -1024)).all()
+
+
+@pytest.mark.parametrize("word", ["LOCAL", "Local", "local"])
+def test_voxels_behind_the_header(tmp_path, word):
+    written(tmp_path / "a.mha")
+    data = (tmp_path / "a.mha").read_bytes().replace(b"ElementDataFile = LOCAL", f"ElementDataFile = {word}".encode())
+    (tmp_path / "a.mha").write_bytes(data)
+    image = SimpleITK.ReadImage(str(tmp_path / "a.mha"))
+    voxels = read_metaimage(Location(tmp_path / "a.mha")).voxels
+    assert (voxels == np.maximum(SimpleITK.GetArrayFromImage(image), -1024)).all()
+
+
 def test_in_a_zip_file(tmp_path):
     written(tmp_path / "a.mhd")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -87,6 +121,12 @@ def test_in_a_zip_file(tmp_path):
         ("ElementSpacing = 0.59", "ElementSpacing = nan 0.59", "ElementSpacing is"),
         ("TransformMatrix = 1 0 0", "TransformMatrix = 1 1 0", "is impossible"),
         ("CompressedData = False", "CompressedData = True", "compressed voxels are damaged"),
+        ("CompressedData = False", "CompressedData = yes", "CompressedData is 'yes', neither True nor False"),
+        ("BinaryDataByteOrderMSB = False", "BinaryDataByteOrderMSB =", "MSB is '', neither True nor False"),
+        ("BinaryData = True", "BinaryData = false", "only binary voxels are read"),
+        ("ElementDataFile = a.raw", "ElementDataFile = LIST", "names several files"),
+        ("NDims = 3", "NDims = 3\nModality = MET_MOD_MR", "Modality is 'MET_MOD_MR'"),
+        ("NDims = 3", "NDims = 3\nElementToIntensityFunctionSlope = 2", "Slope is '2', but only 1"),
     ],
 )
 def test_damage(tmp_path, old, new, message):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from tfds_builders.common import geometry
 from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.locations import OPEN_ZIPS, Files, Location
 from tfds_builders.common.series import find_series, read_series
+from tfds_builders.common.slices import placed
+from tfds_builders.common.spacing import slice_spacing
 
 HU = np.random.default_rng(0).integers(-1000, 2000, (6, 8, 10)).astype(np.int16)
 
@@ -130,11 +133,113 @@ def test_one_slice_takes_its_thickness(tmp_path):
     assert series.spacing[0] == 9.0 and "one slice" in series.notes[0]
 
 
-def test_spacing_is_the_median_and_rounding_is_borne(tmp_path):
-    slices = ct_slices(HU, spacing=(1.25, 0.5, 0.5))
+def written(hounsfield, step, digits):
+    """Slices `step` mm apart whose positions are rounded to so many digits."""
+    slices = ct_slices(hounsfield, spacing=(step, 0.5, 0.5), origin=(-10, -20, 0))
+    for number, one in enumerate(slices):
+        one.ImagePositionPatient = [-10, -20, round(number * step, digits)]
+    return slices
+
+
+@pytest.mark.parametrize(
+    ("step", "digits"), [(1.25, 1), (0.625, 1), (0.75, 1), (1.5, 0), (2.5, 0), (1.25, 0), (3.27, 1), (2.0, 1)]
+)
+@pytest.mark.parametrize("first", [0, -1001.37])
+def test_spacing_is_that_of_the_grid_that_was_rounded(step, digits, first):
+    true = first + step * np.arange(80)
+    distance, above, notes = slice_spacing(at(np.round(true, digits)))
+    assert distance == pytest.approx(step, abs=0.002)
+    grid = np.round(first, digits) + above + distance * np.arange(80)
+    assert abs(grid - true).max() < 0.1 * step and len(notes) == (step != 2.0)
+
+
+@pytest.mark.parametrize(("step", "digits"), [(1.25, 1), (0.625, 1), (0.75, 1), (1.0, 0), (2.0, 0), (2.5, 1)])
+def test_a_slice_is_missed_though_positions_are_rounded(step, digits):
+    places = np.round(step * np.arange(80), digits)
+    with pytest.raises(DamagedInput, match="^3 slices are missing"):
+        slice_spacing(at(np.delete(places, [20, 50, 51])))
+
+
+@pytest.mark.parametrize(("step", "digits"), [(1.25, 0), (1.5, 0), (2.5, 0)])
+def test_of_coarse_positions_no_slice_is_called_missing(step, digits):
+    places = np.round(step * np.arange(80), digits)
+    with pytest.raises(DamagedInput, match="not evenly spaced"):
+        slice_spacing(at(np.delete(places, 30)))
+
+
+@pytest.mark.parametrize("drift", [0.002, 0.005])
+def test_a_spacing_that_grows_is_uneven(drift):
+    """No distance is odd, but in the middle the slices are more than a tenth of a slice off the best grid."""
+    steps = np.arange(80)
+    with pytest.raises(DamagedInput, match="off an even grid of"):
+        slice_spacing(at(np.round(steps + drift * steps**2 / 10, 4)))
+
+
+def at(places):
+    """Slices of axial orientation at these heights, without pixels."""
+    slices = ct_slices(np.zeros((len(places), 1, 1), np.int16))
+    for one, place in zip(slices, places, strict=True):
+        one.ImagePositionPatient = ["-10.5", "-20", f"{place:.10g}"]
+    return [placed(Location(Path(str(number))), one) for number, one in enumerate(slices)]
+
+
+def test_rounded_positions_through_files(tmp_path):
+    volume = np.random.default_rng(1).integers(-1000, 1000, (40, 2, 3)).astype(np.int16)
+    series = read(written(volume, 1.25, 1), tmp_path)
+    assert series.spacing[0] == pytest.approx(1.25, abs=0.002) and "positions are rounded" in series.notes[0]
+    last = geometry.to_world((39, 0, 0), series.origin, series.spacing, series.direction)
+    assert last == pytest.approx((-10, -20, 39 * 1.25), abs=0.05) and series.positions[1] == 1.2
+
+
+@pytest.mark.parametrize("first", [1, 41, 101])
+@pytest.mark.parametrize(("one", "other"), [(None, 2), (2, None), (1, 2), (2, 1)])
+def test_the_second_phase_of_a_part_replaces_nothing(tmp_path, first, one, other):
+    """Whatever the AcquisitionNumbers say: the phase of most positions is kept whole."""
+    volume = np.random.default_rng(1).integers(-500, 0, (20, 2, 3)).astype(np.int16)
+    series = read([*acquisition(volume, one), *acquisition(volume[:12] + 800, other, first)], tmp_path)
+    assert (series.voxels == volume).all() and "12 slices that differ" in series.notes[0]
+
+
+def numbered(hounsfield, first, **more):
+    return acquisition(hounsfield, None, first, **more)
+
+
+def test_phases_without_acquisition_numbers_are_parted_by_instance_numbers_or_refused(tmp_path):
+    volume = np.random.default_rng(1).integers(-500, 0, (20, 2, 3)).astype(np.int16)
+    series = read([*numbered(volume, 1), *numbered(volume[:12] + 800, 21)], tmp_path / "after")
+    assert (series.voxels == volume).all()
+    with pytest.raises(DamagedInput, match="two acquisitions are mixed: at 12 of 20 positions several slices differ"):
+        read([*numbered(volume, 13), *numbered(volume[:12] + 800, 1)], tmp_path / "before")
+
+
+def test_two_acquisitions_that_overlap_are_not_joined(tmp_path):
+    volume = np.random.default_rng(1).integers(-500, 0, (20, 2, 3)).astype(np.int16)
+    lower = acquisition(volume[:14], 1)
+    upper = acquisition(volume[8:] + 800, 2, origin=(-10, -20, -14))
+    with pytest.raises(DamagedInput, match="two acquisitions are mixed: at 6 of 20"):
+        read([*lower, *upper], tmp_path / "six")
+    assert "1 slices that differ" in read([*lower, *upper[5:]], tmp_path / "one").notes[0]
+
+
+def test_different_slices_at_one_position(tmp_path):
+    slices = ct_slices(HU)
     for one in slices:
-        one.ImagePositionPatient = [*one.ImagePositionPatient[:2], round(float(one.ImagePositionPatient[2]), 1)]
-    assert abs(read(slices, tmp_path).spacing[0] - 1.25) < 0.06
+        one.ImagePositionPatient = [-10, -20, -30]
+    with pytest.raises(DamagedInput, match="^6 different slices lie at one position, -30 mm: the positions .* wrong"):
+        read(slices, tmp_path)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_padding_in_more_bits_than_are_stored_is_padding(tmp_path, signed):
+    """-3024 in 16 bits is 1072 in the lower 12, which would be 48 HU; pixels that are 1072 stay 48 HU."""
+    slices = ct_slices(HU[:1])
+    stored = np.full((8, 10), 1072, np.int16)
+    stored[:3] = -3024
+    slices[0].PixelData = stored.tobytes()
+    slices[0].BitsStored, slices[0].HighBit, slices[0].PixelRepresentation = 12, 11, int(signed)
+    slices[0].add_new("PixelPaddingValue", "SS" if signed else "US", -3024 if signed else 65536 - 3024)
+    voxels = read(slices, tmp_path).voxels[0]
+    assert (voxels[:3] == -1024).all() and (voxels[3:] == 48).all()
 
 
 def without(number):
@@ -239,7 +344,7 @@ def test_finding(tree):
     found = find_series(tree)
     assert {uid: len(places) for uid, places in found.items()} == {"1.1": 6, "1.2": 6, "1.3": 6}
     assert found.patients == {"1.1": "A", "1.2": "B", "1.3": "C"} and found.deidentified == {"1.1"}
-    assert found.skipped == Counter({"no DICOM": 3, "localizer": 1, "modality CR": 1, "CT, but no image": 1})
+    assert found.skipped == Counter({"no DICOM mark": 3, "localizer": 1, "modality CR": 1, "CT, but no image": 1})
     assert found.damaged == []
     assert all((read_series(places).voxels == HU).all() for places in found.values())
     assert found["1.3"][0] == Location(tree / "more.zip", "x/0.dcm")
@@ -271,6 +376,21 @@ def test_a_file_of_a_zip_file_that_was_closed_can_still_be_read(tmp_path):
     with Files() as files:
         first, *others = (files.open(Location(tmp_path / f"{number}.zip", "x")) for number in range(OPEN_ZIPS + 1))
         assert all(file.read() == b"x" * 10000 for file in (first, *others))
+
+
+def test_what_is_passed_over_is_counted_with_its_reason(tmp_path):
+    assert find_series(write_all(ct_slices(HU), tmp_path / "ct")[0].parent).describe_skipped() == ""
+    for name in ("IM1", "IM2", "scans.tar.gz", "ct.NII.gz", "more.7z"):
+        (tmp_path / name).write_bytes(b"something else" * 20)
+    said = find_series(tmp_path).describe_skipped()
+    assert said.startswith("5 files were passed over: ") and "Unpack archives" in said and "to MetaImage" in said
+    for part in (
+        "no DICOM mark (2)",
+        "packed (2)",
+        "another format of volumes (1)",
+        "letters DICM after its first 128",
+    ):
+        assert part in said
 
 
 def test_damaged_files_are_listed_when_finding(tree):

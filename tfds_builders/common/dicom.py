@@ -143,12 +143,22 @@ def used_bits(values: Num[np.ndarray, "height width"], dataset: Dataset) -> Num[
 
 
 def padding_mask(stored: Num[np.ndarray, "height width"], dataset: Dataset) -> Bool[np.ndarray, "height width"]:
-    """Pixels outside of the field of view: PixelPaddingValue, up to PixelPaddingRangeLimit if there is one."""
+    """Pixels outside of the field of view: PixelPaddingValue, up to PixelPaddingRangeLimit if there is one.
+
+    Some scanners write padding into more bits than BitsStored. Without those bits, which `stored` lacks, it looks like
+    tissue, so it is found in the values as they are in the file.
+    """
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, bool)
     limit = dataset.get("PixelPaddingRangeLimit")
     ends = [as_stored(end, dataset) for end in (value, value if limit is None else limit)]
+    half = 1 << (int(dataset.BitsStored) - 1)
+    low, high = (-half, half - 1) if dataset.PixelRepresentation else (0, 2 * half - 1)
+    within = low <= min(ends) and max(ends) <= high
+    # A compressed stream holds the used bits only.
+    if not within and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        stored = pixel_array(dataset, raw=True, correct_unused_bits=False)
     return (stored >= min(ends)) & (stored <= max(ends))
 
 

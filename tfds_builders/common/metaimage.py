@@ -19,7 +19,11 @@ TYPES = {
     "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 LAST_KEY = "ElementDataFile"
-SYNONYMS = {"Position": "Offset", "Origin": "Offset", "Orientation": "TransformMatrix", "Rotation": "TransformMatrix"}
+LOCAL = ("LOCAL", "Local", "local")
+SYNONYMS = {
+    "Position": "Offset", "Origin": "Offset", "Orientation": "TransformMatrix", "Rotation": "TransformMatrix",
+    "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
+}  # fmt: skip
 
 
 def read_metaimage(location: Location) -> Series:
@@ -31,7 +35,9 @@ def read_metaimage(location: Location) -> Series:
         data = files.read(location)
         header, rest = split_header(data, location)
         place = header[LAST_KEY]
-        if place != "LOCAL":
+        if place.startswith("LIST") or "%" in place:
+            raise DamagedInput(f"{location}: {LAST_KEY} names several files ({place}): write the volume to one file")
+        if place not in LOCAL:
             if place != PurePosixPath(place).name or "\\" in place:
                 raise DamagedInput(
                     f"{location}: {LAST_KEY} names a file that is not beside it: put both into one folder"
@@ -77,12 +83,24 @@ def check_kind(header: dict[str, str], location: Location) -> None:
         "ElementType": tuple(TYPES),
         "ElementNumberOfChannels": ("1", None),
         "HeaderSize": ("0", None),
-        "BinaryData": ("True", None),
+        "Modality": ("MET_MOD_CT", "MET_MOD_OTHER", "MET_MOD_UNKNOWN", None),
+        "ElementToIntensityFunctionSlope": ("1", "1.0", None),
+        "ElementToIntensityFunctionOffset": ("0", "0.0", None),
     }
+    if not is_true(header, "BinaryData", location, default="True"):
+        raise DamagedInput(f"{location}: BinaryData is {header['BinaryData']!r}, but only binary voxels are read")
     for key, values in known.items():
         if header.get(key) not in values:
             shown = ", ".join(filter(None, values))
             raise DamagedInput(f"{location}: {key} is {header.get(key)!r}, but only {shown} is read")
+
+
+def is_true(header: dict[str, str], key: str, location: Location, default: str = "False") -> bool:
+    """Whether a key says true; readers of the format go by the first character: T, t or 1, and F, f or 0."""
+    start = header.get(key, default)[:1].upper()
+    if not start or start not in "T1F0":
+        raise DamagedInput(f"{location}: {key} is {header[key]!r}, neither True nor False")
+    return start in "T1"
 
 
 def numbers(
@@ -100,13 +118,13 @@ def numbers(
 def to_hounsfield(
     header: dict[str, str], data: bytearray | bytes, shape: tuple[int, ...], location: Location
 ) -> Int16[np.ndarray, "depth height width"]:
-    if header.get("CompressedData") == "True":
+    if is_true(header, "CompressedData", location):
         try:
             data = zlib.decompress(data)
         except zlib.error as error:
             raise DamagedInput(f"{location}: the compressed voxels are damaged ({error}): replace the file") from error
-    order = ">" if "True" in (header.get("BinaryDataByteOrderMSB"), header.get("ElementByteOrderMSB")) else "<"
-    kind = np.dtype(order + TYPES[header["ElementType"]])
+    big = is_true(header, "BinaryDataByteOrderMSB", location)
+    kind = np.dtype((">" if big else "<") + TYPES[header["ElementType"]])
     if len(data) != np.prod(shape) * kind.itemsize:
         raise DamagedInput(f"{location}: {len(data)} bytes of voxels, {np.prod(shape) * kind.itemsize} are wanted: "
                            "the file is cut short or belongs to another header")  # fmt: skip

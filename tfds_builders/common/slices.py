@@ -1,9 +1,9 @@
-"""The slices of a CT series: headers, order, duplicates, gaps, Hounsfield units."""
+"""The slices of a CT series: their headers, whether they are of one volume, and their Hounsfield units."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from itertools import groupby
+from decimal import Decimal
 
 import numpy as np
 from jaxtyping import Float, Int16
@@ -15,14 +15,8 @@ from tfds_builders.common.locations import Files, Location
 
 # Nothing is less dense than vacuum; what scanners write below, around the field of view, is no measurement.
 LOWEST_HU = -1024
-# Slices this near, in mm, lie at one position.
-SAME_POSITION = 0.01
-# Relative deviation of a distance between slices from the median that rounding in headers explains.
-UNEVEN = 0.1
 # Of direction cosines and pixel spacings, which are written with few digits.
 ROUNDING = 1e-3
-# Shift of slices within their plane over the whole series, in pixels: noted from the first on, refused from the second.
-SHIFT_NOTED, SHIFT_REFUSED = 0.1, 1.0
 TAGS = [
     "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "PatientIdentityRemoved", "FrameOfReferenceUID",
     "AcquisitionNumber", "InstanceNumber", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient",
@@ -37,6 +31,7 @@ class Slice:
 
     Attributes:
       corner: centre of its first pixel, mm (x, y, z).
+      unit: of the last decimal with which the header has each of the three, mm; see `last_decimal`.
       row, column: unit vectors along a row (x of the image) and along a column (y of the image).
       spacing: mm between rows, between columns (y, x).
       shape: rows, columns.
@@ -47,6 +42,7 @@ class Slice:
 
     location: Location
     corner: Float[np.ndarray, "3"]
+    unit: tuple[float, float, float]
     row: Float[np.ndarray, "3"]
     column: Float[np.ndarray, "3"]
     spacing: tuple[float, float]
@@ -63,11 +59,6 @@ class Slice:
     @property
     def normal(self) -> Float[np.ndarray, "3"]:
         return np.cross(self.row, self.column)
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Of slices at one position, the lowest stays."""
-        return self.acquisition, self.number
 
 
 def read_slice(location: Location, files: Files) -> Slice:
@@ -93,6 +84,7 @@ def placed(location: Location, header: Dataset) -> Slice:
     return Slice(
         location=location,
         corner=corner,
+        unit=tuple(last_decimal(value) for value in header.ImagePositionPatient),
         row=row / lengths[0],
         column=column / lengths[1],
         spacing=tuple(spacing.tolist()),
@@ -116,6 +108,14 @@ def numbers(header: Dataset, tag: str, count: int, location: Location) -> Float[
     if values.shape != (count,) or not np.isfinite(values).all():
         raise DamagedInput(f"{location} has no {tag} of {count} numbers: the slice cannot be placed")
     return values
+
+
+def last_decimal(value: object) -> float:
+    """What one unit of the last decimal of a number is, as the header has it: 0.1 for 2.50, 1 for 30.0. Zeros at the
+    end do not count, since programs write them to rounded numbers too.
+    """
+    text = getattr(value, "original_string", None) or str(value)
+    return 10.0 ** min(Decimal(text.strip()).normalize().as_tuple().exponent, 0)
 
 
 def number_or_infinite(header: Dataset, tag: str) -> float:
@@ -149,96 +149,6 @@ def differ(what: str, one: Slice, other: Slice) -> None:
 def positions_of(slices: Sequence[Slice]) -> Float[np.ndarray, "slices"]:
     """mm along the normal of the first slice."""
     return np.stack([item.corner for item in slices]) @ slices[0].normal
-
-
-def in_order(slices: Sequence[Slice]) -> list[Slice]:
-    """By position; by AcquisitionNumber, then InstanceNumber, at one position."""
-    places = positions_of(slices)
-    return [slices[i] for i in sorted(range(len(slices)), key=lambda i: (places[i], slices[i].rank))]
-
-
-def drop_duplicates(slices: Sequence[Slice], files: Files) -> tuple[list[Slice], list[str]]:
-    """Ordered slices with one left at each position, that of lowest rank, and notes of the others.
-
-    Raises DamagedInput if slices differ at one position and their ranks do not say which one belongs to the others.
-    """
-    kept: list[Slice] = []
-    places: list[float] = []
-    identical, different = [], []
-    for item, place in zip(slices, positions_of(slices), strict=True):
-        if not kept or place - places[-1] > SAME_POSITION:
-            kept.append(item)
-            places.append(place)
-            continue
-        low, high = sorted((kept[-1], item), key=lambda each: each.rank)
-        kept[-1] = low
-        equal = (read_hounsfield(low, files)[0] == read_hounsfield(high, files)[0]).all()
-        if not equal and low.rank == high.rank:
-            raise DamagedInput(f"two acquisitions are mixed: {low.location} and {high.location} lie at {place:g} mm, "
-                               "differ and have one InstanceNumber: make a series of each")  # fmt: skip
-        (identical if equal else different).append(f"{place:g} mm")
-    notes = []
-    if identical:
-        notes.append(f"{len(identical)} identical slices at one position with another were dropped: {some(identical)}")
-    if different:
-        notes.append(
-            f"{len(different)} slices that differ from another at their position were dropped, the lower "
-            f"AcquisitionNumber or, if it is the same, InstanceNumber kept: {some(different)}"
-        )
-    return kept, notes
-
-
-def check_acquisitions(slices: Sequence[Slice]) -> None:
-    """Raises DamagedInput if ordered slices of several acquisitions alternate. One after another, as of a scan in
-    steps, they make one volume.
-    """
-    runs = [number for number, _ in groupby(item.acquisition for item in slices)]
-    if len(runs) > len(set(runs)):
-        raise DamagedInput(f"{len(set(runs))} acquisitions are mixed: along the series AcquisitionNumber changes "
-                           f"{len(runs) - 1} times: make a series of each")  # fmt: skip
-
-
-def slice_spacing(slices: Sequence[Slice]) -> tuple[float, list[str]]:
-    """Median distance of the ordered slices, mm, and notes; SliceThickness stands in for it in a series of one slice.
-
-    Raises DamagedInput if a slice is missing or the distances are uneven.
-    """
-    if len(slices) == 1:
-        if slices[0].thickness <= 0:
-            raise DamagedInput(f"{slices[0].location} is the only slice and has no SliceThickness: no spacing")
-        return slices[0].thickness, ["one slice: its SliceThickness is taken for the spacing"]
-    places = positions_of(slices)
-    distances = np.diff(places)
-    median = float(np.median(distances))
-    off = np.flatnonzero(abs(distances / median - 1) > UNEVEN)
-    if not len(off):
-        return median, []
-    shown = some([f"{places[i]:g} and {places[i + 1]:g} mm" for i in off])
-    multiples = np.rint(distances[off] / median)
-    if (abs(distances[off] / median - multiples) <= UNEVEN * multiples).all() and (multiples > 1).all():
-        missing = int((multiples - 1).sum())
-        raise DamagedInput(f"{missing} slices are missing: {median:g} mm apart but for the gaps between {shown}")
-    raise DamagedInput(f"the slices are not evenly spaced: {median:g} mm apart but between {shown}")
-
-
-def check_shift(slices: Sequence[Slice]) -> list[str]:
-    """Notes of slices that are shifted against each other within their plane, as by a tilted gantry.
-
-    Raises DamagedInput if the shift exceeds a pixel: rows and columns would be no straight lines through the body.
-    """
-    corners = np.stack([item.corner for item in slices]) - slices[0].corner
-    one = slices[0]
-    shifts = np.stack([corners @ one.column, corners @ one.row], axis=-1)
-    largest = float(abs(shifts).max())
-    pixel = min(one.spacing)
-    if largest <= SHIFT_NOTED * pixel:
-        return []
-    height = float(np.ptp(positions_of(slices))) or 1.0
-    angle = math.degrees(math.atan2(largest, height))
-    text = f"slices are shifted within their plane by up to {largest:.2f} mm ({angle:.2f} degrees over the series)"
-    if largest > SHIFT_REFUSED * pixel:
-        raise DamagedInput(f"{text}: a tilted gantry; resample the series to a straight volume first")
-    return [text]
 
 
 def read_hounsfield(item: Slice, files: Files) -> tuple[Int16[np.ndarray, "height width"], bool]:

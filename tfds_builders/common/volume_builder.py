@@ -11,7 +11,7 @@ import hashlib
 import json
 import pickle
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +20,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from tfds_builders.common.damage import Damaged, DamagedInput
+from tfds_builders.common.damage import SHOWN, Damaged, DamagedInput
 from tfds_builders.common.features import volume_feature
+from tfds_builders.common.plausibility import doubts
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.series import Series
 from tfds_builders.common.splits import FRACTIONS, JOINED, join_groups, joined_names, renamed, split_of
@@ -164,7 +165,8 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
         good = [i for i, one in enumerate(found) if one["keys"]]
         if not good:
             self.check_damage(self.damaged, self.inputs)
-            raise ValueError(f"no patch could be cut from the {len(work.units)} series of {folder}: {work.notes}")
+            raise ValueError(f"no patch could be cut from the {len(work.units)} series of {folder}: "
+                             f"{last_notes(found)}. {work.notes}")  # fmt: skip
         patients = [work.units[i].group for i in good]
         groups = join_groups(patients, [found[i]["facts"]["voxels_sha256"] for i in good])
         self.info.metadata[JOINED] = renamed(patients, groups)
@@ -259,6 +261,13 @@ class Extractor:
         }
 
 
+def last_notes(found: Sequence[dict[str, Any]]) -> str:
+    """The last note of each series, which says why there is no patch, and of how many series it is the last."""
+    counts = Counter(note for one in found for note in one["facts"].get("notes", ())[-1:])
+    shown = "; ".join(f"{note} ({count} series)" for note, count in counts.most_common(SHOWN))
+    return f"{shown} …" if len(counts) > SHOWN else shown or "no reason is known"
+
+
 def here(extractor: Extractor, units: Sequence[Unit]) -> list[dict[str, Any]]:
     return [extractor(item) for item in tqdm(list(enumerate(units)), desc="reading series", mininterval=1)]
 
@@ -281,5 +290,5 @@ def facts(series: Series, more: Iterable[str] = ()) -> dict[str, Any]:
         "hu_range": [int(series.voxels.min()), int(series.voxels.max())],
         "positions_mm": [float(series.positions[0]), float(series.positions[-1])],
         "voxels_sha256": voxels.hexdigest(),
-        "notes": [*series.notes, *more],
+        "notes": [*series.notes, *doubts(series.voxels), *more],
     }

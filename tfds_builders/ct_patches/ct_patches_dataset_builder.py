@@ -9,12 +9,12 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.common.archives import is_resource_fork
 from tfds_builders.common.damage import Damaged
-from tfds_builders.common.locations import Location, walk
+from tfds_builders.common.locations import walk
 from tfds_builders.common.metaimage import SUFFIXES
 from tfds_builders.common.series import SeriesFound, find_series
 from tfds_builders.common.volume_builder import PatchConfig, Unit, VolumeBuilder, Work
 
-from .cutting import Cutter, damaged
+from .cutting import Cutter, Source, path_of
 
 
 @dataclasses.dataclass(eq=False)
@@ -27,8 +27,12 @@ class Config(PatchConfig):
 class Builder(VolumeBuilder):
     """Unlabelled 3-D patches of the CT series in a folder."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "Spacing by least squares; volumes that are no Hounsfield units are left out; padding beyond the "
+        "stored bits is padding; one acquisition of several is kept whole.",
+        "1.0.0": "First version.",
+    }
     BUILDER_CONFIGS = [
         Config(name="64", size=64, spacing=1.0, description="64x64x64 at 1 mm, 16 of each series"),
         Config(name="32", size=32, spacing=1.0, description="32x32x32 at 1 mm, 16 of each series, for CPUs"),
@@ -45,17 +49,11 @@ class Builder(VolumeBuilder):
 
     def find_work(self, folder: Path) -> Work:
         found = find_series(folder)
-        units = dicom_units(found)
-        names = {unit.name for unit in units}
+        units = find_units(found, folder)
         wrong = [without_name(item, number) for number, item in enumerate(found.damaged, 1)]
-        for unit in volume_units(folder):
-            if unit.name in names:
-                wrong.append(damaged(unit, f"a second series of the name {unit.name}: keep one"))
-            else:
-                names.add(unit.name)
-                units.append(unit)
         if not units and not wrong:
-            raise FileNotFoundError(f"{folder} holds no CT series. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+            said = " ".join(filter(None, (found.describe_skipped(), self.MANUAL_DOWNLOAD_INSTRUCTIONS)))
+            raise FileNotFoundError(f"{folder} holds no CT series. {said}")
         notes = {
             "series_found": len(units),
             "patients_found": len({unit.group for unit in units}),
@@ -64,7 +62,8 @@ class Builder(VolumeBuilder):
         }
         config = self.builder_config
         cutter = Cutter(config.size, config.spacing, config.patches, self.SEED)
-        return Work(units, cutter, notes=notes, damaged=wrong, inputs=len(wrong))
+        more = sum(len(unit.source) - 1 for unit in units)
+        return Work(units, cutter, notes=notes, damaged=wrong, inputs=len(wrong) + more)
 
 
 def without_name(item: Damaged, number: int) -> Damaged:
@@ -73,30 +72,26 @@ def without_name(item: Damaged, number: int) -> Damaged:
     return Damaged(item.path, item.reason, (name, item.reason.replace(item.path, name)))
 
 
-def dicom_units(found: SeriesFound) -> list[Unit]:
-    return [training(uid, locations[0], group_of(found, uid), locations) for uid, locations in sorted(found.items())]
+def find_units(found: SeriesFound, folder: Path) -> list[Unit]:
+    """One for each name: the UID of a DICOM series, or the name of a MetaImage file, which is its patient too, since it
+    has no other. The source of a unit is all that has its name, the DICOM series first.
+    """
+    sources: dict[str, list[Source]] = {uid: [files] for uid, files in sorted(found.items())}
+    for location in walk(folder):
+        if location.name.suffix.lower() in SUFFIXES and not is_resource_fork(location.name):
+            sources.setdefault(location.name.stem, []).append(location)
+    # Without labels there is nothing to validate or test on.
+    return [
+        Unit(name, path_of(several[0]), group_of(found, name), several, split="train")
+        for name, several in sources.items()
+    ]
 
 
 def group_of(found: SeriesFound, uid: str) -> str:
     """The patient's id if the file says that it is no hospital's; else what is drawn from it, which keeps a patient's
-    series together as well; the series' own UID where there is none.
+    series together as well; the series' own UID, or the name of a MetaImage file, where there is none.
     """
-    patient = found.patients[uid]
+    patient = found.patients.get(uid)
     if not patient:
         return uid
     return patient if uid in found.deidentified else hashlib.sha256(f"patient {patient}".encode()).hexdigest()[:16]
-
-
-def volume_units(folder: Path) -> list[Unit]:
-    """One for each MetaImage volume; the name of its file is its UID, and its patient, since it has no other."""
-    volumes = (location for location in walk(folder) if location.name.suffix.lower() in SUFFIXES)
-    return [volume_unit(location) for location in volumes if not is_resource_fork(location.name)]
-
-
-def volume_unit(location: Location) -> Unit:
-    return training(location.name.stem, location, location.name.stem, location)
-
-
-def training(name: str, place: Location, group: str, source: Any) -> Unit:
-    """Without labels there is nothing to validate or test on."""
-    return Unit(name, str(place), group, source, split="train")

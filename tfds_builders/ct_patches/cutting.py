@@ -12,9 +12,12 @@ from tfds_builders.common import geometry
 from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.locations import Location
 from tfds_builders.common.metaimage import read_metaimage
+from tfds_builders.common.plausibility import no_hounsfield
 from tfds_builders.common.series import Series, read_series
 from tfds_builders.common.volume_builder import Example, Extracted, Unit, facts
 
+# A MetaImage file, or the files of a DICOM series.
+Source = Location | list[Location]
 # Less extent, mm, is too small a volume.
 LEAST = 32
 # Above the noise of air and below emphysema.
@@ -53,18 +56,16 @@ class Cutter:
         return round(self.size * self.spacing)
 
     def __call__(self, unit: Unit) -> Extracted:
-        location = unit.source
-        try:
-            series = read_metaimage(location) if isinstance(location, Location) else read_series(location)
-        except DamagedInput as error:
-            return Extracted((), damaged=[damaged(unit, str(error))])
+        series, notes, wrong = read_first(unit)
+        if series is None:
+            return Extracted((), {"notes": notes}, wrong)
         series = series.oriented()
         reason = unsuitable(series)
         found = [] if reason else self.cut(series, unit.name)
         if not reason and len(found) < self.patches:
             reason = f"only {len(found)} of {self.patches} patches: too little of the volume is body"
         examples = [self.example(series, unit, number, *item) for number, item in enumerate(found)]
-        return Extracted(examples, facts(series, [reason] if reason else []))
+        return Extracted(examples, facts(series, [*notes, *([reason] if reason else [])]), wrong)
 
     def cut(self, series: Series, name: str) -> list[tuple[Float[np.ndarray, "3"], Int16[np.ndarray, "s s s"]]]:
         """Voxel coordinates and voxels of the patches, from random places that depend on seed and name alone."""
@@ -98,19 +99,45 @@ class Cutter:
         return Example(image_id, features)
 
 
-def damaged(unit: Unit, reason: str) -> Damaged:
+def read_first(unit: Unit) -> tuple[Series | None, list[str], list[Damaged]]:
+    """The first volume of a unit's name whose values can be Hounsfield units, None if there is none; notes of the
+    others that are none, such as a segmentation beside its scan; and what is damaged, or a second scan of the name.
+    """
+    first, notes, wrong = None, [], []
+    for source in unit.source:
+        try:
+            series = read_metaimage(source) if isinstance(source, Location) else read_series(source)
+        except DamagedInput as error:
+            wrong.append(damaged(unit.name, source, str(error)))
+            continue
+        # Of a DICOM series the header says it.
+        reason = no_hounsfield(series.voxels) if isinstance(source, Location) else ""
+        if reason:
+            notes.append(f"{source.name.name} is left out: {reason}")
+        elif first is None:
+            first = series
+        else:
+            wrong.append(damaged(unit.name, source, f"a second series of the name {unit.name}: keep one"))
+    return first, notes, wrong
+
+
+def path_of(source: Source) -> str:
+    return str(source if isinstance(source, Location) else source[0])
+
+
+def damaged(name: str, source: Source, reason: str) -> Damaged:
     """Users' folders and files are often called after patients: reports say a series' UID, and of a file its number
     in the order of paths.
     """
-    if isinstance(unit.source, Location):
+    if isinstance(source, Location):
         # Names of volumes stand in the clear, as their UIDs; those of folders do not.
-        shown = reason.replace(str(unit.source).removesuffix(unit.source.name.name), "")
+        shown = reason.replace(str(source).removesuffix(source.name.name), "")
     else:
-        numbers = {str(location): number for number, location in enumerate(unit.source, 1)}
+        numbers = {str(location): number for number, location in enumerate(source, 1)}
         shown = reason
         for path in sorted(numbers, key=len, reverse=True):
             shown = shown.replace(path, f"file {numbers[path]}")
-    return Damaged(unit.path, reason, (f"series {unit.name}", shown))
+    return Damaged(path_of(source), reason, (f"series {name}", shown))
 
 
 def body_share(series: Series, centre: Float[np.ndarray, "3"], side: int) -> float:

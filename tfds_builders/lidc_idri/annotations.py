@@ -26,7 +26,7 @@ RATINGS = {
     "spiculation": 5, "texture": 5, "malignancy": 5,
 }  # fmt: skip
 MALIGNANCY = list(RATINGS).index("malignancy")
-# Of the whole collection; the nodules after Fedorov et al. 2020, whose grouping is that of `clustering`.
+# Of the whole collection; the nodules after Fedorov et al. 2020, which are those of pylidc (`clustering.PYLIDC`).
 PUBLISHED = {"ct_series": 1018, "patients": 1010, "annotations": 6859, "patients_with_nodules": 875, "nodules": 2651}
 # TCIA replaced the XML of LIDC-IDRI-0101 on 2012-03-21 by a file of this word in its name.
 CORRECTED = "resubmitted"

@@ -20,6 +20,7 @@ from tfds_builders.common.volume_builder import PatchConfig, Unit, VolumeBuilder
 
 from . import views
 from .annotations import PUBLISHED, RATINGS, Readings, read_archive
+from .clustering import MM, PYLIDC
 from .nodules import BENIGN, MALIGNANT, PATCHES, ROWS, STATISTICS, UNDECIDED, VIEWS, VOLUME, Cutter, Source, label_of
 
 HOMEPAGE = "https://www.cancerimagingarchive.net/collection/lidc-idri/"
@@ -39,16 +40,18 @@ class Config(PatchConfig):
       statistic: of the readers' malignancy, 'median' or 'mean': below 3 benign, above 3 malignant.
       undecided: keep nodules of exactly 3, with the label -1, instead of leaving them out.
       min_readers: that outlined the nodule.
+      clustering: how the distance of annotations is measured, 'mm' or 'pylidc'; see `clustering`.
     """
 
     content: str = VOLUME
     statistic: str = "median"
     undecided: bool = False
     min_readers: int = 1
+    clustering: str = MM
 
 
 def make_configs() -> list[Config]:
-    """`64`, `32`, `views` and `patches`, each also with `_mean`, `_3readers`, `_all` and their combinations."""
+    """`64`, `32`, `views` and `patches`, each also with `_mean`, `_3readers`, `_all`, `_pylidc` and combinations."""
     contents = {
         "64": dict(size=64, description="64x64x64 at 1 mm"),
         "32": dict(size=32, description="32x32x32 at 1 mm, for CPUs"),
@@ -59,6 +62,7 @@ def make_configs() -> list[Config]:
         "mean": dict(statistic="mean"),
         "3readers": dict(min_readers=3),
         "all": dict(undecided=True),
+        PYLIDC: dict(clustering=PYLIDC),
     }
     configs = []
     for name, content in contents.items():
@@ -71,8 +75,12 @@ def make_configs() -> list[Config]:
 class Builder(VolumeBuilder):
     """Nodules of 1,010 patients' CT scans, outlined and rated by up to four radiologists each."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "Spacing by least squares; padding beyond the stored bits is padding; one acquisition of several is "
+        "kept whole; configs _pylidc.",
+        "1.0.0": "First version.",
+    }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "64"
     SEED = 2011
@@ -122,6 +130,7 @@ class Builder(VolumeBuilder):
             "patch_names": list(views.PATCHES),
             "label_rule": f"{config.statistic} malignancy below {UNDECIDED} benign, above malignant",
             "min_readers": config.min_readers,
+            "clustering": config.clustering,
             # A patch of planes has one of its own for each plane.
             "spacing_mm": "side_mm / size" if config.content == PATCHES else config.spacing,
         }
@@ -135,6 +144,8 @@ class Builder(VolumeBuilder):
         patients = read_patients(folder / PATIENTS)
         readings = read_archive(paths[XML])
         found = find_series(*dicom)
+        if not found and not found.damaged:
+            raise FileNotFoundError(f"{', '.join(map(str, dicom))} holds no CT series. {found.describe_skipped()}")
         units, wrong = make_units(readings, found, patients)
         if not readings.by_series.keys() & found.keys():
             there, listed = ", ".join(map(str, dicom)), f"the {len(readings.by_series)} of {paths[XML]}"
@@ -145,7 +156,15 @@ class Builder(VolumeBuilder):
         damaged = [*readings.damaged, *found.damaged, *wrong]
         return Work(
             units,
-            Cutter(config.content, config.size, config.spacing, config.statistic, config.undecided, config.min_readers),
+            Cutter(
+                config.content,
+                config.size,
+                config.spacing,
+                config.statistic,
+                config.undecided,
+                config.min_readers,
+                config.clustering,
+            ),  # fmt: skip
             tables={name: path for name, path in tables.items() if path.is_file()},
             classes=CLASSES,
             notes=describe(readings, found, patients),

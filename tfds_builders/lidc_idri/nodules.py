@@ -17,7 +17,7 @@ from tfds_builders.common.volume_builder import Example, Extracted, Unit, facts
 
 from . import masks, views
 from .annotations import MALIGNANCY, RATINGS, Annotation, Outline, Reading
-from .clustering import READERS, group
+from .clustering import MM, READERS, Grid, group
 
 BENIGN, MALIGNANT = "benign", "malignant"
 UNDECIDED = 3
@@ -83,12 +83,15 @@ class Slices:
     gives one UID to two positions (LIDC-IDRI-0396), and where the slice was dropped for another one at its position.
 
     Attributes:
+      heights: z of each slice in the patient's frame, mm.
       by_position: how many outlines were joined by position.
     """
 
     def __init__(self, series: Series, reading: Reading):
         self._index = {uid: i for i, uid in enumerate(series.sop_uids)}
-        self._heights = series.origin[2] + (series.positions - series.positions[0]) * series.direction[0, 2]
+        # As the files have it, like the XML; the origin is that of the even grid.
+        above = series.positions - np.dot(series.origin, series.direction[0])
+        self.heights = series.origin[2] + above * series.direction[0, 2]
         self._tolerance = MISS * series.spacing[0]
         places = {(one.sop_uid, one.z) for annotation in reading.annotations for one in annotation.outlines}
         self._doubtful = {uid for uid, count in Counter(uid for uid, _ in places).items() if count > 1}
@@ -98,8 +101,8 @@ class Slices:
         """Index of the slice. Raises DamagedInput if the series has it not."""
         if outline.sop_uid in self._index and outline.sop_uid not in self._doubtful:
             return self._index[outline.sop_uid]
-        nearest = int(abs(self._heights - outline.z).argmin())
-        if abs(self._heights[nearest] - outline.z) > self._tolerance:
+        nearest = int(abs(self.heights - outline.z).argmin())
+        if abs(self.heights[nearest] - outline.z) > self._tolerance:
             raise DamagedInput(
                 f"the slice {outline.sop_uid} at {outline.z:g} mm is missing, but has an outline: complete the series"
             )
@@ -107,17 +110,25 @@ class Slices:
         return nearest
 
 
-def find_nodules(series: Series, reading: Reading) -> tuple[list[Nodule], list[str], list[Damaged]]:
+def find_nodules(
+    series: Series, reading: Reading, clustering: str = MM
+) -> tuple[list[Nodule], list[str], list[Damaged]]:
     """The nodules in the frame of `series.oriented()`, notes for the report, and the nodules that are left out because
     an outline lies in no slice or leaves the image; those keep their numbers.
+
+    Args:
+      clustering: MM or PYLIDC, see `clustering.group`, which may raise DamagedInput.
     """
-    groups = group(reading.annotations, series.spacing)
+    slice_of = Slices(series, reading)
+    groups = group(
+        reading.annotations, Grid(series.spacing, float(slice_of.heights.min()), series.thickness), clustering
+    )
     notes = []
     if groups.crowded:
         notes.append(f"more than {READERS} annotations of one nodule, whatever the tolerance: readers outlined parts")
-    elif groups.tolerance < series.spacing[0]:
-        notes.append(f"tolerance of the grouping shrunk from {series.spacing[0]:g} to {groups.tolerance:.3g} mm")
-    slice_of = Slices(series, reading)
+    elif groups.tolerance < groups.first:
+        unit = "mm" if clustering == MM else "voxels"
+        notes.append(f"tolerance of the grouping shrunk from {groups.first:g} to {groups.tolerance:.3g} {unit}")
     turned = [bool(row[abs(row).argmax()] < 0) for row in series.direction]
     nodules, damaged = [], []
     for number, members in enumerate(groups.members):
@@ -163,10 +174,11 @@ class Cutter:
     statistic: str
     undecided: bool
     min_readers: int
+    clustering: str
 
     def __call__(self, unit: Unit) -> Extracted:
         series = read_series(unit.source.locations)
-        nodules, notes, damaged = find_nodules(series, unit.source.reading)
+        nodules, notes, damaged = find_nodules(series, unit.source.reading, self.clustering)
         series = series.oriented()
         listed = [self.summary(nodule, unit, series.spacing) for nodule in nodules]
         examples = [

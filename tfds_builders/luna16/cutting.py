@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from tfds_builders.common import geometry
-from tfds_builders.common.damage import Damaged
+from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.locations import Location
 from tfds_builders.common.metaimage import read_metaimage
+from tfds_builders.common.plausibility import no_hounsfield
 from tfds_builders.common.series import Series
 from tfds_builders.common.volume_builder import Example, Extracted, Unit, facts
 
@@ -55,6 +56,8 @@ class Cutter:
     def __call__(self, unit: Unit) -> Extracted:
         scan: Scan = unit.source
         series = read_metaimage(scan.location)
+        if reason := no_hounsfield(series.voxels):
+            raise DamagedInput(f"{reason}: replace it by the scan")
         flipped = bool((series.direction != geometry.ALIGNED).any())
         series = series.oriented()
         examples, damaged = [], []
