@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument(
         "--list",
         type=Path,
-        help="CSV file that receives every overlap; an id that a spreadsheet would take for a formula has ' before it",
+        help="CSV file of every overlap; ids that a spreadsheet would take for formulae have ' before them",
     )
     command.add_argument(
         "--exclude",

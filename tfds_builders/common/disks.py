@@ -57,13 +57,13 @@ def describe(number: int, root: Path, room: int, wanted: int | None) -> str:
     goes_on = "Nothing half-written is left; the same command then prepares the data set from its beginning"
     if number not in FULL:
         return (
-            f"{root} cannot be written to ({os.strerror(number)}; its disk is {mount_of(root)}). Allow writing there, or "
-            f"take another --data_dir. {goes_on}"
+            f"{root} cannot be written to ({os.strerror(number)}; its disk is {mount_of(root)}). Allow writing there, "
+            f"or take another --data_dir. {goes_on}"
         )
     needs = f"; the data set takes about {in_words(wanted)} while it is prepared" if wanted else ""
     return (
-        f"the disk {mount_of(root)}, on which {root} lies, is full ({os.strerror(number)}): {in_words(room)} were free when "
-        f"the preparation began{needs}. Make room, or take a --data_dir on another disk. {goes_on}"
+        f"the disk {mount_of(root)}, on which {root} lies, is full ({os.strerror(number)}): {in_words(room)} were free "
+        f"when the preparation began{needs}. Make room, or take a --data_dir on another disk. {goes_on}"
     )
 
 

@@ -26,25 +26,27 @@ def find_repeats(
     across = [rows for rows in same if len({homes[row] for row in rows}) > 1]
     measured = [rows for rows in across if HELD_OUT & {homes[row] for row in rows}]
     contradicting = [rows for rows in same if len({records[row].kinds for row in rows} - {()}) > 1]
-    names = lambda several: sorted(sorted(records[row].image_id for row in rows) for rows in several)  # noqa: E731
     return {
-        "identical_images": names(same),
-        "identical_across_splits": names(across),
-        "identical_images_of_several_labels": names(contradicting),
+        "identical_images": list_ids(records, same),
+        "identical_across_splits": list_ids(records, across),
+        "identical_images_of_several_labels": list_ids(records, contradicting),
         "warnings": [
             *_warn(
-                f"{len(measured)} images are in several of the given splits, so scores may count what was trained on",
+                "images in several of the given splits, whose scores count what was trained on",
                 [[f"{records[row].image_id} ({homes[row]})" for row in rows] for rows in measured],
             ),
             *_warn(
-                f"{len(contradicting)} images are there several times with different labels",
-                [
-                    [f"{records[row].image_id} ({', '.join(records[row].kinds)})" for row in rows]
-                    for rows in contradicting
-                ],
+                "images that are there several times with different labels",
+                [[f"{records[row].image_id} ({', '.join(records[row].kinds)})" for row in rows]
+                 for rows in contradicting],
             ),
         ],
-    }
+    }  # fmt: skip
+
+
+def list_ids(records: Sequence[Record], several: Sequence[Sequence[int]]) -> list[list[str]]:
+    """The ids of the images of each list of rows, in order."""
+    return sorted(sorted(records[row].image_id for row in rows) for rows in several)
 
 
 def identical_rows(digests: Sequence[Hashable]) -> list[list[int]]:
@@ -80,4 +82,4 @@ def describe_images(several: Sequence[Sequence[str]], shown: int) -> str:
 
 
 def _warn(says: str, several: Sequence[Sequence[str]]) -> list[str]:
-    return [f"{says} ({LISTED}): {describe_images(several, SHOWN)}"] if several else []
+    return [f"{says}: {len(several)} ({LISTED}), such as {describe_images(several, SHOWN)}"] if several else []

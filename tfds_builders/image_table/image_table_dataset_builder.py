@@ -165,8 +165,8 @@ class Builder(ImageBuilder):
         listing.write(ties)
         raise ValueError(
             f"{len(ties)} images are there several times, in groups for which the table gives different splits: "
-            f"{describe_images(ties, SHOWN)}. All are listed in {listing.path}. Give such groups one split, take one of "
-            "the images out, or keep a published split as it is with --keep_splits (in Python keep_splits=True)"
+            f"{describe_images(ties, SHOWN)}. All are listed in {listing.path}. Give such groups one split, take one "
+            "of the images out, or keep a published split as it is with --keep_splits (in Python keep_splits=True)"
         )
 
     def split_groups(self, records: Sequence[Record], groups: Sequence[str]) -> list[str]:

@@ -158,17 +158,16 @@ def check_lengths(path: Path, header: Sequence[str], records: Iterable[tuple[int
 def check_nameless(path: Path, header: Sequence[str], records: Sequence[tuple[int, list[str]]]) -> None:
     """ValueError for a column without a name that holds anything."""
     for place in (place for place, name in enumerate(header) if not name):
-        found = next(
-            ((line, values[place]) for line, values in records if plain("".join(values[place : place + 1]))), None
-        )
-        if found and place == 0:
+        found = ((line, cell) for line, values in records for cell in values[place : place + 1] if plain(cell))
+        line, value = next(found, (0, ""))
+        if value and place == 0:
             raise ValueError(
-                f"{path}: its first column has no name and may be the number of the row ({found[1]!r} in line "
-                f"{found[0]}): take the column out (pandas: to_csv(…, index=False)), or name it; {WANTED}"
+                f"{path}: its first column has no name and may be the number of the row ({value!r} in line {line}): "
+                f"take the column out (pandas: to_csv(…, index=False)), or name it; {WANTED}"
             )
-        if found:
+        if value:
             raise ValueError(
-                f"{path}: its column {place + 1} has no name, and holds {found[1]!r} in line {found[0]}: name the column, or "
+                f"{path}: its column {place + 1} has no name, and holds {value!r} in line {line}: name the column, or "
                 f"take it out; {WANTED}"
             )
 

@@ -48,7 +48,7 @@ def read_labels(labels: TablePath, class_info: TablePath) -> tuple[list[Row], li
     """One row per image, in the order of the table of labels, and the images that cannot be used.
 
     An image is damaged whose rows contradict each other: two targets or classes, an opacity without target 1, target 1
-    without a box or 0 with one; that has no class, or a box that is none. Of a row that is there twice one box is taken.
+    without a box or 0 with one; that has no class, or a box that is none. Of equal rows one box is taken.
 
     Raises ValueError if a column is missing.
     """
