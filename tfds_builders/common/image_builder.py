@@ -216,8 +216,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         if not good:
             raise ValueError(f"none of the {len(scanned)} images can be used; the first: {scanned[0].reason}")
         records, digests = [table.records[i] for i in good], [scanned[i].digest for i in good]
-        own = [record.group for record in records]
-        groups = join_groups(join_alike(own), digests)
+        alike = join_alike([record.group for record in records], [record.image_id for record in records])
+        groups = join_groups(alike, digests)
         left_out, notes = self.left_out(records, groups, digests)
         table.notes |= notes
         rows = [row for row in range(len(good)) if row not in left_out]
@@ -294,7 +294,7 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
             "split_seed": self.SEED,
             **table.notes,
             JOINED: joined_names(self.info.metadata[JOINED]),
-            SPELLED_ALIKE: spelled_alike([record.group for record in records]),
+            SPELLED_ALIKE: spelled_alike([record.group for record in records], [record.image_id for record in records]),
             **repeats,
             "warnings": warnings,
             **describe(found),

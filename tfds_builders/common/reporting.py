@@ -15,12 +15,11 @@ import tensorflow_datasets as tfds
 from tfds_builders.common import disks, leftovers, locking, sorting
 from tfds_builders.common.damage import MAX_SHARE, Damaged, Report, check_share, stored
 from tfds_builders.common.row_tables import write_tables
+from tfds_builders.common.splits import WARNINGS
 
 log = logging.getLogger(__name__)
 
 REPORT = "prepare_report.json"
-# The key of a data set's metadata that holds the report's warnings: the training code shows them.
-WARNINGS = "warnings"
 
 
 class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -67,7 +66,7 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Raises ValueError if what is prepared is seen to be made from another input than lies in `manual_dir`."""
 
     def dataset_info_from_configs(self, **arguments: Any) -> tfds.core.DatasetInfo:
-        info = super().dataset_info_from_configs(**arguments)
+        info = super().dataset_info_from_configs(**{"metadata": tfds.core.MetadataDict(), **arguments})
         # TFDS would look for what it knows of its own data sets, and leave an empty temporary folder.
         info.initialize_from_bucket = _do_nothing
         return info
