@@ -140,9 +140,8 @@ def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
     writer.writerow(COLUMNS)
     for row in rows:
         *names, value, low, high = astuple(row)
-        writer.writerow(
-            [*(as_cell(str(name)) for name in names), *("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))]
-        )
+        measured = ("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))
+        writer.writerow([*(as_cell(str(name)) for name in names), *measured])
     records.write_text(workdir / RESULTS, text.getvalue())
 
 

@@ -288,8 +288,8 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 def test_refused_xml_files_are_named_with_what_is_wrong(collection):
-    for name, text in collection.texts.items():
-        collection.texts[name] = re.sub(r"<xCoord>(\d+)</xCoord>", r"<xCoord>\1.0</xCoord>", text)
+    spoilt = {name: re.sub(r"<xCoord>(\d+)<", r"<xCoord>\1.0<", text) for name, text in collection.texts.items()}
+    collection.texts = {name: text for name, text in spoilt.items() if text != collection.texts[name]}
     with pytest.raises(ValueError) as error:
         collection.prepare("32_all")
     said = str(error.value)

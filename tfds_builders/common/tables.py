@@ -165,9 +165,9 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 def as_cell(text: str) -> str:
     """The text for a cell of a CSV file that people open in spreadsheets: what would be a formula gets an apostrophe
-    before it. Numbers stay as they are.
+    before it, and so does what has one already. Numbers stay as they are.
     """
-    return f"'{text}" if text.startswith(FORMULA_STARTS) and not is_number(text) else text
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA_STARTS) and not is_number(text) else text
 
 
 def from_cell(cell: str) -> str:

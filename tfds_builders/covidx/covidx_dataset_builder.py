@@ -71,8 +71,8 @@ def make_configs() -> list[CovidxConfig]:
 class Builder(ImageBuilder):
     """COVIDx, chest X-rays of many sources, COVID-19 or not."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "Patients whose names look alike are in one split.", "1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224_9B"
     CHANNELS, SEED = 1, 2021
