@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -18,6 +19,7 @@ from pathlib import Path
 from absl import logging as absl_logging
 
 from tfds_builders.checking import overlaps, read_all, to_exclude
+from tfds_builders.common.tables import as_cell
 from tfds_builders.preparing import DATASETS, prepare
 
 
@@ -30,6 +32,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--manual_dir", type=Path, help="folder that holds the official archives")
     command.add_argument("--download", action="store_true", help="fetch the archives from the official addresses")
     command.add_argument("--max_damaged", type=float, help="share of the inputs that may be damaged (default 0.001)")
+    command.add_argument(
+        "--keep_splits",
+        action="store_true",
+        help="image_table: keep the table's splits although identical images are in several of them",
+    )
     command = commands.add_parser(
         "check",
         help="compare data sets, or the splits of one, by id, group, series and content; "
@@ -37,7 +44,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     command.add_argument("names", nargs="+", help="data sets and configs, such as isic2019/64 isic2017/64")
     command.add_argument("--data_dir", required=True, type=Path, help="folder that holds the prepared data sets")
-    command.add_argument("--list", type=Path, help="CSV file that receives every overlap")
+    command.add_argument(
+        "--list",
+        type=Path,
+        help="CSV file of every overlap; ids that a spreadsheet would take for formulae have ' before them",
+    )
     command.add_argument(
         "--exclude",
         type=Path,
@@ -56,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         # 1 is what `check` says of data sets that overlap.
         return 2 if options.command == "check" else 1
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written is left, and the same command starts over", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def quiet_libraries() -> None:
@@ -75,6 +89,7 @@ def run_prepare(options: argparse.Namespace) -> int:
             manual_dir=options.manual_dir,
             download=options.download,
             max_damaged=options.max_damaged,
+            keep_splits=options.keep_splits,
         )
     report = json.loads((Path(builder.data_dir) / "prepare_report.json").read_text())
     for split, counts in report["splits"].items():
@@ -109,10 +124,10 @@ def run_check(options: argparse.Namespace) -> int:
             print(f"    {' '.join(pair.first)}    {' '.join(pair.second)}")
     print(f"{len(found)} overlaps in {', '.join(options.names)}" if found else "no overlap found")
     if options.list:
-        with open(options.list, "w", newline="") as file:
+        with open(options.list, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("reason", "first", "first_id", "second", "second_id"))
-            writer.writerows((pair.reason, *pair.first, *pair.second) for pair in found)
+            writer.writerows(map(as_cell, (pair.reason, *pair.first, *pair.second)) for pair in found)
     if options.exclude:
         ids = to_exclude(found, sets[0])
         options.exclude.write_text("".join(f"{cell(name)}\n" for name in ids), encoding="utf-8")

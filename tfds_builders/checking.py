@@ -1,6 +1,7 @@
 """`check`: which images, lesions, patients or CT series do prepared data sets share?
 
-Images are compared by id (an ISIC id with and without `_downsampled` is one), by group, by series, and by content: a
+Images are compared by id (an ISIC id with and without `_downsampled` is one), by group, by series, and by content.
+Ids and groups that look alike, such as P-1 and p-1, are the same (`common/spelling.py`). By content: a
 perceptual hash finds the candidates, the correlation of small grey pictures confirms them, so that a photograph is
 found again after another shortening and JPEG. Turned or mirrored copies are not found.
 """
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8, UInt64
 
+from tfds_builders.common.spelling import fold
 from tfds_builders.common.splits import JOINED
 from tfds_builders.preparing import newest_version
 
@@ -153,8 +155,8 @@ def overlaps(sets: Sequence[Contents]) -> Iterator[Overlap]:
     else:
         pairs = combinations(sets, 2)
     for one, other in pairs:
-        yield from _shared("id", one, other, [(bare(i),) for i in one.ids], [(bare(i),) for i in other.ids])
-        yield from _shared("group", one, other, one.groups, other.groups)
+        yield from _shared("id", one, other, folded_ids(one), folded_ids(other))
+        yield from _shared("group", one, other, folded_groups(one), folded_groups(other))
         yield from _shared("series", one, other, known(one.series), known(other.series))
         yield from _alike(one, other)
 
@@ -184,6 +186,14 @@ def to_exclude(found: Sequence[Overlap], contents: Contents) -> list[str]:
 
 def bare(image_id: str) -> str:
     return image_id.removesuffix("_downsampled")
+
+
+def folded_ids(contents: Contents) -> list[tuple[str, ...]]:
+    return [(fold(bare(name)),) for name in contents.ids]
+
+
+def folded_groups(contents: Contents) -> list[tuple[str, ...]]:
+    return [tuple(dict.fromkeys(map(fold, names))) for names in contents.groups]
 
 
 def known(series: Sequence[str]) -> list[tuple[str, ...]]:

@@ -8,9 +8,11 @@ leaves goes with the next preparation of the config.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ def prepare(
     manual_dir: str | Path | None = None,
     download: bool = False,
     max_damaged: float | None = None,
+    keep_splits: bool = False,
 ) -> tfds.core.DatasetBuilder:
     """Writes the data set `name` under `data_dir`, unless it is there already, and returns its builder.
 
@@ -57,18 +60,19 @@ def prepare(
       download: fetch the archives from their official addresses instead; nothing is fetched unasked.
       max_damaged: share of the inputs that may be damaged; None takes the builders' 0.001. Damaged inputs are left out
         and listed in the report.
+      keep_splits: keep the splits that a table gives although identical images are in several of them.
+
+    A second call for a data set that another process prepares waits until it is ready.
 
     Raises:
       ValueError: an unknown data set or config, input that is not as published, or too much of it damaged; the message
         names it.
       FileNotFoundError: an archive, table or image is missing; the message says which and where to get it.
+      OSError: the disk of `data_dir` is full or not writable; the message says which.
     """
     options = {} if max_damaged is None else {"max_damaged": max_damaged}
+    options |= {"keep_splits": True} if keep_splits else {}
     builder = make_builder(name, data_dir, download, **options)
-    if builder.is_prepared():
-        if manual_dir:
-            builder.check_prepared(Path(manual_dir))
-        return builder
     import tensorflow_datasets as tfds
 
     settings = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
@@ -102,12 +106,22 @@ def make_builder(name: str, data_dir: str | Path, download: bool, **options: Any
     """
     dataset, _, config = name.partition("/")
     if dataset not in DATASETS:
-        raise ValueError(f"unknown data set {dataset!r}: the known ones are {', '.join(DATASETS)}")
+        raise ValueError(
+            f"unknown data set {dataset!r}{suggest(dataset, DATASETS)}: the known ones are {', '.join(DATASETS)}"
+        )
     builder_class = importlib.import_module(f"tfds_builders.{dataset}").Builder
     if config:
         builder_class.check_config(config)
+    if options.get("keep_splits") and not builder_class.CAN_KEEP_SPLITS:
+        raise ValueError(f"keep_splits is for image_table: the splits of {dataset} are its own. Take it out")
     options |= {"download": True} if download and builder_class.CAN_DOWNLOAD else {}
     return builder_class(data_dir=data_dir, config=config or None, **options)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean isic2019?)`, or '' if no known name is near."""
+    found = difflib.get_close_matches(name.lower(), known, n=3)
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
 
 
 def remove_if_no_dataset(root: Path) -> None:

@@ -36,6 +36,7 @@ class Measurer:
             "measurement_seed": planned.seed,
             "backbone_hash": weights.backbone_hash(subject.backbone),
             "predictions_sha256": written,
+            "data_warnings": list(subject.splits["test"].warnings),
             "seconds": round(time.monotonic() - start, 1),
             **outcome.chosen,
         }

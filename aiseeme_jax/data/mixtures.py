@@ -119,6 +119,7 @@ def mix(splits: Mapping[str, Split], shares: Mapping[str, float]) -> Mixture:
         ids=_distinct_ids(splits),
         class_names=(),
         excluded=sum(part.excluded for part in parts),
+        warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
         own_ids=all(part.own_ids for part in parts),
         own_groups=all(part.own_groups for part in parts),
         sets=dict(splits),

@@ -14,7 +14,7 @@ from aiseeme_jax.data.splits import Split, as_texts
 from aiseeme_jax.errors import MissingFile, UserError
 from tfds_builders.common import row_tables
 from tfds_builders.common.reading import StoredFeatures
-from tfds_builders.common.splits import JOINED, split_of
+from tfds_builders.common.splits import JOINED, WARNINGS, split_of
 from tfds_builders.preparing import DATASETS, newest_version
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ def _open_stored(name: str, builder: Any, stored: str, layout: _Layout) -> Split
         attributes=_attributes(tables, layout),
         segmentation=_masks(builder, stored, tables, layout.size, rows) if MASK in layout.features else None,
         picture_names=_picture_names(layout),
+        warnings=_warnings(name, layout),
         own_ids=ID in tables,
         own_groups=layout.group is not None,
     )
@@ -284,6 +285,12 @@ def _attribute(table: Shaped[np.ndarray, "n"], feature: Any) -> Shaped[np.ndarra
 def _masks(builder: Any, split: str, tables: Mapping[str, np.ndarray], size: int | None, rows: int) -> Masks:
     stored = StoredImages(StoredFeatures(builder, split, [MASK]), MASK, size)
     return Masks(stored, tables[HAS_MASK].astype(bool) if HAS_MASK in tables else np.ones(rows, bool))
+
+
+def _warnings(name: str, layout: _Layout) -> tuple[str, ...]:
+    """What the metadata warn of, each with the name of the data set."""
+    dataset = name.rpartition(":")[0]
+    return tuple(f"{dataset}: {warning}" for warning in layout.metadata.get(WARNINGS) or ())
 
 
 def _picture_names(layout: _Layout) -> tuple[str, ...]:

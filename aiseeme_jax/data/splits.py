@@ -43,6 +43,7 @@ class Split:
       attributes: what else the data set says of each image, float32 [N] or text [N], by name: age, sex, site, ...
       segmentation: random access to masks, see `read_segmentation`; None if there are none.
       picture_names: names of the P pictures of each thing; none if there is one.
+      warnings: what the preparation of the data set warned of, each with the name of the data set.
       own_ids, own_groups: whether ids and groups are the data set's own, not made from the order of the images.
     """
 
@@ -59,6 +60,7 @@ class Split:
     attributes: Mapping[str, Shaped[np.ndarray, "n"]] = dataclasses.field(default_factory=dict)
     segmentation: Sequence | None = None
     picture_names: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     own_ids: bool = True
     own_groups: bool = True
 

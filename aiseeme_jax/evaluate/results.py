@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import files, keys, records
+from tfds_builders.common.tables import as_cell, from_cell
 
 RESULTS = "results.csv"
 PREDICTIONS = "predictions.npz"
@@ -139,7 +140,8 @@ def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
     writer.writerow(COLUMNS)
     for row in rows:
         *names, value, low, high = astuple(row)
-        writer.writerow([*names, *("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))])
+        measured = ("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))
+        writer.writerow([*(as_cell(str(name)) for name in names), *measured])
     records.write_text(workdir / RESULTS, text.getvalue())
 
 
@@ -160,7 +162,7 @@ def read_rows(workdir: Path) -> list[Row]:
 def _row(cells: list[str], path: Path, line: int) -> Row:
     if len(cells) != len(COLUMNS):
         raise UserError(f"{path}, line {line}: expected {len(COLUMNS)} columns, found {len(cells)}")
-    arm, target, fraction, seed, metric, *measured = cells
+    arm, target, fraction, seed, metric, *measured = map(from_cell, cells)
     try:
         values = [float(cell) if cell else float("nan") for cell in measured]
         return Row(arm, target, float(fraction), int(seed), metric, *values)

@@ -69,6 +69,7 @@ class Contents:
       runs: the finished measurements, by arm and then in the order of the plan.
       stages: of all arms. A stage that several arms share is listed once, under the first of them.
       missing: sentences about what is not there yet.
+      data_warnings: what the preparations of the data sets warned of.
     """
 
     config: dict[str, Any]
@@ -78,6 +79,7 @@ class Contents:
     runs: list[Run]
     stages: list[Stage]
     missing: list[str]
+    data_warnings: list[str]
 
     @property
     def data(self) -> str:
@@ -151,7 +153,13 @@ def read_contents(workdir: Path) -> Contents:
         runs=runs,
         stages=stages,
         missing=[*_describe_missing_stages(stages), *_describe_missing_runs(arms, runs)],
+        data_warnings=_list_data_warnings(stages, runs),
     )
+
+
+def _list_data_warnings(stages: list[Stage], runs: list[Run]) -> list[str]:
+    found = [*(stage.record for stage in stages if stage.record), *(run.record for run in runs)]
+    return list(dict.fromkeys(warning for record in found for warning in record.get("data_warnings", ())))
 
 
 def _name_target(config: dict[str, Any], fields: dict[str, Any]) -> str:

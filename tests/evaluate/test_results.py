@@ -14,6 +14,7 @@ from aiseeme_jax.evaluate.results import Predictions, Row
 ROWS = [
     Row("curriculum", "linear", 0.1, 0, "balanced_accuracy", 0.712345, 0.688, 0.735),
     Row("single:simclr", "knn", 1.0, 2, "auroc/MEL, in situ", 0.5, float("nan"), float("nan")),
+    Row("=HYPERLINK(1)", "knn", 1.0, 2, "auroc", -0.5, -0.6, -0.4),
 ]
 
 
@@ -34,6 +35,9 @@ def test_rows_come_back(tmp_path):
     assert found[0] == ROWS[0]
     assert found[1].metric == "auroc/MEL, in situ" and np.isnan(found[1].low)
     assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+    assert found[2] == ROWS[2]
+    # A spreadsheet would run what begins with '='.
+    assert "\n'=HYPERLINK(1),knn,1,2,auroc,-0.5,-0.6,-0.4\n" in (tmp_path / "results.csv").read_text()
 
 
 @pytest.mark.parametrize(

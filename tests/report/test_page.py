@@ -273,3 +273,13 @@ def test_images_kept_out_of_pretraining_are_counted(tmp_path):
     begin_run(tmp_path)
     write_stage(tmp_path, "curriculum", 0, "rotation", excluded=1234)
     assert "1,234 images kept out of pretraining" in read_facts(tmp_path)
+
+
+def test_warnings_of_the_data_sets_are_told_once(tmp_path, page):
+    begin_run(tmp_path)
+    for position, task in enumerate(("rotation", "moco_v2")):
+        warnings = ["own/64: images in several of the given splits: 1, such as <a> (train) and b (test)"]
+        write_stage(tmp_path, "curriculum", position, task, data_warnings=warnings)
+    text = report.render(read_contents(tmp_path))
+    assert text.count("own/64: images in several of the given splits: 1, such as &lt;a&gt; (train) and b (test)") == 1
+    assert "Warnings of the data sets" in text and "Warnings of the data sets" not in page

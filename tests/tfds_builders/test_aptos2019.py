@@ -125,7 +125,7 @@ def test_identical_images_are_one_group_and_their_grades_are_compared(files, bui
     pair, harmless = (sorted(map(labelled_id, numbers)) for numbers in ((train, test), (other, last)))
     said = report(builder)
     assert said["joined_groups"] == said["identical_images"] == sorted([pair, harmless])
-    assert said["identical_images_of_several_grades"] == [pair]
+    assert said["identical_images_of_several_labels"] == [pair]
     assert said["identical_across_splits"] == []
 
 
@@ -143,7 +143,7 @@ def test_unlabelled_images_are_in_train_less_the_copies_of_measured_ones(files, 
         assert found[labelled_id(number)][0] == split_of(labelled_id(number), SEED)
     said = report(builder)
     assert said["unlabelled_left_out_as_copies_of_validation_or_test"] == left_out
-    assert said["counts"]["unlabelled"] == 10 and said["identical_images_of_several_grades"] == []
+    assert said["counts"]["unlabelled"] == 10 and said["identical_images_of_several_labels"] == []
     assert "unlabelled: 10, published 1928" in said["differs_from_published"]
     assert said["splits"]["train"]["images"] == len(drawn("train")) + 8
 

@@ -17,7 +17,8 @@ from tfds_builders.common import images
 from tfds_builders.common.archives import Archive
 from tfds_builders.common.bare import without_metadata
 from tfds_builders.common.damage import DamagedInput, Report
-from tfds_builders.common.tables import read_table
+from tfds_builders.common.records import Place, check_present
+from tfds_builders.common.tables import as_cell, from_cell, read_table
 
 
 def test_only_images_are_members(tmp_path):
@@ -282,6 +283,34 @@ def test_wrong_tables(tmp_path, text, message, zipped):
     with pytest.raises(ValueError, match=message) as error:
         read_table(path, "image", ["a"])
     assert type(error.value) is ValueError and str(path) in str(error.value)
+
+
+def test_blank_lines_and_marks_before_the_header_do_not_count(tmp_path):
+    for before in ("\n\n", ",,\n", "\ufeff\ufeff\n", "\ufeff\ufeff"):
+        (tmp_path / "t.csv").write_text(before + "image,a\nx,1\ny\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=f"line {3 + before.count(chr(10))}: the row has fewer values"):
+            read_table(tmp_path / "t.csv", "image", ["a"])
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "\r=x", "'=x", "''=x"])
+def test_a_cell_of_a_spreadsheet_is_no_formula(text):
+    cell = as_cell(text)
+    assert cell.startswith("'") and from_cell(cell) == text
+
+
+@pytest.mark.parametrize("text", ["", "x", "-0.5", "+1e-3", "'x", "x=y"])
+def test_other_cells_stay_as_they_are(text):
+    assert as_cell(text) == from_cell(text) == text
+
+
+def test_names_in_archives_are_known_in_one_form(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a/e\u0301.jpg", b"x")
+        archive.writestr("a/B.jpg", b"x")
+    archive = Archive(tmp_path / "a.zip", (".jpg",), by_path=True)
+    check_present([Place("a", "\u00e9.jpg")], {"a": archive})
+    with pytest.raises(FileNotFoundError, match="There is 'B.jpg' for 'b.JPG': give them the spelling of the tables"):
+        check_present([Place("a", "b.JPG")], {"a": archive})
 
 
 def test_commas_at_the_end_of_header_or_rows_are_no_columns(tmp_path):

@@ -1,5 +1,7 @@
 """`check`: shared ids, groups and pictures of prepared data sets are found, and others are not."""
 
+import csv
+
 import cv2
 import numpy as np
 import pytest
@@ -38,6 +40,14 @@ def test_ids_groups_and_pictures():
     ]
 
 
+def test_names_that_look_alike_are_the_same():
+    one = contents("a", [("\u00e9.png", "P-1", picture(1)), ("x", "007", picture(2))])
+    other = contents("b", [("e\u0301.PNG", "p-1", picture(3)), ("y", "7.0", picture(4))])
+    assert reasons(one, other) == [
+        ("id", "\u00e9.png", "e\u0301.PNG"), ("group", "\u00e9.png", "e\u0301.PNG"), ("group", "x", "y"),
+    ]  # fmt: skip
+
+
 def test_series():
     one = contents("a", [("a1", "P1", picture(1)), ("a2", "P2", picture(2))], series=("1.2", ""))
     other = contents("b", [("b1", "Q1", picture(3)), ("b2", "Q2", picture(4))], series=("", "1.2"))
@@ -68,15 +78,20 @@ def test_what_is_written_is_kept_out_whatever_its_name(tmp_path, capsys):
         own = OwnTable(tmp_path)
         for name, seed in zip(names, seeds, strict=False):
             data = large(seed, height=96, width=128)
-            own.add(f"{table}/{name}", data, group=name[:2] if table == "a" else "", split="train")
+            own.add(f"={table}/{name}", data, group=name[:2] if table == "a" else "", split="train")
         own.write(f"{table}.csv")
         prepare(f"image_table/{table}_64", data_dir=tmp_path / "data", manual_dir=tmp_path)
     sets = [f"image_table/{table}_64" for table in "abc"]
     command = ["--data_dir", str(tmp_path / "data"), "--exclude", str(tmp_path / "ids.txt")]
+    command += ["--list", str(tmp_path / "all.csv")]
     assert main(["check", *sets, *command]) == 1
     assert "3 ids of image_table/a_64 written" in capsys.readouterr().out
     left = without(open_split(sets[0], "train", tmp_path / "data"), [str(tmp_path / "ids.txt")])
-    assert set(left.ids) == {"a/l1.png", "a/l2.png"}
+    assert set(left.ids) == {"=a/l1.png", "=a/l2.png"}
+    with open(tmp_path / "all.csv", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    # As formulae, a spreadsheet would run them.
+    assert rows and all(row[2].startswith("'=") and row[4].startswith("'=") for row in rows)
 
 
 def test_a_copy_is_found_after_shortening_and_compression():

@@ -245,6 +245,7 @@ DAMAGES = {
     "no finding at all": (edit(1, ""), "the finding '' is none of"),
     "age": (edit(4, "old"), "the age is 'old'"),
     "patient": (edit(3, "x"), "Patient ID is 'x': a whole number"),
+    "patient of another image": (edit(3, "5"), "line 4: .*Patient ID is 5, but the image is named after patient 2"),
     "follow-up": (edit(2, ""), "Follow-up # is ''"),
     "path": (edit(0, "../00000002_000.png"), "Image Index is '../00000002_000.png'"),
     "unlisted": (
@@ -280,6 +281,15 @@ def test_damage_is_named(files, build, damage):
         build()
 
 
+def test_the_same_box_twice_is_one(tmp_path):
+    from tfds_builders.chestxray14.official import read_boxes
+
+    row = "00000001_000.png,Mass,0,0,1024,1024,,,\n"
+    (tmp_path / "b.csv").write_text("Image Index,Finding Label,Bbox [x,y,w,h],,,\n" + row + row)
+    boxes, damaged = read_boxes(tmp_path / "b.csv")
+    assert len(boxes["00000001_000"]) == 1 and not damaged
+
+
 def test_few_damaged_rows_are_left_out_and_listed(files, build, read, report):
     for damage in ("finding", "empty image", "box of nothing"):
         DAMAGES[damage][0](files)
@@ -297,7 +307,7 @@ def tear(files):
 WRONG = {
     "columns": (lambda f: setattr(f, "header", NIH_HEADER.replace("Patient ID", "Id")), "has no column Patient ID"),
     "sex": (lambda f: setattr(f, "header", NIH_HEADER.replace("Gender", "G")), "has no column Patient Gender"),
-    "twice": (edit(0, "00000001_000.png"), "Image Index 00000001_000.png occurs twice"),
+    "twice": (edit(0, "00000001_000.png", "00000001_001.png"), "Image Index 00000001_000.png occurs twice"),
     "both lists": (lambda f: f.lists["test_list.txt"].append("00000001_000.png"), "00000001_000 is in .*train_val"),
     "torn patient": (
         tear,

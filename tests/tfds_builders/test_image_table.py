@@ -1,6 +1,7 @@
 """The builder of own images: names of classes, splits, files, and what a wrong table is told."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -114,9 +115,108 @@ def test_identical_images_stay_together_or_are_named(table, build):
         table.files[row["path"]] = picture(999)
     found = by_id(stored(build(table.write()))[1])
     assert len({found[row["path"]][0] for row in table.rows[:12:3]}) == 1
+
+
+def test_a_split_whose_images_repeat_is_refused_with_all_of_them_or_kept(table, build, report, tmp_path, capsys):
+    """Two images are in training and in test, in groups that have a split each; a third is in training alone."""
+    from aiseeme_jax import data
+
+    for number, row in enumerate(table.rows):
+        row |= {"split": ("train", "test")[number % 2], "group": "", "label": "naevus"}
+    names = [row["path"] for row in table.rows]
+    for one, other in ((0, 1), (2, 5), (4, 6)):
+        table.files[names[other]] = table.files[names[one]]
+    folder = table.write()
+    with pytest.raises(
+        ValueError,
+        match=f"2 images .*{names[0]} .train. and {names[1]} .test.; {names[2]} .train. and "
+        f"{names[5]} .test.. All are listed in .*_repeated.json.* --keep_splits",
+    ):
+        build(folder)
+    listed = json.loads((tmp_path / "data" / "image_table_64_repeated.json").read_text())
+    assert listed == [[f"{names[0]} (train)", f"{names[1]} (test)"], [f"{names[2]} (train)", f"{names[5]} (test)"]]
+    command = ["prepare", "image_table/64", "--data_dir", str(tmp_path / "data"), "--manual_dir", str(folder)]
+    assert main([*command, "--keep_splits"]) == 0
+    assert "warning: images in several of the given splits" in capsys.readouterr().out
+    found = by_id(stored(build(folder), ("train", "test"))[1])
+    assert {name: split for name, (split, _) in found.items()} == {row["path"]: row["split"] for row in table.rows}
+    said = report(build(folder))
+    assert said["identical_across_splits"] == [sorted([names[0], names[1]]), sorted([names[2], names[5]])]
+    (warning,) = data.open_split("image_table/64", "test", tmp_path / "data").warnings
+    assert warning.startswith("image_table/64: images in several of the given splits")
+    assert f"{names[2]} (train) and {names[5]} (test)" in warning and said["warnings"] == [warning.split(": ", 1)[1]]
+
+
+def test_a_kept_split_sends_what_it_does_not_name_where_its_group_is(table, build):
+    """A row without a split goes with its own patient, and one that a copy ties to two splits is not trained on."""
     table.rows[0]["split"], table.rows[3]["split"] = "train", "test"
-    with pytest.raises(ValueError, match=r"p0_0.png \(train\) and photos/p2_0.png \(test\).*identical image"):
-        build(table.write("again.csv"), "again_64")
+    for place in (3, 6):
+        table.files[table.rows[place]["path"]] = table.files[table.rows[0]["path"]]
+    table.add("p2_again.png", group=table.rows[3]["group"])
+    found = by_id(stored(build(table.write(), keep_splits=True))[1])
+    splits = [found[table.rows[place]["path"]][0] for place in (0, 3, 6, -1)]
+    assert splits == ["train", "test", "test", "test"]
+
+
+def test_only_own_tables_have_splits_to_keep(tmp_path):
+    with pytest.raises(ValueError, match="keep_splits is for image_table"):
+        prepare("derm_phantom/tiny", data_dir=tmp_path, keep_splits=True)
+
+
+def test_one_image_with_two_labels_is_warned_of(table, build, report):
+    table.rows[3]["group"] = table.rows[0]["group"]
+    for place in (0, 3):
+        table.rows[place]["split"] = "test"
+    table.rows[3]["label"] = {"naevus": "melanoma", "melanoma": "naevus"}[table.rows[0]["label"]]
+    names = [table.rows[place]["path"] for place in (0, 3)]
+    table.files[names[1]] = table.files[names[0]]
+    said = report(build(table.write()))
+    assert said["identical_images_of_several_labels"] == [names]
+    (warning,) = said["warnings"]
+    assert "different labels" in warning and all(f"{name} (" in warning for name in names)
+
+
+def test_files_are_found_whatever_form_the_system_stores_their_names_in(table, build):
+    table.add("f/e\u0301.png", label="naevus", group="x")
+    folder = table.write()
+    text = (folder / "images.csv").read_text()
+    (folder / "images.csv").write_text(text.replace("e\u0301", "\u00e9"))
+    assert "f/\u00e9.png" in by_id(stored(build(folder))[1])
+
+
+def test_a_missing_file_is_told_with_those_whose_names_look_alike(table, build):
+    table.rows[0]["path"] = "Photos/P0_0.PNG"
+    with pytest.raises(
+        ValueError, match=r"no file Photos/P0_0.PNG in .*; there is 'photos/p0_0.png', which looks like"
+    ):
+        build(table.write())
+
+
+def test_labels_and_groups_are_stored_tidy(tmp_path):
+    rows = [f"{number}.png,{number}.0,{number}.0\n" for number in range(11)]
+    (tmp_path / "t.csv").write_text("path,label,group\n" + "".join(rows) + "11.png,,\n")
+    found, _ = read_rows(tmp_path / "t.csv")
+    numbers = [str(number) for number in range(11)]
+    assert [row.group for row in found] == [*numbers, ""] and class_names(row.label for row in found) == numbers
+    labels = ("\u200bna\u0308vus \u00a0 cell", "1.0", "1.5", "\u200b")
+    (tmp_path / "t.csv").write_text("path,label\n" + "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels)))
+    assert [row.label for row in read_rows(tmp_path / "t.csv")[0]] == ["n\u00e4vus cell", "1.0", "1.5", ""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\npath,label\na.png,x\n",
+        "path,label,,\na.png,x,,\n\n",
+        "\ufeff\ufeffpath,label\na.png,x\n",
+        ",,\npath,label,\na.png,x\n",
+    ],
+)
+def test_what_is_blank_in_a_table_holds_nothing(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    (row,), header = read_rows(tmp_path / "t.csv")
+    assert (row.path, row.label, header) == ("a.png", "x", ("path", "label"))
+    assert row.line == 1 + text.splitlines().index(next(line for line in text.splitlines() if "a.png" in line))
 
 
 def test_a_given_split_holds_for_all_patients_whom_an_identical_image_ties(table, build, report):
@@ -325,7 +425,21 @@ WRONG = {
         "path,group,split\na.png,p,train\nb.png,p,\nc.png,p,test\n",
         r"group p is in train \(line 2\) and test \(line 4\)",
     ),
-    "spelling": ("path,label\na.png,Naevus\nb.png,naevus\n", "labels Naevus, naevus differ in upper and lower case"),
+    "spelling": (
+        "path,label\na.png,Naevus\nb.png,naevus\n",
+        r"labels 'Naevus' \(line 2\) and 'naevus' \(line 3\) look alike",
+    ),
+    "groups alike": (
+        "path,group\na.png,7\nb.png,12\nc.png,7.0\nd.png,007\n",
+        r"images.csv: the groups '7' \(line 2\) and '7.0' \(line 4\) and '007' \(line 5\) look alike: [^;]*$",
+    ),
+    "spaces": (
+        "path,label\na.png,basal cell\nb.png,basal\u00a0cell\nc.png,basal  cell\nd.png,basal cell\u200b\n",
+        r"'basal cell' \(line 2\) and 'basal\\xa0cell' \(line 3\) and 'basal  cell' \(line 4\) and 'basal cell\\u200b'",
+    ),
+    "row numbers": (",path\n0,a.png\n1,b.png\n", "first column has no name and may be the number of the row"),
+    "nameless": ("path,,label\na.png,,x\nb.png,5,y\n", "its column 2 has no name, and holds '5' in line 3"),
+    "doubled in another form": ("path\n\u00e9.png\ne\u0301.png\n", "line 3: \u00e9.png is in line 2 already"),
     "line break": ('path,label\na.png,"x\ny"\n', "line 3: label .* holds a line break"),
 }
 
@@ -339,10 +453,17 @@ def test_wrong_tables(tmp_path, build, case):
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path):
-    rows = "".join(f"{number}.png,dev\n" for number in range(15))
+    """Each kind of fault once, with its lines."""
+    rows = "".join(f"/other/{number}.png,dev\n/other/{number}.png,\n" for number in range(8))
     (tmp_path / "t.csv").write_text("path,split\n" + rows)
-    with pytest.raises(ValueError, match="line 2: .*line 11: .*and 5 more"):
+    with pytest.raises(ValueError) as error:
         read_rows(tmp_path / "t.csv")
+    said = str(error.value)
+    assert "line 2: split is 'dev' (likewise lines 4, 6, 8, 10, 12 and 2 more): train, validation, test" in said
+    assert (
+        "line 3: /other/0.png lies outside the table's folder" in said and "(likewise lines 5, 7, 9, 11, 13 and" in said
+    )
+    assert said.count("move the images there") == 1
 
 
 @pytest.mark.parametrize("data", ["path\nä.png\n".encode("cp1252"), "path\na.png\n".encode("utf-16")])
@@ -363,6 +484,7 @@ def test_missing_table_and_unknown_configs(tmp_path, build):
 def test_order_of_classes():
     assert class_names(["10", "9", "", "9"]) == ["9", "10"]
     assert class_names(["b", "10", "9"]) == ["10", "9", "b"]
+    assert class_names(["-1", "10", "2.5", "2"]) == ["-1", "2", "2.5", "10"]
     assert class_names([]) == []
 
 
@@ -405,7 +527,7 @@ def test_tfds_build_takes_the_tables_name(table, tmp_path):
         cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "data/image_table/north_64/1.0.0/label.labels.txt").read_text() == "melanoma\nnaevus\n"
+    assert (tmp_path / "data/image_table/north_64/2.0.0/label.labels.txt").read_text() == "melanoma\nnaevus\n"
 
 
 @pytest.mark.slow

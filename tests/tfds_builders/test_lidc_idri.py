@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -306,6 +307,16 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "manifest-1600709154662.tcia").write_text("a list for the NBIA Data Retriever, no images")
     with pytest.raises(FileNotFoundError, match="LIDC-XML-only.zip, LIDC-IDRI not found in .*cancerimagingarchive"):
         prepare("lidc_idri/64", data_dir=tmp_path / "data", manual_dir=tmp_path)
+
+
+def test_refused_xml_files_are_named_with_what_is_wrong(collection):
+    spoilt = {name: re.sub(r"<xCoord>(\d+)<", r"<xCoord>\1.0<", text) for name, text in collection.texts.items()}
+    collection.texts = {name: text for name, text in spoilt.items() if text != collection.texts[name]}
+    with pytest.raises(ValueError) as error:
+        collection.prepare("32_all")
+    said = str(error.value)
+    assert "XML files cannot be used: " in said and ": xCoord or yCoord is no whole number" in said
+    assert "LIDC-XML-only.zip: 1/1.2." in said and "cancerimagingarchive" not in said
 
 
 def test_series_of_another_collection_are_refused(collection):

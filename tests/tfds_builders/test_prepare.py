@@ -1,9 +1,15 @@
 """`prepare`, the command line and `tfds build`: whole or nothing, once, and readable without tensorflow."""
 
+import contextlib
+import errno
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +18,10 @@ from aiseeme_jax.data import prepared_directory
 from tfds_builders import prepare
 from tfds_builders.__main__ import main
 from tfds_builders.checking import check
+from tfds_builders.common import locking
+from tfds_builders.common.disks import DiskError, explained
 from tfds_builders.common.leftovers import claimed
-from tfds_builders.preparing import newest_version
+from tfds_builders.preparing import make_builder, newest_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,13 +125,103 @@ def test_what_a_killed_preparation_left_is_no_data_set_and_goes_with_the_next(tm
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("isic2020/64", "unknown data set 'isic2020'.*isic2019"),
+        ("isic2020/64", r"unknown data set 'isic2020' \(did you mean isic20.*the known ones are aptos2019, .*luna16"),
+        ("Image_Tabel", r"did you mean image_table\?"),
+        ("zzz", "unknown data set 'zzz': the known ones are"),
         ("isic2019/65", "no config '65'.*isic2019/64"),
     ],
 )
 def test_unknown_names(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         prepare(name, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_of_damage_that_is_none(tmp_path, share):
+    with pytest.raises(ValueError, match="max_damaged is .*a share from 0 to 1"):
+        prepare("derm_phantom/tiny", data_dir=tmp_path, max_damaged=share)
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    make_builder("isic2019/64", tmp_path / "data", download=False)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+HOLD = """
+import sys, time
+from tfds_builders.common.locking import hold
+with hold(__import__("pathlib").Path(sys.argv[1]), "x"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_that_another_process_holds_is_waited_for_until_that_process_dies(tmp_path, caplog):
+    lock = tmp_path / "deep" / "lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdout.readline() == "held\n"
+        waiting = threading.Timer(0.3, other.kill)
+        waiting.start()
+        with locking.hold(lock, "isic2019/64"):
+            assert other.wait() == -signal.SIGKILL and lock.is_file()
+    assert caplog.messages == [
+        f"isic2019/64 is being prepared by process {other.pid} on {socket.gethostname()}; waiting until it is ready"
+    ]
+    assert not lock.exists()
+
+
+def test_what_another_process_prepared_meanwhile_is_ready(tmp_path, monkeypatch):
+    """The second call finds the lock taken, and when it gets it the data set is there: nothing is done again."""
+    first = prepare("derm_phantom/tiny", data_dir=tmp_path / "first")
+    second = make_builder("derm_phantom/tiny", tmp_path / "second", download=False)
+
+    @contextlib.contextmanager
+    def hold(path, name):
+        shutil.copytree(tmp_path / "first", tmp_path / "second", dirs_exist_ok=True)
+        yield
+
+    monkeypatch.setattr(locking, "hold", hold)
+    monkeypatch.setattr(type(second), "_split_generators", None)
+    second.download_and_prepare()
+    assert second.info.splits["train"].num_examples == first.info.splits["train"].num_examples
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"the disk / .*is full.*; the data set takes about 6 GB while",
+        ),
+        (RuntimeError("write() failed: No space left on device; writing x"), "is full .*were free when.*Make room"),
+        (OSError(errno.EROFS, "Read-only file system"), r"cannot be written to \(Read-only file system"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_to_is_told_as_what_it_is(tmp_path, monkeypatch, failure, message):
+    from tfds_builders.common import disks
+    from tfds_builders.derm_phantom import derm_phantom_dataset_builder as module
+
+    def fail(*arguments):
+        raise failure
+
+    monkeypatch.setattr(module, "photograph", fail)
+    monkeypatch.setattr(disks, "mount_of", lambda folder: Path("/"))
+    builder = make_builder("derm_phantom/tiny", tmp_path, download=False)
+    builder.wanted_bytes = lambda: 6_000_000_000
+    with pytest.raises(DiskError, match=message + ".*same command then prepares") as error:
+        builder.download_and_prepare()
+    assert str(tmp_path) in str(error.value)
+
+
+def test_other_failures_are_no_failure_of_the_disk(tmp_path):
+    for failure in (OSError(errno.EACCES, "no", "/elsewhere/input.zip"), RuntimeError("x"), OSError(errno.EIO, "x")):
+        with pytest.raises(type(failure)) as error, explained(tmp_path):
+            raise failure
+        assert error.value is failure
+    with pytest.raises(DiskError, match="cannot be written to"), explained(tmp_path / "data"):
+        raise OSError(errno.EACCES, "no", str(tmp_path))
 
 
 @pytest.mark.slow
@@ -135,6 +233,15 @@ def test_command_line(tmp_path, capsys):
     assert "error:" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["prepare", "derm_phantom/tiny"])
+
+
+def test_an_interrupted_command_says_so(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tfds_builders.__main__.prepare", interrupted)
+    assert main(["prepare", "derm_phantom/tiny", "--data_dir", "x"]) == 130
+    assert "the same command starts over" in capsys.readouterr().err
 
 
 TWO_WARNINGS = """

@@ -237,6 +237,16 @@ def test_damage_is_named(files, build, damage):
         build()
 
 
+def test_the_same_row_twice_is_one_box(tmp_path):
+    from tfds_builders.rsna_pneumonia.official import read_labels
+
+    labels, classes = tmp_path / "labels.csv", tmp_path / "classes.csv"
+    labels.write_text("patientId,x,y,width,height,Target\na,1,1,5,5,1\na,9,9,5,5,1\na,1,1,5,5,1\n")
+    classes.write_text("patientId,class\na,Lung Opacity\na,Lung Opacity\n")
+    (row,), damaged = read_labels(labels, classes)
+    assert len(row.boxes) == 2 and row.boxes[0] != row.boxes[1] and row.rows == 3 and not damaged
+
+
 def test_few_damaged_images_are_left_out_and_listed(files, build, read, report):
     for damage in ("no class", "cut file"):
         DAMAGES[damage][0](files)

@@ -4,7 +4,7 @@ The competition does not say which images are of one patient: only identical ima
 """
 
 import dataclasses
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,13 @@ class Builder(ImageBuilder):
         self, records: Sequence[Record], groups: Sequence[str], digests: Sequence[Hashable]
     ) -> tuple[set[int], dict[str, Any]]:
         """Unlabelled images that are identical to a labelled one in validation or test."""
-        notes: dict[str, Any] = {"identical_images_of_several_grades": contradicting(records, digests)}
+        del digests
         if not self.builder_config.unlabelled:
-            return set(), notes
+            return set(), {}
         splits = [record.split for record in records]
         out = kin_of_measured(splits, groups, self.split_groups(records, groups))
         left_out = sorted(records[row].image_id for row in out)
-        return out, notes | {"unlabelled_left_out_as_copies_of_validation_or_test": left_out}
+        return out, {"unlabelled_left_out_as_copies_of_validation_or_test": left_out}
 
     def _find_inputs(self, folder: Path) -> tuple[dict[str, Path], dict[str, TablePath]]:
         """Archives and tables by their official names; FileNotFoundError names all that are missing."""
@@ -135,13 +135,3 @@ def count(records: Sequence[Record]) -> Mapping[str, int]:
     """What is published of the labelled images."""
     kinds = Counter(kind for record in records for kind in record.kinds)
     return {"images": len(records), **{name: kinds[name] for name in CLASSES}}
-
-
-def contradicting(records: Sequence[Record], digests: Sequence[Hashable]) -> list[list[str]]:
-    """Names of identical images whose grades differ, for the report."""
-    same: dict[Hashable, list[Record]] = defaultdict(list)
-    for record, digest in zip(records, digests, strict=True):
-        if record.kinds:
-            same[digest].append(record)
-    several = (alike for alike in same.values() if len({record.kinds for record in alike}) > 1)
-    return sorted(sorted(record.image_id for record in alike) for alike in several)

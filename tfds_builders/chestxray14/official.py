@@ -1,7 +1,7 @@
 """The official tables of ChestX-ray14 as rows: names of files and columns, published counts, what counts as wrong."""
 
-import csv
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.common.damage import Damaged, DamagedInput
 from tfds_builders.common.radiographs import UNKNOWN, age_of, relative_box, sex_of
-from tfds_builders.common.tables import open_table, read_rows
+from tfds_builders.common.tables import read_header, read_rows
 
 HOMEPAGE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 # In the order of the paper's tables.
@@ -22,6 +22,8 @@ NO_FINDING = "No Finding"
 # The table of boxes has another word for it.
 BOX_FINDINGS = {"Infiltrate": "Infiltration"}
 SIDE = 1024
+# An image's name: the patient, and the number of the image.
+NAME = re.compile(r"(\d+)_\d+")
 ARCHIVES = 12
 TABLES = ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
 TRAIN_VAL, TEST, BOXES = "train_val_list.txt", "test_list.txt", "BBox_List_2017.csv"
@@ -64,8 +66,8 @@ class Box:
 def read_entries(path: Path, listed: Collection[str]) -> tuple[list[Row], list[Damaged], int]:
     """Rows, those that cannot be used, and how many ages were taken for errors.
 
-    A row is damaged whose finding is none of the 14, whose numbers are none, or that is not in `listed`, the images of
-    the official lists.
+    A row is damaged whose finding is none of the 14, whose numbers are none, whose patient is not the one of the
+    image's name, or that is not in `listed`, the images of the official lists.
 
     Raises ValueError for a missing column or a doubled image.
     """
@@ -89,8 +91,7 @@ def read_entries(path: Path, listed: Collection[str]) -> tuple[list[Row], list[D
 
 
 def find_sex_column(path: Path) -> str:
-    with open_table(path) as file:
-        header = [name.strip() for name in next(csv.reader(file), ())]
+    header = read_header(path)
     return next((name for name in SEX_COLUMNS if name in header), SEX_COLUMNS[0])
 
 
@@ -99,8 +100,13 @@ def make_row(values: Mapping[str, str], sex: str) -> Row:
     for column, value in (("Patient ID", patient), ("Follow-up #", follow_up)):
         if not value.isdecimal():
             raise DamagedInput(f"{column} is {value!r}: a whole number is wanted")
+    image_id = stem_of(values["Image Index"])
+    named = NAME.fullmatch(image_id)
+    # As when one column of the table was sorted by itself.
+    if named and int(named[1]) != int(patient):
+        raise DamagedInput(f"Patient ID is {patient}, but the image is named after patient {int(named[1])}")
     return Row(
-        image_id=stem_of(values["Image Index"]),
+        image_id=image_id,
         # As in the names of the images.
         patient_id=f"{int(patient):08d}",
         findings=read_findings(values["Finding Labels"]),
@@ -156,10 +162,15 @@ def check_patients(rows: Iterable[Row], lists: Mapping[str, str]) -> None:
 
 
 def read_boxes(path: Path) -> tuple[dict[str, list[Box]], list[Damaged]]:
-    """Boxes by image, and the rows that cannot be used. Raises ValueError for a missing column."""
+    """Boxes by image, and the rows that cannot be used; of equal rows one counts. ValueError for a missing column."""
     boxes: dict[str, list[Box]] = {}
-    damaged = []
+    damaged: list[Damaged] = []
+    seen: set[tuple[str, ...]] = set()
     for place, values in read_rows(path, BOX_COLUMNS):
+        row = tuple(values.values())
+        if row in seen:
+            continue
+        seen.add(row)
         try:
             finding = BOX_FINDINGS.get(values["Finding Label"], values["Finding Label"])
             if finding not in LABELS:

@@ -1,7 +1,7 @@
 """Images by name, from a zip or tar file or from the folder it unpacks to; nothing is ever extracted.
 
 An image is known by its file name without folder and suffix (`ISIC_0024306`) or, where names repeat, by its path
-(`train/p1/view1.jpg`), whichever the container.
+(`train/p1/view1.jpg`), whichever the container, in Unicode's form NFC, whichever the system that stored the name.
 """
 
 import lzma
@@ -9,6 +9,7 @@ import re
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -191,9 +192,10 @@ def index_by_stem(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -
     """Image name -> member, of members with one of the suffixes; resource forks of macOS are left out."""
     members: dict[str, str] = {}
     for name, pure in image_paths(names, suffixes):
-        if pure.stem in members:
-            raise ValueError(f"{path} holds {pure.stem} twice ({members[pure.stem]}, {name}): drop one")
-        members[pure.stem] = name
+        key = unicodedata.normalize("NFC", pure.stem)
+        if key in members:
+            raise ValueError(f"{path} holds {key} twice ({members[key]}, {name}): drop one")
+        members[key] = name
     return members
 
 
@@ -203,7 +205,7 @@ def index_by_path(path: Path, names: Iterable[str], suffixes: tuple[str, ...]) -
     members = {}
     for name, pure in image_paths(names, suffixes):
         parts = pure.parts[1:] if pure.parts[0] == own and len(pure.parts) > 1 and path.is_file() else pure.parts
-        key = "/".join(parts)
+        key = unicodedata.normalize("NFC", "/".join(parts))
         if key in members:
             raise ValueError(f"{path} holds {key} twice ({members[key]}, {name}): drop one")
         members[key] = name

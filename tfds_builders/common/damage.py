@@ -5,6 +5,7 @@ What makes the whole input unusable (a missing archive, a missing column) is no 
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,9 +65,15 @@ def check_share(damaged: Sequence[Damaged], inputs: int, limit: float, listing: 
     if len(damaged) <= limit * inputs:
         return
     listing.write(stored(damaged))
+    share = smallest_share(len(damaged), inputs)
     shown = "; ".join(f"{item.path}: {item.reason}" for item in damaged[:SHOWN])
     raise TooMuchDamage(
         f"{len(damaged)} of {inputs} inputs are damaged, more than the {limit:.1%} allowed: {shown}"
         f"{' …' if len(damaged) > SHOWN else ''}. All are listed in {listing.path}. {advice}, "
-        "or allow a larger share with max_damaged"
+        f"or allow a larger share with --max_damaged {share} (in Python max_damaged={share})"
     )
+
+
+def smallest_share(damaged: int, inputs: int) -> str:
+    """The smallest share of three decimals that allows so much damage, such as '0.034'."""
+    return f"{min(math.ceil(1000 * damaged / max(inputs, 1)) / 1000, 1):g}"

@@ -9,8 +9,8 @@ workers, and each decodes.
 import abc
 import dataclasses
 import json
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,9 +21,20 @@ from tqdm import tqdm
 from tfds_builders.common.archives import Archive
 from tfds_builders.common.damage import Damaged
 from tfds_builders.common.records import Record, Table
+from tfds_builders.common.repeats import find_repeats
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.scan import Scanned, Scanner, Spool, Unit, in_threads
-from tfds_builders.common.splits import FRACTIONS, JOINED, join_groups, joined_names, renamed, split_of
+from tfds_builders.common.splits import (
+    FRACTIONS,
+    JOINED,
+    SPELLED_ALIKE,
+    join_alike,
+    join_groups,
+    joined_names,
+    renamed,
+    spelled_alike,
+    split_of,
+)  # fmt: skip
 from tfds_builders.common.variants import variants
 
 SPLITS = ("train", "validation", "test")
@@ -205,7 +216,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         if not good:
             raise ValueError(f"none of the {len(scanned)} images can be used; the first: {scanned[0].reason}")
         records, digests = [table.records[i] for i in good], [scanned[i].digest for i in good]
-        groups = join_groups([record.group for record in records], digests)
+        alike = join_alike([record.group for record in records], [record.image_id for record in records])
+        groups = join_groups(alike, digests)
         left_out, notes = self.left_out(records, groups, digests)
         table.notes |= notes
         rows = [row for row in range(len(good)) if row not in left_out]
@@ -226,6 +238,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         scanned: list[Scanned] = [Scanned()] * len(records)
         places: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
         units = scanner.units(dict(enumerate(records)))
+        # Each image lies in the spool and, at the end, in the data set too.
+        self.wanted_bytes = lambda: 2 * spool.size * len(records) // max(len(places), 1)
         stream = (item for unit in units for item in scanner.stream(unit))
         found = in_threads(lambda item: (item[0], scanner.scan(item[1], item[2])), stream)
         for position, result in tqdm(found, total=len(records), desc="reading images", mininterval=1):
@@ -271,13 +285,19 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         return _Example(self.GROUP, self.builder_config.masks)
 
     def _fill_report(self, table: Table, scanned: Sequence[Scanned], good: Sequence[int], groups, splits) -> None:
-        kinds = [table.records[i].kinds for i in good]
+        records, found = [table.records[i] for i in good], [scanned[i] for i in good]
+        repeats = find_repeats(records, [one.digest for one in found], splits)
+        warnings = [*table.notes.get("warnings", ()), *repeats["warnings"]]
+        kinds = [record.kinds for record in records]
         self.report = {
             "splits": split_counts(splits, kinds, groups, table.classes),
             "split_seed": self.SEED,
             **table.notes,
             JOINED: joined_names(self.info.metadata[JOINED]),
-            **describe([table.records[i] for i in good], [scanned[i] for i in good], splits),
+            SPELLED_ALIKE: spelled_alike([record.group for record in records], [record.image_id for record in records]),
+            **repeats,
+            "warnings": warnings,
+            **describe(found),
             "inputs": {name: fingerprint(path, table, scanned) for name, path in table.inputs.items()},
         }
 
@@ -310,22 +330,10 @@ def _examples(example: _Example, scanner: Scanner, unit: Unit) -> Iterator[tuple
         yield record.image_id, example(record, found)
 
 
-def describe(
-    records: Sequence[Record], scanned: Sequence[Scanned], splits: Mapping[str, Sequence[int]]
-) -> dict[str, Any]:
-    """What the report says of the images: identical ones (across splits only where both splits are official), their
-    sizes, conversions, how many have a mask.
-    """
-    same: Mapping[str, list[str]] = defaultdict(list)
-    homes: Mapping[str, set[str]] = defaultdict(set)
-    for split, rows in splits.items():
-        for row in rows:
-            same[scanned[row].digest].append(records[row].image_id)
-            homes[scanned[row].digest].add(split)
+def describe(scanned: Sequence[Scanned]) -> dict[str, Any]:
+    """What the report says of the images: their sizes, conversions, how many have a mask."""
     found_sizes = sorted((found.size for found in scanned), key=lambda size: size[0] * size[1]) or [(0, 0)]
     return {
-        "identical_images": sorted(sorted(names) for names in same.values() if len(names) > 1),
-        "identical_across_splits": sorted(sorted(same[digest]) for digest in same if len(homes[digest]) > 1),
         "smallest_image": list(found_sizes[0]),
         "largest_image": list(found_sizes[-1]),
         "converted": dict(Counter(note for found in scanned for note in found.notes)),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tfds_builders.common.archives import Archive
 from tfds_builders.common.damage import Damaged
+from tfds_builders.common.spelling import show, spelled_like
 
 SHOWN = 5
 
@@ -85,8 +86,15 @@ def check_present(places: Sequence[Place], archives: Mapping[str, Archive]) -> N
         paths = ", ".join(sorted({str(archives[place.archive].path) for place in absent}))
         raise FileNotFoundError(
             f"{len(absent)} of {len(places)} images of the tables are not in {paths}: {shown}. "
-            "Complete the archive, or take their rows out of the tables."
+            f"{describe_others(absent[:SHOWN], archives)}Complete the archive, or take their rows out of the tables."
         )
+
+
+def describe_others(absent: Sequence[Place], archives: Mapping[str, Archive]) -> str:
+    """A sentence on those that are there under another spelling, or ''."""
+    found = [(place.name, spelled_like(place.name, archives[place.archive].members)) for place in absent]
+    others = [f"{show(others[0])} for {show(name)}" for name, others in found if others]
+    return f"There is {', '.join(others)}: give them the spelling of the tables. " if others else ""
 
 
 def required(folder: Path, found: Mapping[str, Path | None], advice: str) -> dict[str, Path]:

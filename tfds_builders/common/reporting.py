@@ -6,15 +6,16 @@ import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.common import leftovers, sorting
+from tfds_builders.common import disks, leftovers, locking, sorting
 from tfds_builders.common.damage import MAX_SHARE, Damaged, Report, check_share, stored
 from tfds_builders.common.row_tables import write_tables
+from tfds_builders.common.splits import WARNINGS
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +32,27 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Attributes:
       CAN_DOWNLOAD: whether the builder takes `download=True`.
+      CAN_KEEP_SPLITS: whether the builder takes `keep_splits=True`.
       REPAIR: what to do about damaged inputs.
       report: what `prepare_report.json` will hold: `splits`, as `split_counts` gives them, and whatever else.
       damaged, inputs: see above.
+      wanted_bytes: what the preparation takes of the disk in all; None as long as that is not known.
     """
 
     CAN_DOWNLOAD = False
+    CAN_KEEP_SPLITS = False
     REPAIR = "Replace them by the official files, take their rows out of the tables"
 
     def __init__(self, *, max_damaged: float = MAX_SHARE, file_format: Any = "array_record", **kwargs: Any):
+        if not 0 <= max_damaged <= 1:
+            raise ValueError(f"max_damaged is {max_damaged:g}: a share from 0 to 1 is wanted, such as 0.01 for 1 %")
         # array_record gives random access, which the training code relies on.
         super().__init__(file_format=file_format, **kwargs)
         self.max_damaged = max_damaged
         self.report: dict[str, Any] = {}
         self.damaged: list[Damaged] = []
         self.inputs = 0
+        self.wanted_bytes: Callable[[], int | None] = lambda: None
         self._folders: list[Path] = []
 
     @classmethod
@@ -58,24 +65,67 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def check_prepared(self, manual_dir: Path) -> None:
         """Raises ValueError if what is prepared is seen to be made from another input than lies in `manual_dir`."""
 
-    def download_and_prepare(self, **arguments: Any) -> None:
-        """As of TFDS, and what an interrupted preparation left does not stay."""
-        with leftovers.ended_by_exception(), contextlib.ExitStack() as self._until_done:
-            super().download_and_prepare(**arguments)
+    def dataset_info_from_configs(self, **arguments: Any) -> tfds.core.DatasetInfo:
+        info = super().dataset_info_from_configs(**{"metadata": tfds.core.MetadataDict(), **arguments})
+        # TFDS would look for what it knows of its own data sets, and leave an empty temporary folder.
+        info.initialize_from_bucket = _do_nothing
+        return info
+
+    def download_and_prepare(self, *, download_config: Any = None, **arguments: Any) -> None:
+        """As of TFDS, but one process at a time prepares a data set, and what an interrupted one left does not stay.
+
+        Raises ValueError if the data set is there and was made from another input, DiskError if the disk of data_dir is
+        full or not writable.
+        """
+        if self._is_there(download_config):
+            return
+        root = Path(self._data_dir_root)
+        config = self.builder_config.name if self.builder_config else ""
+        lock = root / self.name / f".preparing-{config}"
+        with disks.explained(root), locking.hold(lock, f"{self.name}/{config}"):
+            # Another process may have prepared it meanwhile.
+            if not self._is_there(download_config):
+                try:
+                    with leftovers.ended_by_exception(), contextlib.ExitStack() as self._until_done:
+                        super().download_and_prepare(download_config=download_config, **arguments)
+                    return
+                except FileExistsError:
+                    # So it has, on a disk without locks.
+                    if not self._is_there(download_config):
+                        raise
+            self.info.read_from_directory(self.data_dir)
+
+    def _is_there(self, download_config: Any) -> bool:
+        """Whether the data set is prepared. Raises ValueError if it was made from another input."""
+        if download_config and download_config.download_mode != tfds.GenerateMode.REUSE_DATASET_IF_EXISTS:
+            return False
+        there = (Path(self.data_dir) / "dataset_info.json").is_file()
+        if there and download_config and download_config.manual_dir:
+            self.check_prepared(Path(download_config.manual_dir))
+        return there
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         self._folders = input_folders(dl_manager)
         # Here the folder is the temporary one.
         self._until_done.enter_context(leftovers.claimed(Path(self.data_dir)))
         leftovers.remove(Path(self.data_dir).parent)
-        with sorting.within_little_memory():
-            super()._download_and_prepare(dl_manager, download_config)
-        self.check_damage(self.damaged, self.inputs)
-        for item in self.damaged:
-            if item.stored:
-                log.warning("left out: %s: %s", item.path, item.reason)
-        self.report["warnings"] = [*self.report.get("warnings", []), *absent_classes(self.report["splits"])]
-        # The folder is still the temporary one, so data, tables and report appear together or not at all.
+        # Here what was written is still there to be measured.
+        with disks.explained(Path(self._data_dir_root), lambda: self.wanted_bytes()):
+            with sorting.within_little_memory():
+                super()._download_and_prepare(dl_manager, download_config)
+            self.check_damage(self.damaged, self.inputs)
+            for item in self.damaged:
+                if item.stored:
+                    log.warning("left out: %s: %s", item.path, item.reason)
+            self._finish()
+
+    def _finish(self) -> None:
+        """Writes tables and report into the folder, which is still the temporary one, so data, tables and report appear
+        together or not at all.
+        """
+        warnings = [*self.report.get("warnings", []), *absent_classes(self.report["splits"])]
+        self.report["warnings"] = warnings
+        self.info.metadata[WARNINGS] = warnings
         write_tables(self)
         report = Report(Path(self.data_dir) / REPORT, self._folders)
         damage = {"inputs_read": self.inputs, "damaged": stored(self.damaged)}
@@ -83,9 +133,16 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def check_damage(self, damaged: Sequence[Damaged], inputs: int) -> None:
         """Raises TooMuchDamage if more of the inputs are damaged than is allowed, and lists them in a file."""
-        name = "_".join(filter(None, (self.name, self.builder_config and self.builder_config.name)))
-        listing = Report(Path(self._data_dir_root) / f"{name}_damaged.json", self._folders)
-        check_share(damaged, inputs, self.max_damaged, listing, self.REPAIR)
+        check_share(damaged, inputs, self.max_damaged, self.listing("damaged"), self.REPAIR)
+
+    def listing(self, kind: str) -> Report:
+        """A file beside the data sets for what makes the preparation fail, since nothing else is left of it."""
+        name = "_".join(filter(None, (self.name, self.builder_config and self.builder_config.name, kind)))
+        return Report(Path(self._data_dir_root) / f"{name}.json", self._folders)
+
+
+def _do_nothing() -> None:
+    """A function of a module, so that what holds it pickles."""
 
 
 def input_folders(dl_manager: Any) -> list[Path]:

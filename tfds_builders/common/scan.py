@@ -156,6 +156,10 @@ class Spool:
         self._file = tempfile.TemporaryFile(dir=directory)
         self._end = 0
 
+    @property
+    def size(self) -> int:
+        return self._end
+
     def add(self, data: bytes) -> tuple[int, int]:
         self._file.seek(self._end)
         self._file.write(data)

@@ -10,9 +10,15 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
+from tfds_builders.common.spelling import fold
+
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 # The key of a data set's metadata that holds `renamed`: the training code and `check` read it.
 JOINED = "joined_groups"
+# The key of a data set's metadata that holds the report's warnings: the training code shows them.
+WARNINGS = "warnings"
+# The key of the report that holds `spelled_alike`.
+SPELLED_ALIKE = "groups_spelled_alike"
 
 
 def join_groups(groups: Sequence[str], digests: Sequence[Hashable]) -> list[str]:
@@ -32,6 +38,22 @@ def join_groups(groups: Sequence[str], digests: Sequence[Hashable]) -> list[str]
         one, other = root(first.setdefault(digest, group)), root(group)
         parent[max(one, other)] = min(one, other)
     return [root(group) for group in groups]
+
+
+def join_alike(groups: Sequence[str], ids: Sequence[str] = ()) -> list[str]:
+    """Merges groups whose names look alike, such as P-1 and p-1: to take them for two could tear a patient.
+
+    Args:
+      groups: of each row.
+      ids: of each row; a group of that name is the image itself, and nobody's name.
+    """
+    nobody = {group for group, own in zip(groups, ids, strict=False) if group == own}
+    return join_groups(groups, [(group,) if group in nobody else fold(group) for group in groups])
+
+
+def spelled_alike(groups: Sequence[str], ids: Sequence[str] = ()) -> list[list[str]]:
+    """The names of each group that `join_alike` merges, for the report."""
+    return joined_names(renamed(groups, join_alike(groups, ids)))
 
 
 def renamed(groups: Sequence[str], joined: Sequence[str]) -> dict[str, str]:

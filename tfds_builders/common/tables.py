@@ -3,12 +3,14 @@
 import contextlib
 import csv
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from tfds_builders.common.archives import UNREADABLE, is_resource_fork, open_zip, safe_names
 from tfds_builders.common.locations import Files, Location
+from tfds_builders.common.spelling import plain
 
 # A file, or a member of a zip file.
 TablePath = Path | Location
@@ -57,25 +59,43 @@ def csv_in(path: TablePath) -> Location:
 
 
 def read_rows(path: TablePath, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, values) of each row, in file order; `place` names file and line, the values are stripped.
+    """(place, values) of each row, in file order; `place` names file and line, the values are `plain`.
+
+    Blank lines before the header do not count.
 
     Raises ValueError if a column of `columns` is missing or doubled, a row has fewer values than the header or more
     (blank ones do not count), a quotation mark is astray, or there is no row.
     """
     empty = True
     with open_table(path) as file:
-        reader = csv.DictReader(file, strict=True)
-        reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
+        lines, skipped = skip_blank_lines(file)
+        reader = csv.DictReader(lines, strict=True)
+        reader.fieldnames = header = [plain(name) for name in reader.fieldnames or []]
         check_header(path, header, columns)
-        for place, row in placed_rows(path, reader):
+        for place, row in placed_rows(path, reader, skipped):
             empty = False
             if any(row[name] is None for name in header if name):
                 raise ValueError(f"{place}: the row has fewer values than the header: use the table as published")
             if any(value.strip() for value in row.get(None, ())):
                 raise ValueError(f"{place}: the row has more values than the header: use the table as published")
-            yield place, {name: row[name].strip() for name in columns}
+            yield place, {name: plain(row[name]) for name in columns}
     if empty:
         raise ValueError(f"{path} has a header but no rows: use the table as published")
+
+
+def skip_blank_lines(file: TextIO) -> tuple[Iterator[str], int]:
+    """The lines from the first that holds anything on, and how many were before it."""
+    for skipped, line in enumerate(file):
+        if plain(line).strip(',;\t "'):
+            return itertools.chain([line], file), skipped
+    return iter(()), 0
+
+
+def read_header(path: TablePath) -> list[str]:
+    """The names of the columns; ValueError as `open_table`."""
+    with open_table(path) as file:
+        lines, _ = skip_blank_lines(file)
+        return [plain(name) for name in next(csv.reader(lines), ())]
 
 
 def check_header(path: TablePath, header: Sequence[str], columns: Sequence[str]) -> None:
@@ -90,17 +110,19 @@ def check_header(path: TablePath, header: Sequence[str], columns: Sequence[str])
         raise ValueError(f"{path} has two columns {', '.join(doubled)}: use the table as published")
 
 
-def placed_rows(path: TablePath, reader: csv.DictReader) -> Iterator[tuple[str, dict]]:
-    """Each row and its place. An open quotation mark swallows the rows after it, so its error names the first."""
+def placed_rows(path: TablePath, reader: csv.DictReader, skipped: int) -> Iterator[tuple[str, dict]]:
+    """Each row and its place, `skipped` lines after that of the reader. An open quotation mark swallows the rows after
+    it, so its error names the first.
+    """
     while True:
-        line = reader.line_num + 1
+        line = skipped + reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
             raise ValueError(f"{path}, from line {line} on: {error}: check the quotation marks") from error
         if row is None:
             return
-        yield f"{path}, line {reader.line_num}", row
+        yield f"{path}, line {skipped + reader.line_num}", row
 
 
 def read_table(path: TablePath, key: str, columns: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -127,7 +149,7 @@ def read_patients(path: Path | None) -> dict[str, str]:
     if path is None or not path.is_file():
         return {}
     with open_table(path) as file:
-        rows = [[value.strip() for value in row] for row in csv.reader(file, strict=True) if row]
+        rows = [[plain(value) for value in row] for row in csv.reader(file, strict=True) if row]
     wrong = [number for number, row in enumerate(rows, 1) if len(row) != 2 or not all(row)]
     if wrong or not rows:
         place = f"line {wrong[0]}" if wrong else "empty"
@@ -135,3 +157,27 @@ def read_patients(path: Path | None) -> dict[str, str]:
             f"{path}, {place}: two columns, patient and series UID, are wanted: use the table as published"
         )
     return {uid: patient for patient, uid in rows}
+
+
+# A spreadsheet takes a cell that begins with one of them for a formula, and runs it.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def as_cell(text: str) -> str:
+    """The text for a cell of a CSV file that people open in spreadsheets: what would be a formula gets an apostrophe
+    before it, and so does what has one already. Numbers stay as they are.
+    """
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA_STARTS) and not is_number(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """What `as_cell` made a cell of."""
+    return cell[1:] if cell.startswith("'") and as_cell(cell[1:]) == cell else cell
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -25,7 +25,17 @@ from tfds_builders.common.features import volume_feature
 from tfds_builders.common.plausibility import doubts
 from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.series import Series
-from tfds_builders.common.splits import FRACTIONS, JOINED, join_groups, joined_names, renamed, split_of
+from tfds_builders.common.splits import (
+    FRACTIONS,
+    JOINED,
+    SPELLED_ALIKE,
+    join_alike,
+    join_groups,
+    joined_names,
+    renamed,
+    spelled_alike,
+    split_of,
+)  # fmt: skip
 
 SPLITS = ("train", "validation", "test")
 SCRATCH = "extracted"
@@ -159,6 +169,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
         self.check_damage(work.damaged, self.inputs)
         self._scratch = Path(self.data_dir) / SCRATCH
         self._scratch.mkdir(parents=True)
+        self.wanted_bytes = lambda: estimate_bytes(self._scratch, len(work.units))
         extractor = Extractor(work.extract, self._scratch)
         found = self._with_beam(extractor, work.units) if any(self._beam) else here(extractor, work.units)
         self.damaged = work.damaged + [Damaged(**item) for one in found for item in one["damaged"]]
@@ -168,7 +179,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
             raise ValueError(f"no patch could be cut from the {len(work.units)} series of {folder}: "
                              f"{last_notes(found)}. {work.notes}")  # fmt: skip
         patients = [work.units[i].group for i in good]
-        groups = join_groups(patients, [found[i]["facts"]["voxels_sha256"] for i in good])
+        groups = join_groups(join_alike(patients), [found[i]["facts"]["voxels_sha256"] for i in good])
         self.info.metadata[JOINED] = renamed(patients, groups)
         splits = self._splits([work.units[i] for i in good], groups)
         self._fill_report(work, found, good, groups, splits)
@@ -219,6 +230,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
             "empty_splits": [split for split in SPLITS if split not in splits],
             **work.notes,
             JOINED: joined_names(self.info.metadata[JOINED]),
+            SPELLED_ALIKE: spelled_alike([work.units[i].group for i in good]),
             "identical_series": [names for names in same.values() if len(names) > 1],
             "series": [
                 {"series_uid": work.units[i].name, "split": names[row], "patches": len(found[i]["keys"]),
@@ -266,6 +278,12 @@ def last_notes(found: Sequence[dict[str, Any]]) -> str:
     counts = Counter(note for one in found for note in one["facts"].get("notes", ())[-1:])
     shown = "; ".join(f"{note} ({count} series)" for note, count in counts.most_common(SHOWN))
     return f"{shown} …" if len(counts) > SHOWN else shown or "no reason is known"
+
+
+def estimate_bytes(scratch: Path, series: int) -> int:
+    """What the patches of so many series take, by those that are there: each is also written to the data set."""
+    found = [path.stat().st_size for path in scratch.glob("*.pickle")]
+    return 2 * sum(found) * series // max(len(found), 1)
 
 
 def here(extractor: Extractor, units: Sequence[Unit]) -> list[dict[str, Any]]:

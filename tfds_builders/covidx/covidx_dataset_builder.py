@@ -14,6 +14,7 @@ from tfds_builders.common.image_builder import ImageBuilder, ImageConfig, sizes
 from tfds_builders.common.parts import carve, cross_counts, torn_groups, warn_of_torn_groups
 from tfds_builders.common.records import Place, Record, Table, required
 from tfds_builders.common.reporting import compared
+from tfds_builders.common.spelling import fold
 from tfds_builders.common.variants import variants
 
 from .lists import LABELS, PARTS, UNKNOWN, Row, read_lists
@@ -70,8 +71,8 @@ def make_configs() -> list[CovidxConfig]:
 class Builder(ImageBuilder):
     """COVIDx, chest X-rays of many sources, COVID-19 or not."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "Patients whose names look alike are in one split.", "1.0.0": "First version."}
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224_9B"
     CHANNELS, SEED = 1, 2021
@@ -122,7 +123,7 @@ class Builder(ImageBuilder):
     def _notes(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Counts; and a warning if the official split is used and tears patients apart."""
         config = self.builder_config
-        torn = torn_groups([row.patient_id for row in rows], [row.part for row in rows])
+        torn = torn_groups([fold(row.patient_id) for row in rows], [row.part for row in rows])
         if config.split == OFFICIAL:
             warn_of_torn_groups(f"{self.name}/{config.name}", torn, ADVICE)
         numbers = zip(PARTS, PUBLISHED[config.edition], strict=True)
@@ -157,9 +158,10 @@ def split_rows(rows: Sequence[Row], split: str) -> dict[str, str | None]:
             "with four columns, or a config without cross"
         )
     tested = {row.filename for row in rows if (row.source in BOTH_LABELS) == (split == CROSS)}
-    patients = {row.patient_id for row in rows if row.filename in tested}
+    patients = {fold(row.patient_id) for row in rows if row.filename in tested}
     return {
-        row.filename: "test" if row.filename in tested else None if row.patient_id in patients else "" for row in rows
+        row.filename: "test" if row.filename in tested else None if fold(row.patient_id) in patients else ""
+        for row in rows
     }
 
 

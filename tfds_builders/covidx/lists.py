@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfds_builders.common.damage import Damaged, DamagedInput
+from tfds_builders.common.spelling import plain
 
 LABELS = {"A": ("normal", "pneumonia", "COVID-19"), "B": ("negative", "positive")}
 PARTS = ("train", "test")
@@ -75,7 +76,7 @@ def add_row(lists: Lists, seen: dict[str, Row], row: Row, line: str) -> None:
 
 def read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return [plain(line) for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text ({error}): use the list as published") from error
 

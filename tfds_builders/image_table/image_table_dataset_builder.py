@@ -16,9 +16,12 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.common.archives import Archive
 from tfds_builders.common.damage import Damaged
+from tfds_builders.common.file_names import FileNames
 from tfds_builders.common.image_builder import SPLITS, ImageBuilder, ImageConfig, sizes, with_masks
 from tfds_builders.common.records import Place, Record, Table, required
+from tfds_builders.common.repeats import describe_images, find_ties
 from tfds_builders.common.reporting import REPORT, file_fingerprint
+from tfds_builders.common.spelling import show
 from tfds_builders.common.splits import split_of
 from tfds_builders.common.variants import variants
 
@@ -26,6 +29,8 @@ from .rows import Row, class_names, read_rows
 
 TABLE = "images"
 FILES = "files"
+# Repeated images that a message names; a file lists all.
+SHOWN = 20
 UNLABELLED = -1
 
 
@@ -53,7 +58,14 @@ class Files(Archive):
     def __init__(self, folder: Path, names: Sequence[str]):
         self.path = folder
         self._tar, self._zip = False, None
-        self.members = {name: name for name in names if (folder / name).is_file()}
+        self._names = FileNames(folder)
+        found = {name: self._names.find(name) for name in names}
+        self.members = {name: file for name, file in found.items() if file}
+
+    def describe_others(self, name: str) -> str:
+        """What there is instead of a missing file, or ''."""
+        others = self._names.find_alike(name)
+        return f"; there is {' and '.join(map(show, others))}, which looks like it: write that" if others else ""
 
 
 class Builder(ImageBuilder):
@@ -61,10 +73,14 @@ class Builder(ImageBuilder):
 
     Args (besides those of `ImageBuilder`):
       config: one of `BUILDER_CONFIGS` for `images.csv`; after a table's name and '_' for that table.
+      keep_splits: the table's splits hold although identical images, whose groups count as one, are in several of them.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "2.0.0": "Labels and groups are tidied (1.0 is 1); classes that are numbers are in the order of their numbers.",
+        "1.0.0": "First version.",
+    }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     GROUP, BARE = "group", True
@@ -74,10 +90,13 @@ class Builder(ImageBuilder):
         "label, group, split, mask; images.csv for the configs 64, 224, …, NAME.csv for NAME_64, NAME_224, …"
     )
 
-    def __init__(self, *, config: str | TableConfig | None = None, **kwargs: Any):
+    CAN_KEEP_SPLITS = True
+
+    def __init__(self, *, config: str | TableConfig | None = None, keep_splits: bool = False, **kwargs: Any):
         if isinstance(config, str) and config not in self.builder_configs:
             config = find_config(config)
         super().__init__(config=config, **kwargs)
+        self.keep_splits = keep_splits
 
     @property
     def CHANNELS(self) -> int:  # noqa: N802 (a constant of other builders)
@@ -99,11 +118,6 @@ class Builder(ImageBuilder):
                 f"beside it, rename the table (NAME.csv gives {self.name}/NAME_64, …) or take another data_dir; to "
                 "replace it, delete its folder first"
             )
-
-    def download_and_prepare(self, *, download_config: Any = None, **kwargs: Any) -> None:
-        if self.is_prepared() and download_config and download_config.manual_dir:
-            self.check_prepared(Path(download_config.manual_dir))
-        super().download_and_prepare(download_config=download_config, **kwargs)
 
     def more_features(self) -> dict[str, Any]:
         # The names are the table's, and set when it is read.
@@ -135,29 +149,42 @@ class Builder(ImageBuilder):
     def left_out(
         self, records: Sequence[Record], groups: Sequence[str], digests: Sequence[Hashable]
     ) -> tuple[set[int], dict[str, Any]]:
-        """Nothing: the split of a row is that of its whole group."""
-        del records, groups, digests
-        return set(), {}
+        """Nothing: the split of a row is that of its whole group.
+
+        Raises ValueError, which lists the images, if identical images tie groups that the table gives several splits,
+        unless these are kept.
+        """
+        ties = find_ties(records, groups, digests)
+        if ties and not self.keep_splits:
+            named = [[f"{records[row].image_id} ({records[row].split or 'no split'})" for row in rows] for rows in ties]
+            self._raise_ties(named)
+        return set(), {"keep_splits": True} if ties else {}
+
+    def _raise_ties(self, ties: Sequence[Sequence[str]]) -> None:
+        listing = self.listing("repeated")
+        listing.write(ties)
+        raise ValueError(
+            f"{len(ties)} images are there several times, in groups for which the table gives different splits: "
+            f"{describe_images(ties, SHOWN)}. All are listed in {listing.path}. Give such groups one split, take one "
+            "of the images out, or keep a published split as it is with --keep_splits (in Python keep_splits=True)"
+        )
 
     def split_groups(self, records: Sequence[Record], groups: Sequence[str]) -> list[str]:
         """The table's split for the whole group if it has one; train for a group without a label; else drawn.
 
-        Raises ValueError for identical images in two splits, and if the draw leaves a split empty.
+        If identical images tie groups of several splits, a row follows its own group, and without a split for that one
+        goes where it is trained on least.
+
+        Raises ValueError if the draw leaves a split empty.
         """
-        given: dict[str, tuple[str, str]] = {}
-        for record, group in zip(records, groups, strict=True):
-            if not record.split:
-                continue
-            split, image = given.setdefault(group, (record.split, record.image_id))
-            if split != record.split:
-                raise ValueError(
-                    f"{image} ({split}) and {record.image_id} ({record.split}) are in one group, since their groups "
-                    "share an identical image: give them one split, or take one out"
-                )
+        own, joined = given_splits(records, [record.group for record in records]), given_splits(records, groups)
         known = [row for row, record in enumerate(records) if record.features["label"] != UNLABELLED]
         labelled = {groups[row] for row in known}
-        drawn = {group: split_of(group, self.SEED) for group in labelled - given.keys()}
-        splits = [given[group][0] if group in given else drawn.get(group, "train") for group in groups]
+        drawn = {group: split_of(group, self.SEED) for group in labelled - joined.keys()}
+        splits = [
+            own.get(record.group) or joined.get(group) or drawn.get(group, "train")
+            for record, group in zip(records, groups, strict=True)
+        ]
         present = {splits[row] for row in known}
         absent = [split for split in SPLITS if split not in present]
         if drawn and absent:
@@ -169,6 +196,15 @@ class Builder(ImageBuilder):
 
     def _table(self, folder: Path) -> Path:
         return folder / f"{self.builder_config.table}.csv"
+
+
+def given_splits(records: Sequence[Record], groups: Sequence[str]) -> dict[str, str]:
+    """The table's split of each group that has one; of several the last in the order of `SPLITS`."""
+    given: dict[str, str] = {}
+    for record, group in zip(records, groups, strict=True):
+        if record.split:
+            given[group] = max(given.get(group, record.split), record.split, key=SPLITS.index)
+    return given
 
 
 def find_config(name: str) -> TableConfig:
@@ -191,12 +227,11 @@ def find_config(name: str) -> TableConfig:
     return dataclasses.replace(config, name=name, table=table)
 
 
-def missing(row: Row, files: Archive, masks: bool) -> str:
+def missing(row: Row, files: Files, masks: bool) -> str:
     """Why the row cannot be used, or ''."""
-    if row.path not in files:
-        return f"there is no file {row.path} in {files.path}"
-    if masks and row.mask and row.mask not in files:
-        return f"there is no mask {row.mask} in {files.path}"
+    for kind, name in (("file", row.path), ("mask", row.mask if masks else "")):
+        if name and name not in files:
+            return f"there is no {kind} {name} in {files.path}{files.describe_others(name)}"
     return ""
 
 

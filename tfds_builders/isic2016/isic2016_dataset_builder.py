@@ -11,6 +11,7 @@ from tfds_builders.common.image_builder import sizes, with_masks
 from tfds_builders.common.isic import IsicBuilder, Part, Row
 from tfds_builders.common.parts import carve
 from tfds_builders.common.records import Record
+from tfds_builders.common.spelling import plain
 from tfds_builders.common.tables import open_table
 
 # The training table has words, the test table numbers.
@@ -51,7 +52,7 @@ class Builder(IsicBuilder):
         rows, damaged = [], []
         with open_table(tables[0]) as file:
             for line, values in enumerate(csv.reader(file, strict=True), start=1):
-                image_id, label = (*(value.strip() for value in values), "", "")[:2]
+                image_id, label = (*map(plain, values), "", "")[:2]
                 if len(values) == 2 and image_id and label in LABELS:
                     rows.append(Row(image_id, image_id, LABELS[label]))
                 elif any(value.strip() for value in values):

@@ -17,7 +17,7 @@ from jaxtyping import Int32
 
 from tfds_builders.common.archives import is_resource_fork
 from tfds_builders.common.damage import Damaged, DamagedInput
-from tfds_builders.common.locations import Files, Location, walk
+from tfds_builders.common.locations import Files, walk
 from tfds_builders.lidc_idri.trees import number, read_tree, text, uncollected, whole
 
 # Each rating goes from 1 to this.
@@ -127,7 +127,7 @@ def read_archive(path: Path) -> Readings:
                 continue
             readings.files["xml_files"] += 1
             try:
-                reading = read_file(location, files)
+                reading = parse(files.read(location), str(location))
             except DamagedInput as error:
                 readings.damaged.append(Damaged(str(location), str(error)))
                 continue
@@ -137,13 +137,6 @@ def read_archive(path: Path) -> Readings:
     for uid, several in found.items():
         add_series(readings, uid, several)
     return readings
-
-
-def read_file(location: Location, files: Files) -> Reading | None:
-    try:
-        return parse(files.read(location), str(location))
-    except DamagedInput as error:
-        raise DamagedInput(f"{location}: {error}") from error
 
 
 def add_series(readings: Readings, uid: str, several: Sequence[Reading]) -> None:

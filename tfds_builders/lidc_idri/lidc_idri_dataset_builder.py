@@ -3,14 +3,14 @@
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfds_builders.common.damage import Damaged
+from tfds_builders.common.damage import SHOWN, Damaged
 from tfds_builders.common.features import volume_feature
 from tfds_builders.common.records import required
 from tfds_builders.common.reporting import compared, listing_fingerprint
@@ -149,8 +149,10 @@ class Builder(VolumeBuilder):
         units, wrong = make_units(readings, found, patients)
         if not readings.by_series.keys() & found.keys():
             there, listed = ", ".join(map(str, dicom)), f"the {len(readings.by_series)} of {paths[XML]}"
+            refused = describe_refused("XML", readings.damaged) + describe_refused("CT", found.damaged)
             raise ValueError(
-                f"none of the {len(found)} CT series of {there} is one of {listed}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                f"none of the {len(found)} CT series of {there} is one of {listed}. "
+                f"{refused or self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
         tables = {XML: paths[XML], PATIENTS: folder / PATIENTS}
         damaged = [*readings.damaged, *found.damaged, *wrong]
@@ -194,6 +196,15 @@ class Builder(VolumeBuilder):
             for statistic in STATISTICS
             for least in (1, 3)
         }
+
+
+def describe_refused(kind: str, damaged: Sequence[Damaged]) -> str:
+    """Which files of a kind cannot be used, and why; '' if all can."""
+    if not damaged:
+        return ""
+    shown = "; ".join(f"{item.path}: {item.reason}" for item in damaged[:SHOWN])
+    more = f"; and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
+    return f"{len(damaged)} {kind} files cannot be used: {shown}{more}. Repair or replace them. "
 
 
 def named(folder: Path, names: Iterable[str]) -> list[Path]:

@@ -107,7 +107,7 @@ def choose(
     for finding in findings:
         distance = np.linalg.norm(candidates - np.array(finding.centre), axis=-1)
         clear &= distance >= finding.diameter / 2 + CLEARANCE
-    rows = sorted(map(tuple, candidates[clear].tolist()), key=lambda row: draw(seed, uid, row))
+    rows = sorted(set(map(tuple, candidates[clear].tolist())), key=lambda row: draw(seed, uid, row))
     return np.array(rows[:number]).reshape(-1, 3)
 
 

@@ -108,7 +108,10 @@ def read_tables(paths: dict[str, Path]) -> Tables:
                 reason = f"{row}: three coordinates and a diameter in mm are wanted"
                 tables.damaged[name].append(Damaged(place, reason))
                 continue
-            target[row["seriesuid"]].append(Nodule(numbers[:3], max(numbers[3], 0.0)))
+            nodule = Nodule(numbers[:3], max(numbers[3], 0.0))
+            # Not the same row a second time.
+            if nodule not in target[row["seriesuid"]]:
+                target[row["seriesuid"]].append(nodule)
     for number, (place, row) in enumerate(read_rows(paths[CANDIDATES], (*PLACE, "class")), 1):
         tables.rows[CANDIDATES] = number
         numbers = to_numbers(row, PLACE[1:])

@@ -48,7 +48,7 @@ def read_labels(labels: TablePath, class_info: TablePath) -> tuple[list[Row], li
     """One row per image, in the order of the table of labels, and the images that cannot be used.
 
     An image is damaged whose rows contradict each other: two targets or classes, an opacity without target 1, target 1
-    without a box or 0 with one; that has no class, or a box that is none.
+    without a box or 0 with one; that has no class, or a box that is none. Of equal rows one box is taken.
 
     Raises ValueError if a column is missing.
     """
@@ -80,7 +80,8 @@ def make_row(image_id: str, several: Sequence[Mapping[str, str]], classes: set[s
     marked = [values for values in several if any(values[name] for name in LABEL_COLUMNS[1:5])]
     if target != (label == OPACITY) or bool(marked) != target or (target and len(marked) < len(several)):
         raise DamagedInput(f"Target {target}, the class {label!r} and {len(marked)} boxes do not go together")
-    boxes = [relative_box(*(values[name] for name in LABEL_COLUMNS[1:5]), SIDE) for values in marked]
+    places = dict.fromkeys(tuple(values[name] for name in LABEL_COLUMNS[1:5]) for values in marked)
+    boxes = [relative_box(*place, SIDE) for place in places]
     return Row(image_id, target, label, len(several), boxes)
 
 
