@@ -1,5 +1,6 @@
 """Weights as files, under the names of torchvision and timm and with a hash: reading and writing."""
 
+from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.weights.backbones import (
     BACKBONE,
     CLASSIFIER,
@@ -16,7 +17,6 @@ from aiseeme_jax.weights.backbones import (
     save_backbone,
     save_fisher,
     starting_backbone,
-    tree_hash,
 )
 from aiseeme_jax.weights.classifier import Classifier, load_classifier, save_classifier
 

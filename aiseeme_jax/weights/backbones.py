@@ -4,19 +4,18 @@ A file of this program has the hash of its weights in its header. Every function
 """
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from aiseeme_jax import models, seeds
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.store import artifacts, records, workdirs
+from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.weights import tensors
 from aiseeme_jax.weights.formats import format_of
 
@@ -27,16 +26,6 @@ CLASSIFIER = "classifier.safetensors"
 HEADER = "aiseeme"
 # The name of random weights as a start, in a config.
 SCRATCH = "scratch"
-
-
-def tree_hash(tree: Any) -> str:
-    """Hex SHA-256 over names, shapes, types and bytes of all leaves, in the order of the names."""
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for path, leaf in sorted((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves):
-        digest.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def backbone_hash(backbone: nnx.Module) -> str:

@@ -42,8 +42,10 @@ from jaxtyping import Array, Float, Shaped
 from aiseeme_jax import augment, models
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, linear_head
+from aiseeme_jax.store import records
+from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.weights import tensors as tensor_files
-from aiseeme_jax.weights.backbones import CLASSIFIER, backbone_hash, tree_hash
+from aiseeme_jax.weights.backbones import CLASSIFIER, backbone_hash
 from aiseeme_jax.weights.formats import format_of
 
 FORMAT = 1
