@@ -6,6 +6,7 @@ says about itself. Whoever restores it compares all of them. The libraries below
 
 import contextlib
 import gc
+import logging
 import shlex
 import shutil
 import sys
@@ -182,9 +183,10 @@ def _hushing_abandoned_reads() -> Iterator[None]:
         if not abandoned and str(found.exc_value) != "Event loop is closed":
             before(found)
 
-    sys.unraisablehook = tell_others
+    asyncio = logging.getLogger("asyncio")
+    sys.unraisablehook, asyncio.disabled = tell_others, True
     yield
-    sys.unraisablehook = before
+    sys.unraisablehook, asyncio.disabled = before, False
 
 
 def _is_object(path: Path) -> bool:
