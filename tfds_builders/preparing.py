@@ -8,9 +8,11 @@ leaves goes with the next preparation of the config.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +61,15 @@ def prepare(
         and listed in the report.
 
     Raises:
-      ValueError: an unknown data set or config, input that is not as published, or too much of it damaged; the message
-        names it.
+      ValueError: an unknown data set or config, input that is not as published, too much of it damaged, or a data set
+        that is there and damaged; the message names it.
       FileNotFoundError: an archive, table or image is missing; the message says which and where to get it.
     """
     options = {} if max_damaged is None else {"max_damaged": max_damaged}
-    builder = make_builder(name, data_dir, download, **options)
+    with damage_named(Path(data_dir) / name):
+        builder = make_builder(name, data_dir, download, **options)
     if builder.is_prepared():
+        builder.check_whole()
         if manual_dir:
             builder.check_prepared(Path(manual_dir))
         return builder
@@ -81,6 +85,23 @@ def prepare(
     finally:
         remove_empty_folders(Path(data_dir) / "downloads")
     return builder
+
+
+@contextlib.contextmanager
+def damage_named(root: Path) -> Iterator[None]:
+    """Within it, what TFDS raises when it makes a builder of a data set whose descriptions are damaged names the file.
+
+    Args:
+      root: folder of the data set, or of one of its configs.
+    """
+    from tfds_builders.common.opening import DESCRIPTIONS, check_descriptions
+
+    try:
+        yield
+    except Exception:
+        for description in sorted(root.rglob(DESCRIPTIONS[0])):
+            check_descriptions(description.parent)
+        raise
 
 
 def newest_version(name: str, data_dir: str | Path) -> Path | None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.common import leftovers, sorting
+from tfds_builders.common import leftovers, opening, sorting
 from tfds_builders.common.damage import MAX_SHARE, Damaged, Report, check_share, stored
-from tfds_builders.common.row_tables import write_tables
+from tfds_builders.common.row_tables import load_tables, table_features, table_path, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,19 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             known = ", ".join(f"{cls.name}/{known}" for known in cls.builder_configs)
             raise ValueError(f"{cls.name} has no config {config!r}: the known ones are {known}")
 
+    def check_whole(self) -> None:
+        """Raises DamagedDataSet, or DamagedTable, if a file of what is prepared is missing or damaged.
+
+        Records are counted, and not read.
+        """
+        folder = Path(self.data_dir)
+        stored = opening.open_prepared(folder)
+        opening.check_shards(stored, stored.info.splits)
+        names = table_features(stored.info.features)
+        for split, info in stored.info.splits.items():
+            with contextlib.suppress(FileNotFoundError):
+                load_tables(table_path(folder, split), info.num_examples, names)
+
     def check_prepared(self, manual_dir: Path) -> None:
         """Raises ValueError if what is prepared is seen to be made from another input than lies in `manual_dir`."""
 
@@ -62,6 +75,9 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """As of TFDS, and what an interrupted preparation left does not stay."""
         with leftovers.ended_by_exception(), contextlib.ExitStack() as self._until_done:
             super().download_and_prepare(**arguments)
+            if self._folders:
+                # The last of the descriptions is written by TFDS itself, at the end.
+                opening.write_sums(Path(self.data_dir))
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         self._folders = input_folders(dl_manager)
