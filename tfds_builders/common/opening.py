@@ -8,13 +8,13 @@ checksums; both are left out of the file.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 DESCRIPTIONS = ("dataset_info.json", "features.json")
+REPORT = "prepare_report.json"
 # What TFDS and protobuf raise on files with other content than they expect.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError)
 
@@ -58,36 +58,42 @@ def check_descriptions(folder: Path) -> None:
     """
     if (folder / SUMS).exists():
         _compare_sums(folder)
-    for name in DESCRIPTIONS:
+    for name in (*DESCRIPTIONS, REPORT):
         try:
             if not isinstance(json.loads((folder / name).read_bytes()), dict):
                 raise ValueError("it is no JSON object")
         except FileNotFoundError:
-            raise DamagedDataSet(folder / name, "is missing") from None
+            # TFDS alone writes no report.
+            if name != REPORT:
+                raise DamagedDataSet(folder / name, "is missing") from None
         except (OSError, ValueError, RecursionError) as error:
             raise DamagedDataSet(folder / name, f"is damaged ({error})") from None
 
 
-def check_shards(builder: Any, splits: Iterable[str]) -> None:
-    """Raises DamagedDataSet if a file of records is missing, cut, or has another number of records than it should.
+def find_shards(builder: Any, split: str) -> list[tuple[Path, int]]:
+    """The files of a split's records, each with its number of records.
 
-    The records themselves are not read.
+    Raises DamagedDataSet if one is missing, cut, or has another number of records. The records are not read.
     """
     from array_record.python.array_record_module import ArrayRecordReader
 
-    for split in splits:
-        info = builder.info.splits[split]
-        for path, length in zip(map(Path, info.filepaths), info.shard_lengths, strict=True):
-            if not path.is_file():
-                raise DamagedDataSet(path, "is missing")
-            try:
-                reader = ArrayRecordReader(str(path))
-                found = reader.num_records()
-                reader.close()
-            except (RuntimeError, ValueError) as error:
-                raise DamagedDataSet(path, f"is damaged ({_first_line(error)})") from None
-            if found != length:
-                raise DamagedDataSet(path, f"is damaged (it has {found} records of {length})")
+    info = builder.info.splits[split]
+    try:
+        shards = list(zip(map(Path, info.filepaths), info.shard_lengths, strict=True))
+    except (ValueError, KeyError) as error:
+        raise DamagedDataSet(Path(builder.data_dir) / DESCRIPTIONS[0], f"is damaged ({error})") from None
+    for path, length in shards:
+        if not path.is_file():
+            raise DamagedDataSet(path, "is missing")
+        try:
+            reader = ArrayRecordReader(str(path))
+            found = reader.num_records()
+            reader.close()
+        except (RuntimeError, ValueError) as error:
+            raise DamagedDataSet(path, f"is damaged ({_first_line(error)})") from None
+        if found != length:
+            raise DamagedDataSet(path, f"is damaged (it has {found} records of {length})")
+    return shards
 
 
 def _compare_sums(folder: Path) -> None:

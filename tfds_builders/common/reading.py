@@ -2,12 +2,11 @@
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfds_builders.common.opening import DamagedDataSet, check_shards
+from tfds_builders.common.opening import DamagedDataSet, find_shards
 
 
 class StoredFeatures:
@@ -24,10 +23,9 @@ class StoredFeatures:
     def __init__(self, builder: Any, split: str, names: Sequence[str]):
         import tensorflow_datasets as tfds
 
-        check_shards(builder, [split])
-        info = builder.info.splits[split]
-        self.files = list(map(Path, info.filepaths))
-        self.ends = list(itertools.accumulate(info.shard_lengths))
+        shards = find_shards(builder, split)
+        self.files = [path for path, _ in shards]
+        self.ends = list(itertools.accumulate(length for _, length in shards))
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self.records = builder.as_data_source(split, deserialize_method=raw)
         self.features = tfds.features.FeaturesDict({name: builder.info.features[name] for name in names})

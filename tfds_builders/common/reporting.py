@@ -14,11 +14,10 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.common import leftovers, opening, sorting
 from tfds_builders.common.damage import MAX_SHARE, Damaged, Report, check_share, stored
+from tfds_builders.common.opening import REPORT
 from tfds_builders.common.row_tables import load_tables, table_features, table_path, write_tables
 
 log = logging.getLogger(__name__)
-
-REPORT = "prepare_report.json"
 
 
 class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -62,9 +61,9 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         folder = Path(self.data_dir)
         stored = opening.open_prepared(folder)
-        opening.check_shards(stored, stored.info.splits)
         names = table_features(stored.info.features)
         for split, info in stored.info.splits.items():
+            opening.find_shards(stored, split)
             with contextlib.suppress(FileNotFoundError):
                 load_tables(table_path(folder, split), info.num_examples, names)
 
