@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8, UInt64
 
+from tfds_builders.common.opening import open_prepared
+from tfds_builders.common.reading import StoredFeatures
 from tfds_builders.common.spelling import fold
 from tfds_builders.common.splits import JOINED
 from tfds_builders.preparing import newest_version
@@ -87,17 +89,18 @@ def _prepared(name: str, data_dir: str | Path) -> Path:
 
 
 def read_contents(directory: Path, name: str) -> Contents:
-    """Reads every image of the prepared data set in `directory` once."""
-    import tensorflow_datasets as tfds
+    """Reads every image of the prepared data set in `directory` once. Raises DamagedDataSet if a file is damaged."""
     from tqdm import tqdm
 
-    builder = tfds.builder_from_directory(directory)
+    builder = open_prepared(directory)
     group_key = next(key for key in ("lesion_id", "patient_id", "group", "image_id") if key in builder.info.features)
     total = sum(split.num_examples for split in builder.info.splits.values())
     splits, ids, groups, series = [], [], [], []
     hashes, pictures = np.empty(total, np.uint64), np.empty((total, SIDE * SIDE), np.float32)
     for split in builder.info.splits:
-        for row in tqdm(builder.as_data_source(split), desc=f"{name}:{split}", mininterval=1):
+        stored = StoredFeatures(builder, split, list(builder.info.features))
+        rows = map(stored.__getitem__, range(len(stored)))
+        for row in tqdm(rows, total=len(stored), desc=f"{name}:{split}", mininterval=1):
             picture = grey(next(row[key] for key in PIXELS if key in row))
             hashes[len(ids)], pictures[len(ids)] = phash(picture), thumbnail(picture)
             splits.append(split)

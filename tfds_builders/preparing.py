@@ -8,11 +8,12 @@ leaves goes with the next preparation of the config.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +66,15 @@ def prepare(
     A second call for a data set that another process prepares waits until it is ready.
 
     Raises:
-      ValueError: an unknown data set or config, input that is not as published, or too much of it damaged; the message
-        names it.
+      ValueError: an unknown data set or config, input that is not as published, too much of it damaged, or a data set
+        that is there and damaged; the message names it.
       FileNotFoundError: an archive, table or image is missing; the message says which and where to get it.
       OSError: the disk of `data_dir` is full or not writable; the message says which.
     """
     options = {} if max_damaged is None else {"max_damaged": max_damaged}
     options |= {"keep_splits": True} if keep_splits else {}
-    builder = make_builder(name, data_dir, download, **options)
+    with damage_named(Path(data_dir) / name):
+        builder = make_builder(name, data_dir, download, **options)
     import tensorflow_datasets as tfds
 
     settings = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
@@ -85,6 +87,23 @@ def prepare(
     finally:
         remove_empty_folders(Path(data_dir) / "downloads")
     return builder
+
+
+@contextlib.contextmanager
+def damage_named(root: Path) -> Iterator[None]:
+    """Within it, what TFDS raises when it makes a builder of a data set whose descriptions are damaged names the file.
+
+    Args:
+      root: folder of the data set, or of one of its configs.
+    """
+    from tfds_builders.common.opening import DESCRIPTIONS, check_descriptions
+
+    try:
+        yield
+    except Exception:
+        for description in sorted(root.rglob(DESCRIPTIONS[0])):
+            check_descriptions(description.parent)
+        raise
 
 
 def newest_version(name: str, data_dir: str | Path) -> Path | None:

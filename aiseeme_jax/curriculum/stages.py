@@ -145,5 +145,6 @@ def estimate_fisher(fisher: PlannedFisher, context: Context, directory: Path) ->
     nnx.update(task.backbone, nnx.state(context.load_stage(stage)))
     batches = itertools.islice(prepared.batches(stage.total_steps), fisher.batches)
     found = distill.estimate_fisher(task, batches, jax.random.key(seeds.derive(stage.seed, "fisher")))
-    weights.save_fisher(directory, found, task.backbone)
-    return {"task": stage.fields.task, "batches": fisher.batches, "fisher_of": context.read_hash(stage)}
+    written = weights.save_fisher(directory, found, task.backbone)
+    of = context.read_hash(stage)
+    return {"task": stage.fields.task, "batches": fisher.batches, "fisher_of": of, "fisher_hash": written}

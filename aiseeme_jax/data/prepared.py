@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from aiseeme_jax.data.sources import Masks, StoredImages
+from aiseeme_jax.data.sources import Masks, StoredImages, damage_told
 from aiseeme_jax.data.splits import Split, as_texts
 from aiseeme_jax.errors import MissingFile, UserError
 from tfds_builders.common import row_tables
+from tfds_builders.common.opening import open_prepared
 from tfds_builders.common.reading import StoredFeatures
 from tfds_builders.common.splits import JOINED, WARNINGS, split_of
 from tfds_builders.preparing import DATASETS, newest_version
@@ -56,14 +57,17 @@ def open_split(name: str, split: str, data_dir: str | Path, *, labels: str = CLA
 
     Raises:
       MissingFile: it is not there; the message says how to prepare it.
-      UserError: an unknown split, a data set that cannot be used, or a damaged file of tables.
+      UserError: an unknown split, a data set that cannot be used, or a damaged file of it.
     """
-    import tensorflow_datasets as tfds
-
     if labels not in (CLASS, FINDINGS):
         raise UserError(f"the labels of a data set are '{CLASS}' or '{FINDINGS}', not '{labels}'")
     dataset, size = parse_name(name)
-    builder = tfds.builder_from_directory(prepared_directory(dataset, data_dir))
+    with damage_told():
+        return _open_split(name, dataset, size, split, data_dir, labels)
+
+
+def _open_split(name: str, dataset: str, size: int | None, split: str, data_dir: str | Path, labels: str) -> Split:
+    builder = open_prepared(prepared_directory(dataset, data_dir))
     _check_format(dataset, builder, data_dir)
     layout = _find_layout(name, builder.info, size, labels)
     stored, drawn = _stored_split(split, builder.info.splits) if layout.foreign else (split, None)

@@ -1,14 +1,26 @@
 """Random access to images and masks: what a `Split` reads from. Every class pickles, for reading in workers."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8
 
+from aiseeme_jax.errors import UserError
+from tfds_builders.common.opening import DamagedDataSet
 from tfds_builders.common.reading import StoredFeatures
 
 # Pixels of a mask that is not known.
 UNKNOWN = 255
+
+
+@contextlib.contextmanager
+def damage_told() -> Iterator[None]:
+    """Makes a UserError of what the builders' code says about a damaged file of a prepared data set."""
+    try:
+        yield
+    except DamagedDataSet as error:
+        raise UserError(str(error)) from error
 
 
 def read_many(source: Sequence, rows: Sequence[int]) -> list[np.ndarray]:
@@ -54,7 +66,8 @@ class StoredImages(Source):
         return len(self.rows)
 
     def __getitems__(self, rows: Sequence[int]) -> list[np.ndarray]:
-        images = [row[self.feature] for row in self.rows.__getitems__(rows)]
+        with damage_told():
+            images = [row[self.feature] for row in self.rows.__getitems__(rows)]
         return images if self.size is None else [_resized(image, self.size) for image in images]
 
 

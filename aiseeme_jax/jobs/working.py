@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from aiseeme_jax import weights
-from aiseeme_jax.curriculum.pieces import Piece, PlannedStage
+from aiseeme_jax.curriculum.pieces import Piece
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.store import artifacts, claims, files
+from aiseeme_jax.store import claims, files
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import Holder, claim
 
@@ -125,8 +125,7 @@ def check_finished(piece: Piece, pieces: Sequence[Piece], store: Store) -> None:
     The latter happens if a stage was removed and trained again, and ended with other weights (on another machine,
     perhaps). The message names every piece that has to be made again.
     """
-    if isinstance(piece, PlannedStage):
-        _check_backbone(piece, store)
+    weights.check_artifact(store.directory(piece.artifact))
     if not _is_stale(piece, store):
         return
     stale: dict[str, Path] = {}
@@ -144,18 +143,6 @@ def check_finished(piece: Piece, pieces: Sequence[Piece], store: Store) -> None:
     )
 
 
-def _check_backbone(stage: PlannedStage, store: Store) -> None:
-    """Compares the header of a stage's backbone with its record; whoever loads it compares the weights too."""
-    directory, record = store.directory(stage.artifact), store.record(stage.artifact)
-    file = directory / weights.BACKBONE
-    if not file.exists():
-        raise UserError(f"{directory} has lost its {weights.BACKBONE}; {artifacts.explain_remedy(directory)}")
-    if weights.read_hash(file) != record["backbone_hash"]:
-        raise UserError(
-            f"{file} is damaged, or not the backbone that its record tells of; {artifacts.explain_remedy(directory)}"
-        )
-
-
 def _is_stale(piece: Piece, store: Store) -> bool:
     """Whether a finished piece was made from other bits than its inputs have now.
 
@@ -169,7 +156,8 @@ def _is_stale(piece: Piece, store: Store) -> bool:
 def _identify(piece: Piece, store: Store) -> dict[str, str]:
     """Identifies a finished piece by its key and by the hash of its result."""
     record = store.record(piece.artifact)
-    return {"key": piece.artifact.key, "hash": record.get("backbone_hash") or record["fisher_of"]}
+    hashes = (record.get(name) for name in ("backbone_hash", "fisher_hash", "fisher_of"))
+    return {"key": piece.artifact.key, "hash": next(filter(None, hashes))}
 
 
 def _wait_for_all(name: str) -> None:

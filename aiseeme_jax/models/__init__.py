@@ -62,9 +62,13 @@ def check_config(model: Mapping[str, Any]) -> None:
 
     Raises ValueError, TypeError or KeyError that says what is wrong.
     """
-    expected = {"name": str, "width": int | float, "channels": int, "dimensions": int}
-    for field, kind in expected.items():
-        if not isinstance(model[field], kind):
+    needed = {"name": str, "width": int | float, "channels": int, "dimensions": int}
+    known = {**needed, "stem": str, "patch": int, "dtype": str}
+    unknown = [field for field in model if field not in known]
+    if unknown:
+        raise ValueError(f"unknown field model.{unknown[0]}")
+    for field, kind in known.items():
+        if not isinstance(model[field] if field in needed else model.get(field, kind()), kind):
             raise TypeError(f"model.{field} is {model[field]!r}")
     if model["name"] not in BACKBONES:
         raise ValueError(f"unknown backbone {model['name']!r}: known are {', '.join(BACKBONES)}")

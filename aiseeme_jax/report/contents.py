@@ -1,20 +1,19 @@
 """What the report is made from: what the present config of a workdir asks for, as far as the store holds it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiseeme_jax.curriculum.arms import CURRICULUM, SINGLE
-from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.errors import MissingFile
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.scores import score_measurement
 from aiseeme_jax.report.names import describe_target
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.keys import shorten
-from aiseeme_jax.training.journal import METRICS
+from aiseeme_jax.training.journal import METRICS, read_journal
 
 
 @dataclass(frozen=True)
@@ -195,29 +194,8 @@ def _read_stage(arm: str, task: str, directory: Path | None) -> Stage:
         return Stage(arm, task, None, [], None)
     views = directory / "views.png"
     record = artifacts.read_record(directory)
-    metrics = _read_metrics(directory / METRICS)
+    metrics = read_journal(directory / METRICS)
     return Stage(arm, task, record, metrics, views.read_bytes() if views.exists() else None)
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The figures that a stage logged, without its warnings."""
-    if not path.exists():
-        return []
-    lines = path.read_text(errors="replace").splitlines()
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record["step"], int):
-                raise TypeError("a line has a whole number as its step")
-        except (ValueError, KeyError, TypeError) as error:
-            # A killed run leaves its last line half-written; anywhere else it is damage.
-            if number < len(lines):
-                raise UserError(f"{path}, line {number} is damaged ({error}): delete that line") from None
-            continue
-        if "warning" not in record:
-            found.append(record)
-    return found
 
 
 def _describe_missing_stages(stages: list[Stage]) -> Iterator[str]:

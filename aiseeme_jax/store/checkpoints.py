@@ -1,7 +1,15 @@
-"""Checkpoints of a training. They contain only what does not follow from the step."""
+"""Checkpoints of a training. They contain only what does not follow from the step.
+
+A checkpoint has a record with a checksum: the names, shapes and types of its arrays, their hash, and what the training
+says about itself. Whoever restores it compares all of them. The libraries below read changed bytes without a word.
+"""
 
 import contextlib
+import gc
+import logging
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +19,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aiseeme_jax.errors import DiskError, UserError
+from aiseeme_jax.store import records
+from aiseeme_jax.store.keys import tree_hash
 
 CHECKPOINTS = "checkpoints"
+# A file of orbax's in the folder of each step.
+METADATA = "_CHECKPOINT_METADATA"
 # Words of libraries for what the user can mend.
 FULL_OR_FORBIDDEN = ("RESOURCE_EXHAUSTED", "No space left", "Permission denied", "Not a directory", "File exists")
 
@@ -27,7 +39,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True, create=True
         )
-        with _telling_full_disk(directory):
+        with _telling_full_disk(directory), _telling_damaged_metadata(directory):
             self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
         self._directory = directory
 
@@ -38,15 +50,21 @@ class Checkpoints:
         self._manager.close()
 
     def save(self, step: int, state: Any, record: Mapping[str, Any]) -> None:
-        """Starts to write `state` and a small JSON `record`. Returns when the arrays may be donated."""
+        """Starts to write `state`, which is replicated, and a small JSON `record`.
+
+        Returns when the arrays may be donated.
+        """
         if step in self._manager.all_steps():
             return
         args = self._ocp.args
         # On the CPU the writer would read the buffers that the next step overwrites.
         snapshot = jax.tree.map(jnp.copy, state)
+        # The state is replicated, so every process has all of it. The first one writes the record.
+        found = "" if jax.process_index() else tree_hash(snapshot)
+        whole = records.add_checksum({"arrays": _describe_arrays(snapshot), "hash": found, "training": dict(record)})
         with _telling_full_disk(self._directory):
             self._manager.save(
-                step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record)))
+                step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(whole))
             )
 
     def wait(self) -> None:
@@ -62,48 +80,68 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
-        folder = self._manager.directory / str(step)
-        try:
-            stored = _leaves(self._ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
-        except Exception as error:
-            raise _damaged(folder, error) from error
-        # Checked here, since orbax casts a value of another type silently.
-        wanted = _leaves(template)
-        differing = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-        if differing:
-            raise UserError(
-                f"{folder} does not fit this program: it was written by another version, or for another config. "
-                f"Do not delete it: continue with that version, or start in another --workdir. {len(differing)} arrays "
-                f"differ, such as {differing[0]}: "
-                f"{stored.get(differing[0], '(absent)')} -> {wanted.get(differing[0], '(absent)')}"
-            )
+        args = self._ocp.args
+        record = self._read_record(step)
+        self._compare_arrays(step, record["arrays"], _describe_arrays(template))
         everywhere = NamedSharding(mesh, PartitionSpec())
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template)
-        args = self._ocp.args
+        state = self._read(step, state=args.StandardRestore(abstract)).state
+        if tree_hash(state) != record["hash"]:
+            raise self._damaged(step, "its arrays do not have the hash in its record")
+        return state, record["training"]
+
+    def _read_record(self, step: int) -> dict[str, Any]:
+        found = self._read(step, record=self._ocp.args.JsonRestore()).record
         try:
-            found = self._manager.restore(
-                step, args=args.Composite(state=args.StandardRestore(abstract), record=args.JsonRestore())
+            return records.check_content(records.require_object(found))
+        except ValueError as error:
+            raise self._damaged(step, f"its record is not whole: {error}") from None
+
+    def _compare_arrays(self, step: int, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """Raises UserError if a checkpoint has other arrays than the state of this program."""
+        differing = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+        if differing:
+            raise UserError(
+                f"{self._folder(step)} does not fit this program: it was written by another version, or for another "
+                f"config. Do not delete it: continue with that version, or start in another --workdir. "
+                f"{len(differing)} arrays differ, such as {differing[0]}: "
+                f"{then.get(differing[0], '(absent)')} -> {now.get(differing[0], '(absent)')}"
             )
-        except Exception as error:
-            raise _damaged(folder, error) from error
-        if not isinstance(found.record, dict):
-            raise _damaged(folder, TypeError(f"its record is a {type(found.record).__name__}"))
-        return found.state, found.record
+
+    def _read(self, step: int, **parts: Any) -> Any:
+        """Reads parts of a checkpoint. Raises UserError if a library cannot."""
+        with _hushing_abandoned_reads():
+            try:
+                return self._manager.restore(step, args=self._ocp.args.Composite(**parts))
+            except (MemoryError, jax.errors.JaxRuntimeError):
+                raise
+            except Exception as error:
+                # Libraries raise errors of many kinds on damaged bytes. What they say may fill a page.
+                said = str(error).strip().split("\n")[0][:200]
+            # The error holds the reads that were under way: they are dropped here, where nobody tells of them.
+            gc.collect()
+            raise self._damaged(step, said)
+
+    def _damaged(self, step: int, why: str) -> UserError:
+        folder = self._folder(step)
+        earlier = max((other for other in self._manager.all_steps() if other < step), default=None)
+        place = "anew" if earlier is None else f"from the checkpoint of step {earlier}"
+        return UserError(
+            f"{folder} is damaged: `rm -r {shlex.quote(str(folder))}` deletes it, and then the same command goes on "
+            f"{place}, to the same result. ({why})"
+        )
+
+    def _folder(self, step: int) -> Path:
+        return Path(self._manager.directory / str(step))
 
 
-def _leaves(tree: Any) -> dict[str, str]:
-    """Shape and type of each array by name, of a state or of the metadata of a stored one."""
+def _describe_arrays(tree: Any) -> dict[str, str]:
+    """Shape and type of each array of a state, by name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): f"{tuple(leaf.shape)} {leaf.dtype}"
         for path, leaf in leaves
     }
-
-
-def _damaged(folder: Path, error: Exception) -> UserError:
-    # What a library says may fill a page, and the advice must not be buried.
-    said = str(error).strip().split("\n")[0][:200]
-    return UserError(f"{folder} is damaged; delete it to continue from an earlier checkpoint. ({said})")
 
 
 @contextlib.contextmanager
@@ -116,6 +154,46 @@ def _telling_full_disk(directory: Path) -> Iterator[None]:
             raise
         said = str(error).strip().split("\n")[0][:200]
         raise DiskError(f"checkpoints cannot be written to {directory}: {said}") from error
+
+
+@contextlib.contextmanager
+def _telling_damaged_metadata(directory: Path) -> Iterator[None]:
+    """Makes a UserError of what orbax says if the file that it keeps beside the arrays of a step is damaged."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        damaged = [path for path in sorted((directory / CHECKPOINTS).glob(f"*/{METADATA}")) if not _is_object(path)]
+        if not damaged:
+            raise
+        raise UserError(
+            f"{damaged[0]} is damaged: delete this file, and the same command goes on. Nothing else needs it. ({error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _hushing_abandoned_reads() -> Iterator[None]:
+    """Keeps orbax and TensorStore from printing pages about reads that they gave up, since another one failed.
+
+    They would bury the message. Some of them end late, so after an error the hook stays.
+    """
+    before = sys.unraisablehook
+
+    def tell_others(found: Any) -> None:
+        abandoned = "orbax" in repr(found.object) or "_read_array_index" in repr(found.object)
+        if not abandoned and str(found.exc_value) != "Event loop is closed":
+            before(found)
+
+    asyncio = logging.getLogger("asyncio")
+    sys.unraisablehook, asyncio.disabled = tell_others, True
+    yield
+    sys.unraisablehook, asyncio.disabled = before, False
+
+
+def _is_object(path: Path) -> bool:
+    try:
+        return bool(records.parse_object(path.read_bytes()))
+    except ValueError:
+        return False
 
 
 def drop_checkpoints(directory: Path) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 # Hexadecimal digits of a key in the name of a folder. They are 48 bits: among a million pieces of work, hardly any two
 # agree by chance.
 SHORT = 12
@@ -41,6 +44,19 @@ def hash_file(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_hash(tree: Any) -> str:
+    """Hex SHA-256 over names, shapes, types and bytes of all leaves, in the order of the names.
+
+    Of an array that several processes share, each process must have all of it.
+    """
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in sorted((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves):
+        digest.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def shorten(key: str) -> str:

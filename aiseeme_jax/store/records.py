@@ -24,8 +24,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON object with a checksum of its content. Only the first process writes."""
-    plain = json.loads(json.dumps(value))
-    write_text(path, json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=2) + "\n")
+    write_text(path, json.dumps(add_checksum(value), indent=2) + "\n")
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
@@ -37,14 +36,40 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     Raises UserError, with the file and the remedy, if its content is not what was written.
     """
     try:
-        value = json.loads(path.read_bytes())
+        return check_content(parse_object(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Parses a JSON object. Raises ValueError if it is no JSON, or no object."""
+    try:
+        return require_object(json.loads(text))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def require_object(value: Any) -> dict[str, Any]:
+    """A JSON value that must be an object. Raises ValueError if it is another."""
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (it contains a {type(value).__name__}, not an object); {remedy}")
-    if value.pop(CHECKSUM, None) != _checksum(value):
-        raise UserError(f"{path} is damaged or was edited (its checksum is wrong); {remedy}")
+        raise ValueError(f"it contains a {type(value).__name__}, not an object")
     return value
+
+
+def add_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object, as it is read again, with a checksum of its content."""
+    plain = json.loads(json.dumps(value))
+    return {**plain, CHECKSUM: _checksum(plain)}
+
+
+def check_content(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of an object that `add_checksum` made. Raises ValueError if it was changed since."""
+    content = {name: child for name, child in value.items() if name != CHECKSUM}
+    if value.get(CHECKSUM) != _checksum(content):
+        raise ValueError("its checksum is wrong: it was edited, or bits of it changed")
+    return content
 
 
 def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -1,9 +1,7 @@
 """Weights as files, under the names of torchvision and timm and with a hash: reading and writing."""
 
+from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.weights.backbones import (
-    BACKBONE,
-    CLASSIFIER,
-    FISHER,
     SCRATCH,
     any_backbone,
     backbone_hash,
@@ -12,13 +10,12 @@ from aiseeme_jax.weights.backbones import (
     find_fisher,
     load_backbone,
     load_fisher,
-    read_hash,
     save_backbone,
     save_fisher,
     starting_backbone,
-    tree_hash,
 )
 from aiseeme_jax.weights.classifier import Classifier, load_classifier, save_classifier
+from aiseeme_jax.weights.headers import BACKBONE, CLASSIFIER, FISHER, check_artifact
 
 __all__ = [
     "BACKBONE",
@@ -28,13 +25,13 @@ __all__ = [
     "SCRATCH",
     "any_backbone",
     "backbone_hash",
+    "check_artifact",
     "export_backbone",
     "find_backbone",
     "find_fisher",
     "load_backbone",
     "load_classifier",
     "load_fisher",
-    "read_hash",
     "save_backbone",
     "save_classifier",
     "save_fisher",

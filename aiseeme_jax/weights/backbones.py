@@ -3,40 +3,24 @@
 A file of this program has the hash of its weights in its header. Every function that loads it compares the two.
 """
 
-import contextlib
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from aiseeme_jax import models, seeds
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.weights import tensors
 from aiseeme_jax.weights.formats import format_of
+from aiseeme_jax.weights.headers import BACKBONE, CLASSIFIER, FISHER, HEADER, explain_remedy, read_header
 
-BACKBONE = "backbone.safetensors"
-FISHER = "fisher.safetensors"
-CLASSIFIER = "classifier.safetensors"
-# The entry of a file's header that this program writes.
-HEADER = "aiseeme"
 # The name of random weights as a start, in a config.
 SCRATCH = "scratch"
-
-
-def tree_hash(tree: Any) -> str:
-    """Hex SHA-256 over names, shapes, types and bytes of all leaves, in the order of the names."""
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for path, leaf in sorted((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves):
-        digest.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def backbone_hash(backbone: nnx.Module) -> str:
@@ -125,15 +109,6 @@ def starting_backbone(model: Mapping[str, Any], init: str, seed: int) -> nnx.Mod
         raise type(error)(f"init: {error}") from None
 
 
-def read_hash(file: Path) -> str | None:
-    """The hash of the backbone that a file's header tells of; None if there is no such file, or no such header."""
-    try:
-        header = tensors.read_metadata(file).get(HEADER)
-        return None if header is None else _read_header(file, header)["backbone_hash"]
-    except (UserError, OSError):
-        return None
-
-
 class _Found:
     """The content of a file of weights: its tensors, and the entry of this program in its header, if there is one."""
 
@@ -146,56 +121,30 @@ class _Found:
 
     def backbone_of(self, model: Mapping[str, Any]) -> nnx.Module:
         """Makes a backbone of a model with these weights."""
-        backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
         try:
+            backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
             format_of(backbone).fill(backbone, self.given)
         except ValueError as error:
             raise UserError(f"{self.file}: {error}") from None
         if self.info is not None and backbone_hash(backbone) != self.info["backbone_hash"]:
             raise UserError(
-                f"{self.file} is damaged: its weights do not have the hash in its header; {_remedy(self.file)}"
+                f"{self.file} is damaged: its weights do not have the hash in its header; {explain_remedy(self.file)}"
             )
         return backbone
 
 
 def _read(file: Path) -> _Found:
     """Reads a file of weights, its header first. Raises UserError that says what to do if it is damaged."""
-    with _add_remedy(file):
-        header = tensors.read_metadata(file).get(HEADER)
-        info = None if header is None else _read_header(file, header)
-        return _Found(file, tensors.read_weights(file), info)
-
-
-def _read_header(file: Path, header: str) -> dict[str, Any]:
-    """Reads the entry of this program, and checks it before a network is built from it."""
+    header = read_header(file)
     try:
-        info = json.loads(header)
-        models.check_config(info["model"])
-        if not isinstance(info["backbone_hash"], str):
-            raise TypeError("backbone_hash is not a string")
-    except (ValueError, KeyError, TypeError) as error:
-        raise tensors.Damaged(f"{file} has a damaged header ({type(error).__name__}: {error})") from None
-    return info
-
-
-@contextlib.contextmanager
-def _add_remedy(file: Path) -> Iterator[None]:
-    """Adds to the error of a damaged file what to do about it."""
-    try:
-        yield
+        return _Found(file, tensors.read_weights(file), header)
     except tensors.Damaged as error:
-        raise UserError(f"{error}; {_remedy(file)}") from None
+        raise UserError(f"{error}; {explain_remedy(file)}") from None
 
 
-def _remedy(file: Path) -> str:
-    if (file.parent / artifacts.RECORD).exists():
-        return artifacts.explain_remedy(file.parent)
-    return "copy or download it again"
-
-
-def save_fisher(directory: Path, fisher: nnx.Module, backbone: nnx.Module) -> None:
-    """Writes the Fisher information of a backbone, under the names of its weights."""
-    save_backbone(directory, fisher, {"fisher_of": backbone_hash(backbone)}, file=FISHER)
+def save_fisher(directory: Path, fisher: nnx.Module, backbone: nnx.Module) -> str:
+    """Writes the Fisher information of a backbone, under the names of its weights. Returns the hash of its values."""
+    return save_backbone(directory, fisher, {"fisher_of": backbone_hash(backbone)}, file=FISHER)
 
 
 def load_fisher(path: Path, backbone: nnx.Module) -> nnx.Module:

@@ -42,13 +42,13 @@ from jaxtyping import Array, Float, Shaped
 from aiseeme_jax import augment, models
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, linear_head
+from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.weights import tensors as tensor_files
-from aiseeme_jax.weights.backbones import CLASSIFIER, backbone_hash, tree_hash
+from aiseeme_jax.weights.backbones import backbone_hash
 from aiseeme_jax.weights.formats import format_of
+from aiseeme_jax.weights.headers import CLASSIFIER, HEADER, explain_remedy, read_header
 
 FORMAT = 1
-
-REMEDY = "Copy or download it again, or fine-tune again."
 
 # Images predicted at once, unless the caller says otherwise.
 BATCH = 64
@@ -146,7 +146,7 @@ def save_classifier(path: str | Path, classifier: Classifier) -> str:
         "backbone_hash": backbone_hash(network.backbone),
         "classifier_hash": digest,
     }
-    tensor_files.write_safetensors(path, tensors, {"aiseeme": json.dumps(header)})
+    tensor_files.write_safetensors(path, tensors, {HEADER: json.dumps(header)})
     return digest
 
 
@@ -160,32 +160,28 @@ def load_classifier(path: str | Path) -> Classifier:
     file = file / CLASSIFIER if file.is_dir() else file
     if not file.is_file():
         raise MissingFile(f"no classifier at '{file}': fine-tuning leaves one as {CLASSIFIER}")
-    try:
-        text = tensor_files.read_metadata(file).get("aiseeme")
-        tensors = tensor_files.read_weights(file)
-        header = json.loads(text) if text else None
-    except tensor_files.Damaged as error:
-        raise UserError(f"{error}. {REMEDY}") from error
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}. {REMEDY}") from error
+    header = read_header(file)
     _check_header(file, header)
     try:
+        tensors = tensor_files.read_weights(file)
         classifier = _make(header, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is damaged: its header does not fit its weights ({error!r}). {REMEDY}") from error
+    except tensor_files.Damaged as error:
+        raise UserError(f"{error}; {explain_remedy(file)}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{file} is damaged: its header does not fit its weights ({error!r}); {explain_remedy(file)}"
+        ) from error
     if classifier.hash() != header.get("classifier_hash"):
-        raise UserError(f"{file} is damaged: its content does not have the hash in its header. {REMEDY}")
+        raise UserError(f"{file} is damaged: its content does not have the hash in its header; {explain_remedy(file)}")
     return classifier
 
 
-def _check_header(file: Path, header: Mapping[str, Any] | None) -> None:
+def _check_header(file: Path, header: dict[str, Any] | None) -> None:
     if header is None:
         raise UserError(
             f"{file} was not written by aiseeme_jax, so its network, classes and views are not known. "
             "Weights of other programs can be fine-tuned: use the file as `init` of a config"
         )
-    if not isinstance(header, dict):
-        raise UserError(f"{file} is damaged: its header is a {type(header).__name__}. {REMEDY}")
     if header.get("file") != "classifier":
         raise UserError(
             f"{file} contains a backbone without a head: load it with `load_backbone`, or fine-tune it with a target "

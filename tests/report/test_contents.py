@@ -190,7 +190,7 @@ def damage_plan(workdir):
 def damage_config(workdir):
     path = workdir / "config.json"
     path.write_text(path.read_text().replace("resnet18", "resnet50"))
-    return r"config\.json is damaged or was edited"
+    return r"config\.json is damaged .*edited"
 
 
 def damage_metrics(workdir):

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from aiseeme_jax import data
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import checkpoints
 
 
@@ -72,20 +73,55 @@ class TestCheckpoints:
             with pytest.raises(ValueError, match=f"checkpoints/1 does not fit .*Do not delete it.* {difference}"):
                 store.restore(jax.tree.map(jnp.asarray, {**self.state, **change}), data.data_mesh())
 
-    # Orbax gives up a read with others under way.
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    @pytest.mark.parametrize("file", ["_METADATA", "manifest.ocdbt"])
-    def test_a_damaged_checkpoint_is_called_so_and_may_be_deleted(self, tmp_path, file):
+    def two(self, folder, **arrays):
+        """Two checkpoints in a folder, the newer one to be damaged; gives its folder."""
+        with checkpoints.Checkpoints(folder) as store:
+            store.save(1, {**self.on_devices(1), **arrays}, {"seconds": 1.0})
+            store.save(2, {**self.on_devices(2), **arrays}, {"seconds": 2.0})
+        return folder / "checkpoints" / "2"
+
+    @pytest.mark.parametrize("file", ["state/_METADATA", "state/manifest.ocdbt", "record/metadata"])
+    def test_a_damaged_checkpoint_is_named_with_what_lets_the_run_go_on(self, tmp_path, file):
+        newest = self.two(tmp_path)
+        (newest / file).write_text("{")
+        goes_on = f"{newest} is damaged: `rm -r {newest}` deletes it, .* goes on from the checkpoint of step 1"
         with checkpoints.Checkpoints(tmp_path) as store:
-            store.save(1, self.on_devices(1), {})
-            store.save(2, self.on_devices(2), {})
-        (tmp_path / "checkpoints" / "2" / "state" / file).write_text("{")
-        with checkpoints.Checkpoints(tmp_path) as store:
-            with pytest.raises(ValueError, match="checkpoints/2 is damaged; delete it to continue from an earlier"):
+            with pytest.raises(UserError, match=goes_on):
                 store.restore(self.on_devices(), data.data_mesh())
-        shutil.rmtree(tmp_path / "checkpoints" / "2")
+        shutil.rmtree(newest)
         with checkpoints.Checkpoints(tmp_path) as store:
             tiny.assert_same(store.restore(self.on_devices(), data.data_mesh())[0], self.on_devices(1))
+        (tmp_path / "checkpoints" / "1" / file).write_text("{")
+        with checkpoints.Checkpoints(tmp_path) as store:
+            with pytest.raises(UserError, match="checkpoints/1` deletes it, and then the same command goes on anew"):
+                store.restore(self.on_devices(), data.data_mesh())
+
+    def test_a_flipped_bit_of_an_array_is_noticed(self, tmp_path):
+        noise = {"noise": jnp.asarray(np.random.default_rng(0).random(5000), jnp.float32)}
+        newest = self.two(tmp_path, **noise)
+        file = max((newest / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+        damaged = bytearray(file.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        file.write_bytes(damaged)
+        with checkpoints.Checkpoints(tmp_path) as store:
+            with pytest.raises(UserError, match=f"{newest} is damaged: .* do not have the hash in its record"):
+                store.restore({**self.on_devices(), **noise}, data.data_mesh())
+
+    def test_a_changed_figure_of_a_record_is_noticed(self, tmp_path):
+        file = self.two(tmp_path) / "record" / "metadata"
+        file.write_text(file.read_text().replace('"seconds": 2.0', '"seconds": 3.0'))
+        with checkpoints.Checkpoints(tmp_path) as store:
+            with pytest.raises(UserError, match="checkpoints/2 is damaged: .*its record is not whole: its checksum"):
+                store.restore(self.on_devices(), data.data_mesh())
+
+    def test_a_damaged_file_of_orbax_beside_a_step_may_be_deleted(self, tmp_path):
+        file = self.two(tmp_path) / "_CHECKPOINT_METADATA"
+        file.write_text("[]")
+        with pytest.raises(UserError, match=f"{file} is damaged: delete this file"):
+            checkpoints.Checkpoints(tmp_path)
+        file.unlink()
+        with checkpoints.Checkpoints(tmp_path) as store:
+            assert store.restore(self.on_devices(), data.data_mesh())[1] == {"seconds": 2.0}
 
     def test_empty_folder_has_nothing_to_restore(self, tmp_path):
         with checkpoints.Checkpoints(tmp_path) as store:

@@ -157,10 +157,15 @@ class TestBackbone:
         ("header", "wrong"),
         [
             ("not JSON", "JSONDecodeError"),
-            ("[]", "TypeError"),
+            ("[]", "it contains a list, not an object"),
             ("{}", "KeyError: 'model'"),
             ('{"model": {"name": "resnet999", "width": 1.0, "channels": 3, "dimensions": 2}}', "unknown backbone"),
             ('{"model": {"name": "tiny", "width": 4000, "channels": 3, "dimensions": 2}}', "model.width is 4000"),
+            (
+                '{"model": {"name": "tiny", "width": 1, "channels": 3, "dimensions": 2, "sten": "x"}}',
+                "field model.sten",
+            ),
+            ('{"model": {"name": "tiny", "width": 1, "channels": 3, "dimensions": 2, "stem": 3}}', "model.stem is 3"),
             ('{"model": {"name": "tiny", "width": "1", "channels": 3, "dimensions": 2}}', "model.width is '1'"),
             ('{"model": {"name": "tiny", "width": 1, "channels": 3, "dimensions": 2}}', "KeyError: 'backbone_hash'"),
         ],

@@ -12,14 +12,13 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builders.common import disks, leftovers, locking, sorting
+from tfds_builders.common import disks, leftovers, locking, opening, sorting
 from tfds_builders.common.damage import MAX_SHARE, Damaged, Report, check_share, stored
-from tfds_builders.common.row_tables import write_tables
+from tfds_builders.common.opening import REPORT
+from tfds_builders.common.row_tables import load_tables, table_features, table_path, write_tables
 from tfds_builders.common.splits import WARNINGS
 
 log = logging.getLogger(__name__)
-
-REPORT = "prepare_report.json"
 
 
 class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -62,6 +61,19 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             known = ", ".join(f"{cls.name}/{known}" for known in cls.builder_configs)
             raise ValueError(f"{cls.name} has no config {config!r}: the known ones are {known}")
 
+    def check_whole(self) -> None:
+        """Raises DamagedDataSet, or DamagedTable, if a file of what is prepared is missing or damaged.
+
+        Records are counted, and not read.
+        """
+        folder = Path(self.data_dir)
+        stored = opening.open_prepared(folder)
+        names = table_features(stored.info.features)
+        for split, info in stored.info.splits.items():
+            opening.find_shards(stored, split)
+            with contextlib.suppress(FileNotFoundError):
+                load_tables(table_path(folder, split), info.num_examples, names)
+
     def check_prepared(self, manual_dir: Path) -> None:
         """Raises ValueError if what is prepared is seen to be made from another input than lies in `manual_dir`."""
 
@@ -74,7 +86,7 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def download_and_prepare(self, *, download_config: Any = None, **arguments: Any) -> None:
         """As of TFDS, but one process at a time prepares a data set, and what an interrupted one left does not stay.
 
-        Raises ValueError if the data set is there and was made from another input, DiskError if the disk of data_dir is
+        Raises ValueError if the data set is there, and is damaged or was made from another input, DiskError if the disk of data_dir is
         full or not writable.
         """
         if self._is_there(download_config):
@@ -88,6 +100,9 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 try:
                     with leftovers.ended_by_exception(), contextlib.ExitStack() as self._until_done:
                         super().download_and_prepare(download_config=download_config, **arguments)
+                        if self._folders:
+                            # The last of the descriptions is written by TFDS itself, at the end.
+                            opening.write_sums(Path(self.data_dir))
                     return
                 except FileExistsError:
                     # So it has, on a disk without locks.
@@ -96,13 +111,15 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self.info.read_from_directory(self.data_dir)
 
     def _is_there(self, download_config: Any) -> bool:
-        """Whether the data set is prepared. Raises ValueError if it was made from another input."""
+        """Whether the data set is prepared. Raises ValueError if it is damaged, or was made from another input."""
         if download_config and download_config.download_mode != tfds.GenerateMode.REUSE_DATASET_IF_EXISTS:
             return False
-        there = (Path(self.data_dir) / "dataset_info.json").is_file()
-        if there and download_config and download_config.manual_dir:
+        if not Path(self.data_dir).is_dir():
+            return False
+        self.check_whole()
+        if download_config and download_config.manual_dir:
             self.check_prepared(Path(download_config.manual_dir))
-        return there
+        return True
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         self._folders = input_folders(dl_manager)

@@ -14,8 +14,10 @@ A feature has a table if it is a single number, a class or a text, or is named `
 import contextlib
 import io
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ TEXT = np.dtypes.StringDType()
 VECTOR = "labels"
 # Records that are read at once: so many bytes, and no more rows than this.
 READ_BYTES, READ_ROWS = 64 << 20, 4096
+# What zipfile and NumPy raise on changed bytes.
+UNREADABLE = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError)
+UNREADABLE += (zipfile.BadZipFile, zlib.error, struct.error)
 # Texts that are decoded at once.
 DECODED = 1 << 16
 
@@ -117,11 +122,15 @@ def load_tables(path: Path, rows: int, names: Sequence[str]) -> dict[str, Shaped
     another number of rows.
     """
     try:
+        # Checked first, since a header with other numbers may ask for any amount of memory.
+        with zipfile.ZipFile(path) as archive:
+            if (changed := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {changed} is wrong")
         with np.load(path, allow_pickle=False) as stored:
             tables = {name: _table(stored, name) for name in names}
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise DamagedTable(f"{path} is damaged ({error}): {_remedy(path)}") from error
     for name, table in tables.items():
         if len(table) != rows:
