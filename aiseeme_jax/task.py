@@ -102,8 +102,9 @@ class Task(nnx.Module):
       FIXED: fields of `augment.Views` that must have this value, such as no random right angles for rotation
         prediction.
       DIMENSIONS: of the images that the task can be trained on: 2, 3 for volumes, or both.
-      MINIMUM_BATCH: images that the global batch must have. 2 for a task whose loss compares the images of a batch, or
-        whose head normalises one row of each image by the statistics of the batch.
+      MINIMUM_BATCH: images that the global batch must have: 2 for a task whose loss compares the images of a batch, and
+        3 for one whose head normalises one row of each image by the statistics of the batch. (Of two values that makes
+        1 and -1, whatever they are, so nothing before it has a gradient.)
       CONSTANT_RATE: attributes whose parameters learn at the stage's peak rate throughout, whatever its schedule.
       AT_EPOCH: when `at_epoch` is called: 'never', 'first' (before the stage's first step) or 'every' (before the first
         step of each epoch).

@@ -109,9 +109,7 @@ class LoadedTeachers:
         return backbone, record
 
 
-def check_teachers(
-    config: ConfigDict, stage: ConfigDict, place: StagePosition, student: nnx.Module, rows: int
-) -> None:
+def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, student: nnx.Module, rows: int) -> None:
     """Checks the distillation of a stage before anything is trained.
 
     Args:

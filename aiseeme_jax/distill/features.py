@@ -158,8 +158,8 @@ class PFR(Features):
     """
 
     SAME_SIZE = False
-    # M normalises its hidden layer by the statistics of the batch.
-    MINIMUM_ROWS = 2
+    # M normalises its hidden layer by the statistics of the batch, which makes 1 and -1 of any two values.
+    MINIMUM_ROWS = 3
 
     def __init__(self, term: Term, task: Task, frozen: Any, *, dtype: str, rngs: nnx.Rngs):
         super().__init__(term, task, frozen, dtype=dtype, rngs=rngs)

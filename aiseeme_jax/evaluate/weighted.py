@@ -79,13 +79,13 @@ def average_precision(labels: Labels, probs: Probs, weights: Weights) -> PerClas
     for c in labels.measured:
         rows = np.flatnonzero(labels.known[:, c])
         order = rows[np.argsort(-probs[rows, c], kind="stable")]
-        # Rows of equal score share one threshold: the end of each run.
-        ends = np.append(np.flatnonzero(np.diff(probs[order, c])), len(order) - 1)
-        sorted_weights = weights[:, order]
-        chosen = np.cumsum(sorted_weights, axis=1)[:, ends]
-        hits = np.cumsum(sorted_weights * labels.present[order, c], axis=1)[:, ends]
-        precision = hits / np.maximum(chosen, 1e-12)
-        found = _ratio(np.sum(np.diff(hits, axis=1, prepend=0) * precision, axis=1), hits[:, -1])
+        positives = np.flatnonzero(labels.present[order, c])
+        # Recall grows at positives alone. Rows of equal score share one threshold: the last of them.
+        last = np.searchsorted(-probs[order, c], -probs[order[positives], c], side="right") - 1
+        chosen = np.cumsum(weights[:, order], axis=1)[:, last]
+        gained = weights[:, order[positives]]
+        hits = np.cumsum(gained, axis=1)[:, np.searchsorted(positives, last, side="right") - 1]
+        found = _ratio(np.sum(gained * hits / np.maximum(chosen, 1e-12), axis=1), gained.sum(axis=1))
         # Without negatives it is 1 whatever the scores.
         values[:, c] = np.where(weights @ labels.absent[:, c] > 0, found, np.nan)
     return values

@@ -56,7 +56,7 @@ def swapped_prediction(
 def sinkhorn(
     scores: Float[Array, "batch prototypes"], *, epsilon: float, iterations: int
 ) -> Float[Array, "batch prototypes"]:
-    """Soft assignments of at least two rows. Rows sum to 1, and with more iterations columns approach batch / prototypes.
+    """Soft assignments. Rows sum to 1, and with more iterations columns approach batch / prototypes; at least two rows.
 
     Sinkhorn-Knopp on exp(scores / epsilon): each iteration first equalises the prototypes, then normalises the rows. It
     runs in log space, so that no score overflows and no prototype underflows.

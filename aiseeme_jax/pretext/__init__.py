@@ -107,7 +107,7 @@ def make_task(
         raise UserError(f"{name} needs {wanted}, and views.dimensions is {spec.dimensions}{instead}")
     if setting.batch < kind.MINIMUM_BATCH:
         raise UserError(
-            f"{name}: a batch of {setting.batch} is too small, for the task compares the images of a batch; "
-            f"raise `batch_size` to at least {kind.MINIMUM_BATCH}"
+            f"{name}: a batch of {setting.batch} is too small: the task compares the images of a batch, or normalises "
+            f"them together; raise `batch_size` to at least {kind.MINIMUM_BATCH}"
         )
     return kind(backbone, spec, setting, rngs=rngs, **fields)

@@ -19,7 +19,7 @@ class VICReg(TwoViews):
     """
 
     NAME = "vicreg"
-    MINIMUM_BATCH = 2
+    MINIMUM_BATCH = 3
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "jitter_probability": 0.8,

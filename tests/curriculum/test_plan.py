@@ -128,7 +128,7 @@ class TestSmallBatches:
         return make
 
     def test_a_task_that_compares_images(self, plan):
-        message = r"stages\[0\] \(simclr\): simclr: a batch of 1 is too small, .* raise `batch_size` to at least 2"
+        message = r"stages\[0\] \(simclr\): simclr: a batch of 1 is too small: .* raise `batch_size` to at least 2"
         with pytest.raises(UserError, match=message):
             plan("simclr", 1)
 

@@ -145,7 +145,9 @@ class TestRunningAverages:
 
     def test_one_value_of_a_channel_is_an_error_in_training_alone(self):
         norm = Norm(3, rngs=nnx.Rngs(0))
-        with pytest.raises(ValueError, match=r"\(1, 1, 1, 3\) in training: a channel needs at least 2 values; raise the b"):
+        with pytest.raises(
+            ValueError, match=r"\(1, 1, 1, 3\) in training: a channel needs at least 2 values; raise the b"
+        ):
             norm(jnp.ones((1, 1, 1, 3)), train=True)
         np.testing.assert_array_equal(norm.var[...], 1)
         np.testing.assert_allclose(norm(jnp.ones((1, 1, 1, 3)), train=False), 1, rtol=1e-5)

@@ -74,7 +74,7 @@ def fields_for(name, batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", pretext.TASKS)
 def test_the_smallest_batch_has_a_gradient(name):
-    """With fewer images a task would train on nothing: its gradient would be 0."""
+    """With fewer images a task would train on nothing: its gradient would be 0, or next to it."""
     batch = pretext.TASKS[name].MINIMUM_BATCH
     task = tiny.table_task(name, tiny.table_backbone(name), batch=batch, **fields_for(name, batch))
     graph, params, rest = split_state(task)
@@ -85,13 +85,14 @@ def test_the_smallest_batch_has_a_gradient(name):
 
     gradient = jax.jit(jax.grad(loss))(disturbed(params), tiny.table_batch(name, batch))
     size = np.linalg.norm([np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradient["backbone"])])
-    assert np.isfinite(size) and size > 1e-4
+    # Measured: at least 0.03. Batches of two had 3e-5 (simsiam), 1e-3 (byol) and 3e-3 (odc).
+    assert np.isfinite(size) and size > 0.01
 
 
 @pytest.mark.parametrize("name", [name for name, task in pretext.TASKS.items() if task.MINIMUM_BATCH > 1])
 def test_a_smaller_batch_is_refused(name):
     least = pretext.TASKS[name].MINIMUM_BATCH
-    message = f"{name}: a batch of {least - 1} is too small, .* raise `batch_size` to at least {least}"
+    message = f"{name}: a batch of {least - 1} is too small: .* raise `batch_size` to at least {least}"
     with pytest.raises(UserError, match=message):
         tiny.table_task(name, batch=least - 1, **fields_for(name, least - 1))
 
@@ -100,6 +101,8 @@ def test_tasks_that_compare_images_say_so():
     alone = {name for name, task in pretext.TASKS.items() if task.MINIMUM_BATCH == 1}
     compared = {"simclr", "moco_v1", "moco_v2", "moco_v3", "nnclr", "densecl", "byol", "simsiam", "barlow_twins"}
     assert not alone & {*compared, "vicreg", "swav", "odc"}
+    normalised = {name for name, task in pretext.TASKS.items() if task.MINIMUM_BATCH == 3}
+    assert normalised == {"moco_v3", "nnclr", "byol", "simsiam", "barlow_twins", "vicreg", "odc"}
 
 
 # Features of a part of each image: tested with the task.
