@@ -213,7 +213,8 @@ def draw_weights(groups: Sequence | None, rows: int, samples: int, seed: int) ->
         size = min(block, samples - start)
         drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        yield times[:, members].astype(np.float64)
+        # Row by row in memory, as metrics read it.
+        yield np.take(times, members, axis=1).astype(np.float64)
 
 
 def _leave_out(members: Int[np.ndarray, "n"], count: int, block: int, seed: int) -> Iterator[Float[np.ndarray, "s n"]]:
