@@ -10,7 +10,7 @@ classifier, and of the difference of both.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,8 +100,10 @@ METHODS: dict[str, Callable[[Draws], Ends]] = {
 }
 
 
-def simulate(patients: int, shares: tuple[float, ...], samples: int, simulations: int) -> Iterator[tuple[str, str]]:
-    """For each method and quantity, the measured coverage and the mean width, as one cell of the table."""
+def simulate(
+    patients: int, shares: tuple[float, ...], samples: int, simulations: int
+) -> Iterator[tuple[tuple[str, str], str]]:
+    """(Method, quantity) and a cell of the table: the share of intervals that hold the truth, and the mean width."""
     large = draw_sample(np.random.default_rng(12345), TRUTH_PATIENTS, shares)
     truths = {name: [metrics.METRICS[name](large.labels, probs) for probs in large.probs] for name in NAMES}
     held: dict[tuple[str, str], list[tuple[bool, float]]] = {}
@@ -121,12 +123,12 @@ def simulate(patients: int, shares: tuple[float, ...], samples: int, simulations
         yield place, f"{100 * covered.mean():.1f} ({np.nanmean(widths):.3f})"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--patients", type=int, nargs="+", default=[30, 80, 200])
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=500, help="resamples of each bootstrap")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     error = 100 * np.sqrt(0.95 * 0.05 / options.simulations)
     print(f"Coverage in percent (mean width); {options.simulations} simulations, standard error {error:.1f}.")
     for patients in options.patients:
