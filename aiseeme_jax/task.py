@@ -102,6 +102,9 @@ class Task(nnx.Module):
       FIXED: fields of `augment.Views` that must have this value, such as no random right angles for rotation
         prediction.
       DIMENSIONS: of the images that the task can be trained on: 2, 3 for volumes, or both.
+      MINIMUM_BATCH: images that the global batch must have: 2 for a task whose loss compares the images of a batch, and
+        3 for one whose head normalises one row of each image by the statistics of the batch. (Of two values that makes
+        1 and -1, whatever they are, so nothing before it has a gradient.)
       CONSTANT_RATE: attributes whose parameters learn at the stage's peak rate throughout, whatever its schedule.
       AT_EPOCH: when `at_epoch` is called: 'never', 'first' (before the stage's first step) or 'every' (before the first
         step of each epoch).
@@ -112,6 +115,7 @@ class Task(nnx.Module):
     Attributes:
       backbone: what the stage trains.
       spec: of the training views.
+      groups: virtual groups of the batch, each of which the backbone normalises by its own statistics.
       distillation: module that adds a loss for staying close to teachers, or None. It is called with the task, its
         `Output`, the frozen teachers and a progress, and returns (loss, metrics). Its parameters are trained and saved
         with the task.
@@ -121,11 +125,13 @@ class Task(nnx.Module):
     RECIPE: ClassVar[Mapping[str, Any]] = {}
     FIXED: ClassVar[Mapping[str, Any]] = {}
     DIMENSIONS: ClassVar[tuple[int, ...]] = (2, 3)
+    MINIMUM_BATCH: ClassVar[int] = 1
     CONSTANT_RATE: ClassVar[tuple[str, ...]] = ()
     AT_EPOCH: ClassVar[str] = "never"
     RESTARTS: ClassVar[tuple[str, ...]] = ()
     EMBEDDING_DISTANCE: ClassVar[str] = "mse"
 
+    groups: int = 1
     distillation: nnx.Module | None = None
 
     def __init__(self, backbone: nnx.Module, spec: augment.AnyViews):

@@ -21,7 +21,7 @@ class Arm:
 
     Attributes:
       name: 'curriculum', the name of another curriculum, 'scratch', 'imagenet' or 'single:<task>'; in the job
-        `evaluate` it is 'init'.
+        `evaluate` it is 'init', or 'scratch' for random weights.
       init: the weights that it starts from, as in `config.init`.
       stages: the stages that it trains, as (position in its curriculum, config).
       tasks: the tasks of all stages of its curriculum.
@@ -53,7 +53,7 @@ def list_arms(config: ConfigDict) -> tuple[Arm, ...]:
     has the name of another arm.
     """
     if config.job == "evaluate":
-        return (Arm(INIT, config.init),)
+        return (Arm(SCRATCH if config.init == SCRATCH else INIT, config.init),)
     arms = [_whole(name, config.init, stages, f"curricula.{name}") for name, stages in config.curricula.items()]
     if config.stages or not arms:
         arms.insert(0, _whole(CURRICULUM, config.init, config.stages, "stages"))

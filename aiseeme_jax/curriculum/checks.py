@@ -3,13 +3,20 @@
 import contextlib
 from collections.abc import Iterator
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, data, models, pretext, seeds, weights
 from aiseeme_jax.curriculum import teachers
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import finetune
 from aiseeme_jax.training.checks import check_training
+
+# Groups of fewer images are tried out: no loss, norm or distillation needs more rows than so many.
+SMALL_BATCH = 3
 
 
 @contextlib.contextmanager
@@ -92,7 +99,40 @@ def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosi
         backbone = weights.starting_backbone(config.model, weights.SCRATCH, config.seed)
         return make_stage_task(stage, backbone, len(split), dtype=config.model.dtype, seed=0)
 
-    teachers.check_teachers(config, stage, place, nnx.eval_shape(make).backbone)
+    task = nnx.eval_shape(make)
+    rows = stage.batch_size
+    if stage.batch_size // task.groups < SMALL_BATCH:
+        rows = trace_loss(task, split, stage.batch_size)
+    teachers.check_teachers(config, stage, place, task.backbone, rows)
+
+
+def trace_loss(task: pretext.Task, split: data.Split, batch_size: int) -> int:
+    """Traces the loss of a task, without computing it, and returns how many rows of features it gives for a batch.
+
+    What the batch is too small for raises ValueError, such as batch normalisation of a single value of a channel.
+    """
+
+    def loss(task: pretext.Task, batch: dict[str, Array]) -> Array:
+        return task.loss(task.views(jax.random.key(0), batch), jnp.zeros(())).features
+
+    image = jax.ShapeDtypeStruct((batch_size, *split.shape), split.dtype)
+    index = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    return nnx.eval_shape(loss, task, {"image": image, "index": index}).shape[0]
+
+
+def check_finetuning(model: ConfigDict, target: ConfigDict, images: int) -> None:
+    """Checks that a backbone can be trained on the smallest batches of a target, those of its smallest share.
+
+    Args:
+      images: in the labelled training split.
+
+    Raises ValueError for batch normalisation of a single value of a channel.
+    """
+    batch = min(finetune.batch_size_for(target.batch_size, round(images * share)) for share in target.fractions)
+    if batch < SMALL_BATCH:
+        backbone = nnx.eval_shape(lambda: weights.starting_backbone(model, weights.SCRATCH, 0))
+        shape = (batch, *(target.views.size,) * model.dimensions, model.channels)
+        nnx.eval_shape(lambda m, x: m(x, train=True)["pooled"], backbone, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def make_stage_task(stage: ConfigDict, backbone: nnx.Module, images: int, *, dtype: str, seed: int) -> pretext.Task:

@@ -34,7 +34,7 @@ from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
 
 # Increase one of these when a change of the code changes the results of such pieces of work.
-STAGE_VERSION, FISHER_VERSION, MEASUREMENT_VERSION = 1, 1, 1
+STAGE_VERSION, FISHER_VERSION, MEASUREMENT_VERSION = 2, 1, 2
 # Fisher information is estimated on at most so many batches, unless the stage sets their number.
 FISHER_BATCHES = 100
 # Fields of a target that say which measurements are made. They do not belong to the key of a measurement.
@@ -193,6 +193,8 @@ class _Planner:
                 data.check_model(splits["train"], self.config.model)
                 checks.check_views(self.config.model, target, splits["train"])
                 protocols.check_target(target, splits["train"])
+                if protocols.find_protocol(target.protocol).trains:
+                    checks.check_finetuning(self.config.model, target, len(splits["train"]))
             if name in names[:position]:
                 raise UserError(
                     f"targets[{position}]: a second target '{name}'; there can be one of each protocol and data set"

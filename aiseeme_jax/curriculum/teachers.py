@@ -109,11 +109,12 @@ class LoadedTeachers:
         return backbone, record
 
 
-def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, student: nnx.Module) -> None:
+def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, student: nnx.Module, rows: int) -> None:
     """Checks the distillation of a stage before anything is trained.
 
     Args:
       student: a backbone of `config.model`; its weights do not matter.
+      rows: of features that a batch of the stage gives, or fewer.
 
     Raises UserError that names the field, MissingFile for a missing file of a teacher.
     """
@@ -130,7 +131,7 @@ def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, 
         for teacher in teachers:
             outside = None if isinstance(teacher, int) else _load_outside(config.model, term, teacher, place.init)
             backbones[place.label(teacher)] = student if outside is None else outside
-        distill.check_term(term, student, backbones, stage.views.size)
+        distill.check_term(term, student, backbones, stage.views.size, rows)
 
 
 def _load_outside(model: Mapping[str, Any], term: distill.Term, teacher: str, init: str) -> nnx.Module:

@@ -83,10 +83,13 @@ def project(module: nnx.Module | None, features: Float[Array, "m d"]) -> Float[A
 
 
 class CaSSLe(nnx.Module):
-    """D(g(z), z of the teacher), over all views of the batch at once.
+    """D(g(z), z of the teacher), over all views of the batch at once, at least three.
 
     Raises ValueError if the task's EMBEDDING_DISTANCE is not known.
     """
+
+    # g normalises its hidden layer by the statistics of the batch, which makes 1 and -1 of any two values.
+    MINIMUM_ROWS = 3
 
     def __init__(self, term: Term, task: Task, frozen: Any, *, dtype: str, rngs: nnx.Rngs):
         self.term = term

@@ -63,9 +63,9 @@ def similarity_preserving(student: Float[Array, "rows *s"], teacher: Float[Array
     """|S - T|^2 / rows^2, S and T the matrices F F^T of the flattened features, their rows brought to length one.
 
     The features of the two may differ in shape. Rotation and scale of either side change nothing. Source: Tung & Mori,
-    ICCV 2019 (arXiv 1907.09682), eqs. 1 to 4.
+    ICCV 2019 (arXiv 1907.09682), eqs. 1 to 4. At least two rows: one is as similar to itself as any other.
     """
-    _check_rows(student, teacher, 1)
+    _check_rows(student, teacher, 2)
     flat = [wide(rows).reshape(rows.shape[0], -1) for rows in (student, teacher)]
     one, other = (normalise(matmul(rows, rows.T)) for rows in flat)
     return jnp.mean(jnp.square(one - other))

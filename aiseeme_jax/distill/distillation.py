@@ -39,13 +39,20 @@ def read_terms(config: Any) -> tuple[Term, ...]:
     return tuple(Term(name=name, **{key: node[key] for key in node}) for name, node in found.items())
 
 
-def check_term(term: Term, student: nnx.Module, teachers: Mapping[str, nnx.Module], size: int) -> None:
-    """Raises UserError, which names the teacher, unless what the term compares can be compared.
+def check_term(term: Term, student: nnx.Module, teachers: Mapping[str, nnx.Module], size: int, rows: int) -> None:
+    """Raises UserError unless what the term compares can be compared, and the batch is large enough for it.
 
     Args:
       student, teachers: backbones, which may be abstract.
       size: of the views.
+      rows: of features that a batch gives, or fewer.
     """
+    least = _count_minimum_rows(term)
+    if teachers and rows < least:
+        raise UserError(
+            f"distill.kind '{term.kind}' compares the rows of a batch: it needs at least {least}, and this stage gives "
+            f"{rows}; raise `batch_size`"
+        )
     by_parameters = term.kind in PARAMETER_KINDS
     describe = _describe_parameters if by_parameters else functools.partial(_describe_rows, term, size)
     wanted = describe("the stage", student)
@@ -57,6 +64,13 @@ def check_term(term: Term, student: nnx.Module, teachers: Mapping[str, nnx.Modul
             # The student may differ from its teachers. They must not differ from each other: they are averaged.
             wanted = found
         _check_same(term, name, "weights" if by_parameters else f"'{term.endpoint}'", found, wanted)
+
+
+def _count_minimum_rows(term: Term) -> int:
+    kind = KINDS.get(term.kind)
+    if hasattr(kind, "count_minimum_rows"):
+        return kind.count_minimum_rows(term)
+    return getattr(kind, "MINIMUM_ROWS", 1)
 
 
 def _describe_rows(term: Term, size: int, whose: str, backbone: nnx.Module) -> str:

@@ -62,13 +62,20 @@ class Features(nnx.Module):
     Class attributes:
       ROWS: makes rows of an endpoint, which is a map or pooled features.
       SAME_SIZE: whether the rows of student and teacher must have one length.
+      MINIMUM_ROWS: rows that there must be, images and their views.
     """
 
     ROWS: Callable[[Array], Array] = staticmethod(mean_over_places)
     SAME_SIZE: ClassVar[bool] = True
+    MINIMUM_ROWS: ClassVar[int] = 1
 
     def __init__(self, term: Term, task: Task, frozen: Any, *, dtype: str, rngs: nnx.Rngs):
         self.term = term
+
+    @classmethod
+    def count_minimum_rows(cls, term: Term) -> int:
+        """Rows that there must be for a term with these fields."""
+        return cls.MINIMUM_ROWS
 
     def __call__(self, task: Task, endpoints: Endpoints, frozen: Any) -> Float[Array, ""]:
         endpoint = self.term.endpoint
@@ -120,6 +127,11 @@ class Relational(Features):
     """Distances between the images of the batch, plus `angle` times the angles of triangles (Park et al., 2019)."""
 
     SAME_SIZE = False
+    MINIMUM_ROWS = 2
+
+    @classmethod
+    def count_minimum_rows(cls, term):
+        return 3 if term.angle else cls.MINIMUM_ROWS
 
     def compare(self, student, teacher):
         loss = distances.relational_distance(student, teacher)
@@ -133,6 +145,7 @@ class SimilarityPreserving(Features):
 
     ROWS = staticmethod(flatten_maps)
     SAME_SIZE = False
+    MINIMUM_ROWS = 2
 
     def compare(self, student, teacher):
         return distances.similarity_preserving(student, teacher)
@@ -145,6 +158,8 @@ class PFR(Features):
     """
 
     SAME_SIZE = False
+    # M normalises its hidden layer by the statistics of the batch, which makes 1 and -1 of any two values.
+    MINIMUM_ROWS = 3
 
     def __init__(self, term: Term, task: Task, frozen: Any, *, dtype: str, rngs: nnx.Rngs):
         super().__init__(term, task, frozen, dtype=dtype, rngs=rngs)

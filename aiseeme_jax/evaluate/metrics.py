@@ -19,7 +19,7 @@ A metric that is undefined on the data (AUROC, average precision with one class 
 `summarise` leaves it out.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,11 +28,13 @@ from numpy.typing import ArrayLike
 from aiseeme_jax.evaluate import weighted
 from aiseeme_jax.evaluate.bootstrap import (
     MIN_GROUPS,
+    Draws,
     bootstrap_ci,
     difference_ci,
+    draw_weights,
     interval,
     number_groups,
-    resample_weights,
+    split_draws,
 )
 from aiseeme_jax.evaluate.labels import ClassLabels, check_labels_and_probs, make_labels
 from aiseeme_jax.evaluate.results import Predictions
@@ -58,7 +60,6 @@ __all__ = [
     "main_metric",
     "per_class_auroc",
     "per_class_average_precision",
-    "resampled_scores",
     "sensitivity",
     "specificity",
     "summarise",
@@ -151,26 +152,30 @@ def _of_each_class(name: str, labels: ArrayLike, probs: ArrayLike) -> Float[np.n
 
 
 class Scores:
-    """Metrics under many weightings of the rows. Each quantity that metrics share is computed once, when first needed.
+    """Metrics on everything that their intervals are made of. What metrics share is computed once, when first needed.
 
     Args:
       labels, probs: as everywhere here.
+      groups, samples, seed: of the resamples, as of `bootstrap_ci`.
       class_names: [C], of the classes or findings.
-      blocks: gives weights [s, N] in blocks, each time it is called.
     """
 
     def __init__(
         self,
         labels: ArrayLike,
         probs: ArrayLike,
+        *,
+        groups: Sequence | None,
+        samples: int,
+        seed: int,
         class_names: Sequence[str],
-        blocks: Callable[[], Iterable[weighted.Weights]],
     ):
         self.labels, self.probs = check_labels_and_probs(labels, probs)
         if len(class_names) != self.probs.shape[1]:
             raise ValueError(f"{len(class_names)} class names for probs of {self.probs.shape[1]} classes")
         self.classes = {name: place for place, name in enumerate(class_names)}
-        self._blocks = blocks
+        self.samples = samples
+        self._weights = lambda: draw_weights(groups, len(self.labels), samples, seed)
         self._known: dict[str, np.ndarray] = {}
 
     def names(self) -> list[str]:
@@ -184,33 +189,20 @@ class Scores:
             return self.classes[of_class]
         return self.labels.positive_class if metric == average_precision.name else None
 
-    def of(self, name: str) -> Float[np.ndarray, "s"]:
-        """A metric ('auroc'), or that of one class ('auroc/MEL'), under each weighting; NaN where undefined."""
+    def of(self, name: str) -> Draws:
+        """A metric ('auroc'), or that of one class ('auroc/MEL')."""
         quantity, _, of_class = name.partition("/")
         if of_class:
-            return self._quantity(quantity)[:, self.classes[of_class]]
+            return split_draws(self._quantity(quantity)[:, self.classes[of_class]], self.samples)
         weighted.check_exists(name, self.labels, self.labels.METRICS)
         metric = METRICS[name]
-        return metric.reduce(self._quantity(metric.quantity), self.labels)
+        return split_draws(metric.reduce(self._quantity(metric.quantity), self.labels), self.samples)
 
     def _quantity(self, name: str) -> np.ndarray:
         if name not in self._known:
             measure = weighted.QUANTITIES[name]
-            self._known[name] = np.concatenate([measure(self.labels, self.probs, w) for w in self._blocks()])
+            self._known[name] = np.concatenate([measure(self.labels, self.probs, w) for w in self._weights()])
         return self._known[name]
-
-
-def resampled_scores(
-    labels: ArrayLike,
-    probs: ArrayLike,
-    *,
-    groups: Sequence | None,
-    samples: int,
-    seed: int,
-    class_names: Sequence[str],
-) -> Scores:
-    """The metrics on each resample of the cluster bootstrap."""
-    return Scores(labels, probs, class_names, lambda: resample_weights(groups, len(labels), samples, seed))
 
 
 def summarise(
@@ -228,22 +220,21 @@ def summarise(
     than MIN_GROUPS groups hold, for a finding that is present, or absent, in fewer than MIN_GROUPS groups, and where
     all resamples are 0 or all are 1.
     """
-    drawn = resampled_scores(labels, probs, groups=groups, samples=samples, seed=seed, class_names=class_names)
-    as_it_is = Scores(labels, probs, class_names, lambda: [np.ones((1, len(labels)))])
-    held = drawn.labels.groups_for_interval(number_groups(groups, len(labels)))
+    scores = Scores(labels, probs, groups=groups, samples=samples, seed=seed, class_names=class_names)
+    held = scores.labels.groups_for_interval(number_groups(groups, len(labels)))
     rows = []
-    for name in as_it_is.names():
-        value = float(as_it_is.of(name)[0])
-        if np.isfinite(value):
-            of_class = as_it_is.class_of(name)
+    for name in scores.names():
+        drawn = scores.of(name)
+        if np.isfinite(drawn.value):
+            of_class = scores.class_of(name)
             enough = of_class is None or held[of_class] >= MIN_GROUPS
-            low, high = _interval(drawn.of(name)) if enough else (np.nan, np.nan)
-            rows.append({"metric": name, "value": value, "low": low, "high": high})
+            low, high = _interval(drawn, seed) if enough else (np.nan, np.nan)
+            rows.append({"metric": name, "value": drawn.value, "low": low, "high": high})
     return rows
 
 
-def _interval(values: Float[np.ndarray, "samples"]) -> tuple[float, float]:
-    low, high = interval(values)
+def _interval(drawn: Draws, seed: int) -> tuple[float, float]:
+    low, high = interval([drawn], seed)
     # If none of 20 lesions was found, a sixth of all lesions may still be findable. Where no resample leaves the end of
     # the range, the resamples cannot say how far from it the truth is.
     return (np.nan, np.nan) if low == high and low in (0, 1) else (low, high)

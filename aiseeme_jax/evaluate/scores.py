@@ -11,7 +11,7 @@ from aiseeme_jax.store import artifacts, records
 
 METRICS = "metrics.json"
 # Raised when a metric or an interval is computed in another way.
-VERSION = 1
+VERSION = 2
 
 
 def score_measurement(directory: Path, statistics: Mapping[str, int]) -> list[dict[str, Any]]:

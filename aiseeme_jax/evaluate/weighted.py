@@ -63,11 +63,13 @@ def auroc(labels: Labels, probs: Probs, weights: Weights) -> PerClass:
         scores = probs[:, c]
         order = negatives[np.argsort(scores[negatives], kind="stable")]
         # mass[:, i]: weight of the i lowest negatives.
-        mass = np.pad(np.cumsum(weights[:, order], axis=1), ((0, 0), (1, 0)))
-        below = mass[:, np.searchsorted(scores[order], scores[positives], side="left")]
-        up_to = mass[:, np.searchsorted(scores[order], scores[positives], side="right")]
-        won = np.einsum("sp,sp->s", weights[:, positives], below + up_to) / 2
-        values[:, c] = _ratio(won, weights[:, positives].sum(axis=1) * mass[:, -1])
+        mass = np.zeros((len(weights), len(order) + 1))
+        np.cumsum(_columns(weights, order), axis=1, out=mass[:, 1:])
+        below = _columns(mass, np.searchsorted(scores[order], scores[positives], side="left"))
+        up_to = _columns(mass, np.searchsorted(scores[order], scores[positives], side="right"))
+        of_positives = _columns(weights, positives)
+        won = np.einsum("sp,sp->s", of_positives, below + up_to) / 2
+        values[:, c] = _ratio(won, of_positives.sum(axis=1) * mass[:, -1])
     return values
 
 
@@ -79,13 +81,13 @@ def average_precision(labels: Labels, probs: Probs, weights: Weights) -> PerClas
     for c in labels.measured:
         rows = np.flatnonzero(labels.known[:, c])
         order = rows[np.argsort(-probs[rows, c], kind="stable")]
-        # Rows of equal score share one threshold: the end of each run.
-        ends = np.append(np.flatnonzero(np.diff(probs[order, c])), len(order) - 1)
-        sorted_weights = weights[:, order]
-        chosen = np.cumsum(sorted_weights, axis=1)[:, ends]
-        hits = np.cumsum(sorted_weights * labels.present[order, c], axis=1)[:, ends]
-        precision = hits / np.maximum(chosen, 1e-12)
-        found = _ratio(np.sum(np.diff(hits, axis=1, prepend=0) * precision, axis=1), hits[:, -1])
+        positives = np.flatnonzero(labels.present[order, c])
+        # Recall grows at positives alone. Rows of equal score share one threshold: the last of them.
+        last = np.searchsorted(-probs[order, c], -probs[order[positives], c], side="right") - 1
+        chosen = _columns(np.cumsum(_columns(weights, order), axis=1), last)
+        gained = _columns(weights, order[positives])
+        hits = _columns(np.cumsum(gained, axis=1), np.searchsorted(positives, last, side="right") - 1)
+        found = _ratio(np.sum(gained * hits / np.maximum(chosen, 1e-12), axis=1), gained.sum(axis=1))
         # Without negatives it is 1 whatever the scores.
         values[:, c] = np.where(weights @ labels.absent[:, c] > 0, found, np.nan)
     return values
@@ -174,6 +176,11 @@ def check_exists(name: str, labels: Labels, known: tuple[str, ...]) -> None:
 def _decided(probs: Probs) -> np.ndarray:
     """Whether a row is decided for a class, [N, C]."""
     return decisions(probs)[:, None] == np.arange(probs.shape[1])
+
+
+def _columns(table: Float[np.ndarray, "s n"], places: Int[np.ndarray, "k"]) -> Float[np.ndarray, "s k"]:
+    """Some columns, row by row in memory, where `table[:, places]` has them column by column, which is slow to sum."""
+    return np.take(table, places, axis=1)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -35,6 +35,13 @@ def check_same_shape(**arrays: Array) -> None:
         raise ValueError(f"shapes differ: {listed}")
 
 
+def check_rows(least: int, why: str, **arrays: Array) -> None:
+    """Raises ValueError, which says why, unless arrays have at least so many rows. Shapes are known while tracing."""
+    for name, array in arrays.items():
+        if jnp.shape(array)[0] < least:
+            raise ValueError(f"{name} has {jnp.shape(array)[0]} rows; it must have at least {least}: {why}")
+
+
 def check_positive(**numbers: float) -> None:
     """Raises ValueError for a number that is not positive. A traced one (a learnt temperature) cannot be checked."""
     for name, number in numbers.items():

@@ -48,6 +48,8 @@ def focal(
     """
     logits = wide(logits)
     classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError(f"logits have shape {logits.shape}: of one class the focal loss is 0 whatever they are")
     log_probabilities = jax.nn.log_softmax(logits)
     log_p = _at_label(log_probabilities, labels)
     # log(1 - p) from the other classes: exact if p rounds to 1, and without a power of zero in the gradient.

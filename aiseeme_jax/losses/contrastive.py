@@ -4,17 +4,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from aiseeme_jax.losses.arrays import check_positive, check_same_shape, matmul, normalise, wide
+from aiseeme_jax.losses.arrays import check_positive, check_rows, check_same_shape, matmul, normalise, wide
+
+NO_NEGATIVES = "the negatives of a row are the other rows, and without one the loss is 0 whatever the row is"
 
 
 def nt_xent(z1: Float[Array, "batch dim"], z2: Float[Array, "batch dim"], *, temperature: float) -> Float[Array, ""]:
     """Normalised-temperature cross-entropy of SimCLR; rows are L2-normalised here.
 
     With z the 2N rows of both views and j(i) the other view of row i,
-    mean_i [ logsumexp_{k != i}(z_i·z_k / T) - z_i·z_j(i) / T ], a number in [0, log(2N - 1) + 2/T].
+    mean_i [ logsumexp_{k != i}(z_i·z_k / T) - z_i·z_j(i) / T ], a number in [0, log(2N - 1) + 2/T]; N is at least 2.
     Source: Chen et al., ICML 2020 (arXiv 2002.05709), eq. 1 and algorithm 1.
     """
     check_same_shape(z1=z1, z2=z2)
+    check_rows(2, NO_NEGATIVES, z1=z1)
     check_positive(temperature=temperature)
     rows = normalise(jnp.concatenate([wide(z1), wide(z2)]))
     similarity = matmul(rows, rows.T) / temperature
@@ -46,6 +49,8 @@ def info_nce(
             f"negatives have shape {negatives.shape}; for queries {query.shape} they must be "
             f"[K, {query.shape[1]}] or [{query.shape[0]}, K, {query.shape[1]}]"
         )
+    if not negatives.shape[-2]:
+        raise ValueError(f"negatives have shape {negatives.shape}: without one, the loss is 0 whatever the queries are")
     per_row = "nkd" if negatives.ndim == 3 else "kd"
     positive = jnp.sum(query * key, axis=1, keepdims=True)
     negative = jnp.einsum(f"nd,{per_row}->nk", query, negatives, precision=jax.lax.Precision.HIGHEST)
@@ -60,10 +65,11 @@ def info_nce_in_batch(
 ) -> Float[Array, ""]:
     """InfoNCE with the keys of the other rows as negatives. All rows must be L2-normalised.
 
-    mean_i [ logsumexp_j(q_i·k_j / T) - q_i·k_i / T ], not negative.
+    mean_i [ logsumexp_j(q_i·k_j / T) - q_i·k_i / T ], not negative; at least two rows.
     Source: Chen et al., ICCV 2021 (arXiv 2104.02057), algorithm 1, without its factor 2 T.
     """
     check_same_shape(query=query, key=key)
+    check_rows(2, NO_NEGATIVES, query=query)
     check_positive(temperature=temperature)
     logits = matmul(wide(query), wide(key).T) / temperature
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from aiseeme_jax.losses.arrays import check_same_shape, matmul, normalise, wide
+from aiseeme_jax.losses.arrays import check_rows, check_same_shape, matmul, normalise, wide
 from aiseeme_jax.losses.reconstruction import mse
 
 _BARLOW_EPSILON = 1e-5
@@ -24,13 +24,14 @@ def negative_cosine(prediction: Float[Array, "batch dim"], target: Float[Array, 
 def barlow_twins(
     z1: Float[Array, "batch dim"], z2: Float[Array, "batch dim"], *, off_diagonal_weight: float
 ) -> Float[Array, ""]:
-    """sum_i (1 - C_ii)^2 + off_diagonal_weight · sum_{i != j} C_ij^2, not negative.
+    """sum_i (1 - C_ii)^2 + off_diagonal_weight · sum_{i != j} C_ij^2, not negative; at least two rows.
 
     C [dim, dim] is the cross-correlation over the batch of the two views, each dimension standardised with
     its mean and its biased variance (+ 1e-5). Source: Zbontar et al., ICML 2021 (arXiv 2103.03230), eqs. 1
     and 2.
     """
     check_same_shape(z1=z1, z2=z2)
+    check_rows(2, "one row has no variance", z1=z1)
     correlation = matmul(_standardise(wide(z1)).T, _standardise(wide(z2))) / z1.shape[0]
     diagonal = jnp.diagonal(correlation)
     return jnp.sum(jnp.square(1 - diagonal)) + off_diagonal_weight * _off_diagonal_energy(correlation)
@@ -52,8 +53,7 @@ def vicreg(
     to 6; the invariance term is the mean over rows and dimensions, as in their algorithm 1.
     """
     check_same_shape(z1=z1, z2=z2)
-    if z1.shape[0] < 2:
-        raise ValueError(f"vicreg needs at least 2 rows to take a variance over, got {z1.shape[0]}")
+    check_rows(2, "one row has no variance", z1=z1)
     hinge, redundancy = 0.0, 0.0
     for rows in (wide(z1), wide(z2)):
         centred = rows - jnp.mean(rows, axis=0)

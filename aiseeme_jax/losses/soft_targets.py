@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from aiseeme_jax.losses.arrays import check_positive, check_same_shape, wide
+from aiseeme_jax.losses.arrays import check_positive, check_rows, check_same_shape, wide
 
 
 def dino(
@@ -56,13 +56,14 @@ def swapped_prediction(
 def sinkhorn(
     scores: Float[Array, "batch prototypes"], *, epsilon: float, iterations: int
 ) -> Float[Array, "batch prototypes"]:
-    """Soft assignments. Rows sum to 1, and with more iterations columns approach batch / prototypes.
+    """Soft assignments. Rows sum to 1, and with more iterations columns approach batch / prototypes; at least two rows.
 
     Sinkhorn-Knopp on exp(scores / epsilon): each iteration first equalises the prototypes, then normalises the rows. It
     runs in log space, so that no score overflows and no prototype underflows.
     Source: Caron et al., NeurIPS 2020 (arXiv 2006.09882), eqs. 3 to 5; Cuturi, NeurIPS 2013.
     """
     check_positive(epsilon=epsilon)
+    check_rows(2, "one row is assigned to all prototypes alike, whatever its scores", scores=scores)
 
     def iterate(_, log_plan):
         log_plan = log_plan - jax.nn.logsumexp(log_plan, axis=0, keepdims=True)

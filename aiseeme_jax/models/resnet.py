@@ -6,6 +6,7 @@ convolutions compute in the given dtype, and the pooled features are float32. `t
 mode of the module.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -48,7 +49,9 @@ class RunningAverage(nnx.BatchStat):
 class Norm(nnx.BatchNorm):
     """Batch normalisation over the global batch, computed in float32 and returned in the dtype of its input.
 
-    (In bfloat16 flax's own layer would round the running averages as well.)
+    As in PyTorch, the batch is normalised by its biased variance, and the running average gathers the unbiased one,
+    n / (n - 1) times as large for n values of a channel. (In flax's own layer it gathers the biased one, and in
+    bfloat16 it would be rounded.)
 
     Args:
       channels: of the input.
@@ -75,7 +78,18 @@ class Norm(nnx.BatchNorm):
         self.mean, self.var = RunningAverage(self.mean[...]), RunningAverage(self.var[...])
 
     def __call__(self, x: Float[Array, "... c"], *, train: bool) -> Float[Array, "... c"]:
-        return super().__call__(x, use_running_average=not train).astype(x.dtype)
+        """Raises ValueError if `train` and there is one value of each channel: it would be normalised to 0."""
+        values = math.prod(x.shape[:-1])
+        if train and values < 2:
+            raise ValueError(
+                f"batch normalisation of {x.shape} in training: a channel needs at least 2 values; raise the batch or "
+                "the size of the images"
+            )
+        kept = self.momentum * self.var.get_value()
+        normalised = super().__call__(x, use_running_average=not train).astype(x.dtype)
+        if train:
+            self.var.set_value(kept + (self.var.get_value() - kept) * (values / (values - 1)))
+        return normalised
 
 
 class Block(nnx.Module):

@@ -95,8 +95,9 @@ def make_task(
 ) -> Task:
     """A task that takes over `backbone` as it is and starts its own heads and state anew.
 
-    Raises UserError for an unknown name, for views of volumes where the task needs images or the other way round, for
-    a field out of its range, or for sizes (queue, bank, patches) that do not fit the data set or the batch.
+    Raises UserError for an unknown name, for views of volumes where the task needs images or the other way round, for a
+    batch below the task's MINIMUM_BATCH, for a field out of its range, or for sizes (queue, bank, patches) that do not
+    fit the data set or the batch.
     """
     kind = task_class(name)
     if spec.dimensions not in kind.DIMENSIONS:
@@ -104,4 +105,9 @@ def make_task(
         other = f"{name}3d" if spec.dimensions == 3 else name.removesuffix("3d")
         instead = f"; take '{other}' instead" if other in TASKS else ""
         raise UserError(f"{name} needs {wanted}, and views.dimensions is {spec.dimensions}{instead}")
+    if setting.batch < kind.MINIMUM_BATCH:
+        raise UserError(
+            f"{name}: a batch of {setting.batch} is too small: the task compares the images of a batch, or normalises "
+            f"them together; raise `batch_size` to at least {kind.MINIMUM_BATCH}"
+        )
     return kind(backbone, spec, setting, rngs=rngs, **fields)

@@ -20,6 +20,7 @@ class BarlowTwins(TwoViews):
     """
 
     NAME = "barlow_twins"
+    MINIMUM_BATCH = 3
     RECIPE = BYOL.RECIPE
     SHARES = BYOL.SHARES
     EMBEDDING_DISTANCE = "cross_correlation"

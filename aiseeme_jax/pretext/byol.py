@@ -26,6 +26,7 @@ class BYOL(TwoViews):
     """
 
     NAME = "byol"
+    MINIMUM_BATCH = 3
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "jitter_probability": 0.8,

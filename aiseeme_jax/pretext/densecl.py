@@ -60,6 +60,7 @@ class DenseCL(Task):
     """
 
     NAME = "densecl"
+    MINIMUM_BATCH = 2
     RECIPE = MoCoV2.RECIPE
     EMBEDDING_DISTANCE = "contrastive"
 

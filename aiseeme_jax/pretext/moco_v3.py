@@ -32,6 +32,7 @@ class MoCoV3(TwoViews):
     """
 
     NAME = "moco_v3"
+    MINIMUM_BATCH = 3
     RECIPE = {**BYOL.RECIPE, "crop_scale": (0.2, 1.0)}
     SHARES = BYOL.SHARES
     EMBEDDING_DISTANCE = "contrastive"

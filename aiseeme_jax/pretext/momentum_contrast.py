@@ -48,6 +48,7 @@ class MomentumContrast(Task):
     Raises UserError if queue or groups do not fit the batch or the data set.
     """
 
+    MINIMUM_BATCH = 2
     EMBEDDING_DISTANCE = "contrastive"
 
     def __init__(

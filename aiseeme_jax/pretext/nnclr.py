@@ -37,6 +37,7 @@ class NNCLR(TwoViews):
     """
 
     NAME = "nnclr"
+    MINIMUM_BATCH = 3
     RECIPE = SimCLR.RECIPE
     EMBEDDING_DISTANCE = "contrastive"
 

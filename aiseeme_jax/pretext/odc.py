@@ -73,6 +73,7 @@ class ODC(Task):
     """
 
     NAME = "odc"
+    MINIMUM_BATCH = 3
     RECIPE = DeepCluster.RECIPE
     AT_EPOCH = "first"
     EMBEDDING_DISTANCE = "cosine"

@@ -20,6 +20,7 @@ class SimCLR(Task):
     """
 
     NAME = "simclr"
+    MINIMUM_BATCH = 2
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "jitter_probability": 0.8,

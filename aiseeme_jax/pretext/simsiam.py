@@ -27,6 +27,7 @@ class SimSiam(TwoViews):
     """
 
     NAME = "simsiam"
+    MINIMUM_BATCH = 3
     RECIPE = MoCoV2.RECIPE
     CONSTANT_RATE = ("predictor",)
     EMBEDDING_DISTANCE = "cosine"

@@ -48,6 +48,7 @@ class SwAV(Task):
     """
 
     NAME = "swav"
+    MINIMUM_BATCH = 2
     RECIPE = {**SimCLR.RECIPE, "crop_scale": (0.14, 1.0)}
     EMBEDDING_DISTANCE = "prototypes"
 

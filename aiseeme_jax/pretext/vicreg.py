@@ -3,7 +3,6 @@
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models
-from aiseeme_jax.errors import UserError
 from aiseeme_jax.models.heads import Encoder
 from aiseeme_jax.pretext import ranges
 from aiseeme_jax.pretext.two_views import TwoViews
@@ -17,11 +16,10 @@ class VICReg(TwoViews):
       invariance, variance, covariance: weights of the terms.
       hidden: width of the projection, hidden layers and output; 0 takes four times the backbone's features (8,192 for
         a ResNet-50).
-
-    Raises UserError for a batch of one image, which has no variance.
     """
 
     NAME = "vicreg"
+    MINIMUM_BATCH = 3
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "jitter_probability": 0.8,
@@ -49,8 +47,6 @@ class VICReg(TwoViews):
     ):
         super().__init__(backbone, spec)
         ranges.check_at_least(self, 0, invariance=invariance, variance=variance, covariance=covariance, hidden=hidden)
-        if setting.batch < 2:
-            raise UserError(f"{self.NAME}: a batch of one image has no variance; raise `batch_size`")
         hidden = hidden or 4 * backbone.features
         # No bias in the last layer: it would move both views by the same amount, which changes no term of the loss.
         projector = models.MLP(

@@ -125,7 +125,7 @@ class Estimates:
         runs = [found[row.seed] for row in rows]
         if not np.isfinite([row.low for row in rows]).all() or not self.have_same_images(runs):
             return Cell(value, np.nan, np.nan)
-        return Cell(value, *self._interval([self._resample(run, metric) for run in runs]))
+        return Cell(value, *self._interval([self._draw(run, metric) for run in runs]))
 
     def require_estimate(self, arm: str, target: str, fraction: float, metric: str) -> Cell:
         """As `estimate`, but where that gives None, raises Incomparable, which says why."""
@@ -164,7 +164,7 @@ class Estimates:
             raise Incomparable(f"{arm} and {reference} were measured on different test images")
         metric = metric or self.main_metric(target)
         values = [self._value(first, metric) - self._value(second, metric) for first, second in pairs]
-        drawn = [self._resample(first, metric) - self._resample(second, metric) for first, second in pairs]
+        drawn = [self._draw(first, metric) - self._draw(second, metric) for first, second in pairs]
         return Cell(float(np.mean(values)), *self._interval(drawn), signed=True)
 
     def have_same_images(self, runs: Sequence[Run]) -> bool:
@@ -200,11 +200,11 @@ class Estimates:
         except ValueError as error:
             raise Incomparable(str(error)) from error
 
-    def _resample(self, run: Run, metric: str) -> np.ndarray:
-        """A metric of a run on each bootstrap resample."""
+    def _draw(self, run: Run, metric: str) -> bootstrap.Draws:
+        """A metric of a run on everything that its interval is made of."""
         if run.directory not in self._scores:
             test = self._read(run)
-            self._scores[run.directory] = metrics.resampled_scores(
+            self._scores[run.directory] = metrics.Scores(
                 test.labels,
                 test.probs,
                 groups=test.groups,
@@ -213,5 +213,5 @@ class Estimates:
             )
         return self._scores[run.directory].of(metric)
 
-    def _interval(self, drawn: Sequence[np.ndarray]) -> tuple[float, float]:
-        return bootstrap.interval(bootstrap.mean_over_runs(drawn, self.contents.statistics["seed"]))
+    def _interval(self, drawn: Sequence[bootstrap.Draws]) -> tuple[float, float]:
+        return bootstrap.interval(drawn, self.contents.statistics["seed"])

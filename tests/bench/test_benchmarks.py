@@ -12,7 +12,7 @@ import pytest
 from running import QUICK_TO_COMPILE, phantom  # noqa: F401
 from tiny import tiny_in_the_table  # noqa: F401
 
-from bench import measure, open_split, prepare, tasks, train_step
+from bench import coverage, measure, open_split, prepare, tasks, train_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without the tests' virtual devices.
@@ -126,3 +126,16 @@ def test_table_is_markdown():
         "|-----------|---|",
         "| long name | 1 |",
     ]
+
+
+def test_coverage_prints_a_row_for_each_interval(capsys, monkeypatch):
+    monkeypatch.setattr(coverage, "TRUTH_PATIENTS", 300)
+    coverage.main(["--patients", "20", "--simulations", "3", "--samples", "20"])
+    head, *tables = capsys.readouterr().out.split("\n\n")
+    assert head == "Coverage in percent (mean width); 3 simulations, standard error 12.6."
+    assert [title.split(" (")[0] for title in tables[::2]] == ["20 patients, 2 classes", "20 patients, 4 classes"]
+    for table in tables[1::2]:
+        _, _, *rows = (line.strip("|").split("|") for line in table.strip().splitlines())
+        assert [row[0].strip() for row in rows] == list(coverage.METHODS)
+        shares = [float(cell.split("(")[0]) for row in rows for cell in row[1:] if "–" not in cell]
+        assert len(shares) == 27 and {round(share / 100 * 3) for share in shares} <= {0, 1, 2, 3}

@@ -47,6 +47,8 @@ def test_unknown_names_are_errors():
 
 def test_the_job_evaluate_has_the_backbone_at_init_alone():
     assert [(arm.name, arm.init) for arm in list_arms(config(job="evaluate", init="w.pth"))] == [("init", "w.pth")]
+    (arm,) = list_arms(config(job="evaluate", init="scratch"))
+    assert (arm.name, arm.is_random) == ("scratch", True)
 
 
 class TestCurricula:

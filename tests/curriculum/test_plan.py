@@ -1,5 +1,6 @@
 """What is judged before anything is trained: data, model, views, tasks and labels that do not go together."""
 
+import jax
 import numpy as np
 import pytest
 from tiny import tiny_in_the_table  # noqa: F401
@@ -107,6 +108,56 @@ def test_patience_and_the_weight_of_a_task_have_their_least_values(opened):
     made.patience = 0
     with pytest.raises(ValueError, match="patience is 0; it must be at least 1"):
         check(made, split)
+
+
+class TestSmallBatches:
+    """What is too small for a loss, a norm or a distillation is refused before anything is trained."""
+
+    @pytest.fixture
+    def plan(self, opened, monkeypatch):
+        """Plans one stage on one device."""
+        monkeypatch.setattr(jax, "device_count", lambda: 1)
+        split = opened("grey")
+
+        def make(task, batch, size=16, **changes):
+            made = config("grey", (task,), name="resnet18")
+            changed = {"batch_size": batch, "duration": base.duration(steps=2), **changes}
+            made.stages = (base.stage(task, size=size, preset="cxr", **changed),)
+            return check(made, split)
+
+        return make
+
+    def test_a_task_that_compares_images(self, plan):
+        message = r"stages\[0\] \(simclr\): simclr: a batch of 1 is too small: .* raise `batch_size` to at least 2"
+        with pytest.raises(UserError, match=message):
+            plan("simclr", 1)
+
+    def test_norms_with_a_single_value(self, plan):
+        message = r"stages\[0\] \({}\): batch normalisation of \(1, 1, 1, 64\) in training: .* at least 2 values"
+        with pytest.raises(UserError, match=message.format("npid")):
+            plan("npid", 1, size=8)
+        with pytest.raises(UserError, match=message.format("moco_v2")):
+            plan("moco_v2", 8, size=8, groups=8)
+        plan("npid", 1, size=16)
+        plan("rotation", 1, size=8)
+
+    def test_a_distillation_that_compares_images(self, plan):
+        distilled = {"distill": {"kind": "similarity_preserving"}}
+        plan("rotation", 1, **distilled)
+        made = config("grey", ("npid", "npid"))
+        made.stages[1].distill.kind, made.stages[1].batch_size = "relational", 1
+        with pytest.raises(UserError, match=r"stages\[1\] .* at least 3, and this stage gives 1; raise `batch_size`"):
+            check(made)
+
+    def test_fine_tuning(self, opened, monkeypatch):
+        monkeypatch.setattr(jax, "device_count", lambda: 1)
+        split, made = opened("grey"), config("grey", name="resnet18")
+        for size, batch in ((8, 2), (16, 1)):
+            made.targets = (base.target("finetune", size=size, preset="cxr", batch_size=batch),)
+            check(made, split)
+        made.targets = (base.target("finetune", size=8, preset="cxr", batch_size=1),)
+        with pytest.raises(UserError, match=r"targets\[0\] \(finetune\): batch normalisation of \(1, 1, 1, 64\)"):
+            check(made, split)
 
 
 class TestViTs:

@@ -608,7 +608,21 @@ class TestTerms:
 class TestCheck:
     def check(self, kind, *teachers, **changes):
         made = dict(zip(("one", "other"), teachers, strict=False))
-        distill.check_term(term(kind, **changes), tiny.Pixels(), made, tiny.SIZE)
+        distill.check_term(term(kind, **changes), tiny.Pixels(), made, tiny.SIZE, rows=8)
+
+    @pytest.mark.parametrize(
+        "kind, angle, least",
+        [("relational", 0.0, 2), ("relational", 1.0, 3), ("similarity_preserving", 0.0, 2), ("pfr", 0.0, 3)]
+        + [("cassle", 0.0, 3), ("mse", 0.0, 1), ("l2_sp", 0.0, 1)],
+    )
+    def test_rows_that_a_batch_must_give(self, kind, angle, least):
+        fields = {"teachers": ("one",), "angle": angle}
+        compared = (term(kind, **fields), tiny.Pixels(), {"one": tiny.Pixels(seed=1)}, tiny.SIZE)
+        distill.check_term(*compared, rows=least)
+        if least > 1:
+            message = f"distill.kind '{kind}' .* at least {least}, and this stage gives {least - 1}; raise `batch_size`"
+            with pytest.raises(ValueError, match=message):
+                distill.check_term(*compared, rows=least - 1)
 
     def test_narrower_teachers_fit_the_kinds_that_compare_no_features_one_by_one(self):
         fitting = set()

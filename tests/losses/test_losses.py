@@ -577,8 +577,31 @@ def test_bad_arguments_are_named():
         losses.dino(A[:, None], A[:, None], centre=CENTRE, student_temperature=0.1, teacher_temperature=0)
     with pytest.raises(ValueError, match=r"scores \(16, 1, 6\) and codes \(16, 1, 6\)"):
         losses.swapped_prediction(A[:, None], A[:, None], temperature=0.1)
-    with pytest.raises(ValueError, match="2 rows"):
-        losses.vicreg(A[:1], B[:1], invariance=1.0, variance=1.0, covariance=1.0)
+    with pytest.raises(ValueError, match=r"\(16, 0, 6\): without one, the loss is 0"):
+        losses.info_nce(Q, KEY, np.ones((N, 0, D)), temperature=1.0)
+    with pytest.raises(ValueError, match="of one class the focal loss is 0"):
+        losses.focal(LOGITS[:, :1], LABELS, gamma=2.0, alpha=1.0)
+
+
+# Losses that say nothing about a single row, and the names of their arrays.
+COMPARING = {
+    "nt_xent": (lambda a, b: losses.nt_xent(a, b, temperature=0.1), "z1"),
+    "info_nce_in_batch": (lambda a, b: losses.info_nce_in_batch(a, b, temperature=0.1), "query"),
+    "barlow_twins": (lambda a, b: losses.barlow_twins(a, b, off_diagonal_weight=0.1), "z1"),
+    "vicreg": (lambda a, b: losses.vicreg(a, b, invariance=1.0, variance=1.0, covariance=1.0), "z1"),
+    "sinkhorn": (lambda a, b: losses.sinkhorn(a, epsilon=0.05, iterations=3), "scores"),
+}
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_one_row_is_refused_where_rows_are_compared(name):
+    loss, array = COMPARING[name]
+    message = f"{array} has 1 rows; it must have at least 2: "
+    with pytest.raises(ValueError, match=message):
+        loss(A[:1], B[:1])
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(loss, A[:1], B[:1])
+    assert np.isfinite(loss(A[:2], B[:2])).all()
 
 
 def test_temperature_may_be_learned():

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from aiseeme_jax import models
+from aiseeme_jax.models.resnet import Norm
+from aiseeme_jax.weights import torchvision
 
 
 def narrow(name="resnet18", **fields):
@@ -91,12 +94,101 @@ def test_train_is_the_argument_and_not_the_mode_of_the_module():
     assert np.abs(np.asarray(backbone(images, train=True)["pooled"] - expected)).max() > 1e-3
 
 
-def test_running_averages_are_those_of_the_batch():
-    backbone, images = narrow(), random_images()
-    backbone(images, train=True)
-    maps = np.asarray(backbone.stem_convolution(images))
-    np.testing.assert_allclose(backbone.stem_norm.mean[...], 0.1 * maps.mean(axis=(0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(backbone.stem_norm.var[...], 0.9 + 0.1 * maps.var(axis=(0, 1, 2)), rtol=1e-4)
+def averages_by_definition(batches):
+    """Running mean and variance as PyTorch gathers them: a tenth of each batch's mean and unbiased variance."""
+    mean, variance = np.zeros(batches[0].shape[-1]), np.ones(batches[0].shape[-1])
+    for batch in batches:
+        values = batch.astype(np.float64).reshape(-1, batch.shape[-1])
+        mean, variance = 0.9 * mean + 0.1 * values.mean(axis=0), 0.9 * variance + 0.1 * values.var(axis=0, ddof=1)
+    return mean, variance
+
+
+class TestRunningAverages:
+    """Few values of a channel, so that the unbiased variance is far from the biased one."""
+
+    STEPS = 20
+
+    def batches(self, *shape):
+        generator = np.random.default_rng(0)
+        return [generator.normal(2.0, 3.0, shape).astype(np.float32) for _ in range(self.STEPS)]
+
+    @pytest.mark.parametrize("careful", [False, True])
+    @pytest.mark.parametrize("shape", [(2, 3), (4, 2, 1, 3), (2, 1, 1, 1, 3)])
+    def test_they_gather_the_unbiased_variance(self, shape, careful):
+        norm = Norm(3, careful=careful, rngs=nnx.Rngs(0))
+        batches = self.batches(*shape)
+        for batch in batches:
+            normalised = norm(jnp.asarray(batch), train=True)
+        mean, variance = averages_by_definition(batches)
+        np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
+        np.testing.assert_allclose(norm.var[...], variance, rtol=1e-5)
+        axes = tuple(range(len(shape) - 1))
+        expected = (batch - batch.mean(axis=axes)) / np.sqrt(batch.var(axis=axes) + 1e-5)
+        np.testing.assert_allclose(normalised, expected, atol=1e-3, err_msg="the batch itself has the biased one")
+
+    def test_they_are_those_of_the_global_batch_on_eight_devices(self):
+        rows = NamedSharding(jax.make_mesh((8,), ("data",)), PartitionSpec("data"))
+        graph, state = nnx.split(Norm(3, rngs=nnx.Rngs(0)))
+
+        @jax.jit
+        def step(state, batch):
+            norm = nnx.merge(graph, state)
+            norm(batch, train=True)
+            return nnx.state(norm)
+
+        batches = self.batches(8, 1, 1, 3)
+        for batch in batches:
+            state = step(state, jax.device_put(batch, rows))
+        mean, variance = averages_by_definition(batches)
+        np.testing.assert_allclose(state["mean"][...], mean, rtol=1e-5)
+        np.testing.assert_allclose(state["var"][...], variance, rtol=1e-5)
+
+    def test_one_value_of_a_channel_is_an_error_in_training_alone(self):
+        norm = Norm(3, rngs=nnx.Rngs(0))
+        with pytest.raises(
+            ValueError, match=r"\(1, 1, 1, 3\) in training: a channel needs at least 2 values; raise the b"
+        ):
+            norm(jnp.ones((1, 1, 1, 3)), train=True)
+        np.testing.assert_array_equal(norm.var[...], 1)
+        np.testing.assert_allclose(norm(jnp.ones((1, 1, 1, 3)), train=False), 1, rtol=1e-5)
+
+    def test_those_of_a_backbone_are_the_statistics_of_its_maps(self):
+        backbone, images = narrow(), random_images(size=4)
+        backbone(images, train=True)
+        mean, variance = averages_by_definition([np.asarray(backbone.stem_convolution(images))])
+        np.testing.assert_allclose(backbone.stem_norm.mean[...], mean, atol=1e-5)
+        np.testing.assert_allclose(backbone.stem_norm.var[...], variance, rtol=1e-4)
+
+    @pytest.mark.slow
+    def test_backbone_and_head_gather_what_pytorch_gathers(self):
+        torch = pytest.importorskip("torch")
+        import torch_resnet
+
+        network = torch_resnet.randomised("resnet18", 0.125, "small").train()
+        backbone = narrow()
+        torchvision.from_torchvision(backbone, {n: t.numpy().copy() for n, t in network.state_dict().items()})
+        their_head = torch.nn.Sequential(torch.nn.Linear(64, 8, bias=False), torch.nn.BatchNorm1d(8))
+        head = models.MLP(64, (), 8, final_norm=True, rngs=nnx.Rngs(0))
+        head.layers[0].kernel.set_value(jnp.asarray(their_head[0].weight.detach().numpy().T))
+        step = nnx.jit(lambda backbone, head, x: head(backbone(x, train=True)["pooled"], train=True))
+        for images in self.batches(4, 8, 8, 3):
+            step(backbone, head, jnp.asarray(images))
+            with torch.no_grad():
+                their_head(network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())))
+        found = torchvision.to_torchvision(backbone)
+        theirs = {n: t.numpy() for n, t in network.state_dict().items() if "running" in n}
+        assert len(theirs) == 40
+        for name, expected in theirs.items():
+            np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(head.norms[0].var[...], their_head[1].running_var.numpy(), rtol=1e-3)
+        np.testing.assert_allclose(head.norms[0].mean[...], their_head[1].running_mean.numpy(), atol=1e-3)
+
+    def test_to_set_one_asks_nothing_of_the_array(self):
+        """What is asked of a traced array takes as long as the program is so far."""
+        norm, anything = Norm(3, rngs=nnx.Rngs(0)), object()
+        for average in (norm.mean, norm.var):
+            average[...] = anything
+            assert average.get_value() is anything
 
 
 def test_blocks_start_as_the_identity():

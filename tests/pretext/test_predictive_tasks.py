@@ -144,10 +144,6 @@ class TestDecorrelation:
             expected += 7 * (np.square(covariance).sum() - np.square(np.diag(covariance)).sum()) / 10
         assert float(tiny.loss(task, views).loss) == pytest.approx(expected, rel=1e-4)
 
-    def test_vicreg_wants_two_images(self):
-        with pytest.raises(ValueError, match="vicreg: a batch of one image has no variance; raise `batch_size`"):
-            tiny.table_task("vicreg", batch=1)
-
 
 def crops():
     """Two global and two local crops of each of 8 images."""

@@ -12,6 +12,7 @@ from flax import nnx
 from tiny import no_events  # noqa: F401
 
 from aiseeme_jax import augment, data, pretext
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.pretext import two_views
 from aiseeme_jax.task import Average, raise_momentum
@@ -63,6 +64,45 @@ def test_gradient_and_state_on_eight_devices_are_those_of_one(name):
     assert tiny.arrays(rest_8).keys() == tiny.arrays(rest_1).keys()
     for key, value in tiny.arrays(rest_1).items():
         np.testing.assert_allclose(tiny.arrays(rest_8)[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def fields_for(name, batch):
+    """MoCo's groups must divide the batch, and what a queue holds is at least a batch."""
+    return {"groups": 1} if name in ("moco_v1", "moco_v2", "densecl") else {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pretext.TASKS)
+def test_the_smallest_batch_has_a_gradient(name):
+    """With fewer images a task would train on nothing: its gradient would be 0, or next to it."""
+    batch = pretext.TASKS[name].MINIMUM_BATCH
+    task = tiny.table_task(name, tiny.table_backbone(name), batch=batch, **fields_for(name, batch))
+    graph, params, rest = split_state(task)
+
+    def loss(params, batch):
+        task = nnx.merge(graph, params, rest)
+        return task.loss(task.views(jax.random.key(1), batch), 0.0).loss
+
+    gradient = jax.jit(jax.grad(loss))(disturbed(params), tiny.table_batch(name, batch))
+    size = np.linalg.norm([np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradient["backbone"])])
+    # Measured: at least 0.03. Batches of two had 3e-5 (simsiam), 1e-3 (byol) and 3e-3 (odc).
+    assert np.isfinite(size) and size > 0.01
+
+
+@pytest.mark.parametrize("name", [name for name, task in pretext.TASKS.items() if task.MINIMUM_BATCH > 1])
+def test_a_smaller_batch_is_refused(name):
+    least = pretext.TASKS[name].MINIMUM_BATCH
+    message = f"{name}: a batch of {least - 1} is too small: .* raise `batch_size` to at least {least}"
+    with pytest.raises(UserError, match=message):
+        tiny.table_task(name, batch=least - 1, **fields_for(name, least - 1))
+
+
+def test_tasks_that_compare_images_say_so():
+    alone = {name for name, task in pretext.TASKS.items() if task.MINIMUM_BATCH == 1}
+    compared = {"simclr", "moco_v1", "moco_v2", "moco_v3", "nnclr", "densecl", "byol", "simsiam", "barlow_twins"}
+    assert not alone & {*compared, "vicreg", "swav", "odc"}
+    normalised = {name for name, task in pretext.TASKS.items() if task.MINIMUM_BATCH == 3}
+    assert normalised == {"moco_v3", "nnclr", "byol", "simsiam", "barlow_twins", "vicreg", "odc"}
 
 
 # Features of a part of each image: tested with the task.

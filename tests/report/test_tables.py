@@ -40,8 +40,8 @@ def read_estimates(workdir):
 
 def by_definition(metric, runs):
     """Mean and interval over several seeds."""
-    drawn = [bootstrap.resampled(metric, p.labels, p.probs, groups=p.groups, **STATISTICS) for p in runs]
-    ends = bootstrap.interval(bootstrap.mean_over_runs(drawn, STATISTICS["seed"]))
+    drawn = [bootstrap.draw(metric, p.labels, p.probs, groups=p.groups, **STATISTICS) for p in runs]
+    ends = bootstrap.interval(drawn, STATISTICS["seed"])
     return np.mean([metric(p.labels, p.probs) for p in runs]), *ends
 
 
