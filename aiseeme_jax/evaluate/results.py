@@ -97,7 +97,7 @@ def save_predictions(directory: Path, predictions: Predictions) -> str:
         **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
     )
     if not jax.process_index():
-        with files.write_whole(directory / PREDICTIONS) as beside:
+        with files.write_whole(directory / PREDICTIONS, buffer.getbuffer().nbytes) as beside:
             beside.write_bytes(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 

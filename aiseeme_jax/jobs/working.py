@@ -59,13 +59,14 @@ def work_through(
 
 def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, Any]]) -> None:
     directory = store.begin(piece.artifact)
-    if jax.process_index() == 0:
-        files.delete_leftovers(directory)
-    record = make(piece, directory)
-    claims.check_held(directory)
-    made_from = {name: _identify(needed, store) for name, needed in piece.inputs.items()}
-    # Written last: a piece without a record is not finished.
-    store.finish(piece.artifact, {**record, "made_from": made_from})
+    with files.explain_disk_errors(directory):
+        if jax.process_index() == 0:
+            files.delete_leftovers(directory)
+        record = make(piece, directory)
+        claims.check_held(directory)
+        made_from = {name: _identify(needed, store) for name, needed in piece.inputs.items()}
+        # Written last: a piece without a record is not finished.
+        store.finish(piece.artifact, {**record, "made_from": made_from})
     _wait_for_all(f"made {piece.artifact.name}")
 
 

@@ -1,8 +1,7 @@
 """Checkpoints of a training. They contain only what does not follow from the step."""
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aiseeme_jax.errors import DiskError, UserError
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.store import files
 
 CHECKPOINTS = "checkpoints"
-# Words of libraries for what the user can mend.
-FULL_OR_FORBIDDEN = ("RESOURCE_EXHAUSTED", "No space left", "Permission denied", "Not a directory", "File exists")
 
 
 class Checkpoints:
@@ -27,15 +25,21 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True, create=True
         )
-        with _telling_full_disk(directory):
-            self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
+        # Of the checkpoint that is being written.
+        self._bytes: int | None = None
         self._directory = directory
+        with self._explain_disk_errors():
+            self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._manager.close()
+        with self._explain_disk_errors():
+            self._manager.close()
+
+    def _explain_disk_errors(self) -> files.explain_disk_errors:
+        return files.explain_disk_errors(self._directory, self._bytes)
 
     def save(self, step: int, state: Any, record: Mapping[str, Any]) -> None:
         """Starts to write `state` and a small JSON `record`. Returns when the arrays may be donated."""
@@ -44,14 +48,18 @@ class Checkpoints:
         args = self._ocp.args
         # On the CPU the writer would read the buffers that the next step overwrites.
         snapshot = jax.tree.map(jnp.copy, state)
-        with _telling_full_disk(self._directory):
+        self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(snapshot))
+        with self._explain_disk_errors():
+            # If orbax cannot make the folder of a checkpoint, its threads wait for that for minutes.
+            if jax.process_index() == 0:
+                files.check_writable(Path(self._manager.directory))
             self._manager.save(
                 step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(dict(record)))
             )
 
     def wait(self) -> None:
         """Waits until all checkpoints are on disk."""
-        with _telling_full_disk(self._directory):
+        with self._explain_disk_errors():
             self._manager.wait_until_finished()
 
     def restore(self, template: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
@@ -104,18 +112,6 @@ def _damaged(folder: Path, error: Exception) -> UserError:
     # What a library says may fill a page, and the advice must not be buried.
     said = str(error).strip().split("\n")[0][:200]
     return UserError(f"{folder} is damaged; delete it to continue from an earlier checkpoint. ({said})")
-
-
-@contextlib.contextmanager
-def _telling_full_disk(directory: Path) -> Iterator[None]:
-    """Makes a DiskError of what libraries say when a disk is full or a folder cannot be written to."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if not any(sign in str(error) for sign in FULL_OR_FORBIDDEN):
-            raise
-        said = str(error).strip().split("\n")[0][:200]
-        raise DiskError(f"checkpoints cannot be written to {directory}: {said}") from error
 
 
 def drop_checkpoints(directory: Path) -> None:

@@ -18,7 +18,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all. Only the first process writes."""
     if jax.process_index():
         return
-    with files.write_whole(path) as beside:
+    with files.write_whole(path, len(text)) as beside:
         beside.write_text(text)
 
 
