@@ -166,13 +166,10 @@ def find_config(argv: list[str]) -> str | None:
 def find_wrong_file(argv: list[str]) -> str | None:
     """Says what is wrong if --config names no config file."""
     named = find_config(argv)
-    # Without a value, the validator of the flag speaks.
-    if not named:
+    # Without the flag, its validator speaks.
+    if named is None or is_config(file := Path(named.partition(":")[0])):
         return None
-    file = Path(named.partition(":")[0])
-    if is_config(file):
-        return None
-    what = "contains no `get_config`" if file.is_file() else "is a folder" if file.is_dir() else "is not there"
+    what = "is no config file" if file.is_file() else "is a folder" if file.is_dir() else "is not there"
     known = ", ".join(f"configs/{path.name}" for path in sorted(CONFIGS.glob("*.py")) if is_config(path))
     return f"--config: '{file}' {what}. Config files are {known}"
 

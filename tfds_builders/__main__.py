@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         return {"prepare": run_prepare, "check": run_check}[options.command](options)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command begins anew", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         # 1 is what `check` says of data sets that overlap.
