@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -139,15 +140,24 @@ def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
     writer.writerow(COLUMNS)
     for row in rows:
         *names, value, low, high = astuple(row)
-        writer.writerow([*names, *("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))])
+        writer.writerow(
+            [*map(_write_on_one_line, names), *("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))]
+        )
     records.write_text(workdir / RESULTS, text.getvalue())
+
+
+def _write_on_one_line(name: Any) -> Any:
+    """A name without line breaks and other control characters, as Python writes them: readers differ in these."""
+    if not isinstance(name, str):
+        return name
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def read_rows(workdir: Path) -> list[Row]:
     """Reads results.csv. Raises UserError that names the file and the line of what is wrong in it."""
     path = workdir / RESULTS
     rows = []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         if tuple(header) != COLUMNS:

@@ -18,8 +18,9 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all. Only the first process writes."""
     if jax.process_index():
         return
-    with files.write_whole(path, len(text)) as beside:
-        beside.write_text(text)
+    content = text.encode()
+    with files.write_whole(path, len(content)) as beside:
+        beside.write_bytes(content)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
