@@ -14,8 +14,8 @@ import pytest
 import tiny
 from flax import nnx
 from ml_collections import ConfigDict
-from small_disk import small_disk  # noqa: F401
 from short_runs import Killed, config, measurement_folders, outcome, stage, stage_folders, stage_records
+from small_disk import small_disk  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import data, pretext, weights
