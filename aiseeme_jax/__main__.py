@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.store.files import explain_disk_errors
+from aiseeme_jax.store.files import check_local, explain_disk_errors
 
 # Command -> module with a `main(arguments)`. It is imported only when the command is given.
 COMMANDS = {
@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(sys.argv[1:])
     try:
+        for argument in options.arguments:
+            check_local(argument, options.command)
         with explain_disk_errors(Path()):
             importlib.import_module(COMMANDS[options.command]).main(options.arguments)
     except KeyboardInterrupt:

@@ -62,7 +62,9 @@ def _find_cause(error: BaseException) -> tuple[int, str | None] | None:
             continue
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in NO_ROOM | REFUSED:
-            return error.errno, error.filename if isinstance(error.filename, str) else None
+            # The name of a file that is not complete yet would tell the user nothing.
+            named = isinstance(error.filename, str) and not LEFT_OVER.fullmatch(Path(error.filename).name)
+            return error.errno, error.filename if named else None
         for words, number in WORDS.items():
             if words in str(error):
                 return number, None

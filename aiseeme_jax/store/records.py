@@ -35,10 +35,13 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     Args:
       remedy: says what to do if the file is damaged, as the end of a sentence.
 
-    Raises UserError, with the file and the remedy, if its content is not what was written.
+    Raises UserError, with the file and the remedy, if its content is not what was written, and DiskError if it cannot be
+    read.
     """
+    with files.explain_disk_errors(path):
+        content = path.read_bytes()
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
     if not isinstance(value, dict):

@@ -107,7 +107,7 @@ def test_a_folder_that_belongs_to_somebody_else_is_named(tmp_path):
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
     (tmp_path / "record.json").mkdir()
-    with pytest.raises(DiskError, match="there is a folder where a file belongs"):
+    with pytest.raises(DiskError, match="record.json cannot be used: there is a folder where a file belongs"):
         records.write_json(tmp_path / "record.json", {})
 
 
@@ -237,6 +237,10 @@ class TestRecords:
         (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("3", "4", 1))
         with pytest.raises(UserError, match="a.json is damaged or was edited .*; pull the plug"):
             records.read_json(tmp_path / "a.json", remedy="pull the plug")
+
+    def test_a_folder_in_the_place_of_a_record_is_told(self, tmp_path):
+        with pytest.raises(DiskError, match=f"{tmp_path} cannot be used: there is a folder where a file belongs"):
+            records.read_json(tmp_path, remedy="")
 
     def test_differences_are_described_by_name(self):
         one, other = {"a": {"b": 1, "c": "f" * 64}, "d": 2}, {"a": {"b": 3, "c": "e" * 64}, "e": 4}
