@@ -35,8 +35,8 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     Args:
       remedy: says what to do if the file is damaged, as the end of a sentence.
 
-    Raises UserError, with the file and the remedy, if its content is not what was written, and DiskError if it cannot be
-    read.
+    Raises UserError, with the file and the remedy, if its content is not what was written; DiskError if the user has no
+    right to read it.
     """
     with files.explain_disk_errors(path):
         content = path.read_bytes()
