@@ -7,10 +7,12 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -32,7 +34,7 @@ flags.DEFINE_bool("deterministic", False, "Bit-identical reruns on GPUs too, at 
 flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 CLUSTER = ("coordinator", "num_processes", "process_id")
 for name in ("config", "workdir"):
-    flags.register_validator(name, lambda value: value is not None, message=f"--{name}=… is missing")
+    flags.register_validator(name, bool, message=f"--{name}=… is missing")
 
 log = logging.getLogger("aiseeme_jax")
 
@@ -44,9 +46,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 JOBS = {"curriculum": "aiseeme_jax.jobs.curriculum", "evaluate": "aiseeme_jax.jobs.curriculum"}
 # How ml_collections begins its message about an error in a config file. The error itself is the first of the causes.
 WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
-# Exit code of a run that was stopped by SIGTERM, as schedulers expect it: 128 + 15.
-PREEMPTED = 143
-INTERRUPTED = 130
+# The folder of the config files of this project.
+CONFIGS = Path(__file__).parent / "configs"
+# Exit code after Ctrl-C, as shells expect it: 128 and the number of the signal.
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(argv: list[str]) -> None:
@@ -54,19 +57,41 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--{', --'.join(CLUSTER)} have a meaning only with --distributed")
     if len(argv) > 1:
         raise UserError(f"these arguments are not flags: {' '.join(argv[1:])}")
-    show_messages()
-    start_devices()
-    from aiseeme_jax.training.stopping import Preempted
-
-    config = flags.FLAGS.config
+    config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
     if config.job not in JOBS:
         raise UserError(f"unknown job '{config.job}': known are {', '.join(JOBS)}")
+    check_paths(config, flags.FLAGS.workdir)
+    show_messages()
+    signal.signal(signal.SIGTERM, end_by_exception)
+    members = start_devices()
+    from aiseeme_jax.jobs.processes import explain_losses
+    from aiseeme_jax.store.files import explain_disk_errors
+    from aiseeme_jax.training.stopping import Preempted
+
     job = importlib.import_module(JOBS[config.job])
     try:
-        job.run(config, Path(flags.FLAGS.workdir), plan_only=flags.FLAGS.plan)
+        with explain_losses(members), explain_disk_errors(workdir):
+            job.run(config, workdir, plan_only=flags.FLAGS.plan)
     except Preempted as stop:
         log.info("%s", stop)
-        sys.exit(PREEMPTED)
+        sys.exit(stop.exit_code)
+
+
+def check_paths(config: ConfigDict, workdir: str) -> None:
+    """Raises UserError for a path that is an address in a network, and for a workdir that is no folder."""
+    from aiseeme_jax.store.files import check_folder, check_local
+
+    named = {"--workdir": workdir, "runtime.store": config.runtime.store, "runtime.data_dir": config.runtime.data_dir}
+    for name, path in named.items():
+        check_folder(path, name)
+    for name in ("init", "imagenet"):
+        check_local(config[name], name)
+
+
+def end_by_exception(number: int, frame: Any) -> None:
+    """Handles SIGTERM where nothing is trained: the run ends as by an error, and gives its claims back."""
+    log.info("stopped: the same command goes on")
+    sys.exit(128 + number)
 
 
 def show_messages() -> None:
@@ -75,56 +100,95 @@ def show_messages() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
+    # Orbax logs the errors of its threads, a page for each, and raises them as well.
+    absl_logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     log.setLevel(logging.INFO)
     log.propagate = False
 
 
-def start_devices() -> None:
-    """Starts jax, in one process or as one of several."""
+def start_devices() -> list:
+    """Starts jax, in one process or as one of several, and returns the processes of the run if there are several.
+
+    Raises UserError if the processes or the devices that are asked for are not there.
+    """
     if flags.FLAGS.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     import jax
 
+    members = []
     if flags.FLAGS.distributed:
-        # CPU processes communicate through gloo. On accelerators the setting has no effect.
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        # The service would catch SIGTERM. The training loop handles it, for all processes.
-        jax.config.update("jax_enable_preemption_service", False)
-        jax.distributed.initialize(flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
-    log.info("jax %s on %d x %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
+        from aiseeme_jax.jobs.processes import join_processes
+
+        members = join_processes(*(flags.FLAGS[name].value for name in CLUSTER))
+    try:
+        devices = jax.devices()
+    # jax says by an AssertionError that the platform is known and has no device.
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("\n")[0][:200]
+        raise UserError(
+            f"jax finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: unset it, or install jax "
+            f"for that device, for GPUs by `pip install -r requirements-cuda.txt`{said and f' ({said})'}"
+        ) from error
+    log.info("jax %s on %d x %s", jax.__version__, len(devices), devices[0].device_kind)
+    return members
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags. A mistake in the config file or in a flag becomes a UserError that says where it is."""
+    if wrong := find_wrong_file(argv):
+        raise UserError(wrong)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(re.sub("^flag --(config|workdir)=None: ", "", describe(error))) from error
+        raise UserError(re.sub("^flag --(config|workdir)=(None)?: ", "", describe(error))) from error
     except (SyntaxError, NameError) as error:
         said = getattr(error, "msg", None) or error
         raise UserError(f"{find_line(error)}{type(error).__name__}: {said}") from error
     except OSError as error:
         raise UserError(describe(error)) from error
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        wrong = find_wrong_field(argv) if isinstance(error, AttributeError | KeyError | IndexError) else None
-        raise UserError(wrong or describe(error)) from error
+        raise UserError(find_wrong_field(argv) or describe(error)) from error
+
+
+CONFIG_FLAG = re.compile(r"--?config(?:\.(?P<field>[^=]+))?(?:=(?P<value>.*))?", re.DOTALL)
+
+
+def find_config(argv: list[str]) -> str | None:
+    """The value of --config; None if there is none."""
+    for i, argument in enumerate(argv):
+        match = CONFIG_FLAG.fullmatch(argument)
+        if match and not match["field"]:
+            return match["value"] if match["value"] is not None else "".join(argv[i + 1 : i + 2])
+    return None
+
+
+def find_wrong_file(argv: list[str]) -> str | None:
+    """Says what is wrong if --config names no config file."""
+    named = find_config(argv)
+    # Without the flag, its validator speaks.
+    if named is None or is_config(file := Path(named.partition(":")[0])):
+        return None
+    what = "is no config file" if file.is_file() else "is a folder" if file.is_dir() else "is not there"
+    known = ", ".join(f"configs/{path.name}" for path in sorted(CONFIGS.glob("*.py")) if is_config(path))
+    return f"--config: '{file}' {what}. Config files are {known}"
+
+
+def is_config(file: Path) -> bool:
+    """Whether a file looks like a config file."""
+    return file.is_file() and file.suffix == ".py" and "get_config" in file.read_text(errors="replace")
 
 
 def find_wrong_field(argv: list[str]) -> str | None:
     """Says what is wrong with the first --config.FIELD that does not exist in the config file."""
-    flag = re.compile(r"--?config(?:\.(?P<field>[^=]+))?(?:=(?P<value>.*))?", re.DOTALL)
-    matches = [(i, match) for i, argument in enumerate(argv) if (match := flag.fullmatch(argument))]
-    named = [(i, match) for i, match in matches if not match["field"]]
-    if not named:
-        return None
-    i, match = named[0]
+    matches = filter(None, map(CONFIG_FLAG.fullmatch, argv))
+    fields = [match["field"] for match in matches if match["field"]]
     try:
-        config = flags.FLAGS["config"].parser.parse(match["value"] or argv[i + 1])
-        found = (find_missing(config, match["field"]) for _, match in matches if match["field"])
-        return next((wrong for wrong in found if wrong), None)
-    except Exception:
+        config = flags.FLAGS["config"].parser.parse(find_config(argv))
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
         # The file itself cannot be read. The first error says why.
         return None
+    return next(filter(None, (find_missing(config, field) for field in fields)), None)
 
 
 def find_missing(config: Any, field: str) -> str | None:
@@ -138,6 +202,8 @@ def find_missing(config: Any, field: str) -> str | None:
             at += f"[{part}]"
         else:
             known = sorted(config) if isinstance(config, ConfigDict) else []
+            if isinstance(config, tuple | list):
+                return f"{at} is a list of {len(config)}: its entries are {at}[0] and so on"
             if part not in known:
                 return f"unknown field '{part}' of {at}: known are {', '.join(known) or 'none'}"
             at += f".{part}"
@@ -173,13 +239,22 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        end(INTERRUPTED)
     except UserError as error:
         if "--debug" in sys.argv:
             raise
         print(f"error: {error}\n(--debug shows where)", file=sys.stderr)
-        sys.exit(2)
+        end(2)
+
+
+def end(code: int) -> NoReturn:
+    """Ends the program after an error; at once if jax was started, since its threads may wait for what never comes."""
+    if "jax" in sys.modules:
+        from aiseeme_jax.jobs.processes import leave
+
+        leave(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

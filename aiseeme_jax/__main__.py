@@ -2,9 +2,12 @@
 
 import argparse
 import importlib
+import signal
 import sys
+from pathlib import Path
 
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.store.files import check_local, explain_disk_errors
 
 # Command -> module with a `main(arguments)`. It is imported only when the command is given.
 COMMANDS = {
@@ -19,7 +22,13 @@ def main() -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(sys.argv[1:])
     try:
-        importlib.import_module(COMMANDS[options.command]).main(options.arguments)
+        for argument in options.arguments:
+            check_local(argument, options.command)
+        with explain_disk_errors(Path()):
+            importlib.import_module(COMMANDS[options.command]).main(options.arguments)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

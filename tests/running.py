@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -43,6 +44,7 @@ def start(
     devices: int = 1,
     config: str = "tests/tiny_config.py",
     events: bool = False,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ):
     """A running launch.py; its messages go to `<workdir>.log`, of several processes to one log each.
 
@@ -58,7 +60,7 @@ def start(
         process = subprocess.Popen(
             command,
             cwd=REPOSITORY,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla, "PYTHONPATH": places},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla, "PYTHONPATH": places, **environment},
             stdout=file,
             stderr=subprocess.STDOUT,
         )

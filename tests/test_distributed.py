@@ -72,16 +72,24 @@ def test_an_error_that_one_process_notices_ends_all_of_them(one_process, phantom
     assert "record.json is damaged" in said[0][1] + said[1][1]
 
 
-def test_two_processes_that_were_killed_end_where_one_does(one_process, phantom, tmp_path):  # noqa: F811
+def test_who_has_lost_the_other_process_says_so_and_the_same_command_goes_on(
+    one_process,
+    phantom,  # noqa: F811
+    tmp_path,
+):
     workdir = tmp_path / "run"
-    for attempt in range(2):
+    for victim, stage, step in ((1, "00-rotation", 22), (0, "01-moco_v2", 25), (None, "", 0)):
         flags = ("--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2")
         processes = [running.start(workdir, phantom, *flags, f"--process_id={i}") for i in range(2)]
-        if attempt == 0:
-            running.wait_for(processes[0], lambda: running.logged(workdir, "01-moco_v2") >= 25, "step 25")
-            for process in processes:
-                process.kill()
-        ended = [running.finish(process) for process in processes]
+        if victim is None:
+            break
+        running.wait_for(processes[0], lambda stage=stage, step=step: running.logged(workdir, stage) >= step, "a step")
+        processes[victim].kill()
+        code, said = running.finish(processes[1 - victim])
+        assert code == 2 and f"has lost process {victim} (process {processes[victim].pid} on " in said, said
+        assert "The same command, for all processes, goes on" in said and "Traceback" not in said, said
+        running.finish(processes[victim])
+    ended = [running.finish(process) for process in processes]
     assert [code for code, _ in ended] == [0, 0] and all("on 2 x cpu" in said for _, said in ended), ended
     assert_close(workdir, one_process, 1e-6)
     found, expected = (results.load_predictions(next(w.glob("measurements/knn-*"))) for w in (workdir, one_process))

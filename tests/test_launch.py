@@ -48,14 +48,15 @@ def test_killed_during_a_save_it_ends_in_the_same_bits(stage, whole, phantom, tm
     assert not list(workdir.rglob("*.orbax-checkpoint-tmp"))
 
 
-def test_sigterm_saves_at_once_and_the_same_command_continues(whole, phantom, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_at_once_and_the_same_command_continues(number, expected, whole, phantom, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
     seldom = "--config.runtime.checkpoint_every=1000"
     process = running.start(workdir, phantom, seldom)
     running.wait_for(process, lambda: running.logged(workdir, "01-moco_v2") >= 3, "step 3")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     code, said = running.finish(process)
-    assert code == 143, said
+    assert code == expected and "stopping after this step" in said, said
     stopped = re.search(r"stopped and saved at step (\d+) of 60; the same command goes on", said)
     saved = [path.name for path in (running.stage_folder(workdir, "01-moco_v2") / "checkpoints").iterdir()]
     assert saved == [stopped[1]]
@@ -175,10 +176,65 @@ def test_batch_that_does_not_divide_over_the_devices(phantom, tmp_path):  # noqa
     assert "a batch of 9 does not divide over 2 devices; change `batch_size`" in said
 
 
-def test_unknown_variant_and_absent_config_file(phantom, tmp_path):  # noqa: F811
+def test_unknown_variant(phantom, tmp_path):  # noqa: F811
     said = fails(tmp_path / "run", phantom, config="configs/isic_curriculum.py:huge")
     assert said.startswith("error: unknown variant 'huge' of isic_curriculum: known are full, small, demo\n")
-    assert "absent.py" in fails(tmp_path / "run", phantom, config="configs/absent.py")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("configs/absent.py", "'configs/absent.py' is not there"),
+        ("configs", "'configs' is a folder"),
+        ("README.md", "'README.md' is no config file"),
+        ("configs/recipes.py", "'configs/recipes.py' is no config file"),
+        ("", "'.' is a folder"),
+    ],
+)
+def test_what_is_no_config_file_is_told_with_those_that_are(config, message, phantom, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", phantom, config=config)
+    assert f"error: --config: {message}. Config files are configs/base.py, configs/cxr_curriculum.py, " in said
+    assert "configs/recipes.py" not in said.partition("Config files are")[2]
+
+
+NO_DEVICES = {
+    "no GPU": ({"JAX_PLATFORMS": "cuda"}, (), "jax finds no device with JAX_PLATFORMS=cuda: unset it, or install jax"),
+    "no such platform": ({"JAX_PLATFORMS": "abacus"}, (), "jax finds no device with JAX_PLATFORMS=abacus"),
+    "no cluster": ({}, ("--distributed",), "--distributed finds no cluster here: start every process with"),
+    "half a cluster": (
+        {},
+        ("--distributed", "--coordinator=localhost:1"),
+        "--num_processes, --process_id must be given too",
+    ),
+    "no port": (
+        {},
+        ("--distributed", "--coordinator=localhost", "--num_processes=2", "--process_id=0"),
+        "--coordinator=localhost is no HOST:PORT",
+    ),
+    "too many": (
+        {},
+        ("--distributed", "--coordinator=localhost:1", "--num_processes=2", "--process_id=2"),
+        "--process_id=2 is not one of 0 … 1, for --num_processes=2",
+    ),
+    "no such host": (
+        {},
+        ("--distributed", "--coordinator=absent.invalid:1", "--num_processes=2", "--process_id=1"),
+        "--coordinator=absent.invalid:1: no process listens there",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_DEVICES)
+def test_devices_and_processes_that_are_not_there(case, phantom, tmp_path):  # noqa: F811
+    environment, flags, message = NO_DEVICES[case]
+    assert message in fails(tmp_path / "run", phantom, *flags, environment=environment)
+
+
+def test_addresses_in_a_network_and_files_are_no_workdirs(phantom, tmp_path):  # noqa: F811
+    (tmp_path / "file").touch()
+    assert "'gs://a/b' is an address in a network" in fails(tmp_path / "run", phantom, "--workdir=gs://a/b")
+    said = fails(tmp_path / "run", phantom, f"--workdir={tmp_path / 'file'}")
+    assert "there is a file at" in said and "where a folder belongs" in said
 
 
 @pytest.mark.parametrize(

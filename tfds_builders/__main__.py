@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,8 +29,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("prepare", help="write a data set to --data_dir; nothing to do if it is there")
     command.add_argument("name", help=f"data set and config, such as isic2019/64; data sets: {', '.join(DATASETS)}")
-    command.add_argument("--data_dir", required=True, type=Path, help="folder that receives the prepared data set")
-    command.add_argument("--manual_dir", type=Path, help="folder that holds the official archives")
+    command.add_argument(
+        "--data_dir", required=True, type=local_folder, help="folder that receives the prepared data set"
+    )
+    command.add_argument("--manual_dir", type=local_folder, help="folder that holds the official archives")
     command.add_argument("--download", action="store_true", help="fetch the archives from the official addresses")
     command.add_argument("--max_damaged", type=float, help="share of the inputs that may be damaged (default 0.001)")
     command.add_argument(
@@ -43,7 +46,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "exit status 1: overlap, 2: error",
     )
     command.add_argument("names", nargs="+", help="data sets and configs, such as isic2019/64 isic2017/64")
-    command.add_argument("--data_dir", required=True, type=Path, help="folder that holds the prepared data sets")
+    command.add_argument(
+        "--data_dir", required=True, type=local_folder, help="folder that holds the prepared data sets"
+    )
     command.add_argument(
         "--list",
         type=Path,
@@ -57,19 +62,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def local_folder(text: str) -> Path:
+    """A path, as a type of argparse. An address in a network would become a folder of an odd name here."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is an address in a network: mount it as a folder, or copy it")
+    return Path(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status, not 0 with one message on stderr when it cannot be done."""
     options = parse(arguments)
     quiet_libraries()
     try:
         return {"prepare": run_prepare, "check": run_check}[options.command](options)
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing half-written is left, and the same command begins anew", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         # 1 is what `check` says of data sets that overlap.
         return 2 if options.command == "check" else 1
-    except KeyboardInterrupt:
-        print("stopped; nothing half-written is left, and the same command starts over", file=sys.stderr)
-        return 128 + signal.SIGINT
 
 
 def quiet_libraries() -> None:

@@ -184,15 +184,16 @@ class Scores:
 
     def class_of(self, name: str) -> int | None:
         """The one class or finding that a metric is about, None if it is about all."""
-        metric, _, of_class = name.partition("/")
-        if of_class:
+        # A name of a class may contain anything, a slash too.
+        metric, slash, of_class = name.partition("/")
+        if slash:
             return self.classes[of_class]
         return self.labels.positive_class if metric == average_precision.name else None
 
     def of(self, name: str) -> Draws:
         """A metric ('auroc'), or that of one class ('auroc/MEL')."""
-        quantity, _, of_class = name.partition("/")
-        if of_class:
+        quantity, slash, of_class = name.partition("/")
+        if slash:
             return split_draws(self._quantity(quantity)[:, self.classes[of_class]], self.samples)
         weighted.check_exists(name, self.labels, self.labels.METRICS)
         metric = METRICS[name]

@@ -98,7 +98,7 @@ def save_predictions(directory: Path, predictions: Predictions) -> str:
         **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
     )
     if not jax.process_index():
-        with files.write_whole(directory / PREDICTIONS) as beside:
+        with files.write_whole(directory / PREDICTIONS, buffer.getbuffer().nbytes) as beside:
             beside.write_bytes(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -141,15 +141,20 @@ def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
     for row in rows:
         *names, value, low, high = astuple(row)
         measured = ("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))
-        writer.writerow([*(as_cell(str(name)) for name in names), *measured])
+        writer.writerow([*(as_cell(_write_on_one_line(str(name))) for name in names), *measured])
     records.write_text(workdir / RESULTS, text.getvalue())
+
+
+def _write_on_one_line(name: str) -> str:
+    """A name without line breaks and other control characters, as Python writes them: readers differ in these."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def read_rows(workdir: Path) -> list[Row]:
     """Reads results.csv. Raises UserError that names the file and the line of what is wrong in it."""
     path = workdir / RESULTS
     rows = []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         if tuple(header) != COLUMNS:

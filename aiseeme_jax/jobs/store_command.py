@@ -8,13 +8,13 @@ If several workdirs share a store (`runtime.store`), what any of them asks for i
 """
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts
 from aiseeme_jax.store.claims import find_holder
+from aiseeme_jax.store.files import format_bytes
 from aiseeme_jax.store.listing import Entry, check_users, list_store
 
 
@@ -98,10 +98,3 @@ def _delete(entries: Sequence[Entry]) -> None:
     for entry in entries:
         artifacts.remove(entry.directory)
     print(f"deleted {len(entries)}")
-
-
-def format_bytes(count: float) -> str:
-    """A number of bytes as in '3.4 MB'."""
-    units = ("B", "kB", "MB", "GB")
-    power = min(int(math.log10(count) // 3), len(units) - 1) if count >= 1 else 0
-    return f"{count / 1000**power:.{1 if power else 0}f} {units[power]}"

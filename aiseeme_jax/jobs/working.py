@@ -17,6 +17,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import claims, files
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import Holder, claim
+from aiseeme_jax.training.memory import give_back_memory
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +60,15 @@ def work_through(
 
 def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, Any]]) -> None:
     directory = store.begin(piece.artifact)
-    if jax.process_index() == 0:
-        files.delete_leftovers(directory)
-    record = make(piece, directory)
-    claims.check_held(directory)
-    made_from = {name: _identify(needed, store) for name, needed in piece.inputs.items()}
-    # Written last: a piece without a record is not finished.
-    store.finish(piece.artifact, {**record, "made_from": made_from})
+    with files.explain_disk_errors(directory):
+        if jax.process_index() == 0:
+            files.delete_leftovers(directory)
+        record = make(piece, directory)
+        claims.check_held(directory)
+        made_from = {name: _identify(needed, store) for name, needed in piece.inputs.items()}
+        # Written last: a piece without a record is not finished.
+        store.finish(piece.artifact, {**record, "made_from": made_from})
+    give_back_memory()
     _wait_for_all(f"made {piece.artifact.name}")
 
 

@@ -124,4 +124,5 @@ def _write_cell(estimates: Estimates, arm: str, reference: str, column: Column) 
 
 
 def _write_line(first: str, cells: Iterable[str]) -> str:
-    return "| " + " | ".join([first, *cells]) + " |"
+    # A bar in a name would begin another cell.
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in [first, *cells]) + " |"

@@ -18,15 +18,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aiseeme_jax.errors import DiskError, UserError
-from aiseeme_jax.store import records
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.store import files, records
 from aiseeme_jax.store.keys import tree_hash
 
 CHECKPOINTS = "checkpoints"
 # A file of orbax's in the folder of each step.
 METADATA = "_CHECKPOINT_METADATA"
-# Words of libraries for what the user can mend.
-FULL_OR_FORBIDDEN = ("RESOURCE_EXHAUSTED", "No space left", "Permission denied", "Not a directory", "File exists")
 
 
 class Checkpoints:
@@ -39,15 +37,21 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True, create=True
         )
-        with _telling_full_disk(directory), _telling_damaged_metadata(directory):
-            self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
+        # Of the checkpoint that is being written.
+        self._bytes: int | None = None
         self._directory = directory
+        with self._explain_disk_errors(), _telling_damaged_metadata(directory):
+            self._manager = ocp.CheckpointManager((directory / CHECKPOINTS).absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._manager.close()
+        with self._explain_disk_errors():
+            self._manager.close()
+
+    def _explain_disk_errors(self) -> files.explain_disk_errors:
+        return files.explain_disk_errors(self._directory, self._bytes)
 
     def save(self, step: int, state: Any, record: Mapping[str, Any]) -> None:
         """Starts to write `state`, which is replicated, and a small JSON `record`.
@@ -62,14 +66,18 @@ class Checkpoints:
         # The state is replicated, so every process has all of it. The first one writes the record.
         found = "" if jax.process_index() else tree_hash(snapshot)
         whole = records.add_checksum({"arrays": _describe_arrays(snapshot), "hash": found, "training": dict(record)})
-        with _telling_full_disk(self._directory):
+        self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(snapshot))
+        with self._explain_disk_errors():
+            # If orbax cannot make the folder of a checkpoint, its threads wait for that for minutes.
+            if jax.process_index() == 0:
+                files.check_writable(Path(self._manager.directory))
             self._manager.save(
                 step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(whole))
             )
 
     def wait(self) -> None:
         """Waits until all checkpoints are on disk."""
-        with _telling_full_disk(self._directory):
+        with self._explain_disk_errors():
             self._manager.wait_until_finished()
 
     def restore(self, template: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]] | None:
@@ -142,18 +150,6 @@ def _describe_arrays(tree: Any) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="."): f"{tuple(leaf.shape)} {leaf.dtype}"
         for path, leaf in leaves
     }
-
-
-@contextlib.contextmanager
-def _telling_full_disk(directory: Path) -> Iterator[None]:
-    """Makes a DiskError of what libraries say when a disk is full or a folder cannot be written to."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if not any(sign in str(error) for sign in FULL_OR_FORBIDDEN):
-            raise
-        said = str(error).strip().split("\n")[0][:200]
-        raise DiskError(f"checkpoints cannot be written to {directory}: {said}") from error
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.store import files
 
 CLAIM = "claim.json"
 LOCK = ".claims.lock"
@@ -57,7 +58,7 @@ class Holder:
             return True
         except PermissionError:
             return False
-        return False
+        return _is_zombie(self.process)
 
 
 # What this process has claimed: folder -> its claim.
@@ -72,10 +73,11 @@ def claim(directory: Path) -> Iterator[Holder | None]:
 
     Yields None if this process has the claim, or the holder if another process is at work there.
     """
-    mine = Holder(socket.gethostname(), os.getpid(), _name_process_space(), uuid.uuid4().hex)
-    directory.mkdir(parents=True, exist_ok=True)
+    mine = identify_process()
     path = directory / CLAIM
-    holder = _take(path, mine)
+    with files.explain_disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        holder = _take(path, mine)
     if holder is not None:
         yield holder
         return
@@ -91,6 +93,11 @@ def claim(directory: Path) -> Iterator[Holder | None]:
         beat.join()
         if _read(path) == mine:
             path.unlink(missing_ok=True)
+
+
+def identify_process() -> Holder:
+    """This process, with a token of its own at each call."""
+    return Holder(socket.gethostname(), os.getpid(), _name_process_space(), uuid.uuid4().hex)
 
 
 def check_held(directory: Path) -> None:
@@ -150,7 +157,7 @@ def _create(path: Path, mine: Holder) -> bool:
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise UserError(f"{path.parent} cannot be written to: {error.strerror}") from error
+            raise
         # The disk has no links. The file is then created in its place, and may be read before it is complete.
         return _create_exclusively(path, mine)
     finally:
@@ -210,6 +217,15 @@ def _touch_until(path: Path, mine: Holder, stop: threading.Event) -> None:
         with contextlib.suppress(OSError):
             if _read(path) == mine:
                 os.utime(path)
+
+
+def _is_zombie(process: int) -> bool:
+    """Whether a process has ended, and its parent has not asked for its exit code yet; False where this is unknown."""
+    try:
+        # "number (name) state …"; the name may contain anything.
+        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("Z")
+    except OSError:
+        return False
 
 
 def _name_process_space() -> str:

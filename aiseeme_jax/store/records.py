@@ -18,8 +18,9 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all. Only the first process writes."""
     if jax.process_index():
         return
-    with files.write_whole(path) as beside:
-        beside.write_text(text)
+    content = text.encode()
+    with files.write_whole(path, len(content)) as beside:
+        beside.write_bytes(content)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -33,12 +34,13 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     Args:
       remedy: says what to do if the file is damaged, as the end of a sentence.
 
-    Raises UserError, with the file and the remedy, if its content is not what was written.
+    Raises UserError, with the file and the remedy, if its content is not what was written; DiskError if the user has no
+    right to read it.
     """
+    with files.explain_disk_errors(path):
+        content = path.read_bytes()
     try:
-        return check_content(parse_object(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+        return check_content(parse_object(content))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
 

@@ -105,8 +105,8 @@ def fit(
       batches: start step -> iterator, as `data.Batches`.
       frozen: what `distill.attach_distillation` returned when it gave `task` its distillation.
 
-    Raises Preempted after SIGTERM (saved), Diverged after too many steps that are not finite, UserError if the
-    checkpoint has another identity, and ValueError if the task has an `at_epoch` and nothing gathers its features.
+    Raises Preempted after SIGTERM or Ctrl-C (saved), Diverged after too many steps that are not finite, UserError if
+    the checkpoint has another identity, and ValueError if the task has an `at_epoch` and nothing gathers its features.
     """
     if task.AT_EPOCH != "never" and callbacks.gather_features is None:
         name = type(task).__name__
@@ -182,10 +182,11 @@ class _Training:
             if self._is_due(step, self.folder.checkpoint_every) or stopping:
                 self._save(step, state, metrics)
             if stopping:
-                self._stop(f"stopped and saved at step {step} of {self.recipe.total_steps}")
+                self._stop(f"stopped and saved at step {step} of {self.recipe.total_steps}", stopping)
         self.store.wait()
-        if self.signals.requested(agree=True):
-            self._stop("stopped after its last step")
+        stopping = self.signals.requested(agree=True)
+        if stopping:
+            self._stop("stopped after its last step", stopping)
         return state
 
     def _is_due(self, step: int, every: int) -> bool:
@@ -250,9 +251,9 @@ class _Training:
                 "stays"
             )
 
-    def _stop(self, what: str) -> None:
+    def _stop(self, what: str, number: int) -> None:
         self.store.wait()
-        raise Preempted(f"{self.folder.title}: {what}; the same command goes on")
+        raise Preempted(f"{self.folder.title}: {what}; the same command goes on", number)
 
 
 def _open_telemetry(recipe: Recipe, folder: Folder, start_step: int) -> Telemetry:

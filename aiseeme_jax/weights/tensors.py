@@ -71,8 +71,9 @@ def write_safetensors(
     """
     from safetensors.numpy import save_file
 
+    files.check_local(path, "the file to write")
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with files.write_whole(Path(path)) as beside:
+    with files.write_whole(Path(path), sum(tensor.nbytes for tensor in whole.values())) as beside:
         save_file(whole, beside, metadata=dict(metadata) if metadata else None)
 
 

@@ -40,6 +40,19 @@ def test_rows_come_back(tmp_path):
     assert "\n'=HYPERLINK(1),knn,1,2,auroc,-0.5,-0.6,-0.4\n" in (tmp_path / "results.csv").read_text()
 
 
+def test_a_class_may_have_any_name(tmp_path):
+    names = ["a/b", "", 'x, "y"', "=1+1", "line\rbreak\n"]
+    labels, probs = np.arange(10) % 5, np.random.default_rng(0).dirichlet(np.ones(5), 10)
+    found = metrics.summarise(labels, probs, groups=None, samples=5, seed=0, class_names=names)
+    values = {one["metric"]: one["value"] for one in found}
+    for place, name in enumerate(names):
+        assert values[f"auroc/{name}"] == pytest.approx(sk.roc_auc_score(labels == place, probs[:, place]))
+    results.write_rows(tmp_path, [Row("scratch", "knn", 1.0, 0, **one) for one in found])
+    read = [row.metric for row in results.read_rows(tmp_path)]
+    assert read == [name.replace("\r", "\\r").replace("\n", "\\n") for name in values]
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == len(found) + 1
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

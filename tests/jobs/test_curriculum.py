@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import errno
 import re
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +15,18 @@ import tiny
 from flax import nnx
 from ml_collections import ConfigDict
 from short_runs import Killed, config, measurement_folders, outcome, stage, stage_folders, stage_records
+from small_disk import small_disk  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import data, pretext, weights
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.errors import DiskError, MissingFile, UserError
 from aiseeme_jax.evaluate import metrics, protocols, results
 from aiseeme_jax.jobs import curriculum, store_command, working
 from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.store import artifacts, records, workdirs
 from aiseeme_jax.training import loop
+from aiseeme_jax.training.journal import Journal
 from aiseeme_jax.training.step import make_state, train_step
 from configs import base
 
@@ -408,6 +412,7 @@ MOMENTS = {
     "before it is called finished": ("before", artifacts.Store, "finish"),
     "at the start of the second stage": ("in_step", 1, 0),
     "in the second stage": ("in_step", 1, 3),
+    "by a second Ctrl-C": ("in_step", 1, 3, "interrupt"),
     "while it is measured": ("before", results, "save_predictions", 1),
     "in a baseline": ("in_step", 2, 2),
     "before the results are written": ("before", results, "write_rows", 2),
@@ -417,7 +422,14 @@ FAST = "in the second stage"
 
 @pytest.mark.slow
 class TestKill:
-    def in_step(self, monkeypatch, which, last):
+    def interrupt(self):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    def kill(self):
+        raise Killed
+
+    def in_step(self, monkeypatch, which, last, end="kill"):
         """At the batch after step `last` of the stage number `which`."""
         real, started = data.Batches.__call__, []
 
@@ -425,7 +437,7 @@ class TestKill:
             started.append(start)
             for step, batch in enumerate(real(batches, start), start=start + 1):
                 if len(started) - 1 == which and step == last + 1:
-                    raise Killed
+                    getattr(self, end)()
                 yield batch
 
         monkeypatch.setattr(data.Batches, "__call__", call)
@@ -447,12 +459,47 @@ class TestKill:
         kind, *where = MOMENTS[moment]
         with monkeypatch.context() as patch:
             getattr(self, kind)(patch, *where)
-            with pytest.raises(Killed):
+            with pytest.raises((Killed, KeyboardInterrupt)):
                 curriculum.run(config(), tmp_path / "run")
         assert outcome(tmp_path / "run") != outcome(finished) or moment == "before the results are written"
         curriculum.run(config(), tmp_path / "run")
         assert outcome(tmp_path / "run") == outcome(finished)
         assert (tmp_path / "run" / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+@pytest.mark.slow
+class TestDisk:
+    def test_a_run_that_fills_its_disk_again_and_again_ends_in_the_same_bits(self, finished, small_disk):  # noqa: F811
+        workdir, told = small_disk.path / "run", []
+        for kilobytes in range(16, 4000, 96):
+            small_disk.change(f"size={kilobytes}k")
+            try:
+                curriculum.run(config(), workdir)
+                break
+            except DiskError as error:
+                told.append(str(error))
+                assert "the disk is full" in told[-1] and f"at {small_disk.path}, " in told[-1]
+        assert len(set(told)) > 2 and outcome(workdir) == outcome(finished), told
+        assert (workdir / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+        assert not list(workdir.rglob("*.part"))
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+    def test_a_disk_that_refuses_what_is_logged_is_named(self, number, finished, tmp_path, monkeypatch):
+        """The system does not tell the file of a write that fails."""
+        with monkeypatch.context() as patch:
+            real, lines = Journal.write, []
+
+            def write(journal, record):
+                lines.append(record)
+                if len(lines) == 3:
+                    raise OSError(number, "refused")
+                real(journal, record)
+
+            patch.setattr(Journal, "write", write)
+            with pytest.raises(DiskError, match=rf"{tmp_path}/run/stages/0\d-\w+-\w+ cannot be written: .* disk is?"):
+                curriculum.run(config(), tmp_path / "run")
+        curriculum.run(config(), tmp_path / "run")
+        assert outcome(tmp_path / "run") == outcome(finished)
 
 
 @pytest.mark.slow

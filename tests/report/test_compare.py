@@ -1,6 +1,7 @@
 """`python -m aiseeme_jax compare`: arms subtracted over the same images and seeds, and why a cell is empty."""
 
 import dataclasses
+import errno
 import re
 import sys
 
@@ -202,6 +203,37 @@ class TestErrors:
         assert ended.value.code == 2
         printed = capsys.readouterr()
         assert printed.err == "error: no arm 'none': there are curriculum, scratch\n" and printed.out == ""
+
+    @pytest.mark.parametrize(
+        ("raised", "code", "message"),
+        [
+            (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+            (
+                PermissionError(errno.EACCES, "no", "/a/record.json"),
+                2,
+                "error: /a/record.json cannot be used: this user",
+            ),
+        ],
+    )
+    def test_what_ends_the_command_is_one_message(self, raised, code, message, tmp_path, capsys, monkeypatch):
+        def read(folder):
+            raise raised
+
+        monkeypatch.setattr(compare, "read_contents", read)
+        monkeypatch.setattr(sys, "argv", ["aiseeme_jax", "compare", str(tmp_path), "scratch"])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        assert ended.value.code == code and capsys.readouterr().err.startswith(message)
+
+    def test_addresses_in_a_network_are_refused(self, capsys, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["aiseeme_jax", "compare", "gs://bucket/run", "scratch"])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        assert ended.value.code == 2 and "'gs://bucket/run' is an address in a network" in capsys.readouterr().err
+
+
+def test_a_bar_in_the_name_of_an_arm_begins_no_cell():
+    assert compare._write_line("a|b", ["1"]) == "| a\\|b | 1 |"
 
 
 def test_one_target_of_findings_is_enough(tmp_path, lines):

@@ -156,6 +156,13 @@ def test_one_patient_has_values_without_intervals(tmp_path):
     assert f"the curriculum minus scratch is {cell.text} [–]." in text and "nan" not in text
 
 
+def test_a_class_may_have_any_name(tmp_path):
+    write_two_arms(tmp_path, class_names=["a/b", '"><script>alert(1)</script>', "x | y & z"])
+    page = report.write_report(tmp_path).read_text()
+    assert "<script" not in page and 'title="&#34;&gt;&lt;script&gt;alert(1)&lt;/script&gt;"' in page
+    assert all(name in words(page) for name in ("a/b (14)", '"><script>alert(1)</script> (13)', "x | y & z (13)"))
+
+
 def test_a_class_without_an_interval_is_a_dot_without_a_bar(tmp_path):
     made = write_two_arms(tmp_path)
     for place, drawn in made.items():

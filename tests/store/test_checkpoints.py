@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from small_disk import small_disk  # noqa: F401
 
 from aiseeme_jax import data
-from aiseeme_jax.errors import UserError
+from aiseeme_jax.errors import DiskError, UserError
 from aiseeme_jax.store import checkpoints
 
 
@@ -122,6 +123,32 @@ class TestCheckpoints:
         file.unlink()
         with checkpoints.Checkpoints(tmp_path) as store:
             assert store.restore(self.on_devices(), data.data_mesh())[1] == {"seconds": 2.0}
+
+    def test_a_checkpoint_for_which_there_is_no_room_is_none(self, small_disk):  # noqa: F811
+        noise = jnp.asarray(np.random.default_rng(0).random(100_000, np.float32))
+        small_disk.change("size=1m")
+        with checkpoints.Checkpoints(small_disk.path / "stage") as store:
+            store.save(1, {"noise": noise}, {})
+            store.wait()
+            small_disk.change("size=500k")
+            with pytest.raises(DiskError, match=r"the disk is full. Of the .*, and 400.0 kB were wanted"):
+                store.save(2, {"noise": noise}, {})
+                store.wait()
+        small_disk.change("size=2m")
+        with checkpoints.Checkpoints(small_disk.path / "stage") as store:
+            store.save(3, {"noise": noise + 1}, {})
+            store.wait()
+            tiny.assert_same(store.restore({"noise": noise}, data.data_mesh())[0], {"noise": noise + 1})
+        assert sorted(path.name for path in (small_disk.path / "stage" / "checkpoints").iterdir()) == ["1", "3"]
+
+    def test_a_disk_that_became_read_only_is_told_before_orbax_begins(self, small_disk):  # noqa: F811
+        """Its threads would wait for minutes, and the process for them."""
+        small_disk.change("size=1m")
+        with checkpoints.Checkpoints(small_disk.path / "stage") as store:
+            small_disk.change("ro")
+            with pytest.raises(DiskError, match="the disk is read-only"):
+                store.save(1, self.on_devices(), {})
+            small_disk.change("rw")
 
     def test_empty_folder_has_nothing_to_restore(self, tmp_path):
         with checkpoints.Checkpoints(tmp_path) as store:

@@ -1,5 +1,6 @@
 """Claims: one process makes an artifact at a time, and what a dead one was making is taken over."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -21,6 +22,16 @@ def ended_process() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
+
+
+def test_a_process_that_nobody_has_asked_for_its_exit_code_has_ended():
+    """As one that was killed in a container, where nobody does."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    holder = dataclasses.replace(claims.identify_process(), process=process.pid)
+    assert holder.is_gone()
+    process.wait()
+    assert holder.is_gone() and not claims.identify_process().is_gone()
 
 
 def leave_claim(folder, **changes):
@@ -159,5 +170,5 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(UserError, match=f"{tmp_path} cannot be written to: Permission denied"), claim(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be used: this user has no right"), claim(tmp_path):
         raise AssertionError("claimed")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from narrow_backbone import narrow
+from small_disk import small_disk  # noqa: F401
 from tiny import tiny_in_the_table  # noqa: F401
 
 import aiseeme_jax
@@ -78,15 +79,15 @@ def test_a_file_is_synchronised_before_it_is_renamed_and_its_folder_after(kind, 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_file_that_cannot_be_synchronised_is_deleted(kind, tmp_path, monkeypatch):
     def full(_):
-        raise OSError(errno.ENOSPC, "no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskError, match="cannot be written: no space left on device"):
+    with pytest.raises(DiskError, match=f"{WRITERS[kind][0]} cannot be written: the disk is full"):
         WRITERS[kind][1](tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("number", "passed"), [(errno.EINVAL, True), (errno.EIO, False)])
+@pytest.mark.parametrize(("number", "passed"), [(errno.EINVAL, True), (errno.EBADF, False)])
 def test_a_folder_must_be_synchronised_if_its_file_system_can_do_so(number, passed, tmp_path, monkeypatch):
     def fsync(file):
         if Path(os.readlink(f"/proc/self/fd/{file}")).is_dir():
@@ -100,8 +101,14 @@ def test_a_folder_must_be_synchronised_if_its_file_system_can_do_so(number, pass
 
 def test_a_folder_that_belongs_to_somebody_else_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DiskError, match="file/record.json cannot be written"):
+    with pytest.raises(DiskError, match="file cannot be used: there is a file where a folder belongs"):
         records.write_json(tmp_path / "file" / "record.json", {})
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "record.json").mkdir()
+    with pytest.raises(DiskError, match="record.json cannot be used: there is a folder where a file belongs"):
+        records.write_json(tmp_path / "record.json", {})
 
 
 def test_leftovers_of_killed_processes_are_deleted(tmp_path):
@@ -136,6 +143,86 @@ def test_files_that_a_library_gives_to_its_owner_alone_follow_the_umask(tmp_path
     assert len(modes) == 1
 
 
+class Wrapped(Exception):
+    """The error of a library that hides that of the system."""
+
+
+def wrap(error):
+    """As clu and orbax raise again what happened in one of their threads."""
+    outer = Wrapped("a thread failed")
+    outer.__cause__ = Wrapped("the thread says so")
+    outer.__cause__.__context__ = error
+    return outer
+
+
+class TestDiskErrors:
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (OSError(errno.ENOSPC, "full"), "PLACE cannot be written: the disk is full. Of the .* are free"),
+            (OSError(errno.EDQUOT, "full"), "PLACE cannot be written: a quota on this disk is used up"),
+            (OSError(errno.EROFS, "no", "/other"), "/other cannot be written: the disk is read-only"),
+            (PermissionError(errno.EACCES, "no", "/other"), "/other cannot be used: this user has no right"),
+            (IsADirectoryError(errno.EISDIR, "no", "/other"), "/other cannot be used: there is a folder where a file"),
+            (OSError(errno.EIO, "no"), "PLACE cannot be used: the disk fails"),
+            (ValueError('RESOURCE_EXHAUSTED: "/a/b": No space left on device'), "PLACE cannot be written: the disk is"),
+            (RuntimeError("IoError(Os { code: 30, message: Read-only file system })"), "the disk is read-only"),
+        ],
+    )
+    @pytest.mark.parametrize("wrapped", [False, True])
+    def test_are_told_whoever_raises_them(self, error, message, wrapped, tmp_path):
+        place = tmp_path / "absent" / "file"
+        with pytest.raises(DiskError, match=message.replace("PLACE", str(place))) as told:
+            with files.explain_disk_errors(place):
+                raise wrap(error) if wrapped else error
+        assert "the same command then goes on" in str(told.value)
+
+    @pytest.mark.parametrize(
+        "error",
+        [FileNotFoundError(errno.ENOENT, "no", "x"), ValueError("x"), KeyboardInterrupt(), UserError("read me")],
+    )
+    def test_others_pass(self, error, tmp_path):
+        with pytest.raises(type(error)) as raised, files.explain_disk_errors(tmp_path):
+            raise error
+        assert raised.value is error
+
+    def test_a_full_disk_is_told_with_its_place_and_figures(self, small_disk):  # noqa: F811
+        path = small_disk.path / "folder" / "weights.safetensors"
+        with pytest.raises(DiskError) as told:
+            weights.tensors.write_safetensors(path, {"w": np.ones(100_000, np.float32)})
+        assert f"{path} cannot be written: the disk is full" in str(told.value)
+        assert f"Of the 65.5 kB at {small_disk.path}, " in str(told.value)
+        assert "are free, and 400.0 kB were wanted" in str(told.value)
+        assert not list(path.parent.iterdir())
+
+    def test_a_disk_without_room_for_another_file_is_told(self, small_disk):  # noqa: F811
+        small_disk.change("size=1m", "nr_inodes=2")
+        records.write_text(small_disk.path / "one", "text")
+        with pytest.raises(DiskError, match="but it can hold no more files"):
+            records.write_text(small_disk.path / "two", "text")
+
+    def test_a_disk_that_became_read_only_is_told(self, small_disk):  # noqa: F811
+        small_disk.change("ro")
+        with pytest.raises(DiskError, match=f"read-only: make it writable \\({small_disk.path}\\)"):
+            records.write_text(small_disk.path / "file", "text")
+
+
+class TestPaths:
+    @pytest.mark.parametrize("path", ["gs://bucket/run", Path("gs://bucket/run"), "s3://x", "hdfs://host:1/x"])
+    def test_addresses_are_refused(self, path):
+        with pytest.raises(UserError, match="--workdir: .* is an address in a network"):
+            files.check_folder(path, "--workdir")
+
+    @pytest.mark.parametrize("path", ["", "runs/a:b", "/tmp/x", "a:/b", "gs:"])
+    def test_other_names_are_not(self, path):
+        files.check_folder(path, "--workdir")
+
+    def test_a_file_is_no_folder(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match="runtime.store: there is a file at .*file', where a folder belongs"):
+            files.check_folder(tmp_path / "file", "runtime.store")
+
+
 class TestRecords:
     def test_come_back_without_their_checksum(self, tmp_path):
         records.write_json(tmp_path / "a.json", {"steps": 3, "teachers": {"x": [1.5, None]}})
@@ -150,6 +237,10 @@ class TestRecords:
         (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("3", "4", 1))
         with pytest.raises(UserError, match="a.json is damaged .*edited.*; pull the plug"):
             records.read_json(tmp_path / "a.json", remedy="pull the plug")
+
+    def test_a_folder_in_the_place_of_a_record_is_told(self, tmp_path):
+        with pytest.raises(DiskError, match=f"{tmp_path} cannot be used: there is a folder where a file belongs"):
+            records.read_json(tmp_path, remedy="")
 
     def test_differences_are_described_by_name(self):
         one, other = {"a": {"b": 1, "c": "f" * 64}, "d": 2}, {"a": {"b": 3, "c": "e" * 64}, "e": 4}

@@ -177,7 +177,8 @@ class TestRemove:
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3.4e6, "3.4 MB"), (5e12, "5000.0 GB")]
+    ("count", "said"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3.4e6, "3.4 MB"), (999_960, "1.0 MB"), (5e12, "5.0 TB")],
 )
 def test_sizes_in_words(count, said):
     assert store_command.format_bytes(count) == said

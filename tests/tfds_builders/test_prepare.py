@@ -235,13 +235,19 @@ def test_command_line(tmp_path, capsys):
         main(["prepare", "derm_phantom/tiny"])
 
 
-def test_an_interrupted_command_says_so(monkeypatch, capsys):
-    def interrupted(*_, **__):
+def test_ctrl_c_is_one_message(tmp_path, capsys, monkeypatch):
+    def prepare(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tfds_builders.__main__.prepare", interrupted)
-    assert main(["prepare", "derm_phantom/tiny", "--data_dir", "x"]) == 130
-    assert "the same command starts over" in capsys.readouterr().err
+    monkeypatch.setattr(sys.modules[main.__module__], "prepare", prepare)
+    assert main(["prepare", "derm_phantom/tiny", "--data_dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\ninterrupted: nothing half-written is left, and the same command begins anew\n"
+
+
+def test_addresses_in_a_network_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["prepare", "derm_phantom/tiny", "--data_dir", "gs://bucket/data"])
+    assert "'gs://bucket/data' is an address in a network" in capsys.readouterr().err
 
 
 TWO_WARNINGS = """

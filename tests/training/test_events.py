@@ -5,7 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from small_disk import small_disk  # noqa: F401
 
+from aiseeme_jax.errors import DiskError
+from aiseeme_jax.store.files import explain_disk_errors
 from aiseeme_jax.training import events
 from aiseeme_jax.training.telemetry import Telemetry
 
@@ -41,6 +44,20 @@ class TestEvents:
         assert [step for step, _ in self.scalars(tmp_path, "images_per_second")] == [2, 3]
         assert all(math.isnan(value) for _, value in self.scalars(tmp_path, "feature_std"))
         assert {"views", "warning"} <= set(self.read(tmp_path).Tags()["tensors"])
+
+    def test_a_full_disk_is_told(self, small_disk):  # noqa: F811
+        """clu raises in its thread, and again at the next call."""
+        noise = np.random.default_rng(0).random((1, 128, 128, 3))
+        with pytest.raises(DiskError, match=f"{small_disk.path}/stage cannot be written: the disk is full"):
+            with explain_disk_errors(small_disk.path / "stage"), make(small_disk.path / "stage") as run:
+                for step in range(1, 9):
+                    run.images(step, {"views": noise})
+                    run.log(step, {"loss": 1.0})
+
+    def test_tags_may_contain_anything(self, tmp_path):
+        name = "knn:a/64/<b>A & B</b>"
+        events.write_scalars(tmp_path, 3, {name: 0.5})
+        assert self.scalars(tmp_path, name) == [(3, 0.5)]
 
     def test_a_resumed_run_goes_on_from_its_checkpoint(self, tmp_path):
         with make(tmp_path) as run:

@@ -86,8 +86,8 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def download_and_prepare(self, *, download_config: Any = None, **arguments: Any) -> None:
         """As of TFDS, but one process at a time prepares a data set, and what an interrupted one left does not stay.
 
-        Raises ValueError if the data set is there, and is damaged or was made from another input, DiskError if the disk of data_dir is
-        full or not writable.
+        Raises ValueError if the data set is there, and is damaged or was made from another input; DiskError if the disk
+        of data_dir is full or not writable.
         """
         if self._is_there(download_config):
             return

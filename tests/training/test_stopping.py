@@ -1,0 +1,66 @@
+"""Signals that ask a training to stop."""
+
+import logging
+import os
+import signal
+import time
+
+import pytest
+
+from aiseeme_jax.training import stopping
+from aiseeme_jax.training.stopping import Preempted, StopSignal
+
+
+def wait_until(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_a_signal_is_noted_and_answered(number, caplog):
+    caplog.set_level(logging.INFO)
+    with StopSignal() as signals:
+        assert not signals.requested(agree=True)
+        signal.raise_signal(number)
+        wait_until(lambda: caplog.messages)
+        assert signals.requested(agree=True) == number
+    again = "; again to stop without saving" if number == signal.SIGINT else ""
+    assert caplog.messages == [f"stopping after this step{again}"]
+
+
+def test_a_second_ctrl_c_interrupts(caplog):
+    caplog.set_level(logging.INFO)
+    with pytest.raises(KeyboardInterrupt), StopSignal():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert caplog.messages[-1] == "stopping without saving"
+
+
+def test_a_second_sigterm_changes_nothing():
+    with StopSignal() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.requested(agree=True) == signal.SIGTERM
+
+
+def test_the_answer_does_not_wait_for_the_present_step(caplog):
+    """Python calls the handler only when a compilation is done. This is what the system does at once."""
+    caplog.set_level(logging.INFO)
+    with StopSignal() as signals:
+        os.write(signals._writing, bytes([signal.SIGINT]))
+        wait_until(lambda: caplog.messages)
+    assert caplog.messages == ["stopping after this step; again to stop without saving"]
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in stopping.SIGNALS]
+    with StopSignal():
+        assert [signal.getsignal(number) for number in stopping.SIGNALS] != before
+    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_exit_codes_are_those_of_shells():
+    assert [Preempted("", number).exit_code for number in stopping.SIGNALS] == [143, 130]
