@@ -153,13 +153,15 @@ def padding_mask(stored: Num[np.ndarray, "height width"], dataset: Dataset) -> B
         return np.zeros(stored.shape, bool)
     limit = dataset.get("PixelPaddingRangeLimit")
     ends = [as_stored(end, dataset) for end in (value, value if limit is None else limit)]
+    mask = (stored >= min(ends)) & (stored <= max(ends))
     half = 1 << (int(dataset.BitsStored) - 1)
     low, high = (-half, half - 1) if dataset.PixelRepresentation else (0, 2 * half - 1)
     within = low <= min(ends) and max(ends) <= high
     # A compressed stream holds the used bits only.
-    if not within and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        stored = pixel_array(dataset, raw=True, correct_unused_bits=False)
-    return (stored >= min(ends)) & (stored <= max(ends))
+    if within or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return mask
+    written = pixel_array(dataset, raw=True, correct_unused_bits=False)
+    return mask | ((written >= min(ends)) & (written <= max(ends)))
 
 
 def as_stored(value: int, dataset: Dataset) -> int:

@@ -176,7 +176,7 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
         good = [i for i, one in enumerate(found) if one["keys"]]
         if not good:
             self.check_damage(self.damaged, self.inputs)
-            raise ValueError(f"no patch could be cut from the {len(work.units)} series of {folder}: "
+            raise ValueError(f"no patch could be cut from the {len(work.units)} series of {folder}"
                              f"{last_notes(found)}. {work.notes}")  # fmt: skip
         patients = [work.units[i].group for i in good]
         groups = join_groups(join_alike(patients), [found[i]["facts"]["voxels_sha256"] for i in good])
@@ -274,10 +274,10 @@ class Extractor:
 
 
 def last_notes(found: Sequence[dict[str, Any]]) -> str:
-    """The last note of each series, which says why there is no patch, and of how many series it is the last."""
+    """The last notes of the series, and of how many each is the last: why a series has no patch is noted last."""
     counts = Counter(note for one in found for note in one["facts"].get("notes", ())[-1:])
     shown = "; ".join(f"{note} ({count} series)" for note, count in counts.most_common(SHOWN))
-    return f"{shown} …" if len(counts) > SHOWN else shown or "no reason is known"
+    return f", whose notes are: {shown}{' …' if len(counts) > SHOWN else ''}" if shown else ""
 
 
 def estimate_bytes(scratch: Path, series: int) -> int:

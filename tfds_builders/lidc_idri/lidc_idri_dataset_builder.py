@@ -159,20 +159,15 @@ class Builder(VolumeBuilder):
         return Work(
             units,
             Cutter(
-                config.content,
-                config.size,
-                config.spacing,
-                config.statistic,
-                config.undecided,
-                config.min_readers,
+                config.content, config.size, config.spacing, config.statistic, config.undecided, config.min_readers,
                 config.clustering,
-            ),  # fmt: skip
+            ),
             tables={name: path for name, path in tables.items() if path.is_file()},
             classes=CLASSES,
             notes=describe(readings, found, patients),
             damaged=damaged,
             inputs=readings.files["xml_files"] + len(found.damaged) + len(wrong),
-        )
+        )  # fmt: skip
 
     def _fill_report(self, work: Work, found, good, groups, splits) -> None:
         super()._fill_report(work, found, good, groups, splits)
