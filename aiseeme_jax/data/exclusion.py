@@ -11,6 +11,7 @@ import numpy as np
 from aiseeme_jax.data.mixtures import Mixture
 from aiseeme_jax.data.splits import Split
 from aiseeme_jax.errors import MissingFile, UserError
+from tfds_builders.common.spelling import fold
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ def shared_groups(pretraining: Split, targets: Mapping[str, Split]) -> list[Shar
     """Finds ids and groups of a pretraining split in the validation and test images of a target's data set.
 
     Nothing is compared within one data set, whose splits its builder keeps apart, and no ids or groups that were made
-    from the order of the images. Of a mixture every set is compared. Ids count without the suffix `SHRUNK`.
+    from the order of the images. Of a mixture every set is compared. Ids count without the suffix `SHRUNK`;
+    names that look alike, such as P-1 and p-1, are the same.
 
     Args:
       pretraining: one split, or a mixture.
@@ -110,8 +112,15 @@ def _dataset(split: Split) -> str:
 
 
 def _compared(one: Split, other: Split) -> SharedNames:
-    ids = _ids(one) & _ids(other)
-    return SharedNames(one.name, other.name, tuple(sorted(ids)), tuple(sorted(_groups(one) & _groups(other))))
+    return SharedNames(
+        one.name, other.name, _find_shared(_ids(one), _ids(other)), _find_shared(_groups(one), _groups(other))
+    )
+
+
+def _find_shared(names: set[str], others: set[str]) -> tuple[str, ...]:
+    """Those of the names that look like one of the others, such as P-1 and p-1."""
+    looks = set(map(fold, others))
+    return tuple(sorted(name for name in names if fold(name) in looks))
 
 
 def _ids(split: Split) -> set[str]:

@@ -97,6 +97,15 @@ class TestSharedGroups:
         ]
         assert {one.pretraining for one in found} == {"isic2019/64:train"}
 
+    def test_names_that_look_alike_are_the_same(self):
+        source = self.split("own/64:train", ("e\u0301",), ("l6\u00a0",))
+        target = self.target()
+        target["test"] = self.split("isic2017/64:test", ("\u00c9",), ("07",))
+        assert [(one.ids, one.groups) for one in data.shared_groups(source, target)] == [
+            ((), ("l6\u00a0",)),
+            (("e\u0301",), ()),
+        ]
+
     def test_series_and_further_names_of_groups_count(self):
         source = self.split("luna16/64:train", ("a",), ("P",), series=data.as_texts(["1.2.3"]))
         target = self.target(series=data.as_texts(["1.2.3", ""]), other_names={"L5": ("P",)})
