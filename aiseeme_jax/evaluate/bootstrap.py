@@ -5,14 +5,14 @@ are, with replacement (Field & Welsh 2007). The same seed, groups and number of 
 is measured on them. The difference of two classifiers on the same rows is therefore a paired one.
 
 The interval lies between two percentiles of the metric over the resamples. The 2.5 and 97.5 percentile are too close to
-each other if there are few groups, or few groups of one class (Hesterberg 2015, section 3.2). So the levels are
+each other if there are few groups, or few groups of one class (Hesterberg 2015). So the levels are
 
     Phi(-w / (1 + a w)) and Phi(w / (1 - a w)),  w = t_0.975(G - 1) max(1, jackknife / spread)
 
-with G groups, the standard error of the jackknife, and that of the resamples (spread). a is the acceleration, one sixth
-of the skewness of the jackknife's values (Efron 1987, eq. 6.6): a score near 1 has its longer side below. These are the
-levels of BCa without its correction of the bias, and with a width for small samples. `results/coverage.md` has the
-measured coverage of this interval and of others.
+with G groups, the standard error of the jackknife, and that of the resamples (spread). a is the acceleration (Efron &
+Tibshirani 1993, eq. 14.15): a score near 1 has its longer side below. These are the levels of BCa without its
+correction of the bias, and with a width for small samples. `results/coverage.md` has the measured coverage of this
+interval and of others.
 
 The jackknife leaves out one group at a time, or one of MAX_PARTS parts of the groups. Its standard error is seldom too
 small (Efron & Stein 1981).
@@ -138,8 +138,8 @@ def interval_levels(runs: Sequence[Draws], spread: float) -> Float[np.ndarray, "
     left = without[np.isfinite(without)]
     if len(left) < 2:
         return np.array([0.025, 0.975])
-    # Efron & Tibshirani 1993, eq. 11.5.
     deviations = left.mean() - left
+    # Efron & Tibshirani 1993, eq. 11.5.
     variance = jackknife = (len(left) - 1) / len(left) * np.sum(deviations**2)
     if len(runs) > 1:
         variance += np.var([run.value for run in runs], ddof=1) / len(runs)

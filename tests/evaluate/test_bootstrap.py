@@ -231,15 +231,15 @@ class TestLevels:
         np.testing.assert_allclose(found, stats.norm.cdf(stats.t.ppf([0.025, 0.975], 9)), rtol=1e-3)
 
     def test_a_larger_error_of_the_jackknife_widens_them(self):
-        without = np.linspace(-0.2, 0.2, 10)
+        without = np.linspace(-0.4, 0.4, 10)
         error = np.sqrt(9 * without.var())
         assert error > self.VALUES.std()
         width = stats.t.ppf(0.975, 9) * error / self.VALUES.std()
         np.testing.assert_allclose(self.ends(without), stats.norm.cdf([-width, width]), rtol=0.01)
 
     def test_a_score_with_a_long_side_below_has_its_interval_there(self):
-        """One group carries the score: without it, the score would be much lower."""
-        low, high = self.ends([*np.full(29, 0.001), -0.029])
+        """One group spoils the score: without it, the score would be much higher."""
+        low, high = self.ends([*np.full(29, -0.001), 0.029])
         assert low < 1 - high
 
     def test_between_runs_there_is_more_variance_than_two_draws_show(self):
