@@ -48,8 +48,8 @@ JOBS = {"curriculum": "aiseeme_jax.jobs.curriculum", "evaluate": "aiseeme_jax.jo
 WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
 # The folder of the config files of this project.
 CONFIGS = Path(__file__).parent / "configs"
-# Exit code after Ctrl-C, as shells expect it: 128 and the number of the signal.
-INTERRUPTED = 128 + signal.SIGINT
+# Exit codes after signals, as shells expect them: 128 and the number of the signal.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def main(argv: list[str]) -> None:
@@ -88,10 +88,13 @@ def check_paths(config: ConfigDict, workdir: str) -> None:
         check_local(config[name], name)
 
 
-def end_by_exception(number: int, frame: Any) -> None:
+class Terminated(BaseException):
+    """SIGTERM arrived where nothing is trained. It passes through everything, as Ctrl-C does."""
+
+
+def end_by_exception(number: int, frame: Any) -> NoReturn:
     """Handles SIGTERM where nothing is trained: the run ends as by an error, and gives its claims back."""
-    log.info("stopped: the same command goes on")
-    sys.exit(128 + number)
+    raise Terminated
 
 
 def show_messages() -> None:
@@ -241,6 +244,9 @@ def run() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         end(INTERRUPTED)
+    except Terminated:
+        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        end(TERMINATED)
     except UserError as error:
         if "--debug" in sys.argv:
             raise

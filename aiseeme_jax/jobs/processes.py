@@ -24,6 +24,8 @@ from aiseeme_jax.store import claims
 HEARTBEAT_SECONDS = 60
 # Seconds for which a process waits for the first one to start.
 JOIN_SECONDS = 300
+# Seconds for which the first process lets the others end.
+LINGER_SECONDS = 1
 # Words of errors that come from a lost connection: of gloo on CPUs, of NCCL on GPUs, of jax's own service.
 LOST = re.compile("gloo|ncclRemoteError|remote process exited|coordination service|CoordinationService", re.IGNORECASE)
 # Bytes for the names of a process.
@@ -157,4 +159,7 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    if jax.distributed.is_initialized() and jax.process_index() == 0:
+        # jax aborts the others as soon as the first process is gone. They may be about to end with a message too.
+        time.sleep(LINGER_SECONDS)
     os._exit(code)

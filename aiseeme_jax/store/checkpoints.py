@@ -70,7 +70,7 @@ class Checkpoints:
         with self._explain_disk_errors():
             # If orbax cannot make the folder of a checkpoint, its threads wait for that for minutes.
             if jax.process_index() == 0:
-                files.check_writable(Path(self._manager.directory))
+                files.check_writable(self._directory)
             self._manager.save(
                 step, args=args.Composite(state=args.StandardSave(snapshot), record=args.JsonSave(whole))
             )

@@ -179,8 +179,8 @@ def write_whole(path: Path, wanted: int | None = None) -> Iterator[Path]:
 def delete_leftovers(directory: Path) -> None:
     """Deletes the half-written files that killed processes left in a folder. No other process may be at work there."""
     for path in directory.glob(".*"):
-        if path.is_file() and LEFT_OVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+        if LEFT_OVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

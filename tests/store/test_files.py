@@ -114,6 +114,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
 def test_leftovers_of_killed_processes_are_deleted(tmp_path):
     for name in (f".record.json.{32 * 'a'}.part", f".views.png.{32 * '0'}.part", ".hidden", "record.json", "1.part"):
         (tmp_path / name).touch()
+    (tmp_path / f".probe.{32 * 'b'}.part" / "folder").mkdir(parents=True)
     files.delete_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "1.part", "record.json"]
 
