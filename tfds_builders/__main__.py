@@ -30,6 +30,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("--manual_dir", type=Path, help="folder that holds the official archives")
     command.add_argument("--download", action="store_true", help="fetch the archives from the official addresses")
     command.add_argument("--max_damaged", type=float, help="share of the inputs that may be damaged (default 0.001)")
+    command.add_argument("--max_megapixels", type=float, help="largest image that is decoded (default 100)")
     command = commands.add_parser(
         "check",
         help="compare data sets, or the splits of one, by id, group, series and content; "
@@ -75,6 +76,7 @@ def run_prepare(options: argparse.Namespace) -> int:
             manual_dir=options.manual_dir,
             download=options.download,
             max_damaged=options.max_damaged,
+            max_megapixels=options.max_megapixels,
         )
     report = json.loads((Path(builder.data_dir) / "prepare_report.json").read_text())
     for split, counts in report["splits"].items():

@@ -47,6 +47,7 @@ def prepare(
     manual_dir: str | Path | None = None,
     download: bool = False,
     max_damaged: float | None = None,
+    max_megapixels: float | None = None,
 ) -> tfds.core.DatasetBuilder:
     """Writes the data set `name` under `data_dir`, unless it is there already, and returns its builder.
 
@@ -57,14 +58,17 @@ def prepare(
       download: fetch the archives from their official addresses instead; nothing is fetched unasked.
       max_damaged: share of the inputs that may be damaged; None takes the builders' 0.001. Damaged inputs are left out
         and listed in the report.
+      max_megapixels: the largest image that is decoded, of data sets of image files; None takes the builders' 100. A
+        larger one counts as damaged.
 
     Raises:
       ValueError: an unknown data set or config, input that is not as published, or too much of it damaged; the message
         names it.
       FileNotFoundError: an archive, table or image is missing; the message says which and where to get it.
     """
-    options = {} if max_damaged is None else {"max_damaged": max_damaged}
-    builder = make_builder(name, data_dir, download, **options)
+    options = {"max_damaged": max_damaged, "max_megapixels": max_megapixels}
+    given = {option: value for option, value in options.items() if value is not None}
+    builder = make_builder(name, data_dir, download, **given)
     if builder.is_prepared():
         if manual_dir:
             builder.check_prepared(Path(manual_dir))
@@ -104,6 +108,10 @@ def make_builder(name: str, data_dir: str | Path, download: bool, **options: Any
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r}: the known ones are {', '.join(DATASETS)}")
     builder_class = importlib.import_module(f"tfds_builders.{dataset}").Builder
+    if foreign := options.keys() - builder_class.OPTIONS:
+        raise ValueError(
+            f"{dataset} has no use for {', '.join(sorted(foreign))}: it decodes no image files; leave it out"
+        )
     if config:
         builder_class.check_config(config)
     options |= {"download": True} if download and builder_class.CAN_DOWNLOAD else {}
