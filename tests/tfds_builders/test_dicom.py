@@ -26,6 +26,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_files.compressed, "folder", tmp_path, raising=False)
 
 
+def shown(data: bytes, name: str) -> np.ndarray:
+    return dicom.show(data, name)[0]
+
+
 def stored(data: bytes) -> np.ndarray:
     return dicom.stored_values(dicom.parse(io.BytesIO(data), "x"), "x")
 
@@ -47,7 +51,7 @@ def test_baseline_jpeg_of_eight_bits_keeps_its_values():
     data = compressed(to_bytes(radiograph(noise, 8)), "JPEGBaselineProcess1")
     stream = b"".join(generate_fragments(dicom.parse(io.BytesIO(data), "x").PixelData))
     other = cv2.imdecode(np.frombuffer(stream, np.uint8), cv2.IMREAD_UNCHANGED)
-    image = dicom.read_image(data, "x")
+    image = shown(data, "x")
     assert image.dtype == np.uint8 and image.shape == (64, 64)
     # Two decoders may round differently.
     assert abs(image.astype(int) - other).max() <= 1
@@ -71,7 +75,7 @@ def near(image: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def test_deep_image_without_window_is_stretched_over_what_it_uses():
-    image = dicom.read_image(to_bytes(radiograph(TWELVE + 100, 16)), "x")
+    image = shown(to_bytes(radiograph(TWELVE + 100, 16)), "x")
     assert near(image, stretched(TWELVE, TWELVE.min(), TWELVE.max()))
 
 
@@ -79,9 +83,7 @@ def test_monochrome1_is_inverted_and_padding_is_black():
     pixels = TWELVE + np.uint16(10)
     pixels[:5] = 60000
     for kind in ("MONOCHROME1", "MONOCHROME2"):
-        image = dicom.read_image(
-            to_bytes(radiograph(pixels, 16, PhotometricInterpretation=kind, PixelPaddingValue=60000)), "x"
-        )
+        image = shown(to_bytes(radiograph(pixels, 16, PhotometricInterpretation=kind, PixelPaddingValue=60000)), "x")
         expected = stretched(pixels[5:].astype(float), pixels[5:].min(), pixels[5:].max())
         assert (image[:5] == 0).all()
         assert near(image[5:], 255 - expected if kind == "MONOCHROME1" else expected)
@@ -108,13 +110,13 @@ def test_first_window_after_rescaling(function):
         expected = ((values - centre) / width + 0.5) * 255
     else:
         expected = ((values - (centre - 0.5)) / (width - 1) + 0.5) * 255
-    assert near(dicom.read_image(to_bytes(data), "x"), np.clip(expected, 0, 255))
+    assert near(shown(to_bytes(data), "x"), np.clip(expected, 0, 255))
 
 
 @pytest.mark.parametrize(("centre", "width"), [(300, 0), (300, -5), (9e6, 100)])
 def test_windows_that_are_not_meant_are_passed_over(centre, width):
     data = to_bytes(radiograph(TWELVE, 12, WindowCenter=centre, WindowWidth=width))
-    assert near(dicom.read_image(data, "x"), stretched(TWELVE, TWELVE.min(), TWELVE.max()))
+    assert near(shown(data, "x"), stretched(TWELVE, TWELVE.min(), TWELVE.max()))
 
 
 def lookup(first: int, entries: np.ndarray) -> Sequence:
@@ -127,18 +129,18 @@ def lookup(first: int, entries: np.ndarray) -> Sequence:
 
 def test_lookup_tables():
     table = (np.arange(4096) ** 1.5 / 4096**1.5 * 65535).astype(np.uint16)
-    shown = dicom.read_image(to_bytes(radiograph(TWELVE, 12, VOILUTSequence=lookup(0, table), WindowCenter=1,
+    image = shown(to_bytes(radiograph(TWELVE, 12, VOILUTSequence=lookup(0, table), WindowCenter=1,
                                                  WindowWidth=5)), "x")  # fmt: skip
-    assert near(shown, table[TWELVE] / 65535 * 255)
-    modality = dicom.read_image(to_bytes(radiograph(TWELVE, 12, ModalityLUTSequence=lookup(0, table))), "x")
+    assert near(image, table[TWELVE] / 65535 * 255)
+    modality = shown(to_bytes(radiograph(TWELVE, 12, ModalityLUTSequence=lookup(0, table))), "x")
     values = table[TWELVE].astype(float)
     assert near(modality, stretched(values, values.min(), values.max()))
 
 
 def test_constant_and_all_padding_images_are_read():
     flat = np.full((20, 20), 7, np.uint16)
-    assert len(np.unique(dicom.read_image(to_bytes(radiograph(flat)), "x"))) == 1
-    assert not dicom.read_image(to_bytes(radiograph(flat, PixelPaddingValue=7)), "x").any()
+    assert len(np.unique(shown(to_bytes(radiograph(flat)), "x"))) == 1
+    assert not shown(to_bytes(radiograph(flat, PixelPaddingValue=7)), "x").any()
 
 
 @pytest.mark.parametrize(
@@ -154,20 +156,20 @@ def test_constant_and_all_padding_images_are_read():
 )
 def test_what_is_no_radiograph(elements, message):
     with pytest.raises(DamagedInput, match=f"a.dcm.*{message}"):
-        dicom.read_image(to_bytes(radiograph(TWELVE, 12, **elements)), "a.dcm")
+        shown(to_bytes(radiograph(TWELVE, 12, **elements)), "a.dcm")
 
 
 def test_image_without_pixels():
     dataset = radiograph(TWELVE, 12)
     del dataset.PixelData
     with pytest.raises(DamagedInput, match="no whole PixelData"):
-        dicom.read_image(to_bytes(dataset), "a.dcm")
+        shown(to_bytes(dataset), "a.dcm")
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 500])
 def test_other_files(data):
     with pytest.raises(DamagedInput, match="a.dcm is empty or no DICOM file"):
-        dicom.read_image(data, "a.dcm")
+        shown(data, "a.dcm")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -177,7 +179,7 @@ def test_cut_files_are_noticed(syntax):
     data = compressed(to_bytes(radiograph(EIGHT, 8)), syntax)
     for length in (133, 200, 400, len(data) // 2, int(len(data) * 0.9), len(data) - 20):
         with pytest.raises(DamagedInput, match="a.dcm"):
-            dicom.read_image(data[:length], "a.dcm")
+            shown(data[:length], "a.dcm")
 
 
 def test_cut_stream_in_a_whole_file_is_noticed():
@@ -188,12 +190,11 @@ def test_cut_stream_in_a_whole_file_is_noticed():
     stream = b"".join(generate_fragments(dataset.PixelData))
     dataset.PixelData = encapsulate([stream[: len(stream) // 2]])
     with pytest.raises(DamagedInput, match="no end mark"):
-        dicom.read_image(to_bytes(dataset), "a.dcm")
+        shown(to_bytes(dataset), "a.dcm")
 
 
-# Bytes of a stream at which GDCM ends its process: the marker of a quantization table, precisions.
+# Bytes of a stream at which GDCM ends its process: precisions.
 DEADLY = {
-    "JPEGBaselineProcess1": (b"\xff\xd8", 3, 1),
     "JPEGLosslessProcess14_1": (b"\xff\xd8", 6, 60),
     "JPEGLSLossless": (b"\xff\xd8", 6, 60),
     "JPEG2000Lossless": (b"\xff\x4f\xff\x51", 42, 214),
@@ -212,19 +213,19 @@ def deadly(syntax: str) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("syntax", DEADLY)
 def test_what_kills_the_decoder_is_damage_and_the_next_file_is_read(syntax):
     whole, data = deadly(syntax)
-    expected = dicom.read_image(whole, "b.dcm")
+    expected = shown(whole, "b.dcm")
     with pytest.raises(DamagedInput, match="a.dcm cannot be read as DICOM .the decoder ends"):
-        dicom.read_image(data, "a.dcm")
-    assert (dicom.read_image(whole, "b.dcm") == expected).all()
+        shown(data, "a.dcm")
+    assert (shown(whole, "b.dcm") == expected).all()
 
 
 def test_a_file_is_not_blamed_for_a_decoder_that_was_dying():
     whole, _ = deadly("JPEGLosslessProcess14_1")
-    expected = dicom.read_image(whole, "a.dcm")
+    expected = shown(whole, "a.dcm")
     for decoder in decoding._idle:
         decoder._process.kill()
         decoder._process.wait()
-    assert (dicom.read_image(whole, "a.dcm") == expected).all()
+    assert (shown(whole, "a.dcm") == expected).all()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -237,7 +238,7 @@ def test_threads_get_their_own_pixels():
 
     def read(item):
         try:
-            return dicom.read_image(item[0], "x")
+            return shown(item[0], "x")
         except DamagedInput:
             return None
 
@@ -256,6 +257,6 @@ def test_random_damage_gives_an_image_or_a_reason():
         for place in random.integers(0, len(data) - 520, 4):
             data[place] = random.integers(256)
         try:
-            assert dicom.read_image(bytes(data), "x").dtype == np.uint8
+            assert shown(bytes(data), "x").dtype == np.uint8
         except DamagedInput:
             pass

@@ -405,7 +405,7 @@ def test_tfds_build_takes_the_tables_name(table, tmp_path):
         cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "data/image_table/north_64/1.0.0/label.labels.txt").read_text() == "melanoma\nnaevus\n"
+    assert (tmp_path / "data/image_table/north_64/2.0.0/label.labels.txt").read_text() == "melanoma\nnaevus\n"
 
 
 @pytest.mark.slow

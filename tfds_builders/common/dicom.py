@@ -28,11 +28,6 @@ JPEG_END = b"\xff\xd9"
 LONGEST_REASON = 300
 
 
-def is_dicom(start: bytes) -> bool:
-    """Whether a file that begins with these 132 bytes or more has the mark of a DICOM file."""
-    return start[DICOM_MARK_AT : DICOM_MARK_AT + len(DICOM_MARK)] == DICOM_MARK
-
-
 def show(
     data: bytes, name: str, max_pixels: float = formats.MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "height width"], list[str]]:
@@ -52,7 +47,7 @@ def show(
     frames or colour, or raw detector values ('FOR PROCESSING').
     """
     with damage_named(name):
-        dataset = parse(io.BytesIO(data), name) if is_dicom(data[:256]) else parse_without_mark(data, name)
+        dataset = read_dataset(data, name)
         if dataset.get("PresentationIntentType") == "FOR PROCESSING":
             raise DamagedInput(f"{name} holds raw detector values (FOR PROCESSING): export the image FOR PRESENTATION")
         check_frame(dataset, name)
@@ -105,17 +100,17 @@ def parse(file: BinaryIO, name: str, tags: list[str] | None = None) -> Dataset:
 def header_if_dicom(file: BinaryIO, name: str, tags: list[str] | None = None) -> Dataset | None:
     """As `parse`, but None for a file without the mark of a DICOM file."""
     with damage_named(name):
-        if not is_dicom(file.read(DICOM_MARK_AT + len(DICOM_MARK))):
+        if not formats.has_mark(file.read(DICOM_MARK_AT + len(DICOM_MARK))):
             return None
         file.seek(0)
         return pydicom.dcmread(file, stop_before_pixels=tags is not None, specific_tags=tags)
 
 
-def parse_without_mark(data: bytes, name: str) -> Dataset:
-    """Raises DamagedInput if what begins like the elements of a DICOM file goes on like none."""
+def read_dataset(data: bytes, name: str) -> Dataset:
+    """As `parse`, also of a file without preamble and mark."""
+    if formats.has_mark(data) or not formats.is_dicom_without_mark(data):
+        return parse(io.BytesIO(data), name)
     dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-    if "Rows" not in dataset or "PixelData" not in dataset:
-        raise formats.refused(name, "no image, or a DICOM file without preamble that is not whole", formats.WITH_MARK)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian

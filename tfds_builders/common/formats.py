@@ -16,7 +16,6 @@ MAX_PIXELS = MAX_MEGAPIXELS * 1e6
 
 TO_PNG = "convert it to PNG (ImageMagick: magick FILE FILE.png)"
 TO_RAW_DICOM = "decompress it (gdcmconv --raw FILE NEW), or export it as PNG"
-WITH_MARK = "write it again (pydicom: dcmread(FILE, force=True).save_as(NEW, enforce_file_format=True))"
 UNPACK = "unpack it, and name the unpacked file in the table"
 
 
@@ -143,10 +142,7 @@ def recognise(data: bytes, name: str) -> str:
     """The format of a file, one of `FORMATS`. Raises DamagedInput with its name and the way out for any other."""
     if not data:
         raise DamagedInput(f"image {name} is empty: replace the file by a whole one, or take its row out of the table")
-    if data[DICOM_MARK_AT : DICOM_MARK_AT + len(DICOM_MARK)] == DICOM_MARK:
-        return "DICOM"
-    # Without the 128 bytes and the mark before its first element, which is of group 2 or 8.
-    if data[:2] in (b"\x02\0", b"\x08\0") and data[3:4] == b"\0":
+    if has_mark(data) or is_dicom_without_mark(data):
         return "DICOM"
     for start, found in STARTS:
         if data.startswith(start):
@@ -164,6 +160,18 @@ def recognise(data: bytes, name: str) -> str:
     raise refused(
         name, f"of no known format (it begins with {data[:8]!r})", f"convert it to one of {', '.join(FORMATS)}"
     )
+
+
+def has_mark(start: bytes) -> bool:
+    """Whether a file that begins with these 132 bytes or more has the mark of a DICOM file."""
+    return start[DICOM_MARK_AT : DICOM_MARK_AT + len(DICOM_MARK)] == DICOM_MARK
+
+
+def is_dicom_without_mark(start: bytes) -> bool:
+    """Whether a file begins with an element of group 2 or 8, as DICOM files do after the 128 bytes and the mark that
+    some programs leave out.
+    """
+    return start[:2] in (b"\x02\0", b"\x08\0") and start[3:4] == b"\0"
 
 
 def recognise_brand(data: bytes, name: str) -> str:

@@ -63,8 +63,11 @@ class Builder(ImageBuilder):
       config: one of `BUILDER_CONFIGS` for `images.csv`; after a table's name and '_' for that table.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "1.0.0": "First version.",
+        "2.0.0": "Orientations are applied; DICOM and TIFF files are read as they mean; outliers of 16 bits are clipped.",
+    }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     GROUP, BARE = "group", True
