@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dicom_files import compressed, plain, radiograph, to_bytes
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_fragments
+from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.sequence import Sequence
 
 from tfds_builders.common import decoding, dicom
@@ -183,8 +183,6 @@ def test_cut_files_are_noticed(syntax):
 
 
 def test_cut_stream_in_a_whole_file_is_noticed():
-    from pydicom.encaps import encapsulate
-
     data = compressed(to_bytes(radiograph(EIGHT, 8)), "JPEGBaselineProcess1")
     dataset = dicom.parse(io.BytesIO(data), "x")
     stream = b"".join(generate_fragments(dataset.PixelData))
@@ -260,3 +258,102 @@ def test_random_damage_gives_an_image_or_a_reason():
             assert shown(bytes(data), "x").dtype == np.uint8
         except DamagedInput:
             pass
+
+
+FEW = np.linspace(0, 4095, 32 * 32).round().astype(np.uint16).reshape(32, 32)
+
+
+@pytest.mark.parametrize("levels", [1, 3, 6, 8])
+def test_few_bits_go_from_black_to_white(levels):
+    values = (FEW >> (12 - levels)).astype(np.uint8)
+    assert near(shown(to_bytes(radiograph(values, levels)), "x"), values * (255 / (2**levels - 1)))
+
+
+def test_transformations_in_the_functional_groups_of_one_frame():
+    """Those of the frame come before those of all frames."""
+    own, shared, values, window = Dataset(), Dataset(), Dataset(), Dataset()
+    values.RescaleSlope, values.RescaleIntercept = -1, 4095
+    window.WindowCenter, window.WindowWidth = 2048, 4096
+    wrong = Dataset()
+    wrong.WindowCenter, wrong.WindowWidth = 5, 3
+    shared.PixelValueTransformationSequence = Sequence([values])
+    shared.FrameVOILUTSequence, own.FrameVOILUTSequence = Sequence([wrong]), Sequence([window])
+    groups = dict(SharedFunctionalGroupsSequence=Sequence([shared]), PerFrameFunctionalGroupsSequence=Sequence([own]))
+    image = shown(to_bytes(radiograph(FEW, 12, NumberOfFrames=1, **groups)), "x")
+    assert near(image, stretched(4095.0 - FEW, 0, 4095))
+    table = (np.arange(4096) ** 2 // 4095).astype(np.uint16)
+    own.FrameVOILUTSequence[0].VOILUTSequence = lookup(0, table)
+    image = shown(to_bytes(radiograph(FEW, 12, NumberOfFrames=1, **groups)), "x")
+    assert near(image, table[4095 - FEW] * (255 / 4095))
+
+
+def test_a_slope_or_an_intercept_alone_counts_and_a_slope_of_0_does_not():
+    window = dict(WindowCenter=1000, WindowWidth=2000)
+    alone = shown(to_bytes(radiograph(FEW, 12, RescaleIntercept=-1024, **window)), "x")
+    assert near(alone, stretched(FEW - 1024.0, 0, 1999))
+    alone = shown(to_bytes(radiograph(FEW, 12, RescaleSlope=2, **window)), "x")
+    assert near(alone, stretched(FEW * 2.0, 0, 1999))
+    image, notes = dicom.show(to_bytes(radiograph(FEW, 12, RescaleSlope=0, RescaleIntercept=0)), "x")
+    assert near(image, stretched(FEW, 0, 4095)) and notes == ["slope 0 passed over"]
+
+
+def test_a_window_of_width_1_is_a_threshold():
+    image = shown(to_bytes(radiograph(FEW, 12, WindowCenter=1000, WindowWidth=1)), "x")
+    assert (image == np.where(FEW > 999.5, 255, 0)).all()
+
+
+def test_the_greatest_entry_of_a_voi_lut_is_white_whatever_its_descriptor_says():
+    curve = (np.linspace(0, 1, 4096) ** 2 * 4095).astype(np.uint16)
+    for colour in ("MONOCHROME1", "MONOCHROME2"):
+        dataset = radiograph(FEW, 12, PhotometricInterpretation=colour, VOILUTSequence=lookup(0, curve))
+        image = shown(to_bytes(dataset), "x")
+        expected = curve[FEW] * (255 / 4095)
+        assert near(image, 255 - expected if colour == "MONOCHROME1" else expected)
+
+
+@pytest.mark.parametrize("kind", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_the_first_value_of_a_look_up_table_may_be_of_the_wrong_sign(kind):
+    curve = (np.linspace(0, 1, 4096) ** 2 * 4095).astype(np.uint16)
+    image = shown(to_bytes(radiograph(FEW.astype(np.int16) - 2048, 12, **{kind: lookup(63488, curve)})), "x")
+    assert near(image, curve[FEW] * (255 / 4095))
+    high = lookup(0, curve)
+    high[0]["LUTDescriptor"].VR = "SS"
+    high[0].LUTDescriptor = [4096, -25536, 16]
+    assert near(shown(to_bytes(radiograph(FEW + np.uint16(40000), 16, **{kind: high})), "x"), curve[FEW] * (255 / 4095))
+
+
+def test_a_look_up_table_of_bytes():
+    entries = np.arange(255, -1, -1).astype(np.uint8)
+    values = (FEW // 16).astype(np.uint8)
+    for data, vr in ((entries.tobytes(), "OW"), (entries.view("<u2").tolist(), "US")):
+        item = Dataset()
+        item.add_new("LUTDescriptor", "US", [256, 0, 8])
+        item.add_new("LUTData", vr, data)
+        assert (shown(to_bytes(radiograph(values, 8, VOILUTSequence=Sequence([item]))), "x") == 255 - values).all()
+    item.LUTDescriptor = [300, 0, 8]
+    with pytest.raises(DamagedInput, match="look-up table has 256 bytes for 300 entries"):
+        shown(to_bytes(radiograph(values, 8, VOILUTSequence=Sequence([item]))), "x")
+
+
+def test_one_hot_pixel_does_not_crush_an_image_without_window():
+    values = FEW // 8 + 100
+    values[5, 5] = 60000
+    image, notes = dicom.show(to_bytes(radiograph(values, 16)), "x")
+    assert notes == ["outliers"] and near(image, stretched(values, 100, 611))
+
+
+def test_floating_point_values_are_refused_by_name():
+    dataset = radiograph(FEW, 12)
+    del dataset.PixelData
+    dataset.FloatPixelData = FEW.astype("<f4").tobytes()
+    with pytest.raises(DamagedInput, match="a.dcm is a DICOM file of floating point values"):
+        shown(to_bytes(dataset), "a.dcm")
+
+
+def test_a_jpeg_stream_that_has_lost_bytes_is_noticed():
+    data = compressed(to_bytes(radiograph(EIGHT, 8)), "JPEGBaselineProcess1")
+    dataset = dicom.parse(io.BytesIO(data), "x")
+    stream = b"".join(generate_fragments(dataset.PixelData))
+    dataset.PixelData = encapsulate([stream[: len(stream) // 2] + stream[-40:]])
+    with pytest.raises(DamagedInput, match="a.dcm .*lost bytes"):
+        shown(to_bytes(dataset), "a.dcm")

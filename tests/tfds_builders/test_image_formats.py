@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 
 from tfds_builders.common import formats, images
 from tfds_builders.common.damage import DamagedInput
-from tfds_builders.common.formats import COLOUR, COLOUR_ALPHA, GREY, WHITE_IS_ZERO, Kind
+from tfds_builders.common.formats import COLOUR, COLOUR_ALPHA, GREY, GREY_ALPHA, WHITE_IS_ZERO, Kind
 
 README = Path(formats.__file__).parents[1] / "image_table" / "README.md"
 # Of the bits that a line of DICOM allows.
@@ -35,8 +35,9 @@ def independent(kind: Kind, data: bytes, folder: Path) -> np.ndarray:
     match kind:
         case Kind(format="DICOM"):
             return with_simpleitk(data, folder)
-        case Kind(format="PNG", colour=colour, bits=16) if colour in (COLOUR, COLOUR_ALPHA):
-            return to_rgb(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+        case Kind(format="PNG", bits=16):
+            values = to_rgb(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+            return values[..., 0] if kind.colour == GREY_ALPHA else values
         case Kind(format="BMP" | "GIF" | "PNM"):
             return to_rgb(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
         case Kind(format="TIFF", compression="JPEG 2000"):
@@ -97,7 +98,7 @@ REFUSED = {
     "signed TIFF": (tiff(GREY8, 8, 1, 1, GREY8.tobytes(), {339: (3, [2])}), "TIFF of 8 bits, signed numbers"),
     "TIFF of floats": (lambda: written(GREY8.astype(np.float32)), "TIFF of 32 bits, floating point numbers"),
     "TIFF of 12 bits": (tiff(GREY8, 12, 1, 1, bytes(1000)), "TIFF of 12 bits, grey"),
-    "two grey channels": (tiff(samples("grey and alpha", 8), 8, 1, 1, bytes(960), {338: (3, [0])}), "2 channels of MINI"),
+    "two greys": (tiff(samples("grey and alpha", 8), 8, 1, 1, bytes(960), {338: (3, [0])}), "2 channels of MINI"),
     "CMYK TIFF": (tiff(samples(COLOUR_ALPHA, 8), 8, 5, 1, bytes(1920)), "4 channels of SEPARATED"),
     "JPEG XL in TIFF": (tiff(GREY8, 8, 1, 50002, b"x"), "compression JPEGXL"),
     "a thumbnail": (tiff(GREY8, 8, 1, 1, GREY8.tobytes(), {254: (4, [1])}), "TIFF file of thumbnails"),

@@ -66,7 +66,7 @@ class Builder(ImageBuilder):
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {
         "1.0.0": "First version.",
-        "2.0.0": "Orientations are applied; DICOM and TIFF files are read as they mean; outliers of 16 bits are clipped.",
+        "2.0.0": "Orientations are applied; outliers of 16 bits are clipped; TIFF and DICOM files as meant.",
     }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224"
