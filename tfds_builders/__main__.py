@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -60,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def quiet_libraries() -> None:
-    """Of TFDS, errors only, and no progress bars where nobody watches them."""
+    """Of TFDS, errors only; nothing of what is odd in a file that was read; and no progress bars where nobody watches
+    them.
+    """
+    warnings.filterwarnings("ignore", module=r"pydicom\b|PIL\b")
     absl_logging.set_verbosity(absl_logging.ERROR)
     if not sys.stderr.isatty():
         # tqdm reads it when it is imported, by the builders.

@@ -131,7 +131,7 @@ def test_lookup_tables():
     table = (np.arange(4096) ** 1.5 / 4096**1.5 * 65535).astype(np.uint16)
     image = shown(to_bytes(radiograph(TWELVE, 12, VOILUTSequence=lookup(0, table), WindowCenter=1,
                                                  WindowWidth=5)), "x")  # fmt: skip
-    assert near(image, table[TWELVE] / 65535 * 255)
+    assert near(image, table[TWELVE] / table.max() * 255)
     modality = shown(to_bytes(radiograph(TWELVE, 12, ModalityLUTSequence=lookup(0, table))), "x")
     values = table[TWELVE].astype(float)
     assert near(modality, stretched(values, values.min(), values.max()))
@@ -355,5 +355,5 @@ def test_a_jpeg_stream_that_has_lost_bytes_is_noticed():
     dataset = dicom.parse(io.BytesIO(data), "x")
     stream = b"".join(generate_fragments(dataset.PixelData))
     dataset.PixelData = encapsulate([stream[: len(stream) // 2] + stream[-40:]])
-    with pytest.raises(DamagedInput, match="a.dcm .*lost bytes"):
+    with pytest.raises(DamagedInput, match="a.dcm .*premature end"):
         shown(to_bytes(dataset), "a.dcm")

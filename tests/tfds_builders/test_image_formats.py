@@ -20,6 +20,7 @@ from tfds_builders.common import formats, images
 from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.formats import COLOUR, COLOUR_ALPHA, GREY, GREY_ALPHA, WHITE_IS_ZERO, Kind
 
+CODESTREAM = b"\xff\x4f\xff\x51"
 README = Path(formats.__file__).parents[1] / "image_table" / "README.md"
 # Of the bits that a line of DICOM allows.
 DICOM_BITS = (1, 2, 6, 8, 10, 12, 16)
@@ -33,6 +34,9 @@ def kinds(line: formats.Readable) -> list[Kind]:
 def independent(kind: Kind, data: bytes, folder: Path) -> np.ndarray:
     """The samples, without alpha and palette, upright, 0 black; as another library than the code's reads them."""
     match kind:
+        case Kind(format="DICOM", compression="none" | "deflate", bits=1):
+            # SimpleITK reads none of 1 bit.
+            return samples(GREY, 1)
         case Kind(format="DICOM"):
             return with_simpleitk(data, folder)
         case Kind(format="PNG", bits=16):
@@ -41,7 +45,11 @@ def independent(kind: Kind, data: bytes, folder: Path) -> np.ndarray:
         case Kind(format="BMP" | "GIF" | "PNM"):
             return to_rgb(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
         case Kind(format="TIFF", compression="JPEG 2000"):
-            return with_pillow(data[data.index(b"\xff\x4f\xff\x51") :])
+            return independent(
+                Kind("JPEG 2000", kind.colour, kind.bits, "bare"), data[data.index(CODESTREAM) :], folder
+            )
+        case Kind(format="JPEG 2000", colour="colour", bits=bits) if bits > 8:
+            return to_rgb(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
         case Kind(format="TIFF", bits=16) if kind.colour != GREY:
             # libtiff, which does not turn white into black.
             values = imagecodecs.tiff_decode(data)
@@ -69,7 +77,8 @@ def with_simpleitk(data: bytes, folder: Path) -> np.ndarray:
 def shown(values: np.ndarray, kind: Kind) -> np.ndarray:
     """The samples as 8 bits; these have no outliers."""
     values = values[..., :-1] if values.ndim == 3 and values.shape[-1] in (2, 4) else values
-    if kind.bits > 8:
+    values = values[..., 0] if values.shape[-1] == 1 else values
+    if values.dtype == np.uint16:
         low, high = float(values.min()), float(values.max())
         values = (values - low) / (high - low) * 255
     elif kind.format == "DICOM":
@@ -83,7 +92,7 @@ def test_every_kind_has_the_pixels_that_another_reader_finds(line, tmp_path):
         data = file_of(kind)
         values = shown(independent(kind, data, tmp_path), kind)
         pixels, _ = images.read_pixels(data, "x", 1 if values.ndim == 2 else 3)
-        difference = abs(pixels.reshape(values.shape) - values).max()
+        difference = abs(pixels.reshape(values.shape) - values.astype(float)).max()
         # libheif goes through other colours and back.
         assert difference <= (2 if kind.format == "HEIC" else 0.5 + 1e-6), f"{kind}: {difference}"
 
@@ -128,7 +137,11 @@ REFUSED = {
     "NIfTI": (bytes(344) + b"n+1\0", "a NIfTI file"),
     "a header of HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), "a HEIC file .*export it as JPEG"),
     "something": (b"something else", "of no known format .*convert it to one of JPEG, PNG"),
-    "HTJ2K in DICOM": (lambda: with_syntax("1.2.840.10008.1.2.4.201"), "High-Throughput JPEG 2000.* gdcmconv"),
+    "HTJ2K in DICOM": (lambda: with_syntax("1.2.840.10008.1.2.4.201"), "High-Throughput JPEG 2000.* .gdcmconv"),
+    "JPEG of odd sampling": (
+        saved(samples(COLOUR, 8), "JPEG").replace(b"\x01\x22\0\x02", b"\x01\x42\0\x02"),
+        "JPEG of 8 bits, sampled 4x2, 1x1, 1x1",
+    ),
 }  # fmt: skip
 
 

@@ -197,7 +197,7 @@ def test_a_cut_gif_mask_is_damaged():
 def test_a_gif_mask_of_an_absurd_size_is_damaged():
     data = bytearray(gif([INSIDE], [0, 255]))
     data[6:10] = b"\xff" * 4
-    with pytest.raises(DamagedInput, match="x .*(cannot be decoded|cut short|no known format)"):
+    with pytest.raises(DamagedInput, match="x is 65535x65535 pixels"):
         images.read_mask(bytes(data), "x")
 
 

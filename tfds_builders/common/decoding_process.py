@@ -7,7 +7,7 @@ import sys
 import imagecodecs
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_fragments
+from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import JPEGExtended12Bit
 
@@ -36,7 +36,7 @@ def decode(image: Dataset) -> np.ndarray:
 
 def decode_deep_jpeg(image: Dataset) -> np.ndarray:
     """Lossy JPEG of 12 bits, which pydicom does not let GDCM decode. Raises ValueError if it has another shape."""
-    values = imagecodecs.jpeg8_decode(b"".join(generate_fragments(image.PixelData)))
+    values = imagecodecs.jpeg8_decode(get_frame(image.PixelData, 0, number_of_frames=1))
     if values.shape != (image.Rows, image.Columns):
         raise ValueError(f"the compressed image is {values.shape}, not {image.Rows} x {image.Columns}")
     return values

@@ -151,7 +151,7 @@ def check_frame(dataset: Dataset, name: str) -> None:
 
 def check_stream(dataset: Dataset, name: str) -> None:
     """Decoders may fill the missing part of a cut JPEG stream with grey."""
-    stream = b"".join(pydicom.encaps.generate_fragments(dataset.PixelData)) if dataset.PixelData else b""
+    stream = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1) if dataset.PixelData else b""
     if stream.find(JPEG_END, max(0, len(stream) - 64)) < 0:
         raise DamagedInput(f"{name}: the compressed pixels are cut short (no end mark): replace the file")
     if compression(dataset) == "JPEG":

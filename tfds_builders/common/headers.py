@@ -27,6 +27,8 @@ JPEG_FRAMES = {
     **dict.fromkeys((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), "arithmetic"),
 }
 JPEG_COLOURS = {1: GREY, 3: COLOUR, 4: "CMYK"}
+# Luminance samples for each of the others, across and down, that TurboJPEG decodes.
+JPEG_SAMPLING = {0x11, 0x12, 0x14, 0x21, 0x22, 0x41}
 PNG_COLOURS = {0: GREY, 2: COLOUR, 3: PALETTE, 4: GREY_ALPHA, 6: COLOUR_ALPHA}
 ORIENTATION = 0x0112
 CODESTREAM = b"\xff\x4f\xff\x51"
@@ -45,17 +47,16 @@ def jpeg(data: bytes) -> Header:
     for marker, start, end in jpeg_segments(data):
         if marker in JPEG_FRAMES:
             frame = JPEG_FRAMES[marker], *struct.unpack_from(">BHHB", data, start)
+            sampling = [*data[start + 7 : end : 3]]
         elif marker == JPEG_APP1 and data.startswith(EXIF_MARK, start):
             orientation = exif_orientation(data[start:end])
     if frame is None:
         raise ValueError("no frame before the end")
     compression, bits, height, width, components = frame
-    return Header(
-        Kind("JPEG", JPEG_COLOURS.get(components, f"{components} channels"), bits, compression),
-        width,
-        height,
-        orientation,
-    )
+    colour = JPEG_COLOURS.get(components, f"{components} channels")
+    if colour == COLOUR and len(set(sampling)) > 1 and not (sampling[0] in JPEG_SAMPLING and {*sampling[1:]} == {0x11}):
+        colour = f"sampled {', '.join(f'{factors >> 4}x{factors & 15}' for factors in sampling)}"
+    return Header(Kind("JPEG", colour, bits, compression), width, height, orientation)
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
