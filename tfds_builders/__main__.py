@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -40,6 +41,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="image_table: keep the table's splits although identical images are in several of them",
     )
+    command.add_argument("--max_megapixels", type=float, help="largest image that is decoded (default 100)")
     command = commands.add_parser(
         "check",
         help="compare data sets, or the splits of one, by id, group, series and content; "
@@ -85,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def quiet_libraries() -> None:
-    """Of TFDS, errors only, and no progress bars where nobody watches them."""
+    """Of TFDS, errors only; nothing of what is odd in a file that was read; and no progress bars where nobody watches
+    them.
+    """
+    warnings.filterwarnings("ignore", module=r"pydicom\b|PIL\b")
     absl_logging.set_verbosity(absl_logging.ERROR)
     if not sys.stderr.isatty():
         # tqdm reads it when it is imported, by the builders.
@@ -102,6 +107,7 @@ def run_prepare(options: argparse.Namespace) -> int:
             download=options.download,
             max_damaged=options.max_damaged,
             keep_splits=options.keep_splits,
+            max_megapixels=options.max_megapixels,
         )
     report = json.loads((Path(builder.data_dir) / "prepare_report.json").read_text())
     for split, counts in report["splits"].items():

@@ -50,6 +50,7 @@ def prepare(
     manual_dir: str | Path | None = None,
     download: bool = False,
     max_damaged: float | None = None,
+    max_megapixels: float | None = None,
     keep_splits: bool = False,
 ) -> tfds.core.DatasetBuilder:
     """Writes the data set `name` under `data_dir`, unless it is there already, and returns its builder.
@@ -61,6 +62,8 @@ def prepare(
       download: fetch the archives from their official addresses instead; nothing is fetched unasked.
       max_damaged: share of the inputs that may be damaged; None takes the builders' 0.001. Damaged inputs are left out
         and listed in the report.
+      max_megapixels: the largest image that is decoded, of data sets of image files; None takes the builders' 100. A
+        larger one counts as damaged.
       keep_splits: keep the splits that a table gives although identical images are in several of them.
 
     A second call for a data set that another process prepares waits until it is ready.
@@ -71,10 +74,10 @@ def prepare(
       FileNotFoundError: an archive, table or image is missing; the message says which and where to get it.
       OSError: the disk of `data_dir` is full or not writable; the message says which.
     """
-    options = {} if max_damaged is None else {"max_damaged": max_damaged}
-    options |= {"keep_splits": True} if keep_splits else {}
+    options = {"max_damaged": max_damaged, "max_megapixels": max_megapixels, "keep_splits": keep_splits or None}
+    given = {option: value for option, value in options.items() if value is not None}
     with damage_named(Path(data_dir) / name):
-        builder = make_builder(name, data_dir, download, **options)
+        builder = make_builder(name, data_dir, download, **given)
     import tensorflow_datasets as tfds
 
     settings = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
@@ -129,10 +132,10 @@ def make_builder(name: str, data_dir: str | Path, download: bool, **options: Any
             f"unknown data set {dataset!r}{suggest(dataset, DATASETS)}: the known ones are {', '.join(DATASETS)}"
         )
     builder_class = importlib.import_module(f"tfds_builders.{dataset}").Builder
+    if foreign := options.keys() - builder_class.OPTIONS:
+        raise ValueError(f"{dataset} has no use for {', '.join(sorted(foreign))}: leave it out")
     if config:
         builder_class.check_config(config)
-    if options.get("keep_splits") and not builder_class.CAN_KEEP_SPLITS:
-        raise ValueError(f"keep_splits is for image_table: the splits of {dataset} are its own. Take it out")
     options |= {"download": True} if download and builder_class.CAN_DOWNLOAD else {}
     return builder_class(data_dir=data_dir, config=config or None, **options)
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from dicom_files import radiograph, to_bytes
+from image_files import with_orientation
 from opening import assert_opens
 from own_table import OwnTable, clinic, picture
 
@@ -159,7 +160,7 @@ def test_a_kept_split_sends_what_it_does_not_name_where_its_group_is(table, buil
 
 
 def test_only_own_tables_have_splits_to_keep(tmp_path):
-    with pytest.raises(ValueError, match="keep_splits is for image_table"):
+    with pytest.raises(ValueError, match="derm_phantom has no use for keep_splits"):
         prepare("derm_phantom/tiny", data_dir=tmp_path, keep_splits=True)
 
 
@@ -329,6 +330,43 @@ def test_masks(table, build):
     with pytest.raises(ValueError, match="line 2: there is no mask masks/p0.png"):
         build(folder, "64_mask")
     assert len(by_id(stored(build(folder))[1])) == len(table.rows)
+
+
+def test_a_mask_is_taken_as_drawn_on_the_picture_as_it_is_shown(table, build, report):
+    values, inside = np.full((24, 32, 3), 200, np.uint8), np.zeros((32, 24), np.uint8)
+    inside[2:12, 2:12] = 255
+    values[-12:-2, -12:-2] = 20
+    files = {
+        "half.tif": (with_orientation("TIFF", values, 3), inside.T),
+        "quarter.jpg": (with_orientation("JPEG", values, 6), inside),
+        "stored.png": (with_orientation("PNG", values, 8), inside.T),
+    }
+    for name, (data, mask) in files.items():
+        table.add(name, data, mask=f"{name}.mask.png", split="train")
+        table.files[f"{name}.mask.png"] = cv2.imencode(".png", mask)[1].tobytes()
+    builder = build(table.write(), "full_mask", max_damaged=0.05)
+    found = by_id(stored(builder)[1])
+    half = found["half.tif"][1]
+    assert (half["mask"][..., 0] == inside.T).all() and (half["image"][half["mask"][..., 0] > 0] == 20).all()
+    assert found["quarter.jpg"][1]["image"].shape == (32, 24, 3)
+    assert (found["quarter.jpg"][1]["mask"][..., 0] == inside).all()
+    said = report(builder)
+    assert said["images_with_orientation_and_mask"] == ["half.tif", "quarter.jpg"]
+    assert "2 images with a mask are turned after their EXIF orientation, such as half.tif" in said["warnings"][0]
+    assert said["converted"]["orientation 6"] == said["converted"]["orientation 3"] == 1
+    (left_out,) = said["damaged"]
+    assert "32x24 but its image is 24x32 as it is shown: the image has the orientation 8" in left_out["reason"]
+
+
+def test_a_bound_for_the_size_of_images(table, build, tmp_path):
+    folder = table.write()
+    with pytest.raises(ValueError, match="62 of 62 inputs .*32x24 pixels, more than the 0.0007 megapixels"):
+        build(folder, max_megapixels=0.0007)
+    build(folder, max_megapixels=0.001)
+    with pytest.raises(ValueError, match="max_megapixels is 0"):
+        build(folder, max_megapixels=0)
+    with pytest.raises(ValueError, match="derm_phantom has no use for max_megapixels"):
+        prepare("derm_phantom/tiny", data_dir=tmp_path, max_megapixels=1)
 
 
 def test_masks_without_a_column(table, build):

@@ -47,8 +47,11 @@ def make_configs() -> list[ChestConfig]:
 class Builder(ImageBuilder):
     """NIH ChestX-ray14, 112,120 frontal radiographs of 30,805 patients with 14 text-mined findings."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "1.0.0": "First version.",
+        "2.0.0": "An EXIF orientation is applied; outliers of 16 bits are clipped before stretching.",
+    }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224"
     GROUP, CHANNELS, SEED = "patient_id", 1, 14

@@ -15,6 +15,8 @@ from pydicom.dataset import Dataset
 
 PROGRAM = Path(__file__).with_name("decoding_process.py")
 IMAGE_GROUP = 0x0028
+# Of `formats.DICOM_COMPRESSIONS`.
+COMPRESSIONS = frozenset(("JPEG", "JPEG extended", "JPEG lossless", "JPEG-LS", "JPEG 2000"))
 
 
 class Decoder:
@@ -49,7 +51,7 @@ atexit.register(lambda: [decoder.close() for decoder in _idle])
 
 
 def decode(dataset: Dataset) -> Num[np.ndarray, "height width"]:
-    """The values as GDCM gives them, unused bits not yet dropped. Raises ValueError if it does not, or dies of it."""
+    """The values as the decoder gives them, unused bits not yet dropped. Raises ValueError if there are none."""
     image, status = pixels_alone(dataset), 0
     # A process may die of what an earlier image did to its memory: what kills a new one is damaged.
     for take in (idle_or_new, Decoder):

@@ -1,11 +1,11 @@
 """One DICOM file: its header, its stored values, and a radiograph's pixels as they are meant to be seen.
 
 JPEG, JPEG-LS and JPEG 2000 are decoded by GDCM alone, so that a lossy image has the same pixels on every machine, in a
-process apart, since damage can kill it; RLE and uncompressed pixels by pydicom itself.
+process apart, since damage can kill it; JPEG of 12 bits, which GDCM does not take there, by imagecodecs; RLE and
+uncompressed pixels by pydicom itself. What is read stands in `formats`.
 """
 
 import io
-import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,54 +13,64 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from jaxtyping import Bool, Float, Num, UInt8
+from jaxtyping import Bool, Num, UInt8
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
-from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.pixels import pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from tfds_builders.common import decoding
+from tfds_builders.common import decoding, formats, grey_levels
 from tfds_builders.common.archives import reason_of
 from tfds_builders.common.damage import DamagedInput
+from tfds_builders.common.formats import DICOM_COMPRESSIONS, DICOM_MARK, DICOM_MARK_AT, DICOM_NAMES, Header, Kind
+from tfds_builders.common.whole_jpeg import decode_jpeg
 
-MARK, MARK_AT = b"DICM", 128
-GDCM_SYNTAXES = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes}
 JPEG_END = b"\xff\xd9"
 LONGEST_REASON = 300
 
 
-def is_dicom(start: bytes) -> bool:
-    """Whether a file that begins with these 132 bytes or more has the mark of a DICOM file."""
-    return start[MARK_AT : MARK_AT + len(MARK)] == MARK
-
-
-def read_image(data: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
+def show(
+    data: bytes, name: str, max_pixels: float = formats.MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "height width"], list[str]]:
     """A radiograph as 8-bit grey levels, 0 black: air dark, bone bright, whatever the file's polarity.
 
-    In this order, after DICOM PS3.3 C.11 and PS3.4 N.2: unused bits are dropped; the modality LUT or the rescale slope
-    and intercept; the first VOI LUT, or else the first window (LINEAR, LINEAR_EXACT or SIGMOID), mapped to 0 to 255;
-    MONOCHROME1 is inverted; padding pixels become 0. A window that is no window (width not positive) or that would
-    leave one grey level of many is not meant and is passed over. Without LUT and window, an image of 8 bits keeps its
-    values, and one of more bits is stretched from its least to its greatest value, padding aside: the depth that was
-    used is often less than BitsStored.
+    In this order, after DICOM PS3.3 C.11 and PS3.4 N.2: unused bits are dropped; then the transformations of
+    `grey_levels.to_grey`; MONOCHROME1 is inverted; padding pixels become 0.
 
     Args:
-      data: the file.
+      data: the file, with or without the preamble and the mark.
       name: for messages.
+      max_pixels: a larger image is refused before it is decoded.
 
-    Raises DamagedInput for a file that is no DICOM, is cut short, holds several frames or colour, or raw detector
-    values ('FOR PROCESSING').
+    Returns the image, and notes of what was not as usual.
+
+    Raises DamagedInput for a file that is no DICOM, is cut short, is of no kind in `formats.READABLE`, holds several
+    frames or colour, or raw detector values ('FOR PROCESSING').
     """
     with damage_named(name):
-        dataset = parse(io.BytesIO(data), name)
+        dataset = read_dataset(data, name)
         if dataset.get("PresentationIntentType") == "FOR PROCESSING":
             raise DamagedInput(f"{name} holds raw detector values (FOR PROCESSING): export the image FOR PRESENTATION")
+        check_frame(dataset, name)
+        formats.check(describe(dataset), name, max_pixels)
         stored = stored_values(dataset, name)
         padding = padding_mask(stored, dataset)
-        grey = to_grey(stored, dataset, padding)
+        grey, notes = grey_levels.to_grey(stored, dataset, padding)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             grey = 255 - grey
-        return np.where(padding, np.uint8(0), grey)
+        return np.where(padding, np.uint8(0), grey), notes
+
+
+def describe(dataset: Dataset) -> Header:
+    return Header(
+        Kind("DICOM", dataset.PhotometricInterpretation, int(dataset.BitsStored), compression(dataset)),
+        int(dataset.Columns),
+        int(dataset.Rows),
+    )
+
+
+def compression(dataset: Dataset) -> str:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    return DICOM_COMPRESSIONS.get(syntax, syntax.name)
 
 
 @contextmanager
@@ -88,12 +98,24 @@ def parse(file: BinaryIO, name: str, tags: list[str] | None = None) -> Dataset:
 
 
 def header_if_dicom(file: BinaryIO, name: str, tags: list[str] | None = None) -> Dataset | None:
-    """As `parse`, but None for a file that does not begin as a DICOM file does."""
+    """As `parse`, but None for a file without the mark of a DICOM file."""
     with damage_named(name):
-        if not is_dicom(file.read(MARK_AT + len(MARK))):
+        if not formats.has_mark(file.read(DICOM_MARK_AT + len(DICOM_MARK))):
             return None
         file.seek(0)
         return pydicom.dcmread(file, stop_before_pixels=tags is not None, specific_tags=tags)
+
+
+def read_dataset(data: bytes, name: str) -> Dataset:
+    """As `parse`, also of a file without preamble and mark."""
+    if formats.has_mark(data) or not formats.is_dicom_without_mark(data):
+        return parse(io.BytesIO(data), name)
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
 
 
 def stored_values(dataset: Dataset, name: str) -> Num[np.ndarray, "height width"]:
@@ -103,7 +125,9 @@ def stored_values(dataset: Dataset, name: str) -> Num[np.ndarray, "height width"
     """
     with damage_named(name):
         check_frame(dataset, name)
-        if dataset.file_meta.TransferSyntaxUID in GDCM_SYNTAXES:
+        if compression(dataset) not in DICOM_NAMES:
+            raise formats.refused(name, f"DICOM with the compression {compression(dataset)}", formats.TO_RAW_DICOM)
+        if compression(dataset) in decoding.COMPRESSIONS:
             check_stream(dataset, name)
             return used_bits(decoding.decode(dataset), dataset)
         # pydicom's own correction takes HighBit for granted.
@@ -111,6 +135,8 @@ def stored_values(dataset: Dataset, name: str) -> Num[np.ndarray, "height width"
 
 
 def check_frame(dataset: Dataset, name: str) -> None:
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise formats.refused(name, "a DICOM file of floating point values", "export it as PNG of 16 bits")
     if "PixelData" not in dataset:
         raise DamagedInput(f"{name} has no whole PixelData: it is cut short, or no image; replace it or take it out")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
@@ -125,9 +151,11 @@ def check_frame(dataset: Dataset, name: str) -> None:
 
 def check_stream(dataset: Dataset, name: str) -> None:
     """Decoders may fill the missing part of a cut JPEG stream with grey."""
-    stream = b"".join(pydicom.encaps.generate_fragments(dataset.PixelData)) if dataset.PixelData else b""
+    stream = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1) if dataset.PixelData else b""
     if stream.find(JPEG_END, max(0, len(stream) - 64)) < 0:
         raise DamagedInput(f"{name}: the compressed pixels are cut short (no end mark): replace the file")
+    if compression(dataset) == "JPEG":
+        decode_jpeg(stream, colour=False)
 
 
 def used_bits(values: Num[np.ndarray, "height width"], dataset: Dataset) -> Num[np.ndarray, "height width"]:
@@ -169,48 +197,3 @@ def as_stored(value: int, dataset: Dataset) -> int:
     bits = int(dataset.BitsAllocated)
     wrapped = int(value) & ((1 << bits) - 1)
     return wrapped - (1 << bits) if dataset.PixelRepresentation and wrapped >> (bits - 1) else wrapped
-
-
-def to_grey(
-    stored: Num[np.ndarray, "height width"], dataset: Dataset, padding: Bool[np.ndarray, "height width"]
-) -> UInt8[np.ndarray, "height width"]:
-    """Modality and VOI transformation, to 0 to 255, before inversion."""
-    values = np.asarray(apply_modality_lut(stored, dataset), np.float64)
-    inside = np.ones(stored.shape, bool) if padding.all() else ~padding
-    low, high = float(values[inside].min()), float(values[inside].max())
-    if dataset.get("VOILUTSequence"):
-        greys = np.asarray(apply_voi_lut(np.rint(values).astype(np.int32), dataset, prefer_lut=True), np.float64)
-        depth = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return scaled(greys, 0.0, max(2.0**depth - 1, float(greys.max())))
-    shown = window(values, dataset)
-    if shown is not None and (np.ptp(shown[inside]) > 0 or low == high):
-        return scaled(shown, 0.0, 1.0)
-    if int(dataset.BitsStored) <= 8 and low >= 0 and high <= 255:
-        return scaled(values, 0.0, 255.0)
-    return scaled(values, low, high)
-
-
-def window(values: Float[np.ndarray, "*shape"], dataset: Dataset) -> Float[np.ndarray, "*shape"] | None:
-    """The first window of the header, to 0 to 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3); None if there is none."""
-    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
-        return None
-    centre, width = first(dataset.WindowCenter), first(dataset.WindowWidth)
-    function = dataset.get("VOILUTFunction")
-    if function not in ("LINEAR_EXACT", "SIGMOID"):
-        # LINEAR, the default: its ends lie half a grey level inwards.
-        centre, width = centre - 0.5, width - 1
-    if not (math.isfinite(centre) and math.isfinite(width)) or width <= 0:
-        return None
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -50, 50)))
-    return np.clip((values - centre) / width + 0.5, 0, 1)
-
-
-def first(value: object) -> float:
-    if isinstance(value, MultiValue):
-        value = value[0] if len(value) else math.nan
-    return float(value)
-
-
-def scaled(values: Float[np.ndarray, "*shape"], low: float, high: float) -> UInt8[np.ndarray, "*shape"]:
-    return np.rint((np.clip(values, low, high) - low) * (255 / (high - low or 1.0))).astype(np.uint8)

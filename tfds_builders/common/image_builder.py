@@ -20,9 +20,11 @@ from tqdm import tqdm
 
 from tfds_builders.common.archives import Archive
 from tfds_builders.common.damage import Damaged
-from tfds_builders.common.records import Record, Table
+from tfds_builders.common.formats import MAX_MEGAPIXELS
+from tfds_builders.common.images import ORIENTATION
+from tfds_builders.common.records import SHOWN, Record, Table
 from tfds_builders.common.repeats import find_repeats
-from tfds_builders.common.reporting import ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
+from tfds_builders.common.reporting import REPORT, ReportingBuilder, file_fingerprint, listing_fingerprint, split_counts
 from tfds_builders.common.scan import Scanned, Scanner, Spool, Unit, in_threads
 from tfds_builders.common.splits import (
     FRACTIONS,
@@ -38,6 +40,11 @@ from tfds_builders.common.splits import (
 from tfds_builders.common.variants import variants
 
 SPLITS = ("train", "validation", "test")
+TURNED = "images_with_orientation_and_mask"
+TURNED_WARNING = (
+    "{} images with a mask are turned after their EXIF orientation, such as {}: their masks must be drawn on the "
+    f"picture as it is shown; all are listed in {REPORT} under {TURNED}"
+)
 # So many rows without their file are a slip in a table that fits its archives.
 FEW = 10
 
@@ -83,6 +90,10 @@ def with_masks(configs: Sequence[ImageConfig]) -> list[ImageConfig]:
 class ImageBuilder(ReportingBuilder, skip_registration=True):
     """Base of the builders of images; a subclass gives `find_table` and `more_features`.
 
+    Args (besides those of `ReportingBuilder`):
+      max_megapixels: a larger image counts as damaged, before it is decoded: a small file can hold a picture that
+        fills the memory.
+
     Class attributes:
       GROUP: name of the feature that holds the group: 'patient_id', 'lesion_id' or 'group'.
       CHANNELS: of the stored images.
@@ -96,6 +107,13 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
     BARE: ClassVar[bool] = False
     LICENSE: ClassVar[str] = ""
     HOMEPAGE: ClassVar[str] = ""
+    OPTIONS: ClassVar[frozenset[str]] = ReportingBuilder.OPTIONS | {"max_megapixels"}
+
+    def __init__(self, *, max_megapixels: float = MAX_MEGAPIXELS, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not max_megapixels > 0:
+            raise ValueError(f"max_megapixels is {max_megapixels}: a number above 0 is wanted")
+        self.max_megapixels = max_megapixels
 
     @abc.abstractmethod
     def find_table(self, folder: Path) -> Table:
@@ -191,7 +209,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
             self.check_damage(table.damaged, self.inputs)
         table.check()
         config = self.builder_config
-        scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks, self.BARE)
+        bound = self.max_megapixels * 1e6
+        scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks, self.BARE, bound)
         make = self._with_beam if any(self._beam) else self._here
         scanned, self._write = make(table.records, scanner)
         self.damaged = table.damaged + [
@@ -287,7 +306,11 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
     def _fill_report(self, table: Table, scanned: Sequence[Scanned], good: Sequence[int], groups, splits) -> None:
         records, found = [table.records[i] for i in good], [scanned[i] for i in good]
         repeats = find_repeats(records, [one.digest for one in found], splits)
+        described = describe(records, found)
+        turned = described[TURNED]
+        shown = ", ".join(turned[:SHOWN])
         warnings = [*table.notes.get("warnings", ()), *repeats["warnings"]]
+        warnings += [TURNED_WARNING.format(len(turned), shown)] if turned else []
         kinds = [record.kinds for record in records]
         self.report = {
             "splits": split_counts(splits, kinds, groups, table.classes),
@@ -296,8 +319,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
             JOINED: joined_names(self.info.metadata[JOINED]),
             SPELLED_ALIKE: spelled_alike([record.group for record in records], [record.image_id for record in records]),
             **repeats,
+            **described,
             "warnings": warnings,
-            **describe(found),
             "inputs": {name: fingerprint(path, table, scanned) for name, path in table.inputs.items()},
         }
 
@@ -330,14 +353,22 @@ def _examples(example: _Example, scanner: Scanner, unit: Unit) -> Iterator[tuple
         yield record.image_id, example(record, found)
 
 
-def describe(scanned: Sequence[Scanned]) -> dict[str, Any]:
-    """What the report says of the images: their sizes, conversions, how many have a mask."""
+def describe(records: Sequence[Record], scanned: Sequence[Scanned]) -> dict[str, Any]:
+    """What the report says of the images: their sizes, conversions, how many have a mask, and which of these were
+    turned: of a picture turned by 180 degrees it cannot be told whether its mask was drawn before.
+    """
+    turned = sorted(
+        record.image_id
+        for record, found in zip(records, scanned, strict=True)
+        if found.has_mask and any(note.startswith(ORIENTATION) for note in found.notes)
+    )
     found_sizes = sorted((found.size for found in scanned), key=lambda size: size[0] * size[1]) or [(0, 0)]
     return {
         "smallest_image": list(found_sizes[0]),
         "largest_image": list(found_sizes[-1]),
         "converted": dict(Counter(note for found in scanned for note in found.notes)),
         "images_with_mask": sum(found.has_mask for found in scanned),
+        TURNED: turned,
     }
 
 

@@ -1,113 +1,72 @@
-"""Decoding, shortening and encoding of images with OpenCV, of masks in GIF files with Pillow; a file that is cut, or of
-which much is missing, is an error, never a grey image. A changed byte of a JPEG or GIF file, which have no checksums,
-is not seen.
+"""Image files as 8-bit pixels, upright; shortening and encoding with OpenCV.
+
+Which files are read stands in `formats`. Each format has one decoder, which refuses a file that is cut or of which
+bytes are missing. A changed byte is noticed if the format has checksums (PNG), or if the decoder stumbles over it.
 """
 
 import io
+from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
+import imagecodecs
 import numpy as np
+import pillow_heif
 from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 
+from tfds_builders.common import formats, tiff
 from tfds_builders.common.damage import DamagedInput
+from tfds_builders.common.formats import MAX_PIXELS, Header, Kind
+from tfds_builders.common.headers import ADVICE, read_header
+from tfds_builders.common.stretching import CLIPPED, stretch
+from tfds_builders.common.whole_jpeg import decode_jpeg
 
-JPEG_START, JPEG_END, PNG_START, PNG_END = b"\xff\xd8", b"\xff\xd9", b"\x89PNG", b"IEND"
-JPEG_SCAN = 0xDA
-JPEG_PROGRESSIVE, JPEG_RESTARTS = b"\xff\xc2", b"\xff\xdd"
-FILLING = 128
-# Bytes by which it can be told whether they repeat.
-JUDGED = 96
-TIFF_STARTS = (b"II*\0", b"MM\0*")
-GIF_STARTS = (b"GIF87a", b"GIF89a")
-# Segments without a length: padding, restart markers, start of image.
-JPEG_BARE = {0x01, 0xFF, *range(0xD0, 0xD9)}
+PNG_START, JPEG_START = b"\x89PNG", b"\xff\xd8"
 # No image of a patient has a shorter side; a broken export may.
 SMALLEST = 16
-ADVICE = "replace the file by a whole one, or take its row out of the table"
+# Of 255: greater values are the inside of a mask.
+INSIDE = 128
+ORIENTATION = "orientation"
+# Sizes are bounded by `formats.check`, with a message.
+Image.MAX_IMAGE_PIXELS = None
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether a JPEG or PNG file reaches its end mark. OpenCV fills the missing part of a cut JPEG with
-    grey.
-    """
-    if data.startswith(PNG_START):
-        return data.find(PNG_END, len(data) - 64) >= 0 if len(data) > 64 else PNG_END in data
-    if not data.startswith(JPEG_START):
-        return True
-    scan = jpeg_scan(data)
-    return scan > 0 and data.find(JPEG_END, scan) >= 0
+class Samples(NamedTuple):
+    """A decoded image: uint8 or uint16 [H, W] or [H, W, channels], upright, RGB; and what was done to it."""
 
-
-def jpeg_scan(data: bytes) -> int:
-    """Where the pixels of a JPEG file begin; 0 if it is cut before."""
-    position = 2
-    # An embedded thumbnail has marks of its own, so the segments before the pixels are stepped over.
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == JPEG_SCAN:
-            return position
-        position += 1 if marker == 0xFF else 2
-        if marker not in JPEG_BARE:
-            position += int.from_bytes(data[position : position + 2], "big")
-    return 0
-
-
-def is_filled_up(data: bytes, image: Shaped[np.ndarray, "height width ..."]) -> bool:
-    """Whether the last rows of a whole JPEG file are the grey that decoders put where bytes are missing.
-
-    An image that is itself of that grey ends in bytes that repeat. Not seen: less than about 25,000 missing pixels,
-    and what is missing of a progressive file or of one with restart markers.
-    """
-    if not (image[-1] == FILLING).all():
-        return False
-    other = np.flatnonzero((image != FILLING).reshape(len(image), -1).any(axis=1))
-    rows = len(image) - 1 - other.max(initial=-1)
-    # Two bits at least for each block of 8 x 8.
-    size = rows * image.shape[1] // 256
-    scan = jpeg_scan(data)
-    if size < JUDGED or any(marker in data[:scan] for marker in (JPEG_PROGRESSIVE, JPEG_RESTARTS)):
-        return False
-    # The last byte is padded.
-    end = data.find(JPEG_END, scan) - 1
-    tail = data[max(scan, end - size) : end][-2 * JUDGED :]
-    return not any(tail[period:] == tail[:-period] for period in range(1, JUDGED // 2))
+    values: Shaped[np.ndarray, "height width *channels"]
+    notes: list[str]
 
 
 def read_pixels(
-    data: bytes, name: str, channels: int
+    data: bytes, name: str, channels: int, max_pixels: float = MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "height width channels"], tuple[str, ...]]:
-    """Pixels of a JPEG, PNG, TIFF or DICOM file, as stored (an EXIF orientation is not applied).
+    """Pixels of an image file of any kind in `formats.READABLE`, as the picture is shown: an orientation is applied.
 
     Args:
       data: the file.
       name: for messages.
       channels: 3 gives RGB, 1 luminance, whatever the file has.
+      max_pixels: a larger image is refused before it is decoded.
 
-    Returns the pixels and what had to be converted: 'DICOM', '16 bit' (its range of values stretched to 0 to 255),
-    'first page' (of several in a TIFF file), 'alpha' (dropped), 'grey' (copied to three channels), 'colour' (its
-    luminance taken), 'equal channels' (one taken).
+    Returns the pixels and what had to be converted: 'DICOM'; 'first page' (of several); 'orientation 6' (turned after
+    this EXIF value); 'alpha' (dropped); '16 bit' (its range of values stretched to 0 to 255, see `stretching`);
+    'outliers' (of that range, clipped); 'grey' (copied to three channels), 'colour' (its luminance taken), 'equal
+    channels' (one taken); and those of `dicom.show`.
 
-    Raises DamagedInput for a file that is empty, cut short, undecodable, not of integers, or smaller than 16 pixels.
+    Raises DamagedInput for a file that is empty, cut short, undecodable, of no kind in the list, larger than
+    `max_pixels` or smaller than 16 pixels.
     """
-    if data[128:132] == b"DICM":
-        from tfds_builders.common.dicom import read_image
-
-        image, notes = read_image(data, name), ["DICOM"]
-    else:
-        image, notes = decode(data, name, cv2.IMREAD_UNCHANGED), []
-        if data.startswith(TIFF_STARTS) and pages(data) > 1:
-            notes.append("first page")
+    image, notes = decode(data, name, max_pixels)
     image = image[..., None] if image.ndim == 2 else image
     # Before the range of values is looked for: of 16 bits, alpha's 65535 would be its end.
-    if image.shape[-1] == 4:
-        image = image[..., :3]
+    if image.shape[-1] in (2, 4):
+        image = image[..., :-1]
         notes.append("alpha")
     if image.dtype == np.uint16:
-        image = stretch(image)
-        notes.append("16 bit")
-    if image.dtype != np.uint8:
-        raise DamagedInput(f"image {name} holds {image.dtype} values: 8 or 16 bit integers are wanted")
+        image, clipped = stretch(image)
+        notes += ["16 bit", CLIPPED] if clipped else ["16 bit"]
     if min(image.shape[:2]) < SMALLEST:
         raise DamagedInput(f"image {name} is {image.shape[1]}x{image.shape[0]} pixels: {ADVICE}")
     if image.shape[-1] == 1 and channels == 3:
@@ -117,54 +76,108 @@ def read_pixels(
         # Radiographs are often stored as colour with three equal channels.
         equal = (image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all()
         notes.append("equal channels" if equal else "colour")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], tuple(notes)
-    return (image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), tuple(notes)
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], tuple(notes)
+    return image, tuple(notes)
 
 
-def pages(data: bytes) -> int:
-    """Of a TIFF file."""
-    return len(cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)[1])
+def decode(data: bytes, name: str, max_pixels: float) -> Samples:
+    """Samples of the file as they are stored, but upright, without palette and with 0 for black.
 
-
-def stretch(image: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """Values mapped linearly to 0 to 255: the depth that was used (12 of 16 bits, say) is not written in the file."""
-    low, high = float(image.min()), float(image.max())
-    return np.round((image.astype(np.float64) - low) * (255 / max(high - low, 1.0))).astype(np.uint8)
-
-
-def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
-    """A mask's grey levels, of a GIF file those of its first frame; DamagedInput names an undecodable file."""
-    if data.startswith(GIF_STARTS):
-        return decode_gif(data, name)
-    return decode(data, name, cv2.IMREAD_GRAYSCALE)
-
-
-def decode_gif(data: bytes, name: str) -> UInt8[np.ndarray, "height width"]:
-    """Grey levels of the first frame's colours. OpenCV shows the transparent colour as black: a mask whose inside is
-    that colour would be empty.
+    Raises DamagedInput, see `read_pixels`.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as frame:
-            return np.asarray(frame.convert("L"))
-    # What Pillow raises for a cut file or a changed byte, and for a size that a changed byte made enormous.
-    except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DamagedInput(f"image {name} cannot be decoded ({error}): {ADVICE}") from error
+    kind = formats.recognise(data, name)
+    if kind == "DICOM":
+        from tfds_builders.common.dicom import show
+
+        image, notes = show(data, name, max_pixels)
+        return Samples(image, ["DICOM", *notes])
+    if kind == "TIFF":
+        image, header, pages = tiff.read(data, name, max_pixels)
+    else:
+        header = heic_header(data, name) if kind == "HEIC" else read_header(data, name, kind)
+        formats.check(header, name, max_pixels)
+        image, pages = decode_checked(data, name, header.kind)
+    notes = ["first page"] if pages > 1 else []
+    if header.orientation > 1:
+        notes.append(f"{ORIENTATION} {header.orientation}")
+    return Samples(np.ascontiguousarray(turn_upright(image, header.orientation)), notes)
 
 
-def decode(data: bytes, name: str, flags: int) -> Shaped[np.ndarray, "..."]:
-    if not data:
-        raise DamagedInput(f"image {name} is empty: {ADVICE}")
-    if not is_whole(data):
-        raise DamagedInput(f"image {name} is cut short (no end mark in its {len(data)} bytes): {ADVICE}")
+def decode_checked(data: bytes, name: str, kind: Kind) -> tuple[Shaped[np.ndarray, "height width *channels"], int]:
+    """Samples, and of how many pictures they are the first."""
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise DamagedInput(f"image {name} cannot be decoded ({error.err}): {ADVICE}") from error
-    if image is None:
-        raise DamagedInput(f"image {name} cannot be decoded: {ADVICE}")
-    if data.startswith(JPEG_START) and is_filled_up(data, image):
-        raise DamagedInput(f"image {name} has lost bytes before its end: {ADVICE}")
-    return image
+        return DECODERS[kind.format](data, kind)
+    # What simplejpeg, imagecodecs, Pillow and libheif raise for a file that they cannot decode.
+    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, MemoryError, IndexError, TypeError) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedInput(f"image {name} cannot be decoded as {kind.format} ({told[:200]}): {ADVICE}") from error
+
+
+def decode_with_pillow(data: bytes, kind: Kind) -> tuple[Shaped[np.ndarray, "height width *channels"], int]:
+    """Of several frames the first. A transparent colour keeps its place in the palette."""
+    with Image.open(io.BytesIO(data), formats=("BMP", "GIF", "PPM")) as picture:
+        pages = getattr(picture, "n_frames", 1)
+        if kind.bits == 16:
+            return np.asarray(picture).astype(np.uint16), pages
+        grey = picture.mode == "L" or kind.colour == formats.GREY
+        return np.asarray(picture.convert("L" if grey else "RGB")), pages
+
+
+def heic_header(data: bytes, name: str) -> Header:
+    """libheif turns the picture itself."""
+    try:
+        picture = pillow_heif.open_heif(data, convert_hdr_to_8bit=False)
+    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError) as error:
+        raise DamagedInput(
+            f"image {name} is a HEIC file that libheif cannot decode ({error}): export it as JPEG or PNG"
+        ) from error
+    colours = {"RGB": formats.COLOUR, "RGBA": formats.COLOUR_ALPHA}
+    kind = Kind("HEIC", colours.get(picture.mode, picture.mode), picture.info.get("bit_depth", 8), "HEVC")
+    return Header(kind, *picture.size)
+
+
+DECODERS: dict[str, Callable[[bytes, Kind], tuple[np.ndarray, int]]] = {
+    "JPEG": lambda data, kind: (decode_jpeg(data, kind.colour == formats.COLOUR), 1),
+    "PNG": lambda data, kind: (imagecodecs.png_decode(data), 1),
+    "WebP": lambda data, kind: (imagecodecs.webp_decode(data), 1),
+    "JPEG 2000": lambda data, kind: (imagecodecs.jpeg2k_decode(data), 1),
+    "HEIC": lambda data, kind: (np.asarray(pillow_heif.open_heif(data)), 1),
+    "BMP": decode_with_pillow,
+    "GIF": decode_with_pillow,
+    "PNM": decode_with_pillow,
+}
+
+
+def turn_upright(image: Shaped[np.ndarray, "..."], orientation: int) -> Shaped[np.ndarray, "..."]:
+    """The picture as it is shown, of one that is stored with this EXIF orientation (1 to 8)."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    # After the sides were swapped: in which of these the first row is below, the first column on the right.
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
+
+
+def read_mask(data: bytes, name: str, max_pixels: float = MAX_PIXELS) -> Bool[np.ndarray, "height width"]:
+    """The inside of a mask, of a file of several pages that of the first: above 128 of 255, the challenge's own rule,
+    in files of 16 bits above as much of 65535. An orientation is applied, as to images.
+
+    Raises DamagedInput for a file that is not read, see `read_pixels`, and for one that has values but no inside.
+    """
+    if formats.recognise(data, name) == "DICOM":
+        raise formats.refused(name, "a DICOM file in the place of a mask", "export the mask as PNG")
+    image = decode(data, name, max_pixels).values
+    if image.ndim == 3:
+        image = image[..., :-1] if image.shape[-1] in (2, 4) else image
+        image = image[..., 0] if image.shape[-1] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    white = np.iinfo(image.dtype).max
+    least = white // 255 * INSIDE
+    inside = image > least
+    if image.any() and not inside.any():
+        raise DamagedInput(
+            f"{name} holds values up to {image.max()}, but a mask's inside is {white} (above {least}): multiply it"
+        )
+    return inside
 
 
 def square(image: UInt8[np.ndarray, "height width ..."], size: int) -> UInt8[np.ndarray, "size size ..."]:
@@ -189,8 +202,3 @@ def encode_jpeg(image: UInt8[np.ndarray, "..."], quality: int) -> bytes:
 
 def to_bgr(image: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 and image.shape[-1] == 3 else image
-
-
-def binary(mask: UInt8[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-    """Inside of a mask, by the challenge's own rule: above 128."""
-    return mask > 128

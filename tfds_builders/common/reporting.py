@@ -31,7 +31,7 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Attributes:
       CAN_DOWNLOAD: whether the builder takes `download=True`.
-      CAN_KEEP_SPLITS: whether the builder takes `keep_splits=True`.
+      OPTIONS: the arguments of its own that `prepare` may give it.
       REPAIR: what to do about damaged inputs.
       report: what `prepare_report.json` will hold: `splits`, as `split_counts` gives them, and whatever else.
       damaged, inputs: see above.
@@ -39,7 +39,7 @@ class ReportingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     CAN_DOWNLOAD = False
-    CAN_KEEP_SPLITS = False
+    OPTIONS = frozenset(("max_damaged",))
     REPAIR = "Replace them by the official files, take their rows out of the tables"
 
     def __init__(self, *, max_damaged: float = MAX_SHARE, file_format: Any = "array_record", **kwargs: Any):

@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -69,6 +69,7 @@ class Scanner:
       lossless: PNG instead of JPEG.
       masks: whether masks are stored.
       bare: files stored as they are lose their metadata.
+      max_pixels: larger images and masks are damaged.
     """
 
     archives: Mapping[str, Archive]
@@ -77,6 +78,7 @@ class Scanner:
     lossless: bool
     masks: bool = False
     bare: bool = False
+    max_pixels: float = images.MAX_PIXELS
 
     def units(self, records: Mapping[int, Record]) -> list[Unit]:
         """Records by position, in portions that one worker reads: a tar file is one, since it reads in one go."""
@@ -102,8 +104,8 @@ class Scanner:
             if isinstance(data, DamagedInput):
                 raise data
             name = f"{self.archives[record.image.archive].path}: {record.image.name}"
-            pixels, notes = images.read_pixels(data, name, self.channels)
-            mask, has_mask = self._mask(record, pixels.shape[:2]) if self.masks else (b"", False)
+            pixels, notes = images.read_pixels(data, name, self.channels, self.max_pixels)
+            mask, has_mask = self._mask(record, pixels.shape[:2], notes) if self.masks else (b"", False)
         except DamagedInput as error:
             return Scanned(reason=str(error))
         return Scanned(
@@ -126,27 +128,36 @@ class Scanner:
         small = images.square(pixels, self.size)
         return images.encode_png(small) if self.lossless else images.encode_jpeg(small, JPEG_QUALITY)
 
-    def _mask(self, record: Record, shape: tuple[int, int]) -> tuple[bytes, bool]:
+    def _mask(self, record: Record, shape: tuple[int, int], notes: tuple[str, ...]) -> tuple[bytes, bool]:
         """PNG of 0 and 255 in the stored image's size; all zero, and False, for an image without a mask."""
         target = (self.size, self.size) if self.size else shape
         if record.mask is None:
             return images.encode_png(np.zeros(target, np.uint8)), False
         archive, name = self.archives[record.mask.archive], record.mask.name
-        mask = images.decode_mask(archive.read(name), f"{archive.path}: {name}")
-        ratio = (mask.shape[0] * shape[1]) / (mask.shape[1] * shape[0])
-        if abs(ratio - 1) > ASPECT_TOLERANCE:
-            raise DamagedInput(
-                f"{archive.path}: {name} is {mask.shape[1]}x{mask.shape[0]} but its image is "
-                f"{shape[1]}x{shape[0]}: the mask belongs to another image; take it out"
-            )
-        inside = images.binary(mask).astype(np.uint8) * 255
-        if mask.any() and not inside.any():
-            raise DamagedInput(
-                f"{archive.path}: {name} holds values up to {mask.max()}, but a mask's inside is 255 (above 128): "
-                "multiply it"
-            )
-        resized = cv2.resize(inside, target[::-1], interpolation=cv2.INTER_AREA)
-        return images.encode_png(images.binary(resized).astype(np.uint8) * 255), True
+        where = f"{archive.path}: {name}"
+        mask = images.read_mask(archive.read(name), where, self.max_pixels)
+        check_shape(where, mask.shape, shape, notes)
+        resized = cv2.resize(mask.astype(np.uint8) * 255, target[::-1], interpolation=cv2.INTER_AREA)
+        return images.encode_png((resized > images.INSIDE).astype(np.uint8) * 255), True
+
+
+def check_shape(mask: str, shape: Sequence[int], image: Sequence[int], notes: Sequence[str]) -> None:
+    """Raises DamagedInput if a mask of `shape` does not fit an `image` (height, width) with these notes."""
+    if is_alike(shape, image):
+        return
+    sizes = f"{mask} is {shape[1]}x{shape[0]} but its image is {image[1]}x{image[0]}"
+    turned = next((note for note in notes if note.startswith(images.ORIENTATION)), None)
+    if turned and is_alike(shape, image[::-1]):
+        raise DamagedInput(
+            f"{sizes} as it is shown: the image has the {turned} and the mask fits its pixels as they are stored. Draw "
+            "the mask on the picture as it is shown, or take the orientation out of the image"
+        )
+    raise DamagedInput(f"{sizes}: the mask belongs to another image; take it out")
+
+
+def is_alike(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes have the same aspect ratio, up to rounding."""
+    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) <= ASPECT_TOLERANCE
 
 
 class Spool:

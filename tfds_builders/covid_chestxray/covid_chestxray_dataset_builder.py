@@ -42,8 +42,11 @@ def make_configs() -> list[CovidConfig]:
 class Builder(ImageBuilder):
     """The frontal radiographs of the COVID-19 image data collection that have a finding."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "1.0.0": "First version.",
+        "2.0.0": "An EXIF orientation is applied; outliers of 16 bits are clipped before stretching.",
+    }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224_covid"
     CHANNELS = 1

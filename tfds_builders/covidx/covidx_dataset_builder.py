@@ -72,7 +72,11 @@ class Builder(ImageBuilder):
     """COVIDx, chest X-rays of many sources, COVID-19 or not."""
 
     VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES = {"2.0.0": "Patients whose names look alike are in one split.", "1.0.0": "First version."}
+    RELEASE_NOTES = {
+        "1.0.0": "First version.",
+        "2.0.0": "An EXIF orientation is applied; outliers of 16 bits are clipped before stretching; patients whose "
+        "names look alike are in one split.",
+    }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224_9B"
     CHANNELS, SEED = 1, 2021

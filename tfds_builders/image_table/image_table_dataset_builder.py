@@ -78,8 +78,9 @@ class Builder(ImageBuilder):
 
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {
-        "2.0.0": "Labels and groups are tidied (1.0 is 1); classes that are numbers are in the order of their numbers.",
         "1.0.0": "First version.",
+        "2.0.0": "Orientations are applied; outliers of 16 bits are clipped; TIFF and DICOM files as meant. Labels and "
+        "groups are tidied (1.0 is 1); classes that are numbers are in the order of their numbers.",
     }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224"
@@ -90,7 +91,7 @@ class Builder(ImageBuilder):
         "label, group, split, mask; images.csv for the configs 64, 224, …, NAME.csv for NAME_64, NAME_224, …"
     )
 
-    CAN_KEEP_SPLITS = True
+    OPTIONS = ImageBuilder.OPTIONS | {"keep_splits"}
 
     def __init__(self, *, config: str | TableConfig | None = None, keep_splits: bool = False, **kwargs: Any):
         if isinstance(config, str) and config not in self.builder_configs:
