@@ -1,0 +1,128 @@
+"""Configs of every data set, from small files in the official format: prepared, opened, measured or viewed.
+
+A config is named by its options, such as `224_3readers_mean`, which do not depend on each other. Here every value of
+every option is in some config; with AISEEME_TEST_EVERY_CONFIG=1, every config is used. Of the phantoms, which draw
+their images, those configs that draw few.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from chest_sets import CheXpert, Nih, Rsna
+from cxr_sets import collection, covidx, kaggle
+from fundus_sets import Aptos, Drive
+from isic_years import year_2016, year_2017, year_2018
+from lidc_collection import Collection, draw_series
+from luna_set import ten_folds
+from opening import assert_opens
+from own_table import clinic
+from test_ct_patches import add as add_series
+
+from aiseeme_jax import data
+from aiseeme_jax.data.prepared import open_split
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.evaluate.measurement import SPLITS, Measurement, Runtime, Subject
+from configs import base
+from tfds_builders import preparing
+
+pytestmark = pytest.mark.slow
+
+RUNTIME = Runtime(evaluation_batch=64, loading=data.Loading(), log_every=1, checkpoint_every=5, patience=10)
+# They draw thousands of images. What sets them apart from `tiny` is the number of images and their size.
+LARGE = {"derm_phantom": {"64"}, "cxr_phantom": {"64", "confounded"}, "nodule_phantom": {"32", "graded"}}
+
+
+def ct_series(folder: Path) -> Path:
+    for number in range(1, 8):
+        add_series(folder, number)
+    return folder
+
+
+def lidc(folder: Path) -> Path:
+    folder.mkdir()
+    made = Collection(folder)
+    draw_series(made)
+    return made.write()
+
+
+# Data set -> function of (folder to write to, config): writes the official files, and returns the folder.
+SOURCES: dict[str, Callable[[Path, str], Path]] = {
+    "aptos2019": lambda folder, _: Aptos(folder).write(),
+    "chestxray14": lambda folder, _: Nih(folder).write(),
+    "chexpert": lambda folder, _: CheXpert(folder).write(),
+    "covid_chestxray": lambda folder, _: collection(folder).write(),
+    "covidx": lambda folder, config: covidx(folder, config.split("_")[1]).write(),
+    "ct_patches": lambda folder, _: ct_series(folder),
+    "drive": lambda folder, _: Drive(folder).write(),
+    "image_table": lambda folder, _: clinic(folder).write(),
+    "isic2016": lambda folder, _: year_2016(folder).write(),
+    "isic2017": lambda folder, _: year_2017(folder).write(),
+    "isic2018": lambda folder, _: year_2018(folder).write(),
+    "kermany_pneumonia": lambda folder, _: kaggle(folder).write(),
+    "lidc_idri": lambda folder, _: lidc(folder),
+    "luna16": lambda folder, _: ten_folds(folder).write(),
+    "rsna_pneumonia": lambda folder, _: Rsna(folder).write(),
+}
+
+
+def configs_of(name: str) -> list[str]:
+    known = importlib.import_module(f"tfds_builders.{name}").Builder.builder_configs
+    small = [config for config in known if config not in LARGE.get(name, ())]
+    if os.environ.get("AISEEME_TEST_EVERY_CONFIG"):
+        return small
+    chosen, covered = [], set()
+    # Those with most options first: they cover most.
+    for config in sorted(small, key=lambda config: -config.count("_")):
+        if options := set(config.split("_")) - covered:
+            chosen.append(config)
+            covered |= options
+    return chosen + [config for config in small if "_" not in config][:1]
+
+
+@pytest.mark.parametrize("name", preparing.DATASETS)
+def test_configs_can_be_measured_or_pretrained_on(name, tmp_path):
+    for config in configs_of(name):
+        folder = tmp_path / "manual" / (config if name == "covidx" else "all")
+        if name in SOURCES and not folder.exists():
+            folder.parent.mkdir(exist_ok=True)
+            SOURCES[name](folder, config)
+        options = {"max_damaged": 1.0} if name in SOURCES else {}
+        builder = preparing.prepare(f"{name}/{config}", data_dir=tmp_path / "data", manual_dir=folder, **options)
+        assert_opens(builder)
+        parts = [part for part in SPLITS if part in builder.info.splits]
+        splits = {part: data.each_picture(open_split(f"{name}/{config}", part, tmp_path / "data")) for part in parts}
+        use(splits, tmp_path)
+
+
+def use(splits: dict[str, data.Split], folder: Path) -> None:
+    """Measures a network on the labels of a data set, or looks at its images as pretraining does.
+
+    The latter if it has no labels, or so few images here that a split is missing or lacks a class.
+    """
+    channels, volumes = splits["train"].shape[-1], len(splits["train"].shape) == 4
+    size = {"size": 8, "preset": "ct" if volumes else "natural"}
+    views = {} if volumes else {"mean": (0.5,) * channels, "std": (0.25,) * channels}
+    target = base.target("knn", views=views, neighbours=(1,), **size)
+    measured = Subject("random", tiny.Pixels(channels), splits)
+    if not can_be_measured(splits):
+        found = measured.features(Measurement(target, 1.0, 0).views, 64)["train"]
+        assert found.shape == (len(splits["train"]), 6) and np.isfinite(found).all()
+        return
+    found = protocols.measure(Measurement(target, 1.0, 0), measured, folder, RUNTIME)
+    assert np.isfinite(found.predictions.probs).all() and len(found.predictions.probs) == len(splits["test"])
+
+
+def can_be_measured(splits: dict[str, data.Split]) -> bool:
+    if set(splits) != set(SPLITS) or splits["train"].kind == "none":
+        return False
+    try:
+        protocols.check_labels(splits)
+    except UserError:
+        return False
+    return True
