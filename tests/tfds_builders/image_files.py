@@ -119,7 +119,8 @@ def tiff_of(colour: str, bits: int, compression: str) -> bytes:
 def jpeg_of(colour: str, compression: str) -> bytes:
     buffer = io.BytesIO()
     picture = Image.fromarray(samples(colour, 8))
-    picture.save(buffer, "JPEG", quality=95, progressive=compression == "progressive", subsampling="4:2:0")
+    sampling = "4:2:0" if colour == COLOUR else "4:4:4"
+    picture.save(buffer, "JPEG", quality=95, progressive=compression == "progressive", subsampling=sampling)
     return buffer.getvalue()
 
 

@@ -32,11 +32,14 @@ def kinds(line: formats.Readable) -> list[Kind]:
 
 
 def independent(kind: Kind, data: bytes, folder: Path) -> np.ndarray:
-    """The samples, without alpha and palette, upright, 0 black; as another library than the code's reads them."""
+    """The samples, without alpha and palette, upright, 0 black; as another library than the code's reads them.
+    SimpleITK turns MONOCHROME1 over.
+    """
     match kind:
-        case Kind(format="DICOM", compression="none" | "deflate", bits=1):
-            # SimpleITK reads none of 1 bit.
-            return samples(GREY, 1)
+        case Kind(format="DICOM", bits=bits) if bits < 8:
+            # SimpleITK reads none of these.
+            values = samples(GREY, bits)
+            return 2**bits - 1 - values if kind.colour == "MONOCHROME1" else values
         case Kind(format="DICOM"):
             return with_simpleitk(data, folder)
         case Kind(format="PNG", bits=16):
@@ -78,12 +81,12 @@ def shown(values: np.ndarray, kind: Kind) -> np.ndarray:
     """The samples as 8 bits; these have no outliers."""
     values = values[..., :-1] if values.ndim == 3 and values.shape[-1] in (2, 4) else values
     values = values[..., 0] if values.shape[-1] == 1 else values
-    if values.dtype == np.uint16:
+    if values.dtype.itemsize == 2:
         low, high = float(values.min()), float(values.max())
         values = (values - low) / (high - low) * 255
     elif kind.format == "DICOM":
         values = values / (2**kind.bits - 1) * 255
-    return 255.0 - values if kind.colour == "MONOCHROME1" else values
+    return values
 
 
 @pytest.mark.parametrize("line", range(len(formats.READABLE)))
