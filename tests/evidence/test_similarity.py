@@ -32,7 +32,7 @@ def test_is_the_ratio_of_unbiased_estimates():
 @pytest.mark.parametrize("rows, features", [(100, 64), (100, 512), (500, 512)])
 def test_of_independent_features_is_nothing(rows, features):
     found = [cka(normal(rows, features, seed=s), normal(rows, features, seed=s + 100)) for s in range(5)]
-    assert abs(np.mean(found)) < 0.02
+    assert abs(np.mean(found)) < 0.05
 
 
 def test_does_not_change_with_rotation_scale_and_offset():
