@@ -201,7 +201,7 @@ class TestBadInput:
         made = config()
         with made.search.pool.unlocked():
             made.search.pool.again = stage("rotation", 2)
-        with pytest.raises(UserError, match="'rotation' and 'again' are the same stage; leave one out"):
+        with pytest.raises(UserError, match="'again' and 'rotation' are the same stage; leave one out"):
             search.run(made, tmp_path / "run")
 
     def test_a_stage_whose_seed_is_fixed(self, tmp_path):

@@ -125,7 +125,7 @@ class TestRank:
         [(np.eye(4), 4.0000006), (np.diag([3.0, 1.0]), 1.75477), (np.ones((8, 4)), 1.0000047)],
     )
     def test_rankme_of_known_matrices(self, features, expected):
-        assert rank.rankme(features) == pytest.approx(expected, rel=1e-6)
+        assert rank.rankme(features) == pytest.approx(expected, rel=4e-6)
 
     def test_rankme_counts_a_common_offset_as_a_direction(self):
         rows = np.random.default_rng(0).standard_normal((256, 64))
