@@ -52,11 +52,11 @@ def distance_from_best(strategy: str, kind: str, seed: int, *, tasks: int, lengt
     return best - value(found.ranking()[0].order)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("tables", 50), ("tasks", 8), ("length", 4), ("stages", 40)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     sizes = {name: getattr(flags, name) for name in ("tasks", "length", "stages")}
     print(f"{flags.tables} tables, {sizes}: mean distance from the best order ± standard error")
     for kind in ("sum", "noise", "last"):

@@ -61,9 +61,9 @@ def demo():
     config.data.update({"name": "derm_phantom/demo", "synthetic": True})
     config.model.update({"name": "resnet18", "width": 0.25, "dtype": "float32"})
     common = {"preset": "dermoscopy", "size": 32}
-    epochs = {"rotation": 4, "moco_v2": 4, "simclr": 4}
+    epochs = {"rotation": 8, "moco_v2": 8, "simclr": 8}
     search(config, recipes.narrow_stages(epochs=epochs, batch=64, **common), **common)
-    config.search.update({"length": 2, "finalists": 2, "finalist_seeds": (1, 2), "compare": ("reverse", "single")})
+    config.search.update({"length": 2, "finalists": 2, "compare": ("reverse",)})
     config.targets = recipes.narrow_targets(fractions=(1.0,), finetune_epochs=8, **common)
     config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 50})
     return config

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -22,11 +23,11 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
 from aiseeme_jax.jobs.working import work_through
-from aiseeme_jax.search import certainty, findings, proxies, trials
+from aiseeme_jax.search import certainty, findings, trials
 from aiseeme_jax.search.best_order import FILE as BEST_ORDER
 from aiseeme_jax.search.best_order import write_best_order
 from aiseeme_jax.search.planning import TrialPlanner, name_order, name_trial
-from aiseeme_jax.search.problem import REVERSE, SINGLE, Problem, check_proxy, read_problem
+from aiseeme_jax.search.problem import FINALIST, REVERSE, SINGLE, Problem, check_proxy, read_problem
 from aiseeme_jax.search.scoring import Scorer, compare_backbones, read_score
 from aiseeme_jax.search.trials import Order, Outcome, Score, Trial
 from aiseeme_jax.store import artifacts, workdirs
@@ -94,13 +95,9 @@ class Search:
         Raises UserError or MissingFile.
         """
         planned = self.planner.plan([Trial((name,)) for name in self.problem.space.pool])
-        held_out = {name: self.datasets.searched(self.planner.set, name) for name in self.held_out}
+        held_out = {"validation": self.datasets.searched(self.planner.set, "validation")}
         for sets in dict.fromkeys(stage.sets for arm in planned.values() for stage in arm.stages):
             self.datasets.warn_of_shared_groups(sets, self.planner.set, held_out)
-
-    @property
-    def held_out(self) -> Sequence[str]:
-        return [name for name in proxies.find_proxy(self.planner.proxy.proxy).splits if name != "train"]
 
     def write_to(self, workdir: Path) -> None:
         """From now on the plan, the findings and the report are written to a workdir after every round."""
@@ -171,43 +168,41 @@ class Search:
     # The finalists
 
     def compare(self, outcome: Outcome) -> None:
-        """Trains the finalists, and what they are compared with, with other seeds. Finds the best order."""
-        parts = self.choose_compared(outcome)
-        seeds_of_finalists = tuple(self.config.search.finalist_seeds)
-        for seed in seeds_of_finalists:
-            self.final_arms |= {(trial, seed): arm for trial, arm in self.planner.plan(parts, seed).items()}
-        if not seeds_of_finalists:
-            # What is compared, but was not part of the search, has no score yet.
-            stages = dict.fromkeys(stage for trial in parts for stage in trial.stages())
-            self.score([stage for stage in stages if stage not in self.scores])
-        self.write()
-        self.make_all(self.final_arms.values())
-        scores = {trial: self.read_by_seed(trial) for trial in parts}
-        self.compared = certainty.compare_finalists(parts, scores)
+        """Finds the best of the finalists, and compares it with what is trained beside it."""
+        fields = self.config.search
+        parts = dict.fromkeys(outcome.ranking()[: fields.finalists], FINALIST)
+        self.compare_parts(parts)
+        best = self.compared[0].trial
+        for part in fields.compare:
+            trial = self.choose_reference(part, best, outcome)
+            if trial is not None:
+                parts.setdefault(trial, part)
+        self.compare_parts(parts)
         self.best = self.compared[0].trial.order
         self.sentences = certainty.describe_comparison(
             self.compared,
             describe_score(self.config),
-            seeds_of_finalists or (self.config.seed,),
-            new=bool(seeds_of_finalists),
+            tuple(fields.finalist_seeds) or (self.config.seed,),
+            new=bool(fields.finalist_seeds),
         )
         self.write()
+
+    def compare_parts(self, parts: Mapping[Trial, str]) -> None:
+        """Trains trials with the seeds of the finalists, or if there are none with that of the search."""
+        for seed in self.config.search.finalist_seeds:
+            planned = self.planner.plan([trial for trial in parts if (trial, seed) not in self.final_arms], seed)
+            self.final_arms |= {(trial, seed): arm for trial, arm in planned.items()}
+        if not self.config.search.finalist_seeds:
+            stages = dict.fromkeys(stage for trial in parts for stage in trial.stages())
+            self.score([stage for stage in stages if stage not in self.scores])
+        self.write()
+        self.make_all(self.final_arms.values())
+        self.compared = certainty.compare_finalists(parts, {trial: self.read_by_seed(trial) for trial in parts})
 
     def read_by_seed(self, trial: Trial) -> dict[int, Score]:
         """The scores of a trial by seed: those of the finalists, or without them that of the search."""
         found = {seed: self.read(arm) for (other, seed), arm in self.final_arms.items() if other == trial}
         return found or {self.config.seed: self.scores[trial]}
-
-    def choose_compared(self, outcome: Outcome) -> dict[Trial, str]:
-        """The finalists, and what is trained beside them, with the part of each."""
-        fields, ranking = self.config.search, outcome.ranking()
-        parts = dict.fromkeys(ranking[: fields.finalists], "finalist")
-        best = ranking[0]
-        for part in fields.compare:
-            trial = self.choose_reference(part, best, outcome)
-            if trial is not None:
-                parts.setdefault(trial, part)
-        return parts
 
     def choose_reference(self, part: str, best: Trial, outcome: Outcome) -> Trial | None:
         """What the best order is compared with, by chance if it is no other part.
@@ -233,7 +228,7 @@ class Search:
 
     def write(self) -> None:
         """Writes the plan, so that `store prune` leaves the trials alone, and the findings with the report."""
-        if self.workdir is None:
+        if self.workdir is None or jax.process_index():
             return
         plan = Plan((*self.arms.values(), *self.final_arms.values()))
         workdirs.write_plan(self.workdir, list_artifacts(plan, workdirs.name_store(self.config.runtime.store)))

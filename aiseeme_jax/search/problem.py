@@ -17,7 +17,8 @@ from aiseeme_jax.search.order import find_strategy
 from aiseeme_jax.search.trials import Proposals, Settings, Space
 from aiseeme_jax.store import keys
 
-# What can be trained beside the finalists.
+# The part of a finalist, and of what can be trained beside the best of them.
+FINALIST = "finalist"
 REVERSE, SINGLE, RANDOM = "reverse", "single", "random"
 COMPARED = (REVERSE, SINGLE, RANDOM)
 

@@ -32,7 +32,9 @@ def choose_orders(space: Space, evidence: Evidence, count: int, generator: np.ra
     """
     scored = [trial.order for trial in evidence.scores if trial.order and trial.share == 1]
     known = [order for order in scored if np.isfinite(evidence.value(Trial(order)))]
+    diverged = set(scored) - set(known)
     candidates = list_candidates(space, set(scored), generator)
+    candidates = [order for order in candidates if not any(order[: len(lost)] == lost for lost in diverged)]
     if len(known) < 2 or not candidates:
         return []
     values = np.array([evidence.value(Trial(order)) for order in known])

@@ -70,6 +70,12 @@ class TestChoice:
         assert len(large) <= surrogate.MOST_CANDIDATES + 8 and ("a", "b", "j") in large
         assert not scored & set(large)
 
+    def test_extends_no_order_that_diverged(self):
+        scores = {"a": float("nan"), "b": 0.5, "c": 0.7}
+        known = self.evidence(lambda trial: sum(map(scores.get, trial.order)), [(name,) for name in scores])
+        chosen = surrogate.choose_orders(Space(tuple("abc"), 3), known, 20, np.random.default_rng(0))
+        assert chosen and not [order for order in chosen if order[0] == "a"]
+
     def test_ends_when_everything_is_known(self):
         orders = [p for count in (1, 2) for p in itertools.permutations("ab", count)]
         known = self.evidence(lambda trial: len(trial.order), orders)
