@@ -13,7 +13,9 @@ full: not measured yet.
 
 small: not measured yet.
 
-demo: not measured yet.
+demo: results/demos.md, 4 min 13 s of processor time on two CPU cores. In AUROC on validation, kNN gives 0.476 from
+random weights. The best order is SimCLR alone, 0.528 [0.469–0.588] over two new seeds, which cannot be told apart from
+SimCLR and then MoCo v2.
 """
 
 from configs import base, recipes
