@@ -35,8 +35,7 @@ def get_config():
 
 def write_best_order(workdir: Path, config: ConfigDict, order: Order, sentences: Sequence[str], store: Path) -> None:
     """Writes best_order.py. Only the first process writes."""
-    values = to_values(config)
-    del values["search"]
+    values = {name: to_values(config[name]) for name in config if name != "search"}
     values |= {"job": "curriculum", "stages": tuple(to_values(config.search.pool[name]) for name in order)}
     values["curricula"] = {}
     values["runtime"] |= {"store": os.path.abspath(store)}

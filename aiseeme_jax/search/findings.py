@@ -159,9 +159,13 @@ def read_findings(workdir: Path) -> Findings:
         raise UserError(f"{path} is of another version of this program; run the search again in this workdir")
     cost = {name: Cost(**value[name]) for name in ("cost", "final_cost")}
     nodes = tuple(Node(**{**node, "order": tuple(node["order"])}) for node in value["nodes"])
-    compared = tuple(Comparison(**one) for one in value["compared"])
-    plain = {name: tuple(value[name]) for name in ("best", "ranks", "sentences")}
-    return Findings(**{**value, **cost, **plain, "nodes": nodes, "compared": compared})
+    compared = tuple(
+        Comparison(one["name"], one["part"], tuple(one["mean"]), one["behind"] and tuple(one["behind"]))
+        for one in value["compared"]
+    )
+    plain = {name: tuple(value[name]) for name in ("best", "sentences")}
+    ranks = tuple(map(tuple, value["ranks"]))
+    return Findings(**{**value, **cost, **plain, "ranks": ranks, "nodes": nodes, "compared": compared})
 
 
 def _finite(value: float) -> float | None:

@@ -120,6 +120,7 @@ class TestSearch:
         parts = [one.part for one in found.compared]
         assert parts.count("finalist") == 2 and found.final_cost.stages > 0
         assert "2 new pretraining seeds" in found.sentences[0] and len(found.sentences) == len(parts)
+        assert all(entry.wanted for entry in listing.list_store([tmp_path / "run"])), "prune leaves them alone"
 
     def test_of_backbones_without_labels_too(self, tmp_path):
         made = config(strategy="similarity")
@@ -127,10 +128,6 @@ class TestSearch:
             made.search.proxy = base.proxy("rankme", size=tiny.SIZE, views=tiny.PLAIN, images=10, samples=4)
         search.run(made, tmp_path / "run")
         assert findings.read_findings(tmp_path / "run").proxy == "rankme"
-
-    def test_prune_leaves_its_trials_alone(self, tmp_path):
-        search.run(config(strategy="exhaustive", finalist_seeds=(1,)), tmp_path / "run")
-        assert all(entry.wanted for entry in listing.list_store([tmp_path / "run"]))
 
     def test_a_training_that_diverges_ends_no_search(self, tmp_path, trained):
         made = config(strategy="exhaustive")
