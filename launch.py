@@ -43,7 +43,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 # Job -> module with a `run(config, workdir, plan_only=…)`.
-JOBS = {"curriculum": "aiseeme_jax.jobs.curriculum", "evaluate": "aiseeme_jax.jobs.curriculum"}
+JOBS = {
+    "curriculum": "aiseeme_jax.jobs.curriculum",
+    "evaluate": "aiseeme_jax.jobs.curriculum",
+    "search": "aiseeme_jax.jobs.search",
+}
 # How ml_collections begins its message about an error in a config file. The error itself is the first of the causes.
 WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
 # The folder of the config files of this project.

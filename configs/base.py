@@ -178,6 +178,83 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     return change(config, changes)
 
 
+def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
+    """A score of backbones by which a search decides. `docs/search.md` explains them.
+
+    Args:
+      name: 'knn', 'linear', 'rankme' or 'lidar'.
+      size, preset: of its views, as in `stage`.
+      **changes: fields, as in `stage`.
+    """
+    config = ConfigDict(
+        {
+            "proxy": name,
+            "made_for": name,  # as in a stage
+            "data": "",  # data set and config; empty: config.data.name
+            "seed": 0,  # of the draw of images or labels, and of the resamples
+        }
+    )
+    recipe = FineTuning.RECIPE
+    if name in ("knn", "linear"):
+        config.share = 1.0  # of the labelled training images
+        config.validation_share = 1.0  # of the labelled validation images, on which it is scored
+        config.metric = "auroc"  # auroc | average_precision; of classes also balanced_accuracy, macro_f1, accuracy, …
+        config.class_weight = "balanced"  # balanced | none
+        config.samples = 500  # resamples of the validation images, over groups, for the uncertainty
+    if name == "knn":
+        config.neighbours = 20
+        config.temperature = 0.07  # of the votes
+    elif name == "linear":
+        config.strength = 0.1  # C of the logistic regression
+        config.max_iter = 1000
+    elif name in ("rankme", "lidar"):
+        config.images = 2000 if name == "rankme" else 500  # of the validation split, at most one of each group
+        config.samples = 20  # random halves of the images, for the uncertainty
+        if name == "lidar":
+            config.copies = 10  # random views of each image
+            config.ridge = 1e-4  # added to the diagonal of the covariance within the views of an image
+            recipe = pretext.task_class("simclr").RECIPE
+    else:
+        raise UserError(f"unknown proxy '{name}': known are knn, linear, rankme, lidar")
+    config.views = views(recipe, FineTuning.FIXED, size=size, preset=preset)
+    return change(config, changes)
+
+
+def search() -> ConfigDict:
+    """The fields of a search for an order of tasks. `docs/search.md` explains them."""
+    return ConfigDict(
+        {
+            "pool": ConfigDict(),  # name -> stage(...): what orders are made of
+            # exhaustive | greedy | beam | ranked | transfer_matrix | similarity | bandit | surrogate | random
+            "strategy": "greedy",
+            "length": 3,  # of the longest order
+            "repeat": False,  # whether an order may contain a task twice
+            "stages": 0,  # so many may be trained, what orders have in common counted once; 0 = no limit
+            "proxy": proxy("knn"),
+            "margin": 1.0,  # greedy: a task must help by more than so many standard errors
+            "width": 3,  # beam: orders that are kept of each length
+            "batch": 4,  # surrogate, random: orders that are proposed at once
+            "candidates": 27,  # bandit: orders at the start,
+            "shortest": 1 / 9,  # trained for this share of the length;
+            "keep": 3,  # one in so many is then trained so many times longer
+            "finalists": 3,  # the best orders, trained again with other seeds
+            "finalist_seeds": (1, 2),  # each in the place of config.seed
+            # What is trained with those seeds beside them. reverse: the best order backwards | single: its best task
+            # alone for as many images | random: a random order of its length
+            "compare": ("reverse", "single", "random"),
+        }
+    )
+
+
+def get_search_config() -> ConfigDict:
+    """`get_config` with the fields of a search. Stages are in the pool; targets are those of the best order."""
+    config = get_config()
+    with config.unlocked():
+        config.job = "search"
+        config.search = search()
+    return config.lock()
+
+
 def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     """Locks `config` and applies `changes`. A nested dict changes the fields that it names. A duration is replaced."""
     config.lock()
@@ -195,9 +272,46 @@ def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     return config
 
 
+def from_values(values: Mapping[str, Any]) -> ConfigDict:
+    """Makes a config of a run from the plain values of all its fields, as in `best_order.py` of a search."""
+    config = get_config()
+    parts = {"stages": map(stage_from_values, values["stages"]), "targets": map(target_from_values, values["targets"])}
+    plain = {name: value for name, value in values.items() if name not in parts}
+    return change(config, {**plain, **{name: tuple(made) for name, made in parts.items()}})
+
+
+def stage_from_values(values: Mapping[str, Any]) -> ConfigDict:
+    """A stage from the plain values of all its fields."""
+    changes = _training_from_values(values)
+    terms = changes.pop("distill")
+    made = stage(changes["task"], preset=_preset_of(values["views"]), distill=terms if "kind" in terms else ())
+    if "kind" not in terms:
+        with made.unlocked():
+            made.distill = several(terms.values())
+    return change(made, changes)
+
+
+def target_from_values(values: Mapping[str, Any]) -> ConfigDict:
+    """A target from the plain values of all its fields."""
+    made = target(values["protocol"], preset=_preset_of(values["views"]))
+    return change(made, _training_from_values(values) if "duration" in values else dict(values))
+
+
+def _training_from_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    schedule = {**values["schedule"], "warmup": duration(**values["schedule"]["warmup"])}
+    return {**values, "duration": duration(**values["duration"]), "schedule": schedule}
+
+
+def _preset_of(views: Mapping[str, Any]) -> str:
+    """A preset of the same kind of views. All its values are replaced."""
+    return "ct" if views["dimensions"] == 3 else "natural"
+
+
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.job = "curriculum"  # curriculum | evaluate: only measures the backbone at `init`
+    config.job = (
+        "curriculum"  # curriculum | evaluate: only measures the backbone at `init` | search: see get_search_config
+    )
     config.title = ""  # of the report; empty: the data set's name
     config.seed = 0
 

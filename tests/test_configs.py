@@ -15,9 +15,9 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import augment, distill, models, pretext, weights
 from aiseeme_jax.evaluate import protocols
-from aiseeme_jax.jobs import curriculum
+from aiseeme_jax.jobs import curriculum, search
 from aiseeme_jax.training import optimizers
-from configs import base, cxr_curriculum, isic_curriculum, lidc_curriculum, pretext_tasks
+from configs import base, cxr_curriculum, isic_curriculum, isic_order, lidc_curriculum, pretext_tasks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = ("full", "small", "demo")
@@ -43,8 +43,13 @@ def everything():
     return config
 
 
+def stages_of(config):
+    """The stages of a curriculum, or those that a search may take."""
+    return config.stages or tuple(config.search.pool.values())
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+@pytest.mark.parametrize("experiment", [*EXPERIMENTS.values(), isic_order], ids=[*EXPERIMENTS, "isic_order"])
 class TestVariants:
     def test_is_locked_throughout(self, experiment, variant):
         for path, node in nodes(experiment.get_config(variant)):
@@ -56,8 +61,9 @@ class TestVariants:
 
     def test_every_length_schedule_optimizer_and_view_can_be_made(self, experiment, variant):
         config = experiment.get_config(variant)
-        trained = [*config.stages, *(t for t in config.targets if t.protocol == "finetune")]
-        assert len(trained) > len(config.stages) > 1
+        stages = stages_of(config)
+        trained = [*stages, *(t for t in config.targets if t.protocol == "finetune")]
+        assert len(trained) > len(stages) > 1
         for training in trained:
             frozen = FrozenConfigDict(training)
             sizes = {"steps_per_epoch": 100, "batch_size": frozen.batch_size}
@@ -65,20 +71,20 @@ class TestVariants:
             peak = frozen.optimizer.learning_rate
             schedule = optimizers.make_schedule(frozen.schedule, peak, steps, *sizes.values())
             optimizers.make_optimizer(frozen.optimizer, schedule)
-        for part in (*config.stages, *config.targets):
+        for part in (*stages, *config.targets):
             views = augment.views_of(FrozenConfigDict(part).views)
-            assert views.size == config.stages[0].views.size and len(views.mean) == config.model.channels
+            assert views.size == stages[0].views.size and len(views.mean) == config.model.channels
             assert views.dimensions == config.model.dimensions
 
     def test_every_task_is_one_for_such_images(self, experiment, variant):
         config = experiment.get_config(variant)
-        assert all(config.model.dimensions in pretext.TASKS[stage.task].DIMENSIONS for stage in config.stages)
+        assert all(config.model.dimensions in pretext.TASKS[stage.task].DIMENSIONS for stage in stages_of(config))
 
     def test_two_of_a_kind_share_nothing(self, experiment, variant):
-        one, other = experiment.get_config(variant), experiment.get_config(variant)
-        one.stages[0].optimizer.learning_rate = 123.0
-        assert other.stages[0].optimizer.learning_rate != 123.0
-        assert one.stages[1].optimizer.learning_rate != 123.0
+        one, other = (stages_of(experiment.get_config(variant)) for _ in range(2))
+        one[0].optimizer.learning_rate = 123.0
+        assert other[0].optimizer.learning_rate != 123.0
+        assert one[1].optimizer.learning_rate != 123.0
 
 
 def vars_of(value):
@@ -105,7 +111,7 @@ def test_every_experiment_orders_its_tasks_alike():
 
 
 # Experiment, and the names of its variants in the order of its docstring.
-DOCUMENTED = {**dict.fromkeys(EXPERIMENTS.values(), VARIANTS), pretext_tasks: ("resnet", "vit", "pairs")}
+DOCUMENTED = {**dict.fromkeys([*EXPERIMENTS.values(), isic_order], VARIANTS), pretext_tasks: ("resnet", "vit", "pairs")}
 
 
 @pytest.mark.parametrize("experiment", DOCUMENTED, ids=lambda module: module.__name__)
@@ -276,6 +282,24 @@ def test_every_field_is_read_in_a_run(tmp_path):
         f"{part}.{node}" for part in ("stages.0", "stages.1", "stages.2", "targets.2") for node in ("", "optimizer.")
     ]
     assert dead == {"nonsense", "runtime.nonsense", *(f"{part}nonsense" for part in parts)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
+def test_every_field_of_a_search_is_read(tmp_path):
+    made = base.get_search_config()
+    made.model.update({"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32"})
+    with made.search.unlocked():
+        made.search.pool = base.ConfigDict({"rotation": stage("rotation", 2)}).lock()
+        made.search.proxy = base.proxy("knn", size=tiny.SIZE, samples=4)
+    made.search.update({"length": 1, "finalist_seeds": ()})
+    for node in (made.search, made.search.proxy):
+        add_unread(node)
+    with field_reads.recorded() as reads:
+        search.run(made, tmp_path / "run")
+    inside = [path for path, _ in nodes(made.search) if path and path[0] != "pool" and "views" not in path]
+    dead = {".".join(path) for path in inside if not is_read(made.search, path, reads)}
+    assert dead == {"nonsense", "proxy.nonsense"}
 
 
 # What a user names: not fields, but names of terms.

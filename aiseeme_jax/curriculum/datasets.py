@@ -13,6 +13,8 @@ from aiseeme_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+# The splits on which a search may score backbones.
+SEARCHED = ("train", "validation")
 # The data sets that a stage is trained on, each with its share of every batch.
 Sets = tuple[tuple[str, float], ...]
 
@@ -60,6 +62,16 @@ class DataSets:
         return {split: data.labelled(self._open(name, split)) for split in SPLITS}
 
     @functools.cache  # noqa: B019
+    def searched(self, name: str, split: str) -> data.Split:
+        """The images on which a search scores backbones, those of 'train' or 'validation'.
+
+        Raises ValueError for another split: no label of a test image may reach a search.
+        """
+        if split not in SEARCHED:
+            raise ValueError(f"a search must not open the split '{split}', only {' and '.join(SEARCHED)}")
+        return self._open(name, split)
+
+    @functools.cache  # noqa: B019
     def _training(self, name: str) -> data.Split:
         split = self._open(name, "train")
         return data.without(split, self.exclude) if self.exclude else split
@@ -68,9 +80,13 @@ class DataSets:
         opened = data.open_split(name, split, self.data_dir)
         return data.each_picture(opened) if opened.pictures > 1 else opened
 
-    def warn_of_shared_groups(self, sets: Sets, target: str) -> None:
-        """Warns if a stage is trained on lesions or patients of the validation or test images of a target."""
-        for shared in data.shared_groups(self.pretraining(sets), self.target(target)):
+    def warn_of_shared_groups(self, sets: Sets, target: str, held_out: Mapping[str, data.Split]) -> None:
+        """Warns if a stage is trained on lesions or patients of the validation or test images of a target's data set.
+
+        Args:
+          held_out: its splits by their names.
+        """
+        for shared in data.shared_groups(self.pretraining(sets), held_out):
             names = [*shared.groups, *shared.ids]
             one, other = shared.pretraining.partition(":")[0], shared.target.partition(":")[0]
             log.warning(

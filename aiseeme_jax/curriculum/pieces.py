@@ -141,24 +141,52 @@ class PlannedMeasurement:
         return f"{self.arm}: {self.name} on {in_words(self.fraction)}, seed {self.seed}"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedScore:
+    """A backbone to be scored by a proxy, without test images.
+
+    Attributes:
+      artifact: its folder and key.
+      arm: the first arm that needs it; others may share it.
+      proxy: config of the proxy.
+      set: the data set whose images it is scored on.
+      start: the backbone.
+    """
+
+    artifact: Artifact
+    arm: str
+    proxy: FrozenConfigDict
+    set: str
+    start: "Start"
+
+    @property
+    def inputs(self) -> dict[str, "Piece"]:
+        return {"backbone": self.start} if isinstance(self.start, PlannedStage) else {}
+
+    @property
+    def title(self) -> str:
+        return f"{self.arm}: {self.proxy.proxy}"
+
+
 Start = RandomWeights | WeightsFile | PlannedStage
-Piece = PlannedStage | PlannedFisher | PlannedMeasurement
+Piece = PlannedStage | PlannedFisher | PlannedMeasurement | PlannedScore
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedArm:
-    """An arm: its stages, the backbone at the end, and the measurements of that backbone."""
+    """An arm: its stages, the backbone at the end, and the measurements of that backbone, or the score of a search."""
 
     name: str
     stages: tuple[PlannedStage, ...]
     fishers: tuple[PlannedFisher, ...]
     backbone: Start
     measurements: tuple[PlannedMeasurement, ...]
+    scores: tuple[PlannedScore, ...] = ()
 
     def pieces(self) -> list[Piece]:
         """Every piece of work of the arm once, each after those that it needs."""
         found: dict[str, Piece] = {}
-        for piece in (*self.stages, *self.fishers, *self.measurements):
+        for piece in (*self.stages, *self.fishers, *self.measurements, *self.scores):
             for needed in (*_all_inputs(piece), piece):
                 found.setdefault(needed.artifact.key, needed)
         return list(found.values())

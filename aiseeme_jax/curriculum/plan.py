@@ -43,24 +43,24 @@ COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
 RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for")
 
 
-def make_plan(config: ConfigDict, datasets: DataSets) -> Plan:
+def make_plan(config: ConfigDict, datasets: DataSets, *, checked: set[str] | None = None) -> Plan:
     """Makes the plan of a config, and checks all of it.
 
     Args:
       datasets: the data sets of the run. They are opened here.
+      checked: stages that an earlier plan of the same model has checked. Those of this plan are added.
 
     Raises UserError that names the wrong part of the config, MissingFile for missing weights or a missing data set.
     """
-    return _Planner(config, datasets).make()
+    return _Planner(config, datasets, set() if checked is None else checked).make()
 
 
 class _Planner:
     """Makes the plan of one config."""
 
-    def __init__(self, config: ConfigDict, datasets: DataSets):
-        self.config, self.datasets = config, datasets
+    def __init__(self, config: ConfigDict, datasets: DataSets, checked: set[str]):
+        self.config, self.datasets, self.checked = config, datasets, checked
         self.model = keys.to_json(config.model)
-        self.checked: set[str] = set()
 
     def make(self) -> Plan:
         checks.check_run(self.config)
@@ -149,8 +149,10 @@ class _Planner:
     def check_stage_once(
         self, arm: Arm, place: teachers.StagePosition, fields: ConfigDict, split: data.Split, sets: Sets
     ) -> None:
-        """Checks a stage, unless another arm has the same stage at the same place."""
-        alike = keys.make_key({"fields": fields, "place": dataclasses.asdict(place), "sets": sets})
+        """Checks a stage, unless another arm has the same stage. If it is distilled, what comes before counts too."""
+        before = {**dataclasses.asdict(place), "tasks": place.tasks[: place.position]}
+        distilled = bool(distill.read_terms(fields.distill))
+        alike = keys.make_key({"fields": fields, "before": before if distilled else None, "sets": sets})
         if alike not in self.checked:
             checks.check_stage(self.config, fields, place, split)
             self.checked.add(alike)
@@ -207,7 +209,7 @@ class _Planner:
         trained_on = dict.fromkeys(stage.sets for found in stages for stage in found.values())
         measured_on = dict.fromkeys(find_set(self.config, target) for target in self.config.targets)
         for sets, name in itertools.product(trained_on, measured_on):
-            self.datasets.warn_of_shared_groups(sets, name)
+            self.datasets.warn_of_shared_groups(sets, name, self.datasets.target(name))
 
     def name_target(self, target: ConfigDict) -> str:
         return results.name_target(target.protocol, target.data, self.config.data.name)

@@ -60,6 +60,7 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
     backbone, averaged = prepared.teachers.average_with(result.task.handed_over())
     written = weights.save_backbone(directory, backbone, {"task": stage.fields.task})
     counts = {"images": len(split), "excluded": split.excluded, "data_warnings": list(split.warnings)}
+    counts["devices"] = jax.device_count()
     if len(stage.sets) > 1:
         counts["images_shown"] = split.counts(stage.total_steps, stage.fields.batch_size)
     record = {"task": stage.fields.task, "backbone_hash": written, "speed_of": stage.speed_of}

@@ -38,7 +38,7 @@ class LinearProbe(NamedTuple):
       validation_score: its balanced accuracy there, of findings its macro AUROC.
       converged: whether all fits of that C ended before `max_iter`.
       unconverged: how many of all candidates had a fit that did not.
-      probs: 'validation' and 'test' -> [N, classes].
+      probs: of each split but 'train', [N, classes].
     """
 
     strength: float
@@ -95,7 +95,8 @@ def linear_probe(
     A class or finding that no training row has gets probability 0.
 
     Args:
-      features: 'train', 'validation' and 'test' -> [N, D]; standardised with mean and deviation of 'train'.
+      features: 'train', 'validation' and others, such as 'test' -> [N, D]; standardised with mean and deviation of
+        'train'.
       labels: 'train' and 'validation' -> int [N], or of findings float [N, C].
       strengths: candidates for C, positive.
       class_weight: 'balanced' (n / (classes present x n_c), of a finding n / (2 n_v)) or 'none'.
@@ -117,7 +118,7 @@ def linear_probe(
         if score > best_score:
             best, best_score = (float(strength), converged, fits), score
     strength, converged, fits = best
-    probs = {split: _probabilities(fits, x[split], classes) for split in ("validation", "test")}
+    probs = {split: _probabilities(fits, x[split], classes) for split in x if split != "train"}
     return LinearProbe(strength, best_score, converged, unconverged, probs)
 
 
@@ -125,7 +126,7 @@ def _standardised(features: Mapping[str, ArrayLike]) -> dict[str, Float[np.ndarr
     from sklearn.preprocessing import StandardScaler
 
     # float64: the line search of L-BFGS gives up early in float32.
-    x = {split: np.asarray(features[split], np.float64) for split in ("train", "validation", "test")}
+    x = {split: np.asarray(rows, np.float64) for split, rows in features.items()}
     for split, rows in x.items():
         if not np.isfinite(rows).all():
             raise ValueError(f"{split} features hold values that are not finite: the backbone has diverged")

@@ -93,7 +93,7 @@ def is_last_of_an_arm(piece: Piece, plan: Plan) -> bool:
 
 
 def list_artifacts(plan: Plan, store: str) -> workdirs.WorkdirPlan:
-    """The plan as it is written to a workdir: arms, with the keys of their stages and measurements."""
+    """The plan as it is written to a workdir: arms, with the keys of their stages, measurements and scores."""
     arms = tuple(
         workdirs.ArmEntry(
             arm.name,
@@ -104,6 +104,9 @@ def list_artifacts(plan: Plan, store: str) -> workdirs.WorkdirPlan:
             tuple(
                 workdirs.MeasurementEntry(one.artifact.label, one.name, one.fraction, one.seed, one.artifact.key)
                 for one in arm.measurements
+            ),
+            tuple(
+                workdirs.ScoreEntry(score.artifact.label, score.proxy.proxy, score.artifact.key) for score in arm.scores
             ),
         )
         for arm in plan.arms

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage
+from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedScore, PlannedStage
 from aiseeme_jax.store import artifacts
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import find_holder
@@ -51,6 +51,7 @@ def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
     stages = [piece for piece in missing if isinstance(piece, PlannedStage)]
     fishers = [piece for piece in missing if isinstance(piece, PlannedFisher)]
     measurements = [piece for piece in missing if isinstance(piece, PlannedMeasurement)]
+    scores = [piece for piece in missing if isinstance(piece, PlannedScore)]
     everything = len(plan.pieces())
     yield f"{everything} pieces of work, {everything - len(missing)} of which exist"
     if stages:
@@ -61,6 +62,8 @@ def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
         yield f"to estimate: Fisher information of {len(fishers)} stages"
     if measurements:
         yield f"to measure: {len(measurements)}"
+    if scores:
+        yield f"to score: {len(scores)}"
 
 
 def _estimate(stages: list[PlannedStage], store: Store) -> str:

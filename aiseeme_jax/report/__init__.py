@@ -8,15 +8,16 @@ import base64
 import json
 from pathlib import Path
 
-import jinja2
-
 from aiseeme_jax.evaluate import bootstrap, results
 from aiseeme_jax.report import charts, names, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.estimates import Estimates
+from aiseeme_jax.report.search_page import write_search_report
+from aiseeme_jax.report.templates import REPORT, load_template
 from aiseeme_jax.store import records
 
-REPORT = "report.html"
+__all__ = ["REPORT", "render", "write_report", "write_results", "write_search_report"]
+
 # The metrics of the first table of the page, and those under its details.
 HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
 FURTHER = ("macro_f1", "macro_specificity", "accuracy")
@@ -42,13 +43,7 @@ def write_report(workdir: str | Path) -> Path:
 
 def render(contents: Contents) -> str:
     """The page as HTML."""
-    template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    ).get_template("report.html.jinja")
+    template = load_template("report.html.jinja")
     estimates = Estimates(contents)
     targets = contents.measured_targets()
     several_shares = [target for target in targets if len(contents.fractions_of(target)) > 1]

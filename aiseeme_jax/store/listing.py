@@ -75,8 +75,9 @@ def _read_plan(workdir: Path) -> workdirs.WorkdirPlan:
 
 
 def _list_keys(workdir: Path) -> set[str]:
-    """Short keys of the stages and measurements that the plan of a workdir lists."""
-    return {shorten(entry.key) for arm in _read_plan(workdir).arms for entry in (*arm.stages, *arm.measurements)}
+    """Short keys of the stages, measurements and scores that the plan of a workdir lists."""
+    arms = _read_plan(workdir).arms
+    return {shorten(entry.key) for arm in arms for entry in (*arm.stages, *arm.measurements, *arm.scores)}
 
 
 def _find_needed(store: Store, keys: set[str]) -> Iterator[str]:

@@ -49,12 +49,22 @@ class MeasurementEntry:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreEntry:
+    """A score that a search gives to an arm, with its key."""
+
+    label: str
+    proxy: str
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ArmEntry:
-    """An arm as the plan of a workdir lists it."""
+    """An arm as the plan of a workdir lists it. The arms of a search have scores and no measurements."""
 
     name: str
     stages: tuple[StageEntry, ...]
     measurements: tuple[MeasurementEntry, ...]
+    scores: tuple[ScoreEntry, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +125,7 @@ def read_plan(workdir: Path) -> WorkdirPlan | None:
             arm["name"],
             tuple(StageEntry(**stage) for stage in arm["stages"]),
             tuple(MeasurementEntry(**measurement) for measurement in arm["measurements"]),
+            tuple(ScoreEntry(**score) for score in arm.get("scores", ())),
         )
         for arm in value["arms"]
     )

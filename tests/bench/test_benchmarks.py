@@ -12,7 +12,7 @@ import pytest
 from running import QUICK_TO_COMPILE, phantom  # noqa: F401
 from tiny import tiny_in_the_table  # noqa: F401
 
-from bench import coverage, measure, open_split, prepare, tasks, train_step
+from bench import coverage, measure, open_split, order_search, prepare, tasks, train_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without the tests' virtual devices.
@@ -139,3 +139,10 @@ def test_coverage_prints_a_row_for_each_interval(capsys, monkeypatch):
         assert [row[0].strip() for row in rows] == list(coverage.METHODS)
         shares = [float(cell.split("(")[0]) for row in rows for cell in row[1:] if "–" not in cell]
         assert len(shares) == 27 and {round(share / 100 * 3) for share in shares} <= {0, 1, 2, 3}
+
+
+def test_order_search_prints_a_line_for_each_strategy_and_kind_of_table(capsys):
+    order_search.main(["--tables=2", "--tasks=3", "--length=2", "--stages=9"])
+    printed = capsys.readouterr().out
+    assert all(printed.count(f" {strategy} ") == 3 for strategy in order_search.COMPARED)
+    assert printed.count("0.00 ± 0.00") >= 3, "three tasks have nine orders: the best is among them"

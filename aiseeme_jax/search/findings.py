@@ -1,0 +1,172 @@
+"""What a search found, as a file in its workdir, from which the report is made.
+
+The file is made again by every run from the records in the store. It contains nothing that cannot be made again.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedStage
+from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.search.certainty import Compared
+from aiseeme_jax.search.trials import START, Outcome, Trial, error_of_difference
+from aiseeme_jax.store import records
+from aiseeme_jax.store.artifacts import Store
+
+FILE = "search.json"
+FORMAT = 1
+# Fewer trials than this at two lengths say nothing about the correlation of their ranks.
+FEWEST_FOR_RANKS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A trial in the tree of orders.
+
+    Attributes:
+      value: its score; None if it diverged.
+      gain, error: its score minus that of the order without its last task, and the standard error of that.
+    """
+
+    order: tuple[str, ...]
+    share: float
+    value: float | None
+    gain: float | None
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What stages cost: how many, the images that they showed, and seconds times devices, restarts included."""
+
+    stages: int
+    images: int
+    device_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A finalist, or what was trained beside the finalists. `behind` is the best order minus this one."""
+
+    name: str
+    part: str
+    mean: tuple[float, float, float]
+    behind: tuple[float, float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a search found.
+
+    Attributes:
+      strategy, proxy, metric: their names; the metric is '' if the proxy has none.
+      best: the best order; empty while it is not known.
+      nodes: all trials so far.
+      cost, final_cost: of the search, and of what was trained with other seeds.
+      stopped: whether the budget ended the search.
+      ranks: for each pair of lengths, the rank correlation of the trials that were trained for both.
+      compared: the finalists and what was trained beside them, the best first.
+      sentences: how sure that is.
+    """
+
+    strategy: str
+    proxy: str
+    metric: str
+    best: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    cost: Cost
+    final_cost: Cost
+    stopped: bool
+    ranks: tuple[tuple[float, float, float], ...]
+    compared: tuple[Comparison, ...]
+    sentences: tuple[str, ...]
+
+
+def make_nodes(outcome: Outcome) -> tuple[Node, ...]:
+    """The tree of the trials that a search has scored."""
+    found = []
+    for trial, score in outcome.scores.items():
+        before = START if len(trial.order) < 2 else Trial(trial.order[:-1], trial.share)
+        earlier = outcome.scores[before]
+        gain = score.value - earlier.value
+        error = error_of_difference(score, earlier)
+        found.append(
+            Node(trial.order, trial.share, _finite(score.value), _finite(gain) if trial.order else None, error)
+        )
+    return tuple(found)
+
+
+def correlate_ranks(outcome: Outcome) -> tuple[tuple[float, float, float], ...]:
+    """(shorter share, longer share, Spearman's correlation) of the trials that were trained for two lengths."""
+    by_share: dict[float, dict[tuple[str, ...], float]] = {}
+    for trial, score in outcome.scores.items():
+        if trial.order and math.isfinite(score.value):
+            by_share.setdefault(trial.share, {})[trial.order] = score.value
+    found = []
+    shares = sorted(by_share)
+    for shorter, longer in zip(shares, shares[1:], strict=False):
+        both = [order for order in by_share[shorter] if order in by_share[longer]]
+        if len(both) >= FEWEST_FOR_RANKS:
+            values = [[by_share[share][order] for order in both] for share in (shorter, longer)]
+            found.append((shorter, longer, float(spearmanr(*values).statistic)))
+    return tuple(found)
+
+
+def sum_cost(arms: Iterable[PlannedArm], store: Store, without: Iterable[PlannedArm] = ()) -> Cost:
+    """The cost of the finished stages of arms, each counted once; without those that belong to other arms."""
+    known = {stage.artifact.key for arm in without for stage in arm.stages}
+    stages: dict[str, PlannedStage] = {stage.artifact.key: stage for arm in arms for stage in arm.stages}
+    stages = {key: stage for key, stage in stages.items() if key not in known}
+    finished = [(stage, record) for stage in stages.values() if (record := store.record(stage.artifact))]
+    return Cost(
+        len(finished),
+        sum(stage.total_steps * stage.fields.batch_size for stage, _ in finished),
+        # A stage of an earlier version does not say on how many devices it was trained.
+        round(sum(record["seconds"] * record.get("devices", 1) for _, record in finished), 1),
+    )
+
+
+def describe_compared(compared: Sequence[Compared], names: Mapping[Trial, str]) -> tuple[Comparison, ...]:
+    """The comparison as it is stored."""
+    return tuple(
+        Comparison(
+            names[one.trial],
+            one.part,
+            dataclasses.astuple(one.mean),
+            None if one.behind is None else dataclasses.astuple(one.behind),
+        )
+        for one in compared
+    )
+
+
+def write_findings(workdir: Path, findings: Findings) -> None:
+    """Writes search.json. Only the first process writes."""
+    records.write_json(workdir / FILE, {"format": FORMAT, **dataclasses.asdict(findings)})
+
+
+def read_findings(workdir: Path) -> Findings:
+    """Reads search.json. Raises MissingFile if it is not there, UserError if it is damaged or of another format."""
+    path = workdir / FILE
+    if not path.exists():
+        raise MissingFile(f"'{workdir}' is not the workdir of a search: it has no {FILE}")
+    value: dict[str, Any] = records.read_json(path, remedy="the next run of the search writes it anew")
+    if value.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is of another version of this program; run the search again in this workdir")
+    cost = {name: Cost(**value[name]) for name in ("cost", "final_cost")}
+    nodes = tuple(Node(**{**node, "order": tuple(node["order"])}) for node in value["nodes"])
+    compared = tuple(
+        Comparison(one["name"], one["part"], tuple(one["mean"]), one["behind"] and tuple(one["behind"]))
+        for one in value["compared"]
+    )
+    plain = {name: tuple(value[name]) for name in ("best", "sentences")}
+    ranks = tuple(map(tuple, value["ranks"]))
+    return Findings(**{**value, **cost, **plain, "ranks": ranks, "nodes": nodes, "compared": compared})
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
