@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.curriculum.pieces import PlannedStage, RandomWeights, Start
+from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage, RandomWeights, Start
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Store
@@ -66,6 +66,16 @@ class Context:
                 f"{directory} contains another backbone than its record says; {artifacts.explain_remedy(directory)}"
             )
         return backbone
+
+    def load_classifier(self, measurement: PlannedMeasurement) -> weights.Classifier:
+        """Loads the classifier of a finished measurement. Raises UserError if it is not that of the record."""
+        directory = self.store.directory(measurement.artifact)
+        classifier = weights.load_classifier(directory)
+        if classifier.hash() != self.store.record(measurement.artifact)["classifier_hash"]:
+            raise UserError(
+                f"{directory} contains another classifier than its record says; {artifacts.explain_remedy(directory)}"
+            )
+        return classifier
 
     def read_hash(self, stage: PlannedStage) -> str:
         """Hash of the backbone of a finished stage."""

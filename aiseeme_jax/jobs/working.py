@@ -169,7 +169,8 @@ def _is_stale(piece: Piece, store: Store) -> bool:
 def _identify(piece: Piece, store: Store) -> dict[str, str]:
     """Identifies a finished piece by its key and by the hash of its result."""
     record = store.record(piece.artifact)
-    return {"key": piece.artifact.key, "hash": record.get("backbone_hash") or record["fisher_of"]}
+    names = ("classifier_hash", "backbone_hash", "fisher_of")
+    return {"key": piece.artifact.key, "hash": next(record[name] for name in names if name in record)}
 
 
 def _wait_for_all(name: str) -> None:

@@ -155,7 +155,7 @@ def read_contents(workdir: Path) -> Contents:
 
 
 def _name_target(config: dict[str, Any], fields: dict[str, Any]) -> str:
-    return results.name_target(fields["protocol"], fields["data"], config["data"]["name"])
+    return results.name_target(fields, config["data"]["name"])
 
 
 def _read_runs(store: artifacts.Store, arm: workdirs.ArmEntry) -> Iterator[Run]:

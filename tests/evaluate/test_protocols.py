@@ -60,7 +60,7 @@ def program(chosen, share, measured):
     """What the train step is compiled for."""
     measurement = Measurement(chosen, share, 0)
     recipe = finetune.recipe_for(measurement, measured, patience=1)
-    return make_state(finetune.make_task(measurement, measured), recipe)[0]
+    return make_state(finetune.make_task(measurement, measured, RUNTIME), recipe)[0]
 
 
 @pytest.mark.parametrize("unit", ["epochs", "steps", "examples"])
@@ -77,20 +77,22 @@ def test_every_share_of_the_labels_is_trained_for_the_steps_of_all(unit):
     assert rates[0] == rates[1] == rates[2] and np.argmax(rates[0]) == 6
 
 
-def test_shares_of_equal_class_weights_are_one_program():
-    chosen, measured = target(class_weight="none"), subject()
+@pytest.mark.parametrize("method", ["none", "balanced_sampling", "focal", "ccl"])
+def test_shares_are_one_program_where_the_loss_depends_on_no_sizes(method):
+    chosen, measured = target(imbalance=method), subject()
     whole, share = (program(chosen, fraction, measured) for fraction in (1.0, 0.5))
     assert whole == share and hash(whole) == hash(share)
 
 
 @pytest.mark.parametrize("make", [subject, subject_with_findings])
-def test_class_weights_are_those_of_the_share(make):
+def test_sizes_of_classes_are_those_of_the_share(make):
     measured, labels = make(), make().splits["train"].labels
     for share in (1.0, 0.25):
         measurement = Measurement(target(), share, 0)
         rows = measured.training_rows(measurement)
-        task = finetune.make_task(measurement, measured)
-        assert task.class_weights == make_labels(labels[rows], 3).class_weights("balanced")
+        task = finetune.make_task(measurement, measured, RUNTIME)
+        weights = task.method.weights(task.counts)
+        np.testing.assert_allclose(weights, make_labels(labels[rows], 3).class_weights("balanced"))
 
 
 def test_fields_of_lengths_are_steps_of_all_labels():
@@ -195,7 +197,6 @@ class TestCheckTarget:
             ({"seeds": (-1,)}, r"seeds are \(-1,\); there must be some, each once, whole and not negative"),
             ({"seeds": (0, 0)}, r"seeds are \(0, 0\)"),
             ({"seeds": (0.5,)}, r"seeds are \(0.5,\)"),
-            ({"class_weight": "even"}, "unknown class_weight 'even': known are balanced, none"),
         ],
     )
     def test_fields_of_every_target(self, protocol, wrong, message):
@@ -212,6 +213,8 @@ class TestCheckTarget:
             ("knn", {"temperature": float("nan")}, "temperature is nan; it must be positive"),
             ("linear", {"strengths": ()}, r"strengths are \(\); there must be some, each positive"),
             ("linear", {"strengths": (0.0, 1.0)}, r"strengths are \(0.0, 1.0\)"),
+            ("knn", {"class_weight": "even"}, "unknown class_weight 'even': known are balanced, none"),
+            ("linear", {"class_weight": "even"}, "unknown class_weight 'even': known are balanced, none"),
             ("linear", {"max_iter": 0}, "max_iter is 0; it must be at least 1"),
             ("finetune", {"duration": {"epochs": 0.0}}, "duration is 0"),
             ("finetune", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
