@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -172,5 +173,7 @@ def class_balanced_weights(counts: Counts, beta: float) -> Float[np.ndarray, "*c
         return np.stack([class_balanced_weights(tuple(pair), beta) for pair in table.tolist()])
     if not table.any():
         return np.zeros(len(table))
-    weights = np.asarray(losses.class_balanced_weights(table, beta=beta), np.float64)
+    # They are numbers, also where a step is being traced.
+    with jax.ensure_compile_time_eval():
+        weights = np.asarray(losses.class_balanced_weights(table, beta=beta), np.float64)
     return weights * (table.sum() / (weights @ table))
