@@ -43,7 +43,8 @@ class Measurement:
         return augment.views_of(FrozenConfigDict(self.target.views))
 
     def __str__(self) -> str:
-        return f"{self.target.protocol} on {in_words(self.fraction)}, seed {self.seed}"
+        name = results.name_target(self.target, self.target.data)
+        return f"{name} on {in_words(self.fraction)}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
