@@ -185,8 +185,8 @@ class _Planner:
     # Measurements
 
     def check_targets(self) -> None:
-        names = [self.name_target(target) for target in self.config.targets]
-        for position, (target, name) in enumerate(zip(self.config.targets, names, strict=True)):
+        names: list[str] = []
+        for position, target in enumerate(self.config.targets):
             with checks.name_in_errors(f"targets[{position}] ({target.protocol})"):
                 protocols.find_protocol(target.protocol)
                 checks.check_made_for(target, "protocol", "target")
@@ -194,11 +194,13 @@ class _Planner:
                 data.check_model(splits["train"], self.config.model)
                 checks.check_views(self.config.model, target, splits["train"])
                 protocols.check_target(target, splits["train"])
-            if name in names[:position]:
+                name = self.name_target(target)
+            if name in names:
                 raise UserError(
                     f"targets[{position}]: a second target '{name}'; there can be one of each protocol, data set and "
                     "method against imbalance"
                 )
+            names.append(name)
         for name in dict.fromkeys(find_set(self.config, target) for target in self.config.targets):
             with checks.name_in_errors("targets"):
                 protocols.check_labels(self.datasets.target(name))

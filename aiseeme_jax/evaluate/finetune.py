@@ -83,12 +83,17 @@ def batch_size_for(asked: int, images: int) -> int:
 
 
 def make_task(measurement: Measurement, subject: Subject, runtime: Runtime) -> FineTuning:
-    """The task of a measurement: a copy of the backbone with a fresh head."""
+    """The task of a measurement: a copy of the backbone with a fresh head.
+
+    Raises ValueError if the method needs a baseline and the measurement has none.
+    """
     rows = subject.training_rows(measurement)
     labels = subject.labels("train").take(rows)
     method = imbalance.make_method(measurement.target.imbalance)
     difficulty = None
     if method.needs_baseline:
+        if measurement.baseline is None:
+            raise ValueError(f"{measurement}: give the classifier of the measurement without correction as `baseline`")
         split = subject.splits["train"].subset(rows)
         difficulty = mean_losses(measurement.baseline, split, batch_size=runtime.evaluation_batch)
     return FineTuning(

@@ -191,6 +191,8 @@ def test_a_static_order_is_that_of_the_losses_of_the_baseline(tmp_path):
     rows = measured.training_rows(Measurement(target(), 0.5, 0))
     baseline = protocols.measure(Measurement(target(imbalance="none"), 0.5, 0), measured, tmp_path, RUNTIME).classifier
     chosen = target(imbalance={"name": "ccl", "order": "static", "start": 0.67})
+    with pytest.raises(ValueError, match="order=static,start=0.67.* give the classifier .* as `baseline`"):
+        finetune.make_task(Measurement(chosen, 0.5, 0), measured, RUNTIME)
     made = finetune.make_task(Measurement(chosen, 0.5, 0, baseline), measured, RUNTIME)
     images, labels = measured.splits["train"].images()[rows], measured.splits["train"].labels[rows]
     truth = np.float64(baseline.predict(images, calibrated=False))[np.arange(len(rows)), labels]
