@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from test_protocols import IMAGES, RUNTIME, Killed, stopping_after, subject, target
+from short_measurements import IMAGES, RUNTIME, Killed, stopping_after, subject, target
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import augment, data

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tiny
+from short_measurements import IMAGES, RUNTIME, Killed, splits, stopping_after, subject, target
 from sklearn import metrics as sk
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
@@ -12,32 +13,13 @@ from aiseeme_jax import data, weights
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import features, finetune, protocols
 from aiseeme_jax.evaluate.labels import make_labels
-from aiseeme_jax.evaluate.protocols import Measurement, Runtime, Subject
+from aiseeme_jax.evaluate.protocols import Measurement
 from aiseeme_jax.training.step import make_state
 from aiseeme_jax.weights.classifier import load_classifier, save_classifier
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
-IMAGES = 96
 FINDINGS = ("dark", "grey", "bright")
-RUNTIME = Runtime(evaluation_batch=48, loading=data.Loading(), log_every=1, checkpoint_every=5, patience=10)
-
-
-class Killed(BaseException):
-    """Nothing in the program catches it, as nothing catches SIGKILL."""
-
-
-def target(protocol="finetune", **changes):
-    common = {"size": tiny.SIZE, "views": tiny.PLAIN}
-    if protocol == "finetune":
-        common |= {"optimizer": {"name": "adamw", "learning_rate": 1e-3}}
-        common |= {"batch_size": 16, "duration": base.duration(epochs=2)}
-    return base.target(protocol, **{**common, **changes})
-
-
-def splits():
-    sizes = {"train": IMAGES, "validation": 24, "test": 24}
-    return {name: tiny.split(size, seed=seed) for seed, (name, size) in enumerate(sizes.items())}
 
 
 def with_findings(split):
@@ -46,10 +28,6 @@ def with_findings(split):
     labels = np.concatenate([bright < 1, bright == 1, bright > 0], axis=1).astype(np.float32)
     labels[np.arange(len(split)) % 2 == 0, np.arange(0, len(split), 2) // 2 % 3] = np.nan
     return dataclasses.replace(split, labels=labels, class_names=FINDINGS)
-
-
-def subject(**changes):
-    return Subject("curriculum", tiny.backbone(), **{"splits": splits(), **changes})
 
 
 def subject_with_findings():
@@ -165,19 +143,6 @@ def test_a_share_takes_all_steps_remembers_the_best_and_survives_a_kill(tmp_path
     assert {key: again.chosen[key] for key in same} == {key: whole.chosen[key] for key in same}
     assert again.classifier.hash() == whole.classifier.hash()
     assert weights.backbone_hash(again.classifier.network.backbone) != weights.backbone_hash(measured.backbone)
-
-
-def stopping_after(steps):
-    """`data.Batches` that are cut off by a kill after so many steps."""
-
-    class Cut(data.Batches):
-        def __call__(self, start_step=0):
-            for count, batch in enumerate(super().__call__(start_step)):
-                if count == steps:
-                    raise Killed
-                yield batch
-
-    return Cut
 
 
 def test_a_frozen_protocol_is_asked_once_on_all_labels():
