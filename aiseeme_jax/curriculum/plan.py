@@ -243,7 +243,7 @@ class _Planner:
             **({"baseline": baseline.artifact.key} if baseline else {}),
         }
         share = f"{100 * fraction:g}pct"
-        label = re.sub(r"[/:(),]+", "-", f"{self.name_target(target)}-{share}-seed{seed}")
+        label = re.sub(r"[/:(),]+-?", "-", f"{self.name_target(target)}-{share}-seed{seed}")
         artifact = Artifact(artifacts.MEASUREMENTS, label, keys.to_json(content))
         return PlannedMeasurement(
             artifact, arm, FrozenConfigDict(target), self.name_target(target), name, fraction, seed, backbone, baseline

@@ -15,7 +15,7 @@ from aiseeme_jax.evaluate import finetune, imbalance, protocols
 from aiseeme_jax.evaluate.protocols import Measurement
 from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.training.step import make_state
-from aiseeme_jax.weights.classifier import load_classifier, save_classifier
+from aiseeme_jax.weights.classifier import Classifier
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
@@ -73,8 +73,8 @@ class TestBalancedBatches:
         return data.from_arrays(tiny.images(30), self.LABELS, class_names=("a", "b", "c", "d"))
 
     def steps(self, start=0, count=20, seed=0):
-        chosen = data.balance(self.split()).order(batch_size=8, seed=seed).slice(slice(start, start + count))
-        return np.stack([np.asarray(step) for step in chosen])
+        order = data.balance(self.split()).order(batch_size=8, seed=seed)
+        return np.stack([order[start + step] for step in range(count)])
 
     def test_hold_every_class_that_occurs_alike(self):
         labels = self.LABELS[self.steps()]
@@ -159,13 +159,9 @@ class TestCheck:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ldam_drw", SELF_PACED], ids=["ldam_drw", "ccl"])
-def test_a_kill_in_the_middle_changes_nothing(method, tmp_path, monkeypatch):
+def test_a_kill_in_the_middle_changes_nothing(tmp_path, monkeypatch):
     """Killed in the second of two epochs: the class order of the first one and the sums of the second go on."""
-    chosen = target(imbalance=method)
-    if method == "ldam_drw":
-        chosen.imbalance.deferred = 0.5
-    measured, measurement = subject(), Measurement(chosen, 1.0, 0)
+    measured, measurement = subject(), Measurement(target(imbalance=SELF_PACED), 1.0, 0)
 
     def measure(directory):
         return protocols.measure(measurement, measured, directory, RUNTIME)
@@ -178,18 +174,16 @@ def test_a_kill_in_the_middle_changes_nothing(method, tmp_path, monkeypatch):
     again = measure(tmp_path / "killed")
     assert again.classifier.hash() == whole.classifier.hash()
     np.testing.assert_array_equal(again.predictions.probs, whole.predictions.probs)
-    # What is handed on gives what was measured, whatever its head.
-    save_classifier(tmp_path / "c.safetensors", whole.classifier)
-    handed = load_classifier(tmp_path / "c.safetensors")
-    found = handed.predict(measured.splits["test"].images(), calibrated=False)
-    np.testing.assert_allclose(found, whole.predictions.probs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_a_static_order_is_that_of_the_losses_of_the_baseline(tmp_path):
+def test_a_static_order_is_that_of_the_losses_of_the_baseline():
     measured = subject()
     rows = measured.training_rows(Measurement(target(), 0.5, 0))
-    baseline = protocols.measure(Measurement(target(imbalance="none"), 0.5, 0), measured, tmp_path, RUNTIME).classifier
+    plain = FineTuning(
+        tiny.backbone(), SPEC, method=imbalance.make_method({"name": "none"}), counts=(1, 1, 1), rngs=nnx.Rngs(3)
+    )
+    plain.head.kernel.set_value(100 * plain.head.kernel[...])
+    baseline = Classifier(plain.network, "class", ("dark", "grey", "bright"), SPEC)
     chosen = target(imbalance={"name": "ccl", "order": "static", "start": 0.67})
     with pytest.raises(ValueError, match="order=static,start=0.67.* give the classifier .* as `baseline`"):
         finetune.make_task(Measurement(chosen, 0.5, 0), measured, RUNTIME)

@@ -108,10 +108,11 @@ def test_findings_are_measured(protocol, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [subject, subject_with_findings])
-def test_the_trained_classifier_is_handed_on(make, tmp_path):
+@pytest.mark.parametrize("make, method", [(subject, "logit_adjustment"), (subject_with_findings, "inverse_frequency")])
+def test_the_trained_classifier_is_handed_on(make, method, tmp_path):
+    """With what a method adds to the logits after training."""
     measured = make()
-    outcome = protocols.measure(Measurement(target(), 1.0, 0), measured, tmp_path, RUNTIME)
+    outcome = protocols.measure(Measurement(target(imbalance=method), 1.0, 0), measured, tmp_path, RUNTIME)
     save_classifier(tmp_path / "c.safetensors", outcome.classifier)
     classifier, test = load_classifier(tmp_path / "c.safetensors"), measured.splits["test"]
     for each in (classifier, outcome.classifier):
@@ -126,7 +127,9 @@ def test_the_trained_classifier_is_handed_on(make, tmp_path):
 
 @pytest.mark.slow
 def test_a_share_takes_all_steps_remembers_the_best_and_survives_a_kill(tmp_path, monkeypatch):
-    measured, measurement = subject(), Measurement(target(), 0.25, 0)
+    """With class weights from the middle of the training on, and a head of cosines."""
+    chosen = target(imbalance={"name": "ldam_drw", "deferred": 0.5})
+    measured, measurement = subject(), Measurement(chosen, 0.25, 0)
 
     def measure(directory):
         return protocols.measure(measurement, measured, directory, RUNTIME)
