@@ -53,12 +53,15 @@ class Output:
         the views of one image side by side.
       features: [M, D] the pooled features that the backbone computed from `images`, or from the part of each image that
         it was shown (`mae`). Distillation compares these with the teacher's.
+      empty: whether the batch has nothing to learn from. Such a step changes nothing: without a gradient, momentum and
+        weight decay alone would move the weights.
     """
 
     loss: Float[Array, ""]
     metrics: dict[str, Float[Array, ""]]
     images: Float[Array, "m *space c"]
     features: Float[Array, "m d"]
+    empty: Bool[Array, ""] | bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, models, pretext
-from aiseeme_jax.evaluate.finetune import FineTuning
+from aiseeme_jax.evaluate import imbalance
+from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.task import Task
 from aiseeme_jax.training.step import Recipe, make_state, train_step
 from bench import measure
@@ -119,7 +120,9 @@ def make_task(name: str, options: argparse.Namespace, ground: Ground) -> tuple[T
     if name == SUPERVISED:
         target = base.target("finetune", batch_size=options.batch, optimizer=optimizer, views=PLAIN, **views)
         spec = augment.views_of(FrozenConfigDict(target).views)
-        made = FineTuning(backbone, spec, class_weights=[1.0] * CLASSES, rngs=nnx.Rngs(0))
+        made = FineTuning(
+            backbone, spec, method=imbalance.make_method({"name": "none"}), counts=(1,) * CLASSES, rngs=nnx.Rngs(0)
+        )
         return made, _as_stage(target)
     stage = base.stage(name, batch_size=options.batch, optimizer=optimizer, views=PLAIN, **views)
     spec = augment.views_of(FrozenConfigDict(stage).views)

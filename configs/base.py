@@ -13,7 +13,8 @@ from ml_collections.config_dict import placeholder
 
 from aiseeme_jax import augment, pretext
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate.finetune import FineTuning
+from aiseeme_jax.evaluate import imbalance
+from aiseeme_jax.evaluate.supervised import FineTuning
 
 
 def duration(*, epochs: float | None = None, steps: int | None = None, examples: int | None = None) -> ConfigDict:
@@ -145,7 +146,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     Args:
       protocol: 'knn', 'linear' or 'finetune'.
       size, preset: of its views, as in `stage`.
-      **changes: fields, as in `stage`.
+      **changes: fields, as in `stage`; of 'finetune' `imbalance` as `imbalance_method` takes it.
     """
     config = ConfigDict(
         {
@@ -171,7 +172,10 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
         # An epoch is always one of all labelled training images, also for the warm-up. So every fraction takes the same
         # number of steps, and is validated at the same steps.
         config.duration = duration(epochs=50)
-        config.class_weight = "balanced"  # balanced | none
+        # none | inverse_frequency | balanced_sampling | class_balanced | focal | ldam_drw | logit_adjustment
+        # | balanced_softmax | ccl: by its name, or with fields, imbalance={"name": "ldam_drw", "max_margin": 0.3}.
+        # `docs/measuring.md` explains them, and `aiseeme_jax/evaluate/imbalance/` their fields.
+        config.imbalance = imbalance_method(changes.pop("imbalance", imbalance.DEFAULT))
     else:
         raise UserError(f"unknown protocol '{protocol}': known are knn, linear, finetune")
     config.views = views(FineTuning.RECIPE, FineTuning.FIXED, size=size, preset=preset)
@@ -253,6 +257,19 @@ def get_search_config() -> ConfigDict:
         config.job = "search"
         config.search = search()
     return config.lock()
+
+
+def imbalance_method(given: str | Mapping[str, Any]) -> ConfigDict:
+    """The method against class imbalance that a target names, with all its fields.
+
+    Raises UserError for an unknown method, AttributeError that names an unknown field.
+    """
+    fields = {"name": given} if isinstance(given, str) else dict(given)
+    if "name" not in fields:
+        raise UserError(f"imbalance {fields} has no name: write imbalance={{'name': …, …}}, or the name alone")
+    defaults = imbalance.default_fields(fields.pop("name"))
+    config = ConfigDict({key: placeholder(float) if value is None else value for key, value in defaults.items()})
+    return change(config, fields)
 
 
 def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:

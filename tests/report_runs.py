@@ -71,7 +71,7 @@ def stages_of_arms(config):
 
 
 def name_of(fields):
-    return results.name_target(fields["protocol"], fields["data"], CONFIG["data"]["name"])
+    return results.name_target(fields, CONFIG["data"]["name"])
 
 
 def begin_run(workdir, config=CONFIG):

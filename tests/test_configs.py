@@ -14,10 +14,10 @@ from short_runs import splits, stage  # noqa: F401
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import augment, distill, models, pretext, weights
-from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.evaluate import imbalance, protocols
 from aiseeme_jax.jobs import curriculum, search
 from aiseeme_jax.training import optimizers
-from configs import base, cxr_curriculum, isic_curriculum, isic_order, lidc_curriculum, pretext_tasks
+from configs import base, cxr_curriculum, isic_curriculum, isic_imbalance, isic_order, lidc_curriculum, pretext_tasks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = ("full", "small", "demo")
@@ -111,7 +111,10 @@ def test_every_experiment_orders_its_tasks_alike():
 
 
 # Experiment, and the names of its variants in the order of its docstring.
-DOCUMENTED = {**dict.fromkeys([*EXPERIMENTS.values(), isic_order], VARIANTS), pretext_tasks: ("resnet", "vit", "pairs")}
+DOCUMENTED = {
+    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance], VARIANTS),
+    pretext_tasks: ("resnet", "vit", "pairs"),
+}
 
 
 @pytest.mark.parametrize("experiment", DOCUMENTED, ids=lambda module: module.__name__)
@@ -164,6 +167,20 @@ class TestPretextTasks:
     @pytest.mark.parametrize("variant", ["resnet", "vit", "pairs"])
     def test_is_locked_throughout(self, variant):
         for path, node in nodes(pretext_tasks.get_config(variant)):
+            assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+class TestImbalance:
+    def test_every_method_is_compared_and_all_else_is_the_same(self, variant):
+        targets = isic_imbalance.get_config(variant).targets
+        assert {target.imbalance.name for target in targets} == set(imbalance.METHODS)
+        rest = [{name: value for name, value in target.items() if name != "imbalance"} for target in targets]
+        assert all(fields == rest[0] for fields in rest)
+        assert len({imbalance.describe(target.imbalance) for target in targets}) == len(targets)
+
+    def test_is_locked_throughout(self, variant):
+        for path, node in nodes(isic_imbalance.get_config(variant)):
             assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
 
@@ -269,7 +286,7 @@ def test_every_field_is_read_in_a_run(tmp_path):
     made.targets = (
         base.target("knn", size=tiny.SIZE, neighbours=(3,)),
         base.target("linear", size=tiny.SIZE, strengths=(1.0,)),
-        base.target("finetune", size=tiny.SIZE, duration=base.duration(steps=2), batch_size=8),
+        base.target("finetune", size=tiny.SIZE, duration=base.duration(steps=2), batch_size=8, imbalance="ldam_drw"),
     )
     trained = [*made.stages, made.targets[2]]
     for node in (made, made.runtime, *trained, *(part.optimizer for part in trained)):

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.curriculum.pieces import PlannedStage, RandomWeights, Start
+from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage, RandomWeights, Start
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import keys
 from aiseeme_jax.store.artifacts import Store
@@ -58,6 +58,10 @@ class Context:
         Raises UserError if its file is missing or damaged, or if it is not the backbone of the stage's record.
         """
         return weights.load_backbone(self.store.directory(stage.artifact))[0]
+
+    def load_classifier(self, measurement: PlannedMeasurement) -> weights.Classifier:
+        """Loads the classifier of a finished measurement. Raises UserError if it is not that of the record."""
+        return weights.load_classifier(self.store.directory(measurement.artifact))
 
     def read_hash(self, stage: PlannedStage) -> str:
         """Hash of the backbone of a finished stage."""

@@ -27,7 +27,8 @@ class Measurer:
         """Runs a protocol, and writes the predictions and, after fine-tuning, the classifier. Returns the record."""
         start = time.monotonic()
         subject = self.find_subject(planned)
-        measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed)
+        baseline = planned.baseline and self.context.load_classifier(planned.baseline)
+        measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed, baseline)
         outcome = protocols.measure(measurement, subject, directory, self.runtime)
         written = results.save_predictions(directory, outcome.predictions)
         record = {

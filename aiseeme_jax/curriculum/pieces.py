@@ -121,6 +121,7 @@ class PlannedMeasurement:
       fraction: share of the labels.
       seed: of the draw of the labels, and of fine-tuning.
       start: the backbone.
+      baseline: the measurement that must be made first, if the protocol needs its classifier.
     """
 
     artifact: Artifact
@@ -131,10 +132,12 @@ class PlannedMeasurement:
     fraction: float
     seed: int
     start: "Start"
+    baseline: "PlannedMeasurement | None" = None
 
     @property
     def inputs(self) -> dict[str, "Piece"]:
-        return {"backbone": self.start} if isinstance(self.start, PlannedStage) else {}
+        named = {"backbone": self.start, "baseline": self.baseline}
+        return {name: piece for name, piece in named.items() if isinstance(piece, PlannedStage | PlannedMeasurement)}
 
     @property
     def title(self) -> str:

@@ -7,6 +7,7 @@ can be carried out.
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,8 @@ class _Planner:
     # Measurements
 
     def check_targets(self) -> None:
-        names = [self.name_target(target) for target in self.config.targets]
-        for position, (target, name) in enumerate(zip(self.config.targets, names, strict=True)):
+        names: list[str] = []
+        for position, target in enumerate(self.config.targets):
             with checks.name_in_errors(f"targets[{position}] ({target.protocol})"):
                 protocols.find_protocol(target.protocol)
                 checks.check_made_for(target, "protocol", "target")
@@ -197,10 +198,13 @@ class _Planner:
                 protocols.check_target(target, splits["train"])
                 if protocols.find_protocol(target.protocol).trains:
                     checks.check_finetuning(self.config.model, target, len(splits["train"]))
-            if name in names[:position]:
+                name = self.name_target(target)
+            if name in names:
                 raise UserError(
-                    f"targets[{position}]: a second target '{name}'; there can be one of each protocol and data set"
+                    f"targets[{position}]: a second target '{name}'; there can be one of each protocol, data set and "
+                    "method against imbalance"
                 )
+            names.append(name)
         for name in dict.fromkeys(find_set(self.config, target) for target in self.config.targets):
             with checks.name_in_errors("targets"):
                 protocols.check_labels(self.datasets.target(name))
@@ -212,7 +216,7 @@ class _Planner:
             self.datasets.warn_of_shared_groups(sets, name, self.datasets.target(name))
 
     def name_target(self, target: ConfigDict) -> str:
-        return results.name_target(target.protocol, target.data, self.config.data.name)
+        return results.name_target(target, self.config.data.name)
 
     def plan_measurements(self, arm: str, backbone: Start) -> Iterator[PlannedMeasurement]:
         for target in self.config.targets:
@@ -223,9 +227,12 @@ class _Planner:
     def plan_measurement(
         self, arm: str, target: ConfigDict, fraction: float, seed: int, backbone: Start
     ) -> PlannedMeasurement:
+        protocol = protocols.find_protocol(target.protocol)
         if isinstance(backbone, RandomWeights) and target.protocol == "finetune":
             # Without pretraining, each seed also has random weights of its own.
             backbone = RandomWeights(seed)
+        plain = protocol.plan_baseline(target)
+        baseline = plain and self.plan_measurement(arm, plain, fraction, seed, backbone)
         name = find_set(self.config, target)
         content = {
             "version": MEASUREMENT_VERSION,
@@ -233,16 +240,17 @@ class _Planner:
             "target": {field: value for field, value in target.items() if field not in COUNTING_FIELDS},
             "fraction": fraction,
             # On all labels a protocol that trains nothing draws nothing.
-            "seed": seed if fraction < 1 or protocols.find_protocol(target.protocol).trains else None,
+            "seed": seed if fraction < 1 or protocol.trains else None,
             "patience": self.config.patience if target.protocol == "finetune" else None,
             "data": self.describe_target(name),
             "backbone": backbone.content(),
+            **({"baseline": baseline.artifact.key} if baseline else {}),
         }
         share = f"{100 * fraction:g}pct"
-        label = f"{self.name_target(target)}-{share}-seed{seed}".replace("/", "-").replace(":", "-")
+        label = re.sub(r"[/:(),]+-?", "-", f"{self.name_target(target)}-{share}-seed{seed}")
         artifact = Artifact(artifacts.MEASUREMENTS, label, keys.to_json(content))
         return PlannedMeasurement(
-            artifact, arm, FrozenConfigDict(target), self.name_target(target), name, fraction, seed, backbone
+            artifact, arm, FrozenConfigDict(target), self.name_target(target), name, fraction, seed, backbone, baseline
         )
 
     @functools.cache  # noqa: B019

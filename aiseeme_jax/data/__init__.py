@@ -1,5 +1,6 @@
 """Splits of data sets as they are stored, mixtures of them, and batches of them on the devices, in order."""
 
+from aiseeme_jax.data.balanced import Balanced, balance
 from aiseeme_jax.data.batches import (
     Batches,
     Loading,
@@ -15,12 +16,14 @@ from aiseeme_jax.data.prepared import open_split, parse_name, prepared_directory
 from aiseeme_jax.data.splits import Split, as_texts, check_model, check_views, each_picture, from_arrays, labelled
 
 __all__ = [
+    "Balanced",
     "Batches",
     "Loading",
     "Mixture",
     "SharedNames",
     "Split",
     "as_texts",
+    "balance",
     "check_model",
     "check_views",
     "data_mesh",

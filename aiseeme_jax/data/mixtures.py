@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import sys
 from collections.abc import Iterator, Mapping
 
 import grain
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from aiseeme_jax import seeds
-from aiseeme_jax.data.order import cumulated, endless_permutations, spread
+from aiseeme_jax.data.order import cumulated, endless_batches, endless_permutations
 from aiseeme_jax.data.sources import Union
 from aiseeme_jax.data.splits import Split
 from aiseeme_jax.errors import UserError
@@ -64,27 +63,14 @@ class Mixture(Split):
         streams = [
             endless_permutations(len(part), seed=seeds.derive(seed, "order", name)) for name, part in self.sets.items()
         ]
-        starts = np.cumsum([0, *map(len, self.sets.values())])[:-1]
-        batch = _Batch(streams, starts, tuple(self.shares.values()), batch_size)
-        return grain.MapDataset.range(sys.maxsize).map(batch)
+        ends = np.cumsum([0, *map(len, self.sets.values())])
+        members = [np.arange(start, end) for start, end in itertools.pairwise(ends.tolist())]
+        return endless_batches(streams, members, tuple(self.shares.values()), batch_size=batch_size)
 
     def counts(self, steps: int, batch_size: int) -> dict[str, int]:
         """Images of each set in the first `steps` steps."""
         numbers = cumulated(np.array([steps * batch_size]), tuple(self.shares.values()))
         return {name: int(number) for name, number in zip(self.sets, numbers[:, 0], strict=True)}
-
-
-class _Batch:
-    """Gives the indices of a step; a class, since it travels to worker processes."""
-
-    def __init__(self, streams, starts, shares: tuple[float, ...], batch_size: int):
-        self.streams, self.starts, self.shares, self.batch_size = streams, starts, shares, batch_size
-
-    def __call__(self, step: int) -> Int[np.ndarray, "batch"]:
-        positions = int(step) * self.batch_size + np.arange(self.batch_size)
-        chosen, places = spread(positions, self.shares)
-        rows = [self.streams[k][int(place)] for k, place in zip(chosen, places, strict=True)]
-        return self.starts[chosen] + np.asarray(rows, np.int64)
 
 
 def mix(splits: Mapping[str, Split], shares: Mapping[str, float]) -> Mixture:

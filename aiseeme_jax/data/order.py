@@ -1,5 +1,6 @@
 """The order in which training takes images: a pure function of seed and step."""
 
+import sys
 from collections.abc import Sequence
 
 import grain
@@ -48,3 +49,33 @@ def spread(
     before = cumulated(positions, shares)
     chosen = np.argmax(cumulated(positions + 1, shares) - before, axis=0)
     return chosen, before[chosen, np.arange(len(positions))]
+
+
+def endless_batches(
+    streams: Sequence[grain.MapDataset],
+    members: Sequence[Int[np.ndarray, "k"]],
+    shares: Sequence[float],
+    *,
+    batch_size: int,
+) -> grain.MapDataset:
+    """Indices int [batch_size] of every step, without end, from several sets by their shares, see `spread`.
+
+    Args:
+      streams: for each set, the order in which it is gone through, as positions in `members`.
+      members: for each set, the indices that belong to it.
+      shares: of the sets; positive, with sum 1.
+    """
+    return grain.MapDataset.range(sys.maxsize).map(_Batch(streams, members, tuple(shares), batch_size))
+
+
+class _Batch:
+    """Gives the indices of a step; a class, since it travels to worker processes."""
+
+    def __init__(self, streams, members, shares: tuple[float, ...], batch_size: int):
+        self.streams, self.members, self.shares, self.batch_size = streams, members, shares, batch_size
+
+    def __call__(self, step: int) -> Int[np.ndarray, "batch"]:
+        positions = int(step) * self.batch_size + np.arange(self.batch_size)
+        chosen, places = spread(positions, self.shares)
+        pairs = zip(chosen, places, strict=True)
+        return np.asarray([self.members[k][self.streams[k][int(place)]] for k, place in pairs], np.int64)

@@ -1,156 +1,30 @@
-"""Supervised fine-tuning: a task like the pretext tasks, so that the same loop trains it."""
+"""Fine-tuning as a protocol: how long it lasts, what it is trained on, and what is chosen on validation."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, data, seeds
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import imbalance
 from aiseeme_jax.evaluate.calibration import fit_temperature
 from aiseeme_jax.evaluate.features import fetch_rows, on_every_device
+from aiseeme_jax.evaluate.labels import Labels, make_labels
 from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
 from aiseeme_jax.evaluate.metrics import main_metric
-from aiseeme_jax.losses.classification import accuracy
-from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, linear_head
-from aiseeme_jax.task import Bank, Batch, Output, Task
+from aiseeme_jax.evaluate.supervised import FineTuning
+from aiseeme_jax.losses import cross_entropies
+from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork
 from aiseeme_jax.training import checks, loop, optimizers
 from aiseeme_jax.weights.classifier import Classifier
-
-Loss = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
-
-
-class Best(NamedTuple):
-    """The step with the best score on validation, and that score."""
-
-    step: int
-    score: float
-
-
-def class_loss(logits: Float[Array, "b k"], labels: Array, weights: Sequence[float]) -> Loss:
-    """Mean over the batch of weight x cross-entropy: an unbiased estimate of the class-balanced risk."""
-    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.mean(jnp.asarray(weights)[labels] * entropy), {"accuracy": accuracy(logits, labels)}
-
-
-def finding_loss(logits: Float[Array, "b k"], labels: Array, weights: Sequence[tuple[float, float]]) -> Loss:
-    """Mean of weight x binary cross-entropy over all that is known in the batch, 0 if nothing is.
-
-    Args:
-      labels: float [B, K], 1 present, 0 absent, NaN not known.
-      weights: for each finding, of rows without and of rows with it.
-    """
-    known, present = jnp.isfinite(labels), labels == 1
-    of_absent, of_present = jnp.asarray(weights).T
-    entropy = optax.sigmoid_binary_cross_entropy(logits, present.astype(jnp.float32))
-    weighted = jnp.where(known, jnp.where(present, of_present, of_absent) * entropy, 0.0)
-    return jnp.sum(weighted) / jnp.maximum(jnp.sum(known), 1), {}
-
-
-# The loss of each kind of labels.
-LOSSES: Mapping[str, Callable[..., Loss]] = MappingProxyType({"class": class_loss, "findings": finding_loss})
-
-
-class FineTuning(Task):
-    """A backbone with a linear head on its pooled features, trained on labels.
-
-    It carries a copy of the best weights so far. Checkpoints hold this copy, so a run that was killed and goes on
-    recalls the same weights.
-
-    Args:
-      backbone: starts from whatever weights it has; all of it is trained.
-      spec: the training views.
-      class_weights: from `Labels.class_weights`: one weight per class, or a pair per finding.
-      kind: of the labels, in `LOSSES`.
-    """
-
-    NAME = "finetune"
-    RECIPE: ClassVar[Mapping[str, Any]] = {
-        "crop_scale": (0.5, 1.0),
-        "flip_horizontal": 0.5,
-        "jitter_probability": 0.8,
-        "brightness": 0.2,
-        "contrast": 0.2,
-        "saturation": 0.2,
-        "hue": 0.02,
-    }
-
-    def __init__(
-        self,
-        backbone: nnx.Module,
-        spec: augment.AnyViews,
-        *,
-        class_weights: Sequence[Any],
-        kind: str = "class",
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(backbone, spec)
-        self.kind = kind
-        self.class_weights = tuple(class_weights)
-        self.head = linear_head(backbone.features, len(self.class_weights), rngs=rngs)
-        self.best_score = Bank(jnp.float32(-jnp.inf))
-        self.best_step = Bank(jnp.int32(0))
-        # A variable per array: one that held a tree would not survive the split into plain arrays.
-        self.best = nnx.List(Bank(value) for value in self._copy())
-
-    @property
-    def network(self) -> ClassifierNetwork:
-        """Backbone and head; shares their weights."""
-        return ClassifierNetwork(self.backbone, self.head)
-
-    def remember(self, score: float, step: int) -> None:
-        """Keeps a copy of the present weights and running statistics if `score` is above all scores before.
-
-        Args:
-          step: steps done.
-        """
-        if np.float32(score) > float(self.best_score.get_value()):
-            _replace(self.best_score, np.float32(score))
-            _replace(self.best_step, np.int32(step))
-            for kept, value in zip(self.best, self._copy(), strict=True):
-                kept.set_value(value)
-
-    def recall(self) -> Best | None:
-        """Puts the best weights back and says which they are; None, changing nothing, if there are none."""
-        score = float(self.best_score.get_value())
-        if not np.isfinite(score):
-            return None
-        for variable, kept in zip(self._variables(), self.best, strict=True):
-            variable.set_value(jnp.copy(kept.get_value()))
-        return Best(int(self.best_step.get_value()), score)
-
-    def _variables(self) -> list[nnx.Variable]:
-        """Parameters and running statistics of backbone and head, in a fixed order."""
-        state = nnx.state((self.backbone, self.head))
-        return jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-
-    def _copy(self) -> list[Array]:
-        # A copy: the train step donates its buffers, and a buffer can be donated once.
-        return [jnp.copy(variable.get_value()) for variable in self._variables()]
-
-    def views(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Array]:
-        return {**super().views(key, batch), "label": batch["label"]}
-
-    def loss(self, views: Mapping[str, Array], progress: Float[Array, ""]) -> Output:
-        """The loss of `kind`, see `LOSSES`."""
-        logits, features = self.network(views["image"], train=True)
-        loss, metrics = LOSSES[self.kind](logits, views["label"], self.class_weights)
-        return Output(loss=loss, metrics=metrics, images=views["image"], features=features)
-
-
-def _replace(variable: nnx.Variable, value: np.generic) -> None:
-    """Places the value where the old one was: a state that lies elsewhere would make the train step compile again."""
-    variable.set_value(jax.device_put(value, variable.get_value().sharding))
 
 
 def predict(
@@ -208,16 +82,37 @@ def batch_size_for(asked: int, images: int) -> int:
     return min(asked, images // devices * devices)
 
 
-def make_task(measurement: Measurement, subject: Subject) -> FineTuning:
-    """The task of a measurement: a copy of the backbone with a fresh head."""
-    labels = subject.labels("train").take(subject.training_rows(measurement))
+def make_task(measurement: Measurement, subject: Subject, runtime: Runtime) -> FineTuning:
+    """The task of a measurement: a copy of the backbone with a fresh head.
+
+    Raises ValueError if the method needs a baseline and the measurement has none.
+    """
+    rows = subject.training_rows(measurement)
+    labels = subject.labels("train").take(rows)
+    method = imbalance.make_method(measurement.target.imbalance)
+    difficulty = None
+    if method.needs_baseline:
+        if measurement.baseline is None:
+            raise ValueError(f"{measurement}: give the classifier of the measurement without correction as `baseline`")
+        split = subject.splits["train"].subset(rows)
+        difficulty = mean_losses(measurement.baseline, split, batch_size=runtime.evaluation_batch)
     return FineTuning(
         nnx.clone(subject.backbone),
         measurement.views,
-        class_weights=labels.class_weights(measurement.target.class_weight),
+        method=method,
+        counts=imbalance.count(labels),
         kind=labels.KIND,
+        difficulty=difficulty,
         rngs=nnx.Rngs(seeds.derive(measurement.seed, "heads")),
     )
+
+
+def mean_losses(classifier: Classifier, split: data.Split, *, batch_size: int) -> Float[np.ndarray, " c"]:
+    """Mean cross-entropy of the images of each class, of central views in evaluation mode; NaN without images."""
+    logits = predict_logits(classifier.network, split, views=classifier.views, batch_size=batch_size)
+    rows = np.asarray(cross_entropies(jnp.asarray(logits), jnp.asarray(split.labels)), np.float64)
+    classes = range(len(split.class_names))
+    return np.array([rows[split.labels == c].mean() if (split.labels == c).any() else np.nan for c in classes])
 
 
 def measure(measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime) -> Measured:
@@ -253,7 +148,14 @@ def recipe_for(measurement: Measurement, subject: Subject, patience: int) -> loo
     fields = {**target.to_dict(), "batch_size": batch_size_for(target.batch_size, images)}
     fields["schedule"]["warmup"] = {"epochs": None, "steps": lengths.warmup, "examples": None}
     fields |= {"task_weight": 1.0, "distill": {"kind": "none"}}
-    return loop.Recipe(FrozenConfigDict(fields), lengths.total, lengths.epoch, measurement.seed, patience)
+    hold = steps_held(target, lengths, subject.labels("train").take(subject.training_rows(measurement)))
+    return loop.Recipe(FrozenConfigDict(fields), lengths.total, lengths.epoch, measurement.seed, patience, hold)
+
+
+def steps_held(target: ConfigDict, lengths: Lengths, labels: Labels) -> int:
+    """Steps after the warm-up during which the method keeps the learning rate at its peak."""
+    held_until = imbalance.make_method(target.imbalance).hold_until(imbalance.count(labels))
+    return max(math.ceil((held_until - imbalance.ROUNDING) * lengths.total) - lengths.warmup, 0)
 
 
 def _train(
@@ -267,11 +169,14 @@ def _train(
     def remember_best(task: FineTuning, step: int) -> None:
         settings = {"kind": task.kind, "views": task.spec, "batch_size": runtime.evaluation_batch}
         task.remember(score(validation.labels, predict(task.network, validation, **settings)), step)
+        # The last call may come within an epoch; nothing reads the difficulty after it.
+        task.end_epoch()
 
+    task = make_task(measurement, subject, runtime)
     return loop.fit(
-        make_task(measurement, subject),
+        task,
         data.Batches(
-            split,
+            data.balance(split) if task.method.BALANCED_BATCHES else split,
             batch_size=recipe.fields.batch_size,
             seed=measurement.seed,
         ),
@@ -288,12 +193,24 @@ def _train(
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for a batch size, length, optimizer or schedule that cannot be."""
+    """Raises UserError for a batch size, length, optimizer, schedule or method against imbalance that cannot be."""
     for fraction in target.fractions:
         batch_size_for(target.batch_size, round(len(train) * fraction))
     # The lengths are those of all labels, whatever the fraction.
     size = batch_size_for(target.batch_size, len(train))
-    checks.check_training(ConfigDict({**target.to_dict(), "batch_size": size}), len(train))
+    fields = ConfigDict({**target.to_dict(), "batch_size": size})
+    checks.check_training(fields, len(train))
+    labels = make_labels(train.labels, len(train.class_names))
+    imbalance.make_method(target.imbalance).check(labels)
+    checks.check_training(fields, len(train), hold=steps_held(target, lengths_for(target, len(train)), labels))
 
 
-FINETUNE = Protocol("finetune", trains=True, check=check, measure=measure)
+def plan_baseline(target: ConfigDict) -> ConfigDict | None:
+    """The target that must be measured first, if the method learns from a classifier trained without correction."""
+    if not imbalance.make_method(target.imbalance).needs_baseline:
+        return None
+    fields = {**target.to_dict(), "imbalance": imbalance.default_fields("none")}
+    return ConfigDict(fields).lock()
+
+
+FINETUNE = Protocol("finetune", trains=True, check=check, measure=measure, plan_baseline=plan_baseline)

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from aiseeme_jax import data
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate.labels import make_labels
+from aiseeme_jax.evaluate.labels import check_class_weight, make_labels
 from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
 from aiseeme_jax.evaluate.metrics import main_metric
 
@@ -53,7 +53,8 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for numbers of neighbours or a temperature that cannot be."""
+    """Raises UserError for numbers of neighbours, a temperature or a class_weight that cannot be."""
+    check_class_weight(target.class_weight)
     if not target.neighbours or not all(isinstance(k, int) and k >= 1 for k in target.neighbours):
         raise UserError(f"neighbours are {tuple(target.neighbours)}; there must be some, each whole and at least 1")
     if not target.temperature > 0:

@@ -30,18 +30,21 @@ class Measurement:
       target: config of the target, as `configs.base.target` makes it.
       fraction: share of the labelled training images, in (0, 1].
       seed: of the share and of fine-tuning.
+      baseline: the classifier of the measurement that must be made first, see `Protocol.plan_baseline`.
     """
 
     target: ConfigDict
     fraction: float
     seed: int
+    baseline: Classifier | None = None
 
     @property
     def views(self) -> augment.AnyViews:
         return augment.views_of(FrozenConfigDict(self.target.views))
 
     def __str__(self) -> str:
-        return f"{self.target.protocol} on {in_words(self.fraction)}, seed {self.seed}"
+        name = results.name_target(self.target, self.target.data)
+        return f"{name} on {in_words(self.fraction)}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,12 @@ class Protocol:
       trains: whether it trains the backbone. If not, all seeds give the same result on all labels.
       check: judges the fields of a target against the labelled training split. Raises UserError that names the field.
       measure: (measurement, subject, directory, runtime) -> `Measured`. Checkpoints and logs go to the directory.
+      plan_baseline: the config of the target that must be measured first, on the same images with the same seed; None
+        if there is none.
     """
 
     name: str
     trains: bool
     check: Callable[[ConfigDict, data.Split], None]
     measure: Callable[[Measurement, Subject, Path, Runtime], Measured]
+    plan_baseline: Callable[[ConfigDict], ConfigDict | None] = lambda target: None

@@ -16,7 +16,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.finetune import FINETUNE
 from aiseeme_jax.evaluate.knn import KNN
-from aiseeme_jax.evaluate.labels import check_class_weight, make_labels
+from aiseeme_jax.evaluate.labels import make_labels
 from aiseeme_jax.evaluate.linear import LINEAR
 from aiseeme_jax.evaluate.measurement import SPLITS, Measured, Measurement, Outcome, Protocol, Runtime, Subject
 
@@ -83,7 +83,6 @@ def check_target(target: ConfigDict, train: data.Split) -> None:
     whole = bool(seeds) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
     if len(set(seeds)) < len(seeds) or not whole:
         raise UserError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
-    check_class_weight(target.class_weight)
     find_protocol(target.protocol).check(target, train)
 
 

@@ -7,15 +7,17 @@ another bootstrap too.
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.evaluate import imbalance
 from aiseeme_jax.store import files, keys, records
 from tfds_builders.common.tables import as_cell, from_cell
 
@@ -123,14 +125,19 @@ def hash_predictions(directory: Path) -> str:
     return keys.hash_file(path)
 
 
-def name_target(protocol: str, data: str, default: str) -> str:
-    """A target in results and report: 'knn', or 'knn:derm/64' where its data set is not that of the run.
+def name_target(fields: Mapping[str, Any], default: str) -> str:
+    """A target in results and report: its protocol, with what differs from the default.
+
+    Such as 'knn'; 'knn:derm/64' where its data set is not that of the run; 'finetune+focal' with a method against class
+    imbalance that is not the default one.
 
     Args:
-      data: the data set of the target; '' means that of the run.
+      fields: of the target.
       default: the data set of the run.
     """
-    return protocol if data in ("", default) else f"{protocol}:{data}"
+    method = imbalance.describe(fields["imbalance"]) if "imbalance" in fields else ""
+    data = "" if fields["data"] in ("", default) else f":{fields['data']}"
+    return fields["protocol"] + (f"+{method}" if method else "") + data
 
 
 def write_rows(workdir: Path, rows: Iterable[Row]) -> None:

@@ -102,7 +102,14 @@ def list_artifacts(plan: Plan, store: str) -> workdirs.WorkdirPlan:
                 for stage in arm.stages
             ),
             tuple(
-                workdirs.MeasurementEntry(one.artifact.label, one.name, one.fraction, one.seed, one.artifact.key)
+                workdirs.MeasurementEntry(
+                    one.artifact.label,
+                    one.name,
+                    one.fraction,
+                    one.seed,
+                    one.artifact.key,
+                    one.baseline.artifact.key if one.baseline else "",
+                )
                 for one in arm.measurements
             ),
             tuple(

@@ -159,7 +159,7 @@ def _is_stale(piece: Piece, store: Store) -> bool:
 def _identify(piece: Piece, store: Store) -> dict[str, str]:
     """Identifies a finished piece by its key and by the hash of its result."""
     record = store.record(piece.artifact)
-    hashes = (record.get(name) for name in ("backbone_hash", "fisher_hash", "fisher_of"))
+    hashes = (record.get(name) for name in ("classifier_hash", "backbone_hash", "fisher_hash", "fisher_of"))
     return {"key": piece.artifact.key, "hash": next(filter(None, hashes))}
 
 

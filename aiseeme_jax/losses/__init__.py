@@ -2,18 +2,21 @@
 
 A loss gets the whole batch. It has no collectives and no axis names; `jit` over a sharded batch gives the same number
 and the same gradient as one device. It takes arrays of any float dtype, computes in float32 (float64 stays float64) and
-returns a float32 scalar: the mean over the batch, in nats. No loss stops a gradient: the caller wraps what must not
-learn (keys, targets, teachers) in `jax.lax.stop_gradient`. Inputs must be finite.
+returns a float32 scalar: the mean over the batch, in nats. One whose name is a plural returns the loss of each row. No
+loss stops a gradient: the caller wraps what must not learn (keys, targets, teachers) in `jax.lax.stop_gradient`. Inputs
+must be finite.
 """
 
 from aiseeme_jax.losses.classification import (
     accuracy,
     binary_cross_entropy,
     class_balanced_weights,
+    cross_entropies,
     cross_entropy,
     focal,
 )
 from aiseeme_jax.losses.contrastive import dense_correspondence, dense_info_nce, info_nce, info_nce_in_batch, nt_xent
+from aiseeme_jax.losses.imbalance import binary_focal, ldam_margins, log_priors, margin_cross_entropies
 from aiseeme_jax.losses.invariance import barlow_twins, negative_cosine, vicreg
 from aiseeme_jax.losses.reconstruction import masked_mse, mse
 from aiseeme_jax.losses.soft_targets import dino, kl_distill, sinkhorn, swapped_prediction
@@ -22,7 +25,9 @@ __all__ = [
     "accuracy",
     "barlow_twins",
     "binary_cross_entropy",
+    "binary_focal",
     "class_balanced_weights",
+    "cross_entropies",
     "cross_entropy",
     "dense_correspondence",
     "dense_info_nce",
@@ -31,6 +36,9 @@ __all__ = [
     "info_nce",
     "info_nce_in_batch",
     "kl_distill",
+    "ldam_margins",
+    "log_priors",
+    "margin_cross_entropies",
     "masked_mse",
     "mse",
     "negative_cosine",

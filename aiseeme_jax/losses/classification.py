@@ -9,6 +9,11 @@ from jaxtyping import Array, Bool, Float, Int
 from aiseeme_jax.losses.arrays import check_same_shape, wide
 
 
+def cross_entropies(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
+    """Softmax cross-entropy of each row, -log p_i[y_i]; NaN for a label that is not 0 … classes-1."""
+    return -_at_label(jax.nn.log_softmax(wide(logits)), labels)
+
+
 def cross_entropy(
     logits: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
@@ -19,8 +24,7 @@ def cross_entropy(
 
     Labels are 0 … classes-1. Any other label makes the loss NaN, so that it is noticed.
     """
-    logits = wide(logits)
-    losses = -_at_label(jax.nn.log_softmax(logits), labels)
+    losses = cross_entropies(logits, labels)
     if weights is None:
         return jnp.mean(losses)
     weights = jnp.take(wide(weights), labels, mode="clip")

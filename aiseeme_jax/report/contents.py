@@ -162,7 +162,7 @@ def _list_data_warnings(stages: list[Stage], runs: list[Run]) -> list[str]:
 
 
 def _name_target(config: dict[str, Any], fields: dict[str, Any]) -> str:
-    return results.name_target(fields["protocol"], fields["data"], config["data"]["name"])
+    return results.name_target(fields, config["data"]["name"])
 
 
 def _read_runs(store: artifacts.Store, arm: workdirs.ArmEntry) -> Iterator[Run]:

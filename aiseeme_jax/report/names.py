@@ -21,9 +21,10 @@ CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}
 
 
 def describe_target(target: str) -> str:
-    """A target in words: its protocol, and its data set where that is not the one of the run."""
-    protocol, _, data = target.partition(":")
-    return PROTOCOLS.get(protocol, protocol) + (f", {data}" if data else "")
+    """A target in words: its protocol, with what else its name says (see `results.name_target`)."""
+    rest, _, data = target.partition(":")
+    protocol, _, method = rest.partition("+")
+    return ", ".join(filter(None, (PROTOCOLS.get(protocol, protocol), method, data)))
 
 
 def describe_metric(metric: str, kind: str) -> str:

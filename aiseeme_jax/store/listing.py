@@ -75,9 +75,11 @@ def _read_plan(workdir: Path) -> workdirs.WorkdirPlan:
 
 
 def _list_keys(workdir: Path) -> set[str]:
-    """Short keys of the stages, measurements and scores that the plan of a workdir lists."""
+    """Short keys of the stages, measurements and scores that the plan of a workdir lists, and of what these need."""
     arms = _read_plan(workdir).arms
-    return {shorten(entry.key) for arm in arms for entry in (*arm.stages, *arm.measurements, *arm.scores)}
+    listed = [entry.key for arm in arms for entry in (*arm.stages, *arm.measurements, *arm.scores)]
+    needed = [entry.baseline for arm in arms for entry in arm.measurements if entry.baseline]
+    return {shorten(key) for key in (*listed, *needed)}
 
 
 def _find_needed(store: Store, keys: set[str]) -> Iterator[str]:

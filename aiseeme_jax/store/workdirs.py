@@ -39,13 +39,18 @@ class StageEntry:
 
 @dataclasses.dataclass(frozen=True)
 class MeasurementEntry:
-    """A measurement of an arm, with its key."""
+    """A measurement of an arm, with its key.
+
+    Attributes:
+      baseline: key of the measurement that it needs; '' if there is none.
+    """
 
     label: str
     target: str
     fraction: float
     seed: int
     key: str
+    baseline: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

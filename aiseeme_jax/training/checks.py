@@ -7,12 +7,13 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.training import optimizers
 
 
-def check_training(training: ConfigDict, images: int) -> None:
+def check_training(training: ConfigDict, images: int, *, hold: int = 0) -> None:
     """Judges batch size, length, optimizer and schedule of a pretext stage or of fine-tuning.
 
     Args:
       training: as `configs.base.training` makes it.
       images: in the split that is trained on.
+      hold: steps at the peak rate before the schedule begins.
 
     Raises UserError, or ValueError of the optimizer or schedule; the message names the field.
     """
@@ -23,5 +24,5 @@ def check_training(training: ConfigDict, images: int) -> None:
     if steps < 1:
         raise UserError("duration is 0; a stage lasts at least one step")
     peak = training.optimizer.learning_rate
-    schedule = optimizers.make_schedule(training.schedule, peak, steps, per_epoch, training.batch_size)
+    schedule = optimizers.make_schedule(training.schedule, peak, steps, per_epoch, training.batch_size, hold=hold)
     optimizers.make_optimizer(training.optimizer, schedule)

@@ -44,23 +44,28 @@ def steps_of(duration: Any, *, steps_per_epoch: int, batch_size: int) -> int:
     return max(steps, 1 if value > 0 else 0)
 
 
-def make_schedule(config: Any, peak: float, total_steps: int, steps_per_epoch: int, batch_size: int) -> optax.Schedule:
+def make_schedule(
+    config: Any, peak: float, total_steps: int, steps_per_epoch: int, batch_size: int, *, hold: int = 0
+) -> optax.Schedule:
     """Linear warm-up to `peak`, then the schedule that `config.name` says, over `total_steps` updates.
 
     The warm-up of W steps starts at peak / (W + 1), since a first update at rate 0 would be wasted, and
-    reaches the peak at step W. Raises UserError for an unknown name and for values that do not fit the
-    stage.
+    reaches the peak at step W. From there the rate stays at the peak for `hold` steps. The schedule then takes the
+    rest of the steps, as that of a stage which is `hold` steps shorter. Raises UserError for an unknown name and for
+    values that do not fit the stage.
     """
     if not 0 <= peak < math.inf:
         raise UserError(f"optimizer.learning_rate is {peak}; it must be at least 0 and finite")
     body = _named("schedule.name", config.name, SCHEDULES)
     warmup = steps_of(config.warmup, steps_per_epoch=steps_per_epoch, batch_size=batch_size)
-    if warmup >= total_steps:
+    if warmup >= total_steps - hold:
+        held = f" and {hold} steps at the peak follow it" if hold else ""
         raise UserError(
-            f"schedule.warmup lasts {warmup} steps, the whole stage {total_steps}: "
+            f"schedule.warmup lasts {warmup} steps{held}, the whole stage {total_steps}: "
             "shorten the warm-up or lengthen the stage"
         )
-    after_warmup = body(config, peak, total_steps, warmup)
+    decay = body(config, peak, total_steps - hold, warmup)
+    after_warmup = (lambda count: decay(jnp.maximum(count - hold, 0))) if hold else decay
     if warmup == 0:
         return after_warmup
     rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)

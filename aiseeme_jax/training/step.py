@@ -37,7 +37,7 @@ class TrainState:
       part_optimizers: of the parameters of each part, by its name.
       frozen: teachers, or None.
       streak: steps in a row that were not finite.
-      skipped: all steps that were not finite.
+      skipped: all steps that changed nothing, since they were not finite or their batch was empty.
       halted: the step at which the training gave up, or -1.
     """
 
@@ -62,6 +62,7 @@ class Recipe:
       steps_per_epoch: steps in one epoch. Fine-tuning on a share of the labels counts its epochs in all of them.
       seed: of every random number in the stage.
       patience: steps in a row that are not finite after which the training gives up.
+      hold: steps, after the warm-up, at the peak rate before the schedule begins.
     """
 
     fields: Any
@@ -69,6 +70,7 @@ class Recipe:
     steps_per_epoch: int
     seed: int
     patience: int = 10
+    hold: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +80,8 @@ class Program:
     Attributes:
       graph: of the task.
       frozen_graph: of the module that stays frozen beside the task, or None.
-      fields, total_steps, steps_per_epoch, patience: as in `Recipe`. After `patience` steps in a row that are not
-        finite nothing is updated any more.
+      fields, total_steps, steps_per_epoch, patience, hold: as in `Recipe`. After `patience` steps in a row that are
+        not finite nothing is updated any more.
       constant_rate: attributes of the task that learn at the peak rate throughout.
       parts: of the task.
     """
@@ -90,6 +92,7 @@ class Program:
     total_steps: int
     steps_per_epoch: int
     patience: int = 10
+    hold: int = 0
     constant_rate: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
 
@@ -99,7 +102,7 @@ class Program:
 
     def _schedule(self, peak: float) -> optax.Schedule:
         return optimizers.make_schedule(
-            self.fields.schedule, peak, self.total_steps, self.steps_per_epoch, self.fields.batch_size
+            self.fields.schedule, peak, self.total_steps, self.steps_per_epoch, self.fields.batch_size, hold=self.hold
         )
 
     def optimizer(self) -> optax.GradientTransformation:
@@ -134,6 +137,7 @@ def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> 
         total_steps=recipe.total_steps,
         steps_per_epoch=recipe.steps_per_epoch,
         patience=recipe.patience,
+        hold=recipe.hold,
         constant_rate=task.CONSTANT_RATE,
         parts=parts,
     )
@@ -208,7 +212,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]], Float[Array, "m d"]]:
     """One step: an update by the main loss, then those of the task's parts, in their order.
 
-    A step changes nothing but the counters if any of its losses or gradients is not finite.
+    A step changes nothing but the counters if any of its losses or gradients is not finite, or if the task says that
+    the batch is empty.
 
     Args:
       program: static.
@@ -220,7 +225,7 @@ def train_step(
     """
     step_key = jax.random.fold_in(key, state.step)
     frozen = task_of(program, state).frozen(_progress(program, state))
-    new, metrics, features = _update_main(program, state, batch, step_key, frozen)
+    new, metrics, features, empty = _update_main(program, state, batch, step_key, frozen)
     fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"]) & (state.halted < 0)
     for number, part in enumerate(program.parts):
         # Views fold small numbers into their key, or split it, which is the same: parts count from the other end.
@@ -229,16 +234,15 @@ def train_step(
         metrics |= part_metrics
         fine &= part_fine
     new = _after_update(program, new)
-    new = _choose(fine, new, state)
-    streak = jnp.where(fine, 0, state.streak + 1)
-    metrics |= {
-        "learning_rate": program.schedule()(state.step - state.skipped),
-        "skipped_steps": state.skipped + (1 - fine),
-    }
+    changed = fine & ~empty
+    new = _choose(changed, new, state)
+    streak = jnp.where(fine, jnp.where(empty, state.streak, 0), state.streak + 1)
+    skipped = state.skipped + (1 - changed.astype(jnp.int32))
+    metrics |= {"learning_rate": program.schedule()(state.step - state.skipped), "skipped_steps": skipped}
     new = new.replace(
         step=state.step + 1,
         streak=streak,
-        skipped=state.skipped + (1 - fine.astype(jnp.int32)),
+        skipped=skipped,
         halted=jnp.where((state.halted < 0) & (streak >= program.patience), state.step + 1, state.halted),
     )
     # Left to itself the compiler may leave a queue lying in shards, and compile anew for the next step.
@@ -252,8 +256,11 @@ def _progress(program: Program, state: TrainState) -> Float[Array, ""]:
 
 def _update_main(
     program: Program, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray, frozen: Frozen
-) -> tuple[TrainState, dict[str, Float[Array, ""]], Float[Array, "m d"]]:
-    """The update of all parameters that no part owns, by the task's loss and its distillation."""
+) -> tuple[TrainState, dict[str, Float[Array, ""]], Float[Array, "m d"], Bool[Array, ""]]:
+    """The update of all parameters that no part owns, by the task's loss and its distillation.
+
+    Returns the new state, metrics, the pooled features, and whether the batch was empty.
+    """
     main, owned = split_parameters(state.params, program.parts)
 
     def loss(main):
@@ -267,12 +274,13 @@ def _update_main(
             from_first_to_last = state.step / max(program.total_steps - 1, 1)
             added, terms = task.distillation(task, output, teachers, from_first_to_last)
             total, metrics = total + added, {**metrics, **terms}
-        return total, (split_state(task)[2], {"loss": total, **metrics}, output.features)
+        metrics = {"loss": total, **metrics}
+        return total, (split_state(task)[2], metrics, output.features, jnp.asarray(output.empty))
 
-    gradient, (rest, metrics, features) = jax.grad(loss, has_aux=True)(main)
+    gradient, (rest, metrics, features, empty) = jax.grad(loss, has_aux=True)(main)
     main, optimizer, norm = _apply(program.optimizer(), gradient, state.optimizer, main, frozen)
     new = state.replace(params=join_parameters(main, owned), rest=rest, optimizer=optimizer)
-    return new, metrics | {"gradient_norm": norm}, features
+    return new, metrics | {"gradient_norm": norm}, features, empty
 
 
 def _update_part(

@@ -9,12 +9,16 @@ head as `fc.weight` [K, D] and `fc.bias` [K]. A ViT has timm's, with the head as
 
 A ViT here averages the normalised patch tokens. In timm that is `global_pool="avg", fc_norm=False`.
 
+A cosine head, as `ldam_drw` trains it, has no bias: its logits are `scale` times the cosine between the features and
+each row of the head's weights. PyTorch programs have no layer for it: they must compute it from features and weights.
+
 The header of the file has one entry, `aiseeme`, a JSON object with these members:
 
     file              "classifier"
-    format            1, raised when the meaning of a member changes
+    format            1; 2 in a file with a cosine head, which older versions cannot read
     model             arguments of `models.make_backbone`
     kind              "class": K classes, one for each image | "findings": K findings, any number for each image
+    head              only of a cosine head: {"kind": "cosine", "scale": …}
     class_names       K names, in the order of the head's outputs
     views             fields of `augment.Views` or `VolumeViews`: how an image is resized and normalised
     temperature       logits are divided by it before the softmax (class) or the sigmoid (findings)
@@ -41,14 +45,15 @@ from jaxtyping import Array, Float, Shaped
 
 from aiseeme_jax import augment, models
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, linear_head
+from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, CosineHead, linear_head
 from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.weights import tensors as tensor_files
 from aiseeme_jax.weights.backbones import backbone_hash
 from aiseeme_jax.weights.formats import format_of
 from aiseeme_jax.weights.headers import CLASSIFIER, HEADER, explain_remedy, read_header
 
-FORMAT = 1
+# Of a file with a linear head, and of one with another head.
+LINEAR_FORMAT, FORMAT = 1, 2
 
 # Images predicted at once, unless the caller says otherwise.
 BATCH = 64
@@ -111,6 +116,7 @@ class Classifier:
             "class_names": list(self.class_names),
             "views": dataclasses.asdict(self.views),
             "temperature": self.temperature,
+            **_describe_head(self.network.head),
         }
 
     def _check(self, images: np.ndarray) -> None:
@@ -136,12 +142,13 @@ def save_classifier(path: str | Path, classifier: Classifier) -> str:
     tensors = {
         **names.write(network.backbone, classifier.views.size),
         f"{names.head}.weight": np.asarray(network.head.kernel[...], np.float32).T,
-        f"{names.head}.bias": np.asarray(network.head.bias[...], np.float32),
     }
+    if isinstance(network.head, nnx.Linear):
+        tensors[f"{names.head}.bias"] = np.asarray(network.head.bias[...], np.float32)
     header = {
         **classifier.info,
         "file": "classifier",
-        "format": FORMAT,
+        "format": FORMAT if _describe_head(network.head) else LINEAR_FORMAT,
         **classifier._settings(),
         "backbone_hash": backbone_hash(network.backbone),
         "classifier_hash": digest,
@@ -187,10 +194,10 @@ def _check_header(file: Path, header: dict[str, Any] | None) -> None:
             f"{file} contains a backbone without a head: load it with `load_backbone`, or fine-tune it with a target "
             "'finetune' first"
         )
-    if header.get("format") != FORMAT:
+    if header.get("format") not in (LINEAR_FORMAT, FORMAT):
         raise UserError(
-            f"{file} has format {header.get('format')} and this version of aiseeme_jax reads format {FORMAT}: "
-            "use the version that wrote it"
+            f"{file} has format {header.get('format')} and this version of aiseeme_jax reads formats {LINEAR_FORMAT} "
+            f"and {FORMAT}: use the version that wrote it"
         )
 
 
@@ -199,15 +206,17 @@ def _make(header: Mapping[str, Any], tensors: tensor_files.Tensors) -> Classifie
     models.check_config(header["model"])
     backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
     names = format_of(backbone)
-    head = linear_head(backbone.features, len(header["class_names"]), rngs=nnx.Rngs(0))
-    weight, bias = tensors[f"{names.head}.weight"], tensors[f"{names.head}.bias"]
-    if weight.T.shape != head.kernel.shape or bias.shape != head.bias.shape:
+    head = _make_head(header, backbone.features)
+    weight = tensors[f"{names.head}.weight"]
+    bias = tensors[f"{names.head}.bias"] if isinstance(head, nnx.Linear) else None
+    if weight.T.shape != head.kernel.shape or (bias is not None and bias.shape != head.bias.shape):
         raise ValueError(f"the head is {weight.shape} for {len(header['class_names'])} class names")
     if header["kind"] not in PROBABILITIES:
         raise ValueError(f"unknown kind of labels '{header['kind']}'")
     names.fill(backbone, tensors)
     head.kernel.set_value(jnp.asarray(weight.T))
-    head.bias.set_value(jnp.asarray(bias))
+    if bias is not None:
+        head.bias.set_value(jnp.asarray(bias))
     return Classifier(
         ClassifierNetwork(backbone, head),
         header["kind"],
@@ -216,6 +225,21 @@ def _make(header: Mapping[str, Any], tensors: tensor_files.Tensors) -> Classifie
         header["temperature"],
         header,
     )
+
+
+def _describe_head(head: nnx.Module) -> dict[str, Any]:
+    """The member of the header for a head that is not linear."""
+    return {"head": {"kind": "cosine", "scale": head.scale}} if isinstance(head, CosineHead) else {}
+
+
+def _make_head(header: Mapping[str, Any], features: int) -> nnx.Module:
+    """The head that a header describes. Raises KeyError, TypeError or ValueError if it cannot be."""
+    outputs, described = len(header["class_names"]), header.get("head", {"kind": "linear"})
+    if described["kind"] == "linear":
+        return linear_head(features, outputs, rngs=nnx.Rngs(0))
+    if described["kind"] != "cosine":
+        raise ValueError(f"unknown kind of head '{described['kind']}'")
+    return CosineHead(features, outputs, scale=described["scale"], rngs=nnx.Rngs(0))
 
 
 def _pad_and_run(

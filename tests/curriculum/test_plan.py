@@ -262,7 +262,8 @@ class TestTargets:
             ("linear", {"max_iter": 0}, "max_iter is 0; it must be at least 1"),
             ("knn", {"class_weight": "even"}, "unknown class_weight 'even'"),
             ("linear", {"class_weight": "even"}, "unknown class_weight 'even'"),
-            ("finetune", {"class_weight": "even"}, "unknown class_weight 'even'"),
+            ("finetune", {"batch_size": 8, "imbalance": {"name": "ccl", "start": 0.3}}, "imbalance.start is 0.3: of"),
+            ("finetune", {"batch_size": 8, "imbalance": {"name": "focal", "gamma": -1.0}}, "imbalance.gamma is -1.0"),
             ("finetune", {"batch_size": 8, "duration": {"epochs": 0.0}}, "duration is 0"),
         ],
     )

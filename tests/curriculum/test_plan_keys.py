@@ -11,6 +11,7 @@ from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.pieces import PlannedFisher, PlannedMeasurement, PlannedStage
 from aiseeme_jax.curriculum.plan import make_plan
+from aiseeme_jax.errors import UserError
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("tiny_in_the_table", "splits")
@@ -205,6 +206,54 @@ def test_on_all_labels_a_protocol_that_trains_nothing_has_no_seed():
 
     (half, whole), (other_half, same_whole) = targets(0), targets(7)
     assert half != other_half and whole == same_whole
+
+
+class TestImbalance:
+    def measured(self, *methods, **changes):
+        """The planned measurements of fine-tuning with methods against class imbalance."""
+        made = config((stage("rotation", 2),), baselines=())
+        made.targets = tuple(base.target("finetune", size=tiny.SIZE, batch_size=8, imbalance=m) for m in methods)
+        made.update(changes)
+        return plan(made)
+
+    def test_every_field_of_a_method_is_in_the_key(self):
+        methods = ("none", "ldam_drw", {"name": "ldam_drw", "max_margin": 0.3}, {"name": "ldam_drw", "deferred": 0.7})
+        made = self.measured("inverse_frequency", *methods)
+        found = made.arms[0].measurements
+        assert len({one.artifact.key for one in found}) == 5
+        assert [one.name for one in found] == [
+            "finetune",
+            "finetune+none",
+            "finetune+ldam_drw",
+            "finetune+ldam_drw(max_margin=0.3)",
+            "finetune+ldam_drw(deferred=0.7)",
+        ]
+        assert found[3].artifact.label == "finetune+ldam_drw-max_margin=0.3-100pct-seed0"
+
+    def test_one_method_twice_is_refused(self):
+        with pytest.raises(
+            UserError, match=r"targets\[1\]: a second target 'finetune\+focal'; .* method against imbalan"
+        ):
+            self.measured("focal", {"name": "focal", "gamma": 2.0})
+
+    def test_a_baseline_is_planned_before_what_needs_it_and_shared_with_a_target_of_its_own(self):
+        static = {"name": "ccl", "order": "static", "start": 0.67}
+        made = self.measured(static)
+        (needs_it,) = made.arms[0].measurements
+        kinds = [piece.artifact.label for piece in made.pieces()]
+        assert kinds == ["00-rotation", "finetune+none-100pct-seed0", needs_it.artifact.label]
+        assert needs_it.inputs["baseline"].target.imbalance.name == "none"
+        both = self.measured("none", static)
+        assert len(both.pieces()) == 3 and both.arms[0].measurements[0].artifact.key in keys_of(made)
+        assert keys_of(self.measured(static, patience=3)) != keys_of(made), "of other baselines follow other orders"
+
+    def test_other_methods_need_none(self):
+        made = self.measured("none", "ldam_drw", {"name": "ccl", "start": 0.67})
+        assert all(one.baseline is None and "baseline" not in one.inputs for one in made.arms[0].measurements)
+
+
+def keys_of(made):
+    return [piece.artifact.key for piece in made.pieces()]
 
 
 class TestFisher:

@@ -10,6 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from aiseeme_jax import augment, data
 from aiseeme_jax.evaluate import finetune
+from aiseeme_jax.evaluate.imbalance import make_method
+from aiseeme_jax.evaluate.imbalance.base import weighted_finding_loss
 from aiseeme_jax.evaluate.labels import make_labels
 
 VIEWS = augment.Views(size=16)
@@ -18,8 +20,9 @@ LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 0, 1, 0, 2, 1], np.int32)
 
 @pytest.fixture
 def make_classifier(make_tiny_backbone):
-    def make(weights=(1.0, 1.0, 1.0)):
-        return finetune.FineTuning(make_tiny_backbone(), VIEWS, class_weights=weights, rngs=nnx.Rngs(1))
+    def make(method="none"):
+        chosen, counts = make_method({"name": method}), tuple(np.bincount(LABELS).tolist())
+        return finetune.FineTuning(make_tiny_backbone(), VIEWS, method=chosen, counts=counts, rngs=nnx.Rngs(1))
 
     return make
 
@@ -62,8 +65,8 @@ def test_balanced_weights_are_those_of_scikit_learn():
 
 @pytest.mark.slow
 def test_loss_is_the_weighted_cross_entropy(make_classifier, batch):
-    weights = (0.5, 1.0, 3.0)
-    classifier = make_classifier(weights)
+    weights = len(LABELS) / (3 * np.bincount(LABELS))
+    classifier = make_classifier("inverse_frequency")
     views = classifier.views(jax.random.key(0), batch)
     output = classifier.loss(views, 0.0)
     logits = np.float64(classifier.network(views["image"], train=True)[0])
@@ -88,16 +91,18 @@ def test_loss_of_findings_is_the_weighted_cross_entropy_of_what_is_known():
         for (i, c), y in np.ndenumerate(labels)
         if np.isfinite(y)
     ]
-    loss = lambda logits, labels: finetune.finding_loss(logits, labels, weights)[0]  # noqa: E731
+    loss = lambda logits, labels: weighted_finding_loss(logits, labels, weights).value  # noqa: E731
     assert float(loss(jnp.float32(logits), labels)) == pytest.approx(np.mean(terms), rel=1e-5)
     gradient = jax.grad(loss)(jnp.float32(logits), labels)
     assert (np.asarray(gradient == 0) == np.isnan(labels)).all(), "what is not known pulls nowhere"
-    assert float(loss(jnp.float32(logits), np.full_like(labels, np.nan))) == 0
+    nothing = weighted_finding_loss(jnp.float32(logits), jnp.full_like(labels, jnp.nan), weights)
+    assert float(nothing.value) == 0 and bool(nothing.empty)
+    assert not bool(weighted_finding_loss(jnp.float32(logits), jnp.asarray(labels), weights).empty)
 
 
 @pytest.mark.slow
 def test_learns_what_brightness_tells(make_classifier, batch, split):
-    classifier = make_classifier(make_labels(LABELS, 3).class_weights("balanced"))
+    classifier = make_classifier("inverse_frequency")
     optimizer = nnx.Optimizer(classifier, optax.adam(3e-3), wrt=nnx.Param)
 
     @nnx.jit

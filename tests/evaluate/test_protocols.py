@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tiny
+from short_measurements import IMAGES, RUNTIME, Killed, splits, stopping_after, subject, target
 from sklearn import metrics as sk
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
@@ -12,32 +13,13 @@ from aiseeme_jax import data, weights
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import features, finetune, protocols
 from aiseeme_jax.evaluate.labels import make_labels
-from aiseeme_jax.evaluate.protocols import Measurement, Runtime, Subject
+from aiseeme_jax.evaluate.protocols import Measurement
 from aiseeme_jax.training.step import make_state
 from aiseeme_jax.weights.classifier import load_classifier, save_classifier
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
-IMAGES = 96
 FINDINGS = ("dark", "grey", "bright")
-RUNTIME = Runtime(evaluation_batch=48, loading=data.Loading(), log_every=1, checkpoint_every=5, patience=10)
-
-
-class Killed(BaseException):
-    """Nothing in the program catches it, as nothing catches SIGKILL."""
-
-
-def target(protocol="finetune", **changes):
-    common = {"size": tiny.SIZE, "views": tiny.PLAIN}
-    if protocol == "finetune":
-        common |= {"optimizer": {"name": "adamw", "learning_rate": 1e-3}}
-        common |= {"batch_size": 16, "duration": base.duration(epochs=2)}
-    return base.target(protocol, **{**common, **changes})
-
-
-def splits():
-    sizes = {"train": IMAGES, "validation": 24, "test": 24}
-    return {name: tiny.split(size, seed=seed) for seed, (name, size) in enumerate(sizes.items())}
 
 
 def with_findings(split):
@@ -48,10 +30,6 @@ def with_findings(split):
     return dataclasses.replace(split, labels=labels, class_names=FINDINGS)
 
 
-def subject(**changes):
-    return Subject("curriculum", tiny.backbone(), **{"splits": splits(), **changes})
-
-
 def subject_with_findings():
     return subject(splits={name: with_findings(split) for name, split in splits().items()})
 
@@ -60,7 +38,7 @@ def program(chosen, share, measured):
     """What the train step is compiled for."""
     measurement = Measurement(chosen, share, 0)
     recipe = finetune.recipe_for(measurement, measured, patience=1)
-    return make_state(finetune.make_task(measurement, measured), recipe)[0]
+    return make_state(finetune.make_task(measurement, measured, RUNTIME), recipe)[0]
 
 
 @pytest.mark.parametrize("unit", ["epochs", "steps", "examples"])
@@ -77,20 +55,22 @@ def test_every_share_of_the_labels_is_trained_for_the_steps_of_all(unit):
     assert rates[0] == rates[1] == rates[2] and np.argmax(rates[0]) == 6
 
 
-def test_shares_of_equal_class_weights_are_one_program():
-    chosen, measured = target(class_weight="none"), subject()
+@pytest.mark.parametrize("method", ["none", "balanced_sampling", "focal", "ccl"])
+def test_shares_are_one_program_where_the_loss_depends_on_no_sizes(method):
+    chosen, measured = target(imbalance=method), subject()
     whole, share = (program(chosen, fraction, measured) for fraction in (1.0, 0.5))
     assert whole == share and hash(whole) == hash(share)
 
 
 @pytest.mark.parametrize("make", [subject, subject_with_findings])
-def test_class_weights_are_those_of_the_share(make):
+def test_sizes_of_classes_are_those_of_the_share(make):
     measured, labels = make(), make().splits["train"].labels
     for share in (1.0, 0.25):
         measurement = Measurement(target(), share, 0)
         rows = measured.training_rows(measurement)
-        task = finetune.make_task(measurement, measured)
-        assert task.class_weights == make_labels(labels[rows], 3).class_weights("balanced")
+        task = finetune.make_task(measurement, measured, RUNTIME)
+        weights = task.method.weights(task.counts)
+        np.testing.assert_allclose(weights, make_labels(labels[rows], 3).class_weights("balanced"))
 
 
 def test_fields_of_lengths_are_steps_of_all_labels():
@@ -128,10 +108,11 @@ def test_findings_are_measured(protocol, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [subject, subject_with_findings])
-def test_the_trained_classifier_is_handed_on(make, tmp_path):
+@pytest.mark.parametrize("make, method", [(subject, "logit_adjustment"), (subject_with_findings, "inverse_frequency")])
+def test_the_trained_classifier_is_handed_on(make, method, tmp_path):
+    """With what a method adds to the logits after training."""
     measured = make()
-    outcome = protocols.measure(Measurement(target(), 1.0, 0), measured, tmp_path, RUNTIME)
+    outcome = protocols.measure(Measurement(target(imbalance=method), 1.0, 0), measured, tmp_path, RUNTIME)
     save_classifier(tmp_path / "c.safetensors", outcome.classifier)
     classifier, test = load_classifier(tmp_path / "c.safetensors"), measured.splits["test"]
     for each in (classifier, outcome.classifier):
@@ -146,7 +127,9 @@ def test_the_trained_classifier_is_handed_on(make, tmp_path):
 
 @pytest.mark.slow
 def test_a_share_takes_all_steps_remembers_the_best_and_survives_a_kill(tmp_path, monkeypatch):
-    measured, measurement = subject(), Measurement(target(), 0.25, 0)
+    """With class weights from the middle of the training on, and a head of cosines."""
+    chosen = target(imbalance={"name": "ldam_drw", "deferred": 0.5})
+    measured, measurement = subject(), Measurement(chosen, 0.25, 0)
 
     def measure(directory):
         return protocols.measure(measurement, measured, directory, RUNTIME)
@@ -163,19 +146,6 @@ def test_a_share_takes_all_steps_remembers_the_best_and_survives_a_kill(tmp_path
     assert {key: again.chosen[key] for key in same} == {key: whole.chosen[key] for key in same}
     assert again.classifier.hash() == whole.classifier.hash()
     assert weights.backbone_hash(again.classifier.network.backbone) != weights.backbone_hash(measured.backbone)
-
-
-def stopping_after(steps):
-    """`data.Batches` that are cut off by a kill after so many steps."""
-
-    class Cut(data.Batches):
-        def __call__(self, start_step=0):
-            for count, batch in enumerate(super().__call__(start_step)):
-                if count == steps:
-                    raise Killed
-                yield batch
-
-    return Cut
 
 
 def test_a_frozen_protocol_is_asked_once_on_all_labels():
@@ -195,7 +165,6 @@ class TestCheckTarget:
             ({"seeds": (-1,)}, r"seeds are \(-1,\); there must be some, each once, whole and not negative"),
             ({"seeds": (0, 0)}, r"seeds are \(0, 0\)"),
             ({"seeds": (0.5,)}, r"seeds are \(0.5,\)"),
-            ({"class_weight": "even"}, "unknown class_weight 'even': known are balanced, none"),
         ],
     )
     def test_fields_of_every_target(self, protocol, wrong, message):
@@ -212,6 +181,8 @@ class TestCheckTarget:
             ("knn", {"temperature": float("nan")}, "temperature is nan; it must be positive"),
             ("linear", {"strengths": ()}, r"strengths are \(\); there must be some, each positive"),
             ("linear", {"strengths": (0.0, 1.0)}, r"strengths are \(0.0, 1.0\)"),
+            ("knn", {"class_weight": "even"}, "unknown class_weight 'even': known are balanced, none"),
+            ("linear", {"class_weight": "even"}, "unknown class_weight 'even': known are balanced, none"),
             ("linear", {"max_iter": 0}, "max_iter is 0; it must be at least 1"),
             ("finetune", {"duration": {"epochs": 0.0}}, "duration is 0"),
             ("finetune", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),

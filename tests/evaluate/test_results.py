@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 from aiseeme_jax.errors import MissingFile
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.results import Predictions, Row
+from configs import base
 
 ROWS = [
     Row("curriculum", "linear", 0.1, 0, "balanced_accuracy", 0.712345, 0.688, 0.735),
@@ -143,6 +144,17 @@ def test_the_share_of_the_labels_comes_back_to_the_last_digit(tmp_path, fraction
     assert [row.fraction for row in results.read_rows(tmp_path)] == [fraction]
 
 
-def test_a_target_names_its_data_set_where_that_is_not_the_one_of_the_run():
-    assert results.name_target("knn", "", "derm/64") == results.name_target("knn", "derm/64", "derm/64") == "knn"
-    assert results.name_target("linear", "other/64", "derm/64") == "linear:other/64"
+def test_a_target_names_what_differs_from_the_default():
+    for protocol, data, name in (
+        ("knn", "", "knn"),
+        ("knn", "derm/64", "knn"),
+        ("linear", "other/64", "linear:other/64"),
+    ):
+        assert results.name_target({"protocol": protocol, "data": data}, "derm/64") == name
+    for method, data, name in (
+        ("inverse_frequency", "", "finetune"),
+        ("focal", "", "finetune+focal"),
+        ({"name": "focal", "gamma": 1.0}, "other/64", "finetune+focal(gamma=1):other/64"),
+        ({"name": "ccl", "order": "static", "start": 0.3}, "", "finetune+ccl(order=static,start=0.3)"),
+    ):
+        assert results.name_target(base.target("finetune", imbalance=method, data=data), "derm/64") == name

@@ -550,6 +550,29 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
+def test_a_class_order_from_a_baseline_is_made_from_its_classifier(tmp_path, trained):
+    made = config((stage("rotation", 1),), baselines=())
+    static = {"name": "ccl", "order": "static", "start": 0.67}
+    fields = {"size": tiny.SIZE, "views": tiny.PLAIN, "batch_size": 8, "duration": base.duration(steps=3)}
+    made.targets = (base.target("finetune", imbalance=static, **fields),)
+    curriculum.run(made, tmp_path / "run")
+    (folder,) = (tmp_path / "run" / "measurements").glob("finetune+none-*")
+    (measured,) = measurement_folders(tmp_path / "run").values()
+    inputs = artifacts.read_record(measured)["made_from"]
+    assert inputs["baseline"]["hash"] == artifacts.read_record(folder)["classifier_hash"]
+    targets = {row.target for row in results.read_rows(tmp_path / "run")}
+    assert targets == {"finetune+ccl(order=static,start=0.67)"}, "nobody asked for the baseline itself"
+    assert len(trained) == 3
+    curriculum.run(made, tmp_path / "run")
+    assert len(trained) == 3
+    # Another classifier than that of the record is noticed, not used.
+    weights.save_classifier(folder / weights.CLASSIFIER, weights.load_classifier(measured))
+    shutil.rmtree(measured)
+    with pytest.raises(UserError, match="contains another classifier than its record says"):
+        curriculum.run(made, tmp_path / "run")
+
+
 def test_a_stage_releases_its_compiled_programs(tmp_path, monkeypatch):
     def fit(task, batches, recipe, folder, *, frozen, **_):
         program, _ = make_state(task, recipe, frozen)

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.usefixtures("no_events")
 
 
 class Toy(Task):
-    """Compiles at once: regression to 1, a bank that counts; `poison` in the batch spoils the loss or the gradient."""
+    """Compiles at once: regression to 1, a bank that counts; `poison` in the batch spoils the loss or the gradient, or
+    says that the batch is empty."""
 
     def __init__(self, body: nnx.Module):
         super().__init__(body, augment.Views(**{**tiny.STILL, "size": tiny.SIZE, "crop_scale": (0.5, 1.0)}))
@@ -33,23 +34,23 @@ class Toy(Task):
         self.progress = Bank(jnp.zeros(()))
 
     def views(self, key, batch):
-        return {**super().views(key, batch), "poison": batch.get("poison", jnp.zeros(2))}
+        return {**super().views(key, batch), "poison": batch.get("poison", jnp.zeros(3))}
 
     def loss(self, views, progress):
         features = self.backbone(views["image"], train=True)["pooled"]
         self.counted.set_value(self.counted.get_value() + 1)
         weight = self.head.bias.get_value().sum()
-        in_loss, in_gradient = views["poison"]
+        in_loss, in_gradient, empty = views["poison"]
         # At 0 the square root is finite and its gradient is not.
         root = jnp.sqrt(jnp.where(in_gradient > 0, 0.0 * weight, 1.0)) - 1
         loss = losses.mse(self.head(features), jnp.ones((len(features), 2))) + root + jnp.where(in_loss > 0, jnp.nan, 0)
-        return Output(loss, {"shown": views["image"].mean()}, views["image"], features)
+        return Output(loss, {"shown": views["image"].mean()}, views["image"], features, empty > 0)
 
     def after_update(self, progress):
         self.progress.set_value(progress)
 
 
-POISON = {"none": (0.0, 0.0), "loss": (1.0, 0.0), "gradient": (0.0, 1.0)}
+POISON = {"none": (0.0, 0.0, 0.0), "loss": (1.0, 0.0, 0.0), "gradient": (0.0, 1.0, 0.0), "empty": (0.0, 0.0, 1.0)}
 
 
 def batch(poison: str = "none"):
@@ -95,6 +96,20 @@ class TestNonFinite:
         state, metrics, _ = step(program, state)
         tiny.assert_different(state.params, before["params"])
         assert (int(state.skipped), int(state.streak)) == (1, 0) and np.isfinite(metrics["loss"])
+
+    def test_an_empty_batch_changes_the_counters_alone_and_ends_no_streak(self):
+        program, state = start(toy_stage())
+        for poison, streak in (("none", 0), ("loss", 1)):
+            state, _, _ = step(program, state, poison)
+            assert int(state.streak) == streak
+        before = snapshot(state)
+        state, metrics, _ = step(program, state, "empty")
+        for name, tree in before.items():
+            tiny.assert_same(getattr(state, name), tree)
+        assert (int(state.step), int(state.skipped), int(state.streak)) == (3, 2, 1) and np.isfinite(metrics["loss"])
+        state, _, _ = step(program, state)
+        assert (int(state.skipped), int(state.streak)) == (2, 0)
+        tiny.assert_different(state.params, before["params"])
 
     def test_nothing_is_updated_once_patience_is_over(self):
         program, state = start(toy_stage(), patience=2)

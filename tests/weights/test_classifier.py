@@ -12,7 +12,7 @@ from tiny import tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import augment, models, weights
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.models.classifier import ClassifierNetwork, linear_head
+from aiseeme_jax.models.classifier import ClassifierNetwork, CosineHead, linear_head
 from aiseeme_jax.weights import tensors as files_of_tensors
 from aiseeme_jax.weights.classifier import CLASSIFIER, Classifier, load_classifier, save_classifier
 
@@ -55,10 +55,18 @@ def rewrite(path, change):
     files_of_tensors.write_safetensors(path, tensors, {"aiseeme": json.dumps(header)})
 
 
+def make_cosine(**changes):
+    """The same with a head of cosines."""
+    plain = make(**changes)
+    head = CosineHead(plain.network.backbone.features, 3, scale=30.0, rngs=nnx.Rngs(1))
+    return dataclasses.replace(plain, network=ClassifierNetwork(plain.network.backbone, head))
+
+
 class TestFile:
-    @pytest.mark.parametrize("name", ["resnet", "vit", "volumes"])
+    @pytest.mark.parametrize("name", ["resnet", "vit", "volumes", "cosine"])
     def test_comes_back_as_it_was(self, name, tmp_path):
-        saved = {"resnet": make, "vit": lambda: make(tiny.vit()), "volumes": make_volumes}[name]()
+        makers = {"resnet": make, "vit": lambda: make(tiny.vit()), "volumes": make_volumes, "cosine": make_cosine}
+        saved = makers[name]()
         digest = save_classifier(tmp_path / CLASSIFIER, dataclasses.replace(saved, info={"target": "finetune"}))
         found = load_classifier(tmp_path)
         tiny.assert_same(found.network, saved.network)
@@ -135,8 +143,8 @@ class TestFile:
 
     def test_a_format_of_another_version(self, tmp_path):
         path = save(tmp_path, make())
-        rewrite(path, lambda header, tensors: header.update(format=2))
-        with pytest.raises(UserError, match="has format 2 and this version .* reads format 1: use the version that wr"):
+        rewrite(path, lambda header, tensors: header.update(format=3))
+        with pytest.raises(UserError, match="has format 3 and this version .* reads formats 1 and 2: use the ver"):
             load_classifier(path)
 
 

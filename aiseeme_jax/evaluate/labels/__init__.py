@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from aiseeme_jax.evaluate.labels.base import Labels, Regression, check_class_weight
+from aiseeme_jax.evaluate.labels.base import Labels, Regression, balance_values, check_class_weight
 from aiseeme_jax.evaluate.labels.classes import ClassLabels
 from aiseeme_jax.evaluate.labels.findings import FindingLabels
 
@@ -18,6 +18,7 @@ __all__ = [
     "FindingLabels",
     "Labels",
     "Regression",
+    "balance_values",
     "check_class_weight",
     "check_labels_and_probs",
     "make_labels",

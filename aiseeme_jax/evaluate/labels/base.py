@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 
 from aiseeme_jax.errors import UserError
 
@@ -165,6 +166,24 @@ def check_class_weight(how: str) -> None:
     """Raises UserError for a `class_weight` that is not known."""
     if how not in CLASS_WEIGHTS:
         raise UserError(f"unknown class_weight '{how}': known are {', '.join(CLASS_WEIGHTS)}")
+
+
+def balance_values(counts: ArrayLike) -> Float[np.ndarray, "*c"]:
+    """Weights by which all values count alike: N / (V N_v), with V the number of values that occur.
+
+    The mean over the N rows is 1.
+
+    Args:
+      counts: N_v: int [C] of classes; or of findings int [C, 2], of which each finding is balanced by itself.
+
+    A class that does not occur has the weight 0. A finding that is only present, or only absent, has the weights 1.
+    """
+    counts = np.asarray(counts)
+    occurring = np.count_nonzero(counts, axis=-1, keepdims=True)
+    weights = counts.sum(axis=-1, keepdims=True) / (np.maximum(occurring, 1) * np.maximum(counts, 1))
+    if counts.ndim == 1:
+        return np.where(counts > 0, weights, 0.0)
+    return np.where(occurring == counts.shape[-1], weights, 1.0)
 
 
 def groups_with(table: Bool[np.ndarray, "n c"], members: Int[np.ndarray, "n"]) -> Int[np.ndarray, "c"]:

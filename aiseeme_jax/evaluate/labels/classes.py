@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from scipy import special
 
-from aiseeme_jax.evaluate.labels.base import Labels, Regression, check_class_weight
+from aiseeme_jax.evaluate.labels.base import Labels, Regression, balance_values, check_class_weight
 
 
 class ClassLabels(Labels):
@@ -75,9 +75,7 @@ class ClassLabels(Labels):
         check_class_weight(how)
         if how == "none":
             return (1.0,) * self.count
-        counts = np.bincount(self.values, minlength=self.count)
-        weights = len(self) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return tuple(float(w) for w in np.where(counts > 0, weights, 0.0))
+        return tuple(balance_values(np.bincount(self.values, minlength=self.count)).tolist())
 
     def vote_table(self, how: str) -> tuple[Float[np.ndarray, "n v"], Float[np.ndarray, "v"]]:
         """Each row votes for its class; V = C."""

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from scipy import special
 
-from aiseeme_jax.evaluate.labels.base import Labels, Regression, check_class_weight, groups_with
+from aiseeme_jax.evaluate.labels.base import Labels, Regression, balance_values, check_class_weight, groups_with
 
 
 class FindingLabels(Labels):
@@ -72,9 +72,8 @@ class FindingLabels(Labels):
         """
         check_class_weight(how)
         counts = np.stack([self.absent.sum(axis=0), self.present.sum(axis=0)], axis=1)
-        weights = counts.sum(axis=1, keepdims=True) / (2 * np.maximum(counts, 1))
-        both = (counts > 0).all(axis=1, keepdims=True) & (how == "balanced")
-        return tuple((float(absent), float(present)) for absent, present in np.where(both, weights, 1.0))
+        weights = balance_values(counts) if how == "balanced" else np.ones(counts.shape)
+        return tuple((absent, present) for absent, present in weights.tolist())
 
     def vote_table(self, how: str) -> tuple[Float[np.ndarray, "n v"], Float[np.ndarray, "v"]]:
         """Each row votes for the findings it has, and against those it has not; V = 2 C."""

@@ -1,0 +1,156 @@
+"""The supervised task: like the pretext tasks, so that the same loop trains it."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from aiseeme_jax import augment
+from aiseeme_jax.evaluate.imbalance import Counts, Method, Moment
+from aiseeme_jax.evaluate.labels import ClassLabels
+from aiseeme_jax.losses import accuracy, cross_entropies
+from aiseeme_jax.models.classifier import ClassifierNetwork
+from aiseeme_jax.task import Bank, Batch, Output, Task
+
+
+class Best(NamedTuple):
+    """The step with the best score on validation, and that score."""
+
+    step: int
+    score: float
+
+
+class FineTuning(Task):
+    """A backbone with a head on its pooled features, trained on labels.
+
+    It carries a copy of the best weights so far, and, if its method asks for it, what the classes lost in this epoch
+    and in the last one. Checkpoints hold both, so a run that was killed and goes on ends with the same weights.
+
+    Args:
+      backbone: starts from whatever weights it has; all of it is trained.
+      spec: the training views.
+      method: against the imbalance of the classes.
+      counts: training images of each class, or a pair for each finding, as `imbalance.count` gives them.
+      kind: of the labels.
+      difficulty: [C] mean loss of each class, for a method that takes it from a baseline.
+    """
+
+    NAME = "finetune"
+    RECIPE: ClassVar[Mapping[str, Any]] = {
+        "crop_scale": (0.5, 1.0),
+        "flip_horizontal": 0.5,
+        "jitter_probability": 0.8,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+        "hue": 0.02,
+    }
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        spec: augment.AnyViews,
+        *,
+        method: Method,
+        counts: Counts,
+        kind: str = "class",
+        difficulty: Float[np.ndarray, " c"] | None = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(backbone, spec)
+        self.kind, self.method, self.counts = kind, method, method.needed_counts(counts)
+        self.head = method.make_head(backbone.features, len(self.counts), rngs=rngs)
+        if method.measures_difficulty:
+            difficulty = np.full(len(self.counts), np.nan)
+            self.epoch_losses = Bank(jnp.zeros(len(self.counts), jnp.float32))
+            self.epoch_rows = Bank(jnp.zeros(len(self.counts), jnp.float32))
+        self.difficulty = None if difficulty is None else Bank(jnp.asarray(difficulty, jnp.float32))
+        self.best_score = Bank(jnp.float32(-jnp.inf))
+        self.best_step = Bank(jnp.int32(0))
+        # A variable per array: one that held a tree would not survive the split into plain arrays.
+        self.best = nnx.List(Bank(value) for value in self._copy())
+
+    @property
+    def trained_network(self) -> ClassifierNetwork:
+        """Backbone and head as the loss has them; shares their weights."""
+        return ClassifierNetwork(self.backbone, self.head)
+
+    @property
+    def network(self) -> ClassifierNetwork:
+        """Backbone and head as they are used: with what the method adds to the logits, in the bias of the head."""
+        shift = self.method.logit_shift(self.counts)
+        if shift is None:
+            return self.trained_network
+        head = nnx.clone(self.head)
+        head.bias.set_value(head.bias.get_value() + jnp.asarray(shift, jnp.float32))
+        return ClassifierNetwork(self.backbone, head)
+
+    def end_epoch(self) -> None:
+        """Makes the mean losses of the epoch the difficulty of the classes; a class without a row keeps its own."""
+        if not self.method.measures_difficulty:
+            return
+        rows = np.asarray(self.epoch_rows.get_value())
+        means = np.asarray(self.epoch_losses.get_value()) / np.maximum(rows, 1)
+        _replace(self.difficulty, np.where(rows > 0, means, np.asarray(self.difficulty.get_value())))
+        for sums in (self.epoch_losses, self.epoch_rows):
+            _replace(sums, np.zeros_like(rows))
+
+    def remember(self, score: float, step: int) -> None:
+        """Keeps a copy of the present weights and running statistics if `score` is above all scores before.
+
+        Args:
+          step: steps done.
+        """
+        if np.float32(score) > float(self.best_score.get_value()):
+            _replace(self.best_score, np.float32(score))
+            _replace(self.best_step, np.int32(step))
+            for kept, value in zip(self.best, self._copy(), strict=True):
+                kept.set_value(value)
+
+    def recall(self) -> Best | None:
+        """Puts the best weights back and says which they are; None, changing nothing, if there are none."""
+        score = float(self.best_score.get_value())
+        if not np.isfinite(score):
+            return None
+        for variable, kept in zip(self._variables(), self.best, strict=True):
+            variable.set_value(jnp.copy(kept.get_value()))
+        return Best(int(self.best_step.get_value()), score)
+
+    def _variables(self) -> list[nnx.Variable]:
+        """Parameters and running statistics of backbone and head, in a fixed order."""
+        state = nnx.state((self.backbone, self.head))
+        return jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+    def _copy(self) -> list[Array]:
+        # A copy: the train step donates its buffers, and a buffer can be donated once.
+        return [jnp.copy(variable.get_value()) for variable in self._variables()]
+
+    def views(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Array]:
+        return {**super().views(key, batch), "label": batch["label"]}
+
+    def loss(self, views: Mapping[str, Array], progress: Float[Array, ""]) -> Output:
+        """The loss of the method."""
+        logits, features = self.trained_network(views["image"], train=True)
+        labels = views["label"]
+        difficulty = None if self.difficulty is None else self.difficulty.get_value()
+        moment = Moment(progress, difficulty)
+        loss = self.method.loss(self.kind, logits, labels, self.counts, moment)
+        if self.method.measures_difficulty:
+            self._add_losses(jax.lax.stop_gradient(cross_entropies(logits, labels)), labels)
+        metrics = {"accuracy": accuracy(logits, labels)} if self.kind == ClassLabels.KIND else {}
+        return Output(loss=loss.value, metrics=metrics, images=views["image"], features=features, empty=loss.empty)
+
+    def _add_losses(self, rows: Float[Array, " b"], labels: Array) -> None:
+        """Adds the losses of a batch, of all its rows, to those of the epoch."""
+        for sums, values in ((self.epoch_losses, rows), (self.epoch_rows, jnp.ones_like(rows))):
+            added = jax.ops.segment_sum(values, labels, num_segments=len(self.counts))
+            sums.set_value(sums.get_value() + added)
+
+
+def _replace(variable: nnx.Variable, value: np.ndarray | np.generic) -> None:
+    """Places the value where the old one was: a state that lies elsewhere would make the train step compile again."""
+    variable.set_value(jax.device_put(value, variable.get_value().sharding))
