@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> None:
     check_paths(config, flags.FLAGS.workdir)
     show_messages()
     signal.signal(signal.SIGTERM, end_by_exception)
+    sys.unraisablehook = repeat_signal
     members = start_devices()
     from aiseeme_jax.jobs.processes import explain_losses
     from aiseeme_jax.store.files import explain_disk_errors
@@ -99,6 +101,16 @@ class Terminated(BaseException):
 def end_by_exception(number: int, frame: Any) -> NoReturn:
     """Handles SIGTERM where nothing is trained: the run ends as by an error, and gives its claims back."""
     raise Terminated
+
+
+def repeat_signal(unraisable: Any) -> None:
+    """Sends a signal again whose exception was lost: one that is raised while Python frees memory goes nowhere."""
+    lost = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}.get(unraisable.exc_type)
+    if lost is None:
+        sys.__unraisablehook__(unraisable)
+        return
+    # A moment later: here it would be lost again.
+    threading.Timer(0.05, os.kill, (os.getpid(), lost)).start()
 
 
 def show_messages() -> None:

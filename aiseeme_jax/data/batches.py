@@ -9,6 +9,7 @@ epoch of a mixture has as many batches; which images they hold says `mixtures.py
 import collections
 import dataclasses
 import functools
+import signal
 from collections.abc import Callable, Iterator
 
 import grain
@@ -118,7 +119,8 @@ class Batches:
             grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
         )
         if self.loading.workers and self.loading.residence == "stream":
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.loading.workers))
+            workers = grain.MultiprocessingOptions(num_workers=self.loading.workers)
+            stream = stream.mp_prefetch(workers, worker_init_fn=_leave_ctrl_c_to_the_run)
         return _ahead(iter(stream), place)
 
     def _place(self, local: dict[str, np.ndarray]) -> dict[str, Array]:
@@ -137,6 +139,11 @@ class Batches:
         batch = _tables(self.split, _share(indices, jax.process_index(), jax.process_count()))
         batch = self._place(batch)
         return {**{name: self._take(stored, batch["index"]) for name, stored in self._resident.items()}, **batch}
+
+
+def _leave_ctrl_c_to_the_run(worker: int, workers: int) -> None:
+    """A terminal sends Ctrl-C to the worker processes too, and the last steps before the stop need their images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Load:
