@@ -19,14 +19,15 @@ from fundus_sets import Aptos, Drive
 from isic_years import year_2016, year_2017, year_2018
 from lidc_collection import Collection, draw_series
 from luna_set import ten_folds
+from ml_collections import ConfigDict
 from opening import assert_opens
 from own_table import clinic
 from test_ct_patches import add as add_series
 
-from aiseeme_jax import data
+from aiseeme_jax import augment, data
 from aiseeme_jax.data.prepared import open_split
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import protocols
+from aiseeme_jax.evaluate import features, protocols
 from aiseeme_jax.evaluate.measurement import SPLITS, Measurement, Runtime, Subject
 from configs import base
 from tfds_builders import preparing
@@ -51,13 +52,20 @@ def lidc(folder: Path) -> Path:
     return made.write()
 
 
+def covidx_version(folder: Path, version: str) -> Path:
+    files = covidx(folder, version)
+    # The lists of the newer versions have a second underscore in their names.
+    files.texts = {name.replace("xCXR", "x_CXR"): text for name, text in files.texts.items()}
+    return files.write()
+
+
 # Data set -> function of (folder to write to, config): writes the official files, and returns the folder.
 SOURCES: dict[str, Callable[[Path, str], Path]] = {
     "aptos2019": lambda folder, _: Aptos(folder).write(),
     "chestxray14": lambda folder, _: Nih(folder).write(),
     "chexpert": lambda folder, _: CheXpert(folder).write(),
     "covid_chestxray": lambda folder, _: collection(folder).write(),
-    "covidx": lambda folder, config: covidx(folder, config.split("_")[1]).write(),
+    "covidx": lambda folder, config: covidx_version(folder, config.split("_")[1]),
     "ct_patches": lambda folder, _: ct_series(folder),
     "drive": lambda folder, _: Drive(folder).write(),
     "image_table": lambda folder, _: clinic(folder).write(),
@@ -109,20 +117,27 @@ def use(splits: dict[str, data.Split], folder: Path) -> None:
     size = {"size": 8, "preset": "ct" if volumes else "natural"}
     views = {} if volumes else {"mean": (0.5,) * channels, "std": (0.25,) * channels}
     target = base.target("knn", views=views, neighbours=(1,), **size)
-    measured = Subject("random", tiny.Pixels(channels), splits)
-    if not can_be_measured(splits):
-        found = measured.features(Measurement(target, 1.0, 0).views, 64)["train"]
-        assert found.shape == (len(splits["train"]), 6) and np.isfinite(found).all()
+    labelled = find_labelled(splits)
+    if labelled is None:
+        rows = features.extract(tiny.Pixels(channels), splits["train"], views=target_views(target), batch_size=64)
+        assert rows.shape == (len(splits["train"]), 6) and np.isfinite(rows).all()
         return
-    found = protocols.measure(Measurement(target, 1.0, 0), measured, folder, RUNTIME)
-    assert np.isfinite(found.predictions.probs).all() and len(found.predictions.probs) == len(splits["test"])
+    measured = Subject("random", tiny.Pixels(channels), labelled)
+    probs = protocols.measure(Measurement(target, 1.0, 0), measured, folder, RUNTIME).predictions.probs
+    assert np.isfinite(probs).all() and len(probs) == len(labelled["test"])
 
 
-def can_be_measured(splits: dict[str, data.Split]) -> bool:
-    if set(splits) != set(SPLITS) or splits["train"].kind == "none":
-        return False
+def target_views(target: ConfigDict) -> augment.AnyViews:
+    return Measurement(target, 1.0, 0).views
+
+
+def find_labelled(splits: dict[str, data.Split]) -> dict[str, data.Split] | None:
+    """The labelled images of the three splits; None if they are too few to be measured on."""
+    if set(splits) != set(SPLITS):
+        return None
     try:
-        protocols.check_labels(splits)
+        found = {part: data.labelled(split) for part, split in splits.items()}
+        protocols.check_labels(found)
     except UserError:
-        return False
-    return True
+        return None
+    return found
