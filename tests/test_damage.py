@@ -131,7 +131,7 @@ def test_a_finished_workdir(runs, tmp_path, nothing_is_made):
         return weights.backbone_hash(backbone), tables
 
     files = [file for file in list_files(runs / "finished") if "checkpoints" not in file.parts]
-    said = try_damage(runs / "finished", look, tmp_path / "run", files, 70, seed=0)
+    said = try_damage(runs / "finished", look, tmp_path / "run", files, 56, seed=0)
     assert any("backbone.safetensors" in text for text in said) and any("predictions.npz" in text for text in said)
 
 
@@ -151,7 +151,7 @@ def test_an_interrupted_workdir(runs, tmp_path, monkeypatch):
     newest = [file for file in list_files(folder) if "4" in file.parts]
     others = [file for file in list_files(folder) if "checkpoints" not in file.parts]
     assert look(folder)[0] == 4
-    said = try_damage(folder, look, tmp_path / "run", [*newest, *others], 50, seed=1)
+    said = try_damage(folder, look, tmp_path / "run", [*newest, *others], 36, seed=1)
     assert any("checkpoints/4` deletes it" in text for text in said)
 
 

@@ -22,13 +22,16 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexErr
 class DamagedDataSet(ValueError):
     """A file of a prepared data set is missing, or is not what was written. The message names it and what to do."""
 
-    def __init__(self, file: Path, what: str):
-        super().__init__(f"{file} {what}: delete the folder {file.parent} and prepare the data set again")
-        self.file, self.what = file, what
+    def __init__(self, file: Path, what: str, why: object = ""):
+        # What a library says may fill a page. It stands last, and shortened.
+        why = str(why).strip().split("\n")[0][:200]
+        remedy = f"delete the folder {file.parent} and prepare the data set again"
+        super().__init__(f"{file} {what}: {remedy}{why and f' ({why})'}")
+        self.arguments = file, what, why
 
     def __reduce__(self):
         # As it travels from worker processes.
-        return type(self), (self.file, self.what)
+        return type(self), self.arguments
 
 
 def write_sums(folder: Path) -> None:
@@ -46,9 +49,7 @@ def open_prepared(folder: Path) -> Any:
     try:
         return tfds.builder_from_directory(folder)
     except (*UNREADABLE, NotOfProtobuf) as error:
-        raise DamagedDataSet(
-            folder / DESCRIPTIONS[0], f"or a file beside it is damaged ({_first_line(error)})"
-        ) from error
+        raise DamagedDataSet(folder / DESCRIPTIONS[0], "or a file beside it is damaged", error) from error
 
 
 def check_descriptions(folder: Path) -> None:
@@ -67,7 +68,7 @@ def check_descriptions(folder: Path) -> None:
             if name != REPORT:
                 raise DamagedDataSet(folder / name, "is missing") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise DamagedDataSet(folder / name, f"is damaged ({error})") from None
+            raise DamagedDataSet(folder / name, "is damaged", error) from None
 
 
 def find_shards(builder: Any, split: str) -> list[tuple[Path, int]]:
@@ -81,7 +82,7 @@ def find_shards(builder: Any, split: str) -> list[tuple[Path, int]]:
     try:
         shards = list(zip(map(Path, info.filepaths), info.shard_lengths, strict=True))
     except (ValueError, KeyError) as error:
-        raise DamagedDataSet(Path(builder.data_dir) / DESCRIPTIONS[0], f"is damaged ({error})") from None
+        raise DamagedDataSet(Path(builder.data_dir) / DESCRIPTIONS[0], "is damaged", error) from None
     for path, length in shards:
         if not path.is_file():
             raise DamagedDataSet(path, "is missing")
@@ -90,9 +91,9 @@ def find_shards(builder: Any, split: str) -> list[tuple[Path, int]]:
             found = reader.num_records()
             reader.close()
         except (RuntimeError, ValueError) as error:
-            raise DamagedDataSet(path, f"is damaged ({_first_line(error)})") from None
+            raise DamagedDataSet(path, "is damaged", error) from None
         if found != length:
-            raise DamagedDataSet(path, f"is damaged (it has {found} records of {length})")
+            raise DamagedDataSet(path, "is damaged", f"it has {found} records of {length}")
     return shards
 
 
@@ -100,16 +101,16 @@ def _compare_sums(folder: Path) -> None:
     try:
         lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
     except (OSError, ValueError) as error:
-        raise DamagedDataSet(folder / SUMS, f"is damaged ({error})") from None
+        raise DamagedDataSet(folder / SUMS, "is damaged", error) from None
     for line in lines:
         match = LINE.fullmatch(line)
         if match is None:
-            raise DamagedDataSet(folder / SUMS, f"is damaged (a line is {line[:80]!r})")
+            raise DamagedDataSet(folder / SUMS, "is damaged", f"a line is {line[:80]!r}")
         file = folder / match[2]
         if not file.is_file():
             raise DamagedDataSet(file, "is missing")
         if _digest(file) != match[1]:
-            raise DamagedDataSet(file, f"is damaged (its SHA-256 is not that in {SUMS})")
+            raise DamagedDataSet(file, "is damaged", f"its SHA-256 is not that in {SUMS}")
 
 
 def _is_small(name: str) -> bool:
@@ -118,8 +119,3 @@ def _is_small(name: str) -> bool:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    """What a library says may fill a page."""
-    return str(error).strip().split("\n")[0][:200]

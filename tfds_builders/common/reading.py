@@ -51,5 +51,4 @@ class StoredFeatures:
 
     def _damaged(self, row: int, error: Exception) -> DamagedDataSet:
         file = self.files[int(np.searchsorted(self.ends, row, side="right"))]
-        said = str(error).split("\n")[0][:200]
-        return DamagedDataSet(file, f"is damaged (row {row} of its split cannot be read: {said})")
+        return DamagedDataSet(file, "is damaged", f"row {row} of its split cannot be read: {error}")
