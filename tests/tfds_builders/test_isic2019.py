@@ -171,9 +171,9 @@ DAMAGES = {
         "GroundTruth.csv: ISIC_0000002: not in .*Metadata.csv",
     ),
     "no image": (lambda o: o.images.pop("ISIC_0000002.jpg"), "1 of .* are not in .*: ISIC_0000002"),
-    "not an image": (put("ISIC_0000002.jpg", b"hello"), "ISIC_0000002 cannot be decoded"),
+    "not an image": (put("ISIC_0000002.jpg", b"hello"), "ISIC_0000002 is of no known format"),
     "empty image": (put("ISIC_0000002.jpg", b""), "ISIC_0000002 is empty"),
-    "cut image": (put("ISIC_0000002.jpg", jpeg(2)[:-40]), "ISIC_0000002 is cut short"),
+    "cut image": (put("ISIC_0000002.jpg", jpeg(2)[:-40]), "ISIC_0000002 cannot be decoded as JPEG .Premature end"),
     "twice": (put("more/ISIC_0000002.jpg", jpeg(2)), "ISIC_0000002 twice"),
     "climbing member": (put("../../ISIC_1.jpg", jpeg(1)), "points out of the archive"),
 }
@@ -197,7 +197,7 @@ def test_few_damaged_inputs_are_left_out_and_listed(official, tmp_path, read, re
     assert found["inputs_read"] == len(official.labels)
     reasons = {item["path"].split(": ")[-1]: item["reason"] for item in found["damaged"]}
     assert reasons.keys() == {"ISIC_0000002", "ISIC_0000005"}
-    assert "cut short" in reasons["ISIC_0000002"] and "not one-hot" in reasons["ISIC_0000005"]
+    assert "Premature end" in reasons["ISIC_0000002"] and "not one-hot" in reasons["ISIC_0000005"]
     images = {example["image_id"].decode() for split in read(builder).values() for example in split}
     assert images == official.labels.keys() - reasons.keys()
 
