@@ -198,6 +198,21 @@ def test_other_layouts_of_tiff(kind):
     assert (with_pillow(buffer.getvalue()) == values).all()
 
 
+def test_missing_strips_of_a_tiff_are_noticed():
+    values = np.full((70, 80), 200, np.uint8)
+    for tags in ({257: (4, [140])}, {278: (4, [7])}, {279: (4, [10**6])}):
+        with pytest.raises(DamagedInput, match="strips or tiles|requested|cannot be decoded as TIFF"):
+            images.read_pixels(tiff(values, 8, 1, 5, imagecodecs.lzw_encode(values), tags), "x", 1)
+
+
+def test_a_jpeg_strip_that_has_lost_bytes_is_noticed():
+    whole = file_of(Kind("TIFF", COLOUR, 8, "JPEG"))
+    start, end = whole.index(b"\xff\xda"), len(whole)
+    middle = (start + end) // 2
+    with pytest.raises(DamagedInput, match="x cannot be decoded as TIFF"):
+        images.read_pixels(whole[: middle - 20] + bytes(40) + whole[middle + 20 :], "x", 3)
+
+
 def test_alpha_does_not_darken_the_colours_of_any_format():
     values = np.full((20, 24, 4), 200, np.uint8)
     values[..., 3] = np.arange(24) * 10

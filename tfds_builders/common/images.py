@@ -5,6 +5,7 @@ bytes are missing. A changed byte is noticed if the format has checksums (PNG), 
 """
 
 import io
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ SMALLEST = 16
 # Of 255: greater values are the inside of a mask.
 INSIDE = 128
 ORIENTATION = "orientation"
+# It tells of odd chunks there; what makes a picture unreadable it raises.
+logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
 # Sizes are bounded by `formats.check`, with a message.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -97,6 +100,11 @@ def decode(data: bytes, name: str, max_pixels: float) -> Samples:
         header = heic_header(data, name) if kind == "HEIC" else read_header(data, name, kind)
         formats.check(header, name, max_pixels)
         image, pages = decode_checked(data, name, header.kind)
+    if image.shape[:2] != (header.height, header.width):
+        raise DamagedInput(
+            f"image {name} has pixels of the shape {image.shape}, but its header says {header.width}x{header.height}: "
+            f"{ADVICE}"
+        )
     notes = ["first page"] if pages > 1 else []
     if header.orientation > 1:
         notes.append(f"{ORIENTATION} {header.orientation}")
@@ -108,7 +116,7 @@ def decode_checked(data: bytes, name: str, kind: Kind) -> tuple[Shaped[np.ndarra
     try:
         return DECODERS[kind.format](data, kind)
     # What simplejpeg, imagecodecs, Pillow and libheif raise for a file that they cannot decode.
-    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, MemoryError, IndexError, TypeError) as error:
+    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, MemoryError, LookupError, TypeError) as error:
         told = " ".join(str(error).split()) or type(error).__name__
         raise DamagedInput(f"image {name} cannot be decoded as {kind.format} ({told[:200]}): {ADVICE}") from error
 
@@ -127,7 +135,7 @@ def heic_header(data: bytes, name: str) -> Header:
     """libheif turns the picture itself."""
     try:
         picture = pillow_heif.open_heif(data, convert_hdr_to_8bit=False)
-    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError) as error:
+    except (ValueError, RuntimeError, OSError, EOFError, SyntaxError, LookupError) as error:
         raise DamagedInput(
             f"image {name} is a HEIC file that libheif cannot decode ({error}): export it as JPEG or PNG"
         ) from error

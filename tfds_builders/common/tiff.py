@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import struct
 
 import numpy as np
@@ -104,6 +105,9 @@ def check_segments(page: tifffile.TiffPage, data: bytes) -> None:
     """Raises ValueError if strips or tiles are not in the file. JPEG decoders fill what is missing with grey, so each
     JPEG strip is also decoded by one that does not.
     """
+    # Where there are too few, tifffile fills up with zeros.
+    if len(page.dataoffsets) < math.prod(page.chunked):
+        raise ValueError(f"{len(page.dataoffsets)} of {math.prod(page.chunked)} strips or tiles are there")
     for start, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         if size <= 0 or start + size > len(data):
             raise ValueError("it is cut short: strips or tiles are missing")
