@@ -288,8 +288,10 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 def test_refused_xml_files_are_named_with_what_is_wrong(collection):
-    spoilt = {name: re.sub(r"<xCoord>(\d+)<", r"<xCoord>\1.0<", text) for name, text in collection.texts.items()}
-    collection.texts = {name: text for name, text in spoilt.items() if text != collection.texts[name]}
+    # Of the last only non-nodules are known, which have no outlines.
+    del collection.texts["1/1.2.5.xml"]
+    for name, text in collection.texts.items():
+        collection.texts[name] = re.sub(r"<xCoord>(\d+)<", r"<xCoord>\1.0<", text)
     with pytest.raises(ValueError) as error:
         collection.prepare("32_all")
     said = str(error.value)
