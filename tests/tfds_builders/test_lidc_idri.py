@@ -295,8 +295,8 @@ def test_refused_xml_files_are_named_with_what_is_wrong(collection):
     with pytest.raises(ValueError) as error:
         collection.prepare("32_all")
     said = str(error.value)
-    assert "XML files cannot be used: " in said and ": xCoord or yCoord is no whole number" in said
-    assert "LIDC-XML-only.zip: 1/1.2." in said and "cancerimagingarchive" not in said
+    assert "4 XML files cannot be used: " in said
+    assert "1/1.2.1.xml: xCoord or yCoord is no whole number" in said and "cancerimagingarchive" not in said
 
 
 def test_series_of_another_collection_are_refused(collection):
