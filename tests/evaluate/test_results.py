@@ -38,7 +38,7 @@ def test_rows_come_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
     assert found[2] == ROWS[2]
     # A spreadsheet would run what begins with '='.
-    assert "\n'=HYPERLINK(1),knn,1,2,auroc,-0.5,-0.6,-0.4\n" in (tmp_path / "results.csv").read_text()
+    assert "\n'=HYPERLINK(1),knn,1.0,2,auroc,-0.5,-0.6,-0.4\n" in (tmp_path / "results.csv").read_text()
 
 
 def test_a_class_may_have_any_name(tmp_path):
@@ -59,7 +59,7 @@ def test_a_class_may_have_any_name(tmp_path):
     [
         (lambda text: text.replace("metric", "metrics", 1), "line 1: expected the columns arm,target"),
         (lambda text: text.replace("0.688", "o.688"), "results.csv, line 2: could not convert .*'o.688'"),
-        (lambda text: text + "curriculum,linear,0.1\n", "line 4: expected 8 columns, found 3"),
+        (lambda text: text + "curriculum,linear,0.1\n", "line 5: expected 8 columns, found 3"),
         (lambda text: text.replace(",0.1,0,", ",0.1,zero,"), "line 2: invalid literal"),
         (lambda text: "", "line 1: expected the columns"),
     ],

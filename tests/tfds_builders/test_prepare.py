@@ -191,10 +191,7 @@ def test_what_another_process_prepared_meanwhile_is_ready(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        (
-            OSError(errno.ENOSPC, "No space left on device"),
-            r"the disk /, .*is full.*; the data set takes about 6 GB while",
-        ),
+        (OSError(errno.ENOSPC, "No room"), "the disk /, on .*is full.*; the data set takes about 6 GB while"),
         (RuntimeError("write() failed: No space left on device; writing x"), "is full .*were free when.*Make room"),
         (OSError(errno.EROFS, "Read-only file system"), r"cannot be written to \(Read-only file system"),
     ],

@@ -18,10 +18,9 @@ from tfds_builders.common.spelling import (
     sort_names,
     tidy,
     tidy_column,
-)  # fmt: skip
+)
 
 COLUMNS = ("path", "label", "group", "split", "mask")
-FILE_COLUMNS = ("path", "mask")
 SPLITS = ("train", "validation", "test")
 DELIMITERS = (",", ";", "\t")
 # What programs write for an empty cell; taken at its word, it would be one class, or one patient, of all such rows.
