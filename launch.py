@@ -68,7 +68,6 @@ def main(argv: list[str]) -> None:
     check_paths(config, flags.FLAGS.workdir)
     show_messages()
     signal.signal(signal.SIGTERM, end_by_exception)
-    sys.unraisablehook = repeat_signal
     members = start_devices()
     from aiseeme_jax.jobs.processes import explain_losses
     from aiseeme_jax.store.files import explain_disk_errors
@@ -255,6 +254,7 @@ def find_line(error: BaseException) -> str:
 
 def run() -> None:
     """Runs the program. A UserError ends in one message and exit code 2. Every other error keeps its traceback."""
+    sys.unraisablehook = repeat_signal
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:

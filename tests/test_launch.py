@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import running
@@ -341,3 +343,27 @@ def test_init_of_another_model(phantom, tmp_path):  # noqa: F811
         tmp_path / "run", phantom, f"--config.init={tmp_path / 'other.safetensors'}", "--config.model.name=resnet18"
     )
     assert "these weights do not fit resnet18 (width 0.125" in said and "missing" in said
+
+
+LOST = """
+import gc, signal, sys, time
+import launch
+
+def interrupt(*_):
+    gc.callbacks.remove(interrupt)
+    signal.raise_signal(signal.SIGINT)
+
+sys.unraisablehook = launch.repeat_signal
+gc.callbacks.append(interrupt)
+try:
+    gc.collect()
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("arrived")
+"""
+
+
+def test_a_ctrl_c_that_arrives_while_memory_is_freed_is_not_lost():
+    """Python passes over an exception there."""
+    done = subprocess.run([sys.executable, "-c", LOST], cwd=running.REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == "arrived\n" and not done.stderr
