@@ -91,7 +91,8 @@ def test_head_of_fine_tuning_has_nothing_in_common_with_random_weights():
     target = base.target("finetune", size=tiny.SIZE, batch_size=8)
     backbone = weights.starting_backbone(made.model, "scratch", 0)
     subject = protocols.Subject("scratch", backbone, {name: tiny.split() for name in protocols.SPLITS})
-    task = finetune.make_task(protocols.Measurement(target, 1.0, 0), subject)
+    runtime = protocols.Runtime(8, data.Loading(), log_every=1, checkpoint_every=5, patience=10)
+    task = finetune.make_task(protocols.Measurement(target, 1.0, 0), subject, runtime)
     tiny.assert_same(task.backbone, backbone)
     assert_unrelated(kernels(task.head), kernels(backbone))
 

@@ -141,10 +141,8 @@ def _extract_all(
 
 def _score_predictions(fields: FrozenConfigDict, split: data.Split, probs: Float[np.ndarray, "n c"]) -> Score:
     metric = metrics.METRICS[fields.metric]
-    draws = bootstrap.resampled(
-        metric, split.labels, probs, groups=split.groups, samples=fields.samples, seed=fields.seed
-    )
-    return Score(float(metric(split.labels, probs)), draws)
+    drawn = bootstrap.draw(metric, split.labels, probs, groups=split.groups, samples=fields.samples, seed=fields.seed)
+    return Score(float(metric(split.labels, probs)), drawn.resampled)
 
 
 # Without labels

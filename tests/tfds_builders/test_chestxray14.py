@@ -260,7 +260,7 @@ DAMAGES = {
         lambda files: files.archives["images_001"].update(
             {"images/00000002_000.png": files.archives["images_001"]["images/00000002_000.png"][:-20]}
         ),
-        "00000002_000 cannot be decoded as JPEG",
+        "00000002_000 is cut short",
     ),
     "box of nothing": (
         lambda files: files.boxes.append("00000002_000.png,Mass,10,10,0,5,,,"),

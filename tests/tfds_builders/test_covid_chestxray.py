@@ -151,7 +151,7 @@ WRONG = {
     "finding": (
         retext("0,0,M,65,COVID-19", "0,0,M,65,Influenca"), "case 0.jpg: the finding 'Influenca' is neither a path below"
     ),
-    "image": (lambda files: files.archives["images"].update({"case 0.jpg": grey(0)[:150]}), "decoded as JPEG"),
+    "image": (lambda files: files.archives["images"].update({"case 0.jpg": grey(0)[:150]}), "is cut short"),
     "no table": (lambda files: files.texts.clear(), "metadata.csv not found in .*Put metadata.csv and images/"),
     "no images": (lambda files: files.archives.pop("images"), "images not found in"),
     "nothing": (retext("X-ray", "CT"), "the tables name no image that can be used"),

@@ -6,10 +6,12 @@ their images, those configs that draw few.
 """
 
 import importlib
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny
@@ -20,6 +22,7 @@ from isic_years import year_2016, year_2017, year_2018
 from lidc_collection import Collection, draw_series
 from luna_set import ten_folds
 from ml_collections import ConfigDict
+from official_format import CLASSES, Official, jpeg
 from opening import assert_opens
 from own_table import clinic
 from test_ct_patches import add as add_series
@@ -59,6 +62,23 @@ def covidx_version(folder: Path, version: str) -> Path:
     return files.write()
 
 
+def clinic_with_masks(folder: Path) -> Path:
+    """With masks that are white all over."""
+    table = clinic(folder)
+    for place, row in enumerate(table.rows):
+        row["mask"] = f"masks/{place}.png"
+        table.files[row["mask"]] = cv2.imencode(".png", np.full((24, 32), 255, np.uint8))[1].tobytes()
+    return table.write()
+
+
+def isic2019(folder: Path) -> Path:
+    folder.mkdir()
+    files = Official(folder)
+    for number, (label, lesion) in enumerate(itertools.product(CLASSES, range(10))):
+        files.add(f"ISIC_{number:07d}", label, f"HAM_{number:03d}{lesion}", jpeg(number))
+    return files.write()
+
+
 # Data set -> function of (folder to write to, config): writes the official files, and returns the folder.
 SOURCES: dict[str, Callable[[Path, str], Path]] = {
     "aptos2019": lambda folder, _: Aptos(folder).write(),
@@ -68,10 +88,11 @@ SOURCES: dict[str, Callable[[Path, str], Path]] = {
     "covidx": lambda folder, config: covidx_version(folder, config.split("_")[1]),
     "ct_patches": lambda folder, _: ct_series(folder),
     "drive": lambda folder, _: Drive(folder).write(),
-    "image_table": lambda folder, _: clinic(folder).write(),
+    "image_table": lambda folder, _: clinic_with_masks(folder),
     "isic2016": lambda folder, _: year_2016(folder).write(),
     "isic2017": lambda folder, _: year_2017(folder).write(),
     "isic2018": lambda folder, _: year_2018(folder).write(),
+    "isic2019": lambda folder, _: isic2019(folder),
     "kermany_pneumonia": lambda folder, _: kaggle(folder).write(),
     "lidc_idri": lambda folder, _: lidc(folder),
     "luna16": lambda folder, _: ten_folds(folder).write(),
@@ -113,9 +134,9 @@ def use(splits: dict[str, data.Split], folder: Path) -> None:
 
     The latter if it has no labels, or so few images here that a split is missing or lacks a class.
     """
-    channels, volumes = splits["train"].shape[-1], len(splits["train"].shape) == 4
-    size = {"size": 8, "preset": "ct" if volumes else "natural"}
-    views = {} if volumes else {"mean": (0.5,) * channels, "std": (0.25,) * channels}
+    channels, preset = splits["train"].shape[-1], choose_preset(splits["train"])
+    size = {"size": 8, "preset": preset}
+    views = {"mean": (0.5,) * channels, "std": (0.25,) * channels} if preset == "natural" else {}
     target = base.target("knn", views=views, neighbours=(1,), **size)
     labelled = find_labelled(splits)
     if labelled is None:
@@ -125,6 +146,12 @@ def use(splits: dict[str, data.Split], folder: Path) -> None:
     measured = Subject("random", tiny.Pixels(channels), labelled)
     probs = protocols.measure(Measurement(target, 1.0, 0), measured, folder, RUNTIME).predictions.probs
     assert np.isfinite(probs).all() and len(probs) == len(labelled["test"])
+
+
+def choose_preset(split: data.Split) -> str:
+    if len(split.shape) == 4:
+        return "ct"
+    return "ct_planes" if split.dtype == np.int16 else "natural"
 
 
 def target_views(target: ConfigDict) -> augment.AnyViews:
