@@ -180,7 +180,7 @@ DAMAGES = {
     ),
     "image": (
         lambda files: files.images.update({"train/patient00002/study1/view1_frontal.jpg": b"\xff\xd8"}),
-        "view1_frontal.jpg is cut short",
+        "view1_frontal.jpg is of no known format",
     ),
 }
 

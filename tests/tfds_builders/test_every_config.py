@@ -22,7 +22,7 @@ from isic_years import year_2016, year_2017, year_2018
 from lidc_collection import Collection, draw_series
 from luna_set import ten_folds
 from ml_collections import ConfigDict
-from official_format import CLASSES, Official, jpeg
+from official_format import CLASSES, Official, jpeg, png_mask
 from opening import assert_opens
 from own_table import clinic
 from test_ct_patches import add as add_series
@@ -76,6 +76,7 @@ def isic2019(folder: Path) -> Path:
     files = Official(folder)
     for number, (label, lesion) in enumerate(itertools.product(CLASSES, range(10))):
         files.add(f"ISIC_{number:07d}", label, f"HAM_{number:03d}{lesion}", jpeg(number))
+        files.masks[f"ISIC_{number:07d}_segmentation.png"] = png_mask()
     return files.write()
 
 

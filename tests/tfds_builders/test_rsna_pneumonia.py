@@ -225,7 +225,7 @@ DAMAGES = {
     "unknown class": (reclass(2, "Cold"), "is 'Cold'"),
     "empty file": (put(2, b""), f"{name_of(2)} is empty"),
     "cut file": (put(2, dicom(2)[:-200]), f"{name_of(2)}"),
-    "no DICOM": (put(2, b"<html>" + b" " * 200), f"{name_of(2)} cannot be decoded"),
+    "no DICOM": (put(2, b"<html>" + b" " * 200), f"{name_of(2)} is text of a web page"),
 }
 
 
