@@ -43,11 +43,13 @@ def read_header(file: Path) -> dict[str, Any] | None:
 def check_artifact(directory: Path) -> None:
     """Compares the file of weights in the folder of a finished artifact with its record, by the header.
 
-    Whoever loads the file compares the weights too. Raises UserError if the file is missing, damaged or another one.
+    An artifact without weights, such as a score, passes. Whoever loads the file compares the weights too. Raises
+    UserError if the file is missing, damaged or another one.
     """
-    file = directory / FILES[directory.parent.name]
-    if _read_recorded_hash(file) is None:
+    name = FILES.get(directory.parent.name)
+    if name is None or _read_recorded_hash(directory / name) is None:
         return
+    file = directory / name
     if not file.exists():
         raise MissingFile(f"{directory} has lost its {file.name}; {artifacts.explain_remedy(directory)}")
     read_header(file)
