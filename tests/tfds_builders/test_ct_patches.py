@@ -253,6 +253,15 @@ def test_damage_is_listed_and_too_much_of_it_fails(folder, tmp_path, report):
     assert len(report(builder)["series"]) == 6
 
 
+def test_if_all_series_are_damaged_and_may_be_the_reason_is_told(tmp_path):
+    slices = ct_slices(body(1), SPACING, series="1.2.1", patient="P1", PatientIdentityRemoved="YES")
+    for one in slices:
+        one.ImagePositionPatient = slices[0].ImagePositionPatient
+    write_all(slices, tmp_path / "a")
+    with pytest.raises(ValueError, match="no patch could be cut .*; damaged: 18 different slices lie at one position"):
+        prepare(tmp_path / "a", tmp_path / "data", max_damaged=1.0)
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         prepare(tmp_path / "absent", tmp_path / "data")

@@ -176,8 +176,10 @@ class VolumeBuilder(ReportingBuilder, skip_registration=True):
         good = [i for i, one in enumerate(found) if one["keys"]]
         if not good:
             self.check_damage(self.damaged, self.inputs)
-            raise ValueError(f"no patch could be cut from the {len(work.units)} series of {folder}"
-                             f"{last_notes(found)}. {work.notes}")  # fmt: skip
+            reasons = f"{last_notes(found)}{list_reasons(self.damaged)}"
+            raise ValueError(
+                f"no patch could be cut from the {len(work.units)} series of {folder}{reasons}. {work.notes}"
+            )
         patients = [work.units[i].group for i in good]
         groups = join_groups(join_alike(patients), [found[i]["facts"]["voxels_sha256"] for i in good])
         self.info.metadata[JOINED] = renamed(patients, groups)
@@ -278,6 +280,13 @@ def last_notes(found: Sequence[dict[str, Any]]) -> str:
     counts = Counter(note for one in found for note in one["facts"].get("notes", ())[-1:])
     shown = "; ".join(f"{note} ({count} series)" for note, count in counts.most_common(SHOWN))
     return f", whose notes are: {shown}{' …' if len(counts) > SHOWN else ''}" if shown else ""
+
+
+def list_reasons(damaged: Sequence[Damaged]) -> str:
+    """Why inputs are damaged, each reason once."""
+    reasons = list(dict.fromkeys(item.reason for item in damaged))
+    shown = "; ".join(reasons[:SHOWN])
+    return f"; damaged: {shown}{' …' if len(reasons) > SHOWN else ''}" if shown else ""
 
 
 def estimate_bytes(scratch: Path, series: int) -> int:
