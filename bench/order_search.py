@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.search import trials
 from aiseeme_jax.search.order import find_strategy
-from aiseeme_jax.search.trials import Order, Score, Settings, Space
+from aiseeme_jax.search.trials import Order, Settings, Space
 
 COMPARED = ("random", "greedy", "beam", "transfer_matrix", "surrogate")
 

@@ -48,10 +48,10 @@ def small():
     config.data.name = "isic2019/64"
     config.model.update({"name": "resnet18", "width": 0.25, "dtype": "float32"})
     common = {"preset": "dermoscopy", "size": 48}
-    stages = recipes.narrow_stages(epochs=dict.fromkeys(POOL, 4), batch=128, **common)
+    stages = recipes.narrow_stages(epochs=dict.fromkeys(POOL, 2), batch=64, **common)
     search(config, stages, **common)
-    config.search.update({"strategy": "surrogate", "length": 4, "stages": 36})
-    config.targets = recipes.narrow_targets(fractions=(0.1, 1.0), finetune_epochs=6, **common)
+    config.search.update({"strategy": "surrogate", "stages": 24, "finalists": 2, "finalist_seeds": (1, 2, 3)})
+    config.targets = recipes.narrow_targets(fractions=(0.01, 0.1, 1.0), finetune_epochs=2, **common)
     config.runtime.update({"residence": "device", "log_every": 20, "checkpoint_every": 100})
     return config
 

@@ -20,6 +20,7 @@ from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedArm, PlannedScore
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
 from aiseeme_jax.jobs.working import work_through
@@ -29,7 +30,7 @@ from aiseeme_jax.search.best_order import write_best_order
 from aiseeme_jax.search.planning import TrialPlanner, name_order, name_trial
 from aiseeme_jax.search.problem import FINALIST, REVERSE, SINGLE, Problem, check_proxy, read_problem
 from aiseeme_jax.search.scoring import Scorer, compare_backbones, read_score
-from aiseeme_jax.search.trials import Order, Outcome, Score, Trial
+from aiseeme_jax.search.trials import Order, Outcome, Trial
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.training.loop import Diverged

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import t as student
 
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.search.planning import name_trial
-from aiseeme_jax.search.trials import Score, Trial
+from aiseeme_jax.search.trials import Trial
 
 # Scores of one trial by pretraining seed.
 BySeed = Mapping[int, Score]

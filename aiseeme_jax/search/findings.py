@@ -13,8 +13,9 @@ from scipy.stats import spearmanr
 
 from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedStage
 from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.evaluate.proxies import error_of_difference
 from aiseeme_jax.search.certainty import Compared
-from aiseeme_jax.search.trials import START, Outcome, Trial, error_of_difference
+from aiseeme_jax.search.trials import START, Outcome, Trial
 from aiseeme_jax.store import records
 from aiseeme_jax.store.artifacts import Store
 

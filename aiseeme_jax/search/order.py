@@ -12,18 +12,9 @@ import numpy as np
 
 from aiseeme_jax import seeds
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate.proxies import error_of_difference
 from aiseeme_jax.search import surrogate as models
-from aiseeme_jax.search.trials import (
-    START,
-    Evidence,
-    Order,
-    Proposals,
-    Settings,
-    Space,
-    Strategy,
-    Trial,
-    error_of_difference,
-)
+from aiseeme_jax.search.trials import START, Evidence, Order, Proposals, Settings, Space, Strategy, Trial
 
 # `random` gives up after so many draws in a row of orders that it has proposed before.
 MOST_REPEATED_DRAWS = 1000

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax.curriculum.datasets import DataSets, find_set
 from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedScore, Start
 from aiseeme_jax.curriculum.plan import make_plan
-from aiseeme_jax.search import proxies
+from aiseeme_jax.evaluate import proxies
 from aiseeme_jax.search.trials import START, Order, Trial
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact

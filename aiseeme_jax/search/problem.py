@@ -11,8 +11,7 @@ from aiseeme_jax.curriculum import checks
 from aiseeme_jax.curriculum.checks import check_at_least
 from aiseeme_jax.curriculum.datasets import DataSets, find_set
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import protocols
-from aiseeme_jax.search import proxies
+from aiseeme_jax.evaluate import protocols, proxies
 from aiseeme_jax.search.order import find_strategy
 from aiseeme_jax.search.trials import Proposals, Settings, Space
 from aiseeme_jax.store import keys

@@ -17,10 +17,9 @@ from aiseeme_jax import augment, data, weights
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pieces import PlannedScore
 from aiseeme_jax.errors import MissingFile
-from aiseeme_jax.evaluate import features
+from aiseeme_jax.evaluate import features, proxies
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.evidence.similarity import cka
-from aiseeme_jax.search import proxies
-from aiseeme_jax.search.trials import Score
 from aiseeme_jax.store import artifacts, files
 from aiseeme_jax.store.artifacts import Store
 

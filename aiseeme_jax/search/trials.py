@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+
+from aiseeme_jax.evaluate.proxies import Score
 
 # Names of the pool, in the order in which they are trained. Without names it is the start, before any stage.
 Order = tuple[str, ...]
@@ -73,28 +74,6 @@ class Space:
     def draw(self, generator: np.random.Generator, length: int) -> Order:
         """An order of a length, each with the same probability."""
         return tuple(map(str, generator.choice(self.pool, size=length, replace=self.repeat)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """How good a backbone is by a proxy.
-
-    Attributes:
-      value: higher is better; NaN if the training diverged.
-      draws: the score on resamples of the images, the same resamples for every backbone; empty if there are none.
-    """
-
-    value: float
-    draws: Float[np.ndarray, "samples"] = dataclasses.field(default_factory=lambda: np.zeros(0), compare=False)
-
-
-def error_of_difference(one: Score, other: Score) -> float:
-    """Standard error of the difference of two scores on the same images, 0 if there are no resamples."""
-    if not len(one.draws) or not len(other.draws):
-        return 0.0
-    differences = one.draws - other.draws
-    finite = differences[np.isfinite(differences)]
-    return float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,11 @@ import re
 import pytest
 
 from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.report import search_page, tree
 from aiseeme_jax.search import findings
 from aiseeme_jax.search.findings import Comparison, Cost, Findings, Node
-from aiseeme_jax.search.trials import START, Outcome, Score, Trial
+from aiseeme_jax.search.trials import START, Outcome, Trial
 
 CONFIG = {"title": "", "data": {"name": "derm/64", "synthetic": False}}
 SCORES = {"": 0.5, "a": 0.7, "b": 0.6, "ab": 0.72, "ac": 0.69, "ba": 0.75}

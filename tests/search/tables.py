@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.search import order, trials
-from aiseeme_jax.search.trials import START, Score, Settings, Space, Trial
+from aiseeme_jax.search.trials import START, Settings, Space, Trial
 
 
 class Table:

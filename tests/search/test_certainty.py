@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.search import certainty
 from aiseeme_jax.search.certainty import compare_finalists, describe_comparison, estimate_difference, estimate_mean
-from aiseeme_jax.search.trials import Score, Trial
+from aiseeme_jax.search.trials import Trial
 
 A, B, C = (Trial(tuple(names)) for names in ("ab", "ba", "c"))
 

@@ -7,9 +7,10 @@ import pytest
 from scipy.stats import multivariate_normal
 from tables import Table, additive, best_of, search
 
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.search import surrogate
 from aiseeme_jax.search.surrogate import Model, describe
-from aiseeme_jax.search.trials import Evidence, Score, Space, Trial
+from aiseeme_jax.search.trials import Evidence, Space, Trial
 
 ORDERS = [("a",), ("b",), ("c",), ("a", "b"), ("b", "a"), ("c", "a")]
 SCORES = np.array([-0.5, 0.2, -1.4, 0.9, 1.5, -0.7])

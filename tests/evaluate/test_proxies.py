@@ -7,10 +7,9 @@ from ml_collections import FrozenConfigDict
 
 from aiseeme_jax import data
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import metrics
+from aiseeme_jax.evaluate import metrics, proxies, rank
 from aiseeme_jax.evaluate.knn import knn_probabilities
-from aiseeme_jax.search import proxies, rank
-from aiseeme_jax.search.proxies import PROXIES
+from aiseeme_jax.evaluate.proxies import PROXIES
 from configs import base
 
 SPLITS = {"train": tiny.split(24, seed=0), "validation": tiny.split(24, seed=1)}

@@ -6,7 +6,7 @@ is a function here and a line in `PROXIES`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
@@ -18,16 +18,36 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, data, seeds
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import bootstrap, features, metrics
+from aiseeme_jax.evaluate import bootstrap, features, metrics, rank
 from aiseeme_jax.evaluate.fractions import nested_fraction
 from aiseeme_jax.evaluate.knn import knn_probabilities
 from aiseeme_jax.evaluate.labels import check_class_weight, make_labels
 from aiseeme_jax.evaluate.linear import linear_probe
-from aiseeme_jax.search import rank
-from aiseeme_jax.search.trials import Score
 
 # Opens the training or the validation images; there is no other split that it could open.
 Open = Callable[[str], data.Split]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a backbone is by a proxy.
+
+    Attributes:
+      value: higher is better; NaN if the training diverged.
+      draws: the score on resamples of the images, the same resamples for every backbone; empty if there are none.
+    """
+
+    value: float
+    draws: Float[np.ndarray, "samples"] = field(default_factory=lambda: np.zeros(0), compare=False)
+
+
+def error_of_difference(one: Score, other: Score) -> float:
+    """Standard error of the difference of two scores on the same images, 0 if there are no resamples."""
+    if not len(one.draws) or not len(other.draws):
+        return 0.0
+    differences = one.draws - other.draws
+    finite = differences[np.isfinite(differences)]
+    return float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0
 
 
 @dataclass(frozen=True)
