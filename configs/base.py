@@ -108,6 +108,26 @@ def data_sets(given: str | Mapping[str, float]) -> tuple[tuple[str, float], ...]
     return ((given, 1.0),) if isinstance(given, str) else tuple((name, float(share)) for name, share in given.items())
 
 
+def stopping(proxy: ConfigDict | None = None, **changes: Any) -> ConfigDict:
+    """What may end a stage before its last step: stage(..., stop=stopping(proxy("knn", share=0.1), patience=3)).
+
+    Args:
+      proxy: of `proxy`: the stage ends when this score of its backbone does not improve any more, and leaves the
+        backbone that scored best. 'rankme' and 'lidar' need no labels.
+      **changes: fields, as in `stage`.
+    """
+    config = ConfigDict(
+        {
+            "proxy": ConfigDict() if proxy is None else proxy,
+            "every": 1,  # epochs from one score to the next
+            "patience": 3,  # scores in a row without an improvement
+            "least": 0.0,  # what a score must rise by to be an improvement
+            "seconds": placeholder(float),  # of training after which the stage ends; results then depend on the machine
+        }
+    )
+    return change(config, changes)
+
+
 def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
     """A pretext stage.
 
@@ -131,6 +151,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     # Batches for its Fisher information. 0 = an epoch, at most 100 batches, if a later stage is distilled by `ewc`.
     config.fisher_batches = 0
     config.seed = placeholder(int)  # None: derived from the run's seed and the stage's position
+    config.stop = stopping()  # nothing ends the stage early; or stop=stopping(...)
     if isinstance(changes.get("distill"), tuple | list):
         config.distill = several(changes.pop("distill"))
     if "data" in changes:
@@ -300,12 +321,19 @@ def from_values(values: Mapping[str, Any]) -> ConfigDict:
 def stage_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A stage from the plain values of all its fields."""
     changes = _training_from_values(values)
-    terms = changes.pop("distill")
+    terms, stop = changes.pop("distill"), changes.pop("stop")
     made = stage(changes["task"], preset=_preset_of(values["views"]), distill=terms if "kind" in terms else ())
     if "kind" not in terms:
         with made.unlocked():
             made.distill = several(terms.values())
-    return change(made, changes)
+    judged = proxy_from_values(stop["proxy"]) if stop["proxy"] else None
+    limits = {name: value for name, value in stop.items() if name != "proxy"}
+    return change(made, {**changes, "stop": stopping(judged, **limits)})
+
+
+def proxy_from_values(values: Mapping[str, Any]) -> ConfigDict:
+    """A proxy from the plain values of all its fields."""
+    return change(proxy(values["proxy"], preset=_preset_of(values["views"])), dict(values))
 
 
 def target_from_values(values: Mapping[str, Any]) -> ConfigDict:
@@ -357,6 +385,10 @@ def get_config() -> ConfigDict:
     config.baselines = ("scratch", "single")
     config.single_budget = "stage"  # a single task is trained as long as its stage | total: as the whole curriculum
     config.patience = 10  # so many non-finite steps in a row end a stage
+    # What all stages of a curriculum cost together. All of them get the same share of their length; of the seconds each
+    # gets its share by images, and ends when they are over. A single task gets what its stage gets, or the whole budget
+    # if single_budget is total.
+    config.budget = ConfigDict({"steps": placeholder(int), "examples": placeholder(int), "seconds": placeholder(float)})
 
     config.statistics = ConfigDict()
     config.statistics.samples = 1000  # bootstrap samples of the intervals, over groups (lesions, patients)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, data, models, pretext, seeds, weights
 from aiseeme_jax.curriculum import teachers
+from aiseeme_jax.curriculum.budgets import check_budget
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune
 from aiseeme_jax.training.checks import check_training
@@ -57,6 +58,7 @@ def check_run(config: ConfigDict) -> None:
     check_at_least(1, "patience", config.patience)
     check_at_least(1, "statistics.samples", config.statistics.samples)
     check_at_least(0, "statistics.seed", config.statistics.seed)
+    check_budget(config.budget)
     if config.job != "evaluate" and config.init == weights.SCRATCH and not config.stages and not config.curricula:
         raise UserError(
             "no stages: there is nothing to pretrain. Set `stages` or `curricula`; or, to measure a backbone as it is, "
@@ -93,6 +95,7 @@ def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosi
     data.check_model(split, config.model)
     check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
+    check_stop(stage.stop)
     check_views(config.model, stage, split)
 
     def make() -> pretext.Task:
@@ -104,6 +107,15 @@ def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosi
     if stage.batch_size // task.groups < SMALL_BATCH:
         rows = trace_loss(task, split, stage.batch_size)
     teachers.check_teachers(config, stage, place, task.backbone, rows)
+
+
+def check_stop(stop: ConfigDict) -> None:
+    """Raises UserError for fields of `stop` that cannot be."""
+    check_at_least(1, "stop.every", stop.every)
+    check_at_least(1, "stop.patience", stop.patience)
+    check_at_least(0, "stop.least", stop.least)
+    if stop.seconds is not None and not stop.seconds > 0:
+        raise UserError(f"stop.seconds is {stop.seconds}; it must be above 0")
 
 
 def trace_loss(task: pretext.Task, split: data.Split, batch_size: int) -> int:

@@ -53,6 +53,8 @@ class PlannedStage:
       sets: the data sets it is trained on, with their shares.
       images: number of images in all of them.
       total_steps, steps_per_epoch: its length.
+      seconds: of training after which it ends early; None if there is no limit.
+      stop_set: the data set on whose images the proxy of `fields.stop` scores it.
       start: the weights its backbone starts from.
       terms: of its distillation.
       teachers: by the labels that the terms use.
@@ -67,6 +69,8 @@ class PlannedStage:
     sets: Sets
     images: int
     total_steps: int
+    seconds: float | None
+    stop_set: str
     steps_per_epoch: int
     start: "Start"
     terms: tuple[distill.Term, ...]

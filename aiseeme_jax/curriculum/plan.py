@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data, distill, seeds, weights
-from aiseeme_jax.curriculum import checks, teachers
+from aiseeme_jax.curriculum import budgets, checks, teachers
 from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, list_sets
 from aiseeme_jax.curriculum.pieces import (
@@ -28,6 +28,7 @@ from aiseeme_jax.curriculum.pieces import (
     Start,
     WeightsFile,
 )
+from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import protocols, results
 from aiseeme_jax.store import artifacts, keys
@@ -41,7 +42,7 @@ FISHER_BATCHES = 100
 # Fields of a target that say which measurements are made. They do not belong to the key of a measurement.
 COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
 # Fields of a stage that are not in its key as they are. What they mean is there, under names of its own.
-RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for")
+RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop")
 
 
 def make_plan(config: ConfigDict, datasets: DataSets, *, checked: set[str] | None = None) -> Plan:
@@ -65,7 +66,7 @@ class _Planner:
 
     def make(self) -> Plan:
         checks.check_run(self.config)
-        arms = list_arms(self.config)
+        arms = [self.fit_budget(arm) for arm in list_arms(self.config)]
         starts = {arm.init: self.open_start(arm.init) for arm in arms}
         stages = [self.plan_stages(arm, starts[arm.init]) for arm in arms]
         self.check_targets()
@@ -88,6 +89,18 @@ class _Planner:
         return PlannedArm(arm.name, found, fishers, backbone, tuple(self.plan_measurements(arm.name, backbone)))
 
     # Stages
+
+    def fit_budget(self, arm: Arm) -> Arm:
+        """The arm with stages whose lengths fit the budget. A single task has the length of its stage."""
+        if not arm.single:
+            stages = self.fit_stages(tuple(fields for _, fields in arm.stages))
+            return dataclasses.replace(arm, stages=tuple(enumerate(stages)))
+        whole = self.fit_stages(self.config.stages)
+        return dataclasses.replace(arm, stages=tuple((position, whole[position]) for position, _ in arm.stages))
+
+    def fit_stages(self, stages: Sequence[ConfigDict]) -> tuple[ConfigDict, ...]:
+        with checks.name_in_errors("budget"):
+            return budgets.fit_stages(stages, self.config.budget, self.count_length)
 
     def plan_stages(self, arm: Arm, start: RandomWeights | WeightsFile) -> dict[int, PlannedStage]:
         """The stages of an arm by their position in its curriculum."""
@@ -118,6 +131,7 @@ class _Planner:
         }
         seed = seeds.of_stage(self.config.seed, place.position, fields.seed)
         steps = self.count_steps(arm, fields, len(split))
+        seconds = self.find_seconds(arm, fields, steps)
         content = {
             "version": STAGE_VERSION,
             "model": self.model,
@@ -129,6 +143,7 @@ class _Planner:
             "start": before.content(),
             "distill": [_term_content(term, found) for term in terms],
             "fishers": [_fisher_content(fisher) for fisher in fishers.values()],
+            **self.describe_stop(fields, seconds),
         }
         artifact = Artifact(artifacts.STAGES, teachers.label_stage(place.position, fields.task), keys.to_json(content))
         return PlannedStage(
@@ -140,6 +155,8 @@ class _Planner:
             sets=sets,
             images=len(split),
             total_steps=steps,
+            seconds=seconds,
+            stop_set=find_set(self.config, fields.stop.proxy) if fields.stop.proxy else "",
             steps_per_epoch=data.steps_per_epoch(len(split), fields.batch_size),
             start=before,
             terms=terms,
@@ -156,6 +173,8 @@ class _Planner:
         alike = keys.make_key({"fields": fields, "before": before if distilled else None, "sets": sets})
         if alike not in self.checked:
             checks.check_stage(self.config, fields, place, split)
+            if fields.stop.proxy:
+                check_proxy(self.config, fields.stop.proxy, self.datasets, "stop.proxy")
             self.checked.add(alike)
 
     def find_teacher(
@@ -171,11 +190,31 @@ class _Planner:
         """Number of steps of a stage: its own, or so many that it shows as many images as the whole curriculum."""
         if not arm.total_budget:
             return _count_steps(fields, images)
-        return round(sum(map(self.count_images_shown, self.config.stages)) / fields.batch_size)
+        shown = sum(self.count_length(stage)[1] for stage in self.fit_stages(self.config.stages))
+        return round(shown / fields.batch_size)
 
-    def count_images_shown(self, fields: ConfigDict) -> int:
-        split = self.datasets.pretraining(list_sets(self.config, fields))
-        return _count_steps(fields, len(split)) * fields.batch_size
+    def count_length(self, fields: ConfigDict) -> tuple[int, int]:
+        """The steps of a stage, and the images that they show."""
+        steps = _count_steps(fields, len(self.datasets.pretraining(list_sets(self.config, fields))))
+        return steps, steps * fields.batch_size
+
+    def describe_stop(self, fields: ConfigDict, seconds: float | None) -> dict[str, Any]:
+        """The part of a stage's key for what may end it early; nothing if nothing does."""
+        found: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
+        if fields.stop.proxy:
+            found |= {name: value for name, value in fields.stop.items() if name not in ("proxy", "seconds")}
+            found |= describe_proxy(self.config, fields.stop.proxy, self.datasets)
+        return {"stop": found} if found else {}
+
+    def find_seconds(self, arm: Arm, fields: ConfigDict, steps: int) -> float | None:
+        """The seconds that a stage may take: its own, or its share of the budget, by the images that it shows."""
+        budget = self.config.budget.seconds
+        if budget is None or fields.stop.seconds is not None:
+            return fields.stop.seconds
+        if arm.total_budget:
+            return budget
+        whole = self.fit_stages(self.config.stages) if arm.single else [stage for _, stage in arm.stages]
+        return budget * steps * fields.batch_size / sum(self.count_length(stage)[1] for stage in whole)
 
     @functools.cache  # noqa: B019 - one object makes one plan
     def describe_sets(self, sets: Sets) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """Trains a stage, and estimates the Fisher information of its backbone."""
 
 import dataclasses
+import functools
 import itertools
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from aiseeme_jax.curriculum.checks import make_stage_task
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pictures import save_views
 from aiseeme_jax.curriculum.pieces import PlannedFisher, PlannedStage, Start, WeightsFile
-from aiseeme_jax.evaluate import features
+from aiseeme_jax.evaluate import features, proxies
 from aiseeme_jax.training import loop, step
+from aiseeme_jax.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
             backbone, prepared.batches.in_order(), len(split), views=prepared.task.spec
         ),
         pictures={"views": picture},
+        watch=make_watch(stage, context, directory),
     )
     result = loop.fit(
         prepared.task,
@@ -57,12 +61,13 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
         frozen=prepared.frozen,
         callbacks=callbacks,
     )
-    backbone, averaged = prepared.teachers.average_with(result.task.handed_over())
+    left = load_best(directory) if result.record.get("best") else result.task.handed_over()
+    backbone, averaged = prepared.teachers.average_with(left)
     written = weights.save_backbone(directory, backbone, {"task": stage.fields.task})
     counts = {"images": len(split), "excluded": split.excluded, "data_warnings": list(split.warnings)}
     counts["devices"] = jax.device_count()
     if len(stage.sets) > 1:
-        counts["images_shown"] = split.counts(stage.total_steps, stage.fields.batch_size)
+        counts["images_shown"] = split.counts(result.record["steps"], stage.fields.batch_size)
     record = {"task": stage.fields.task, "backbone_hash": written, "speed_of": stage.speed_of}
     return {**record, **counts, **result.record, **averaged}
 
@@ -120,6 +125,34 @@ def make_folder(stage: PlannedStage, context: Context, directory: Path, split: d
     )
 
 
+def make_watch(stage: PlannedStage, context: Context, directory: Path) -> Watch:
+    """Says what may end a stage before its last step. The best backbone so far is kept in a file of the stage."""
+    stop, seconds = stage.fields.stop, math.inf if stage.seconds is None else stage.seconds
+    if not stop.proxy:
+        return Watch(seconds=seconds)
+    proxy = proxies.find_proxy(stop.proxy.proxy)
+    splits = proxies.select_images(stop.proxy, functools.partial(context.datasets.searched, stage.stop_set))
+    batch = context.runtime.evaluation_batch
+    return Watch(
+        value=lambda task: proxy.score(stop.proxy, task.handed_over(), splits, batch).value,
+        keep=lambda task: weights.save_backbone(directory, task.handed_over(), {}, file=weights.BEST),
+        every=stop.every,
+        patience=stop.patience,
+        least=stop.least,
+        seconds=seconds,
+    )
+
+
+def read_steps(stage: PlannedStage, context: Context) -> int:
+    """The steps that a finished stage was trained for."""
+    return context.store.record(stage.artifact)["steps"]
+
+
+def load_best(directory: Path) -> nnx.Module:
+    """Loads the backbone of a stage that scored best. Raises UserError if it is missing or damaged."""
+    return weights.load_backbone(directory / weights.BEST)[0]
+
+
 def make_batches(stage: PlannedStage, context: Context, split: data.Split) -> data.Batches:
     """Makes the batches of a stage, in its order."""
     return data.Batches(
@@ -144,7 +177,7 @@ def estimate_fisher(fisher: PlannedFisher, context: Context, directory: Path) ->
     recipe, folder = make_recipe(stage, context), make_folder(stage, context, trained, prepared.split)
     task = loop.restore_trained(prepared.task, recipe, folder, frozen=prepared.frozen)
     nnx.update(task.backbone, nnx.state(context.load_stage(stage)))
-    batches = itertools.islice(prepared.batches(stage.total_steps), fisher.batches)
+    batches = itertools.islice(prepared.batches(read_steps(stage, context)), fisher.batches)
     found = distill.estimate_fisher(task, batches, jax.random.key(seeds.derive(stage.seed, "fisher")))
     written = weights.save_fisher(directory, found, task.backbone)
     of = context.read_hash(stage)

@@ -19,6 +19,7 @@ from aiseeme_jax import report, seeds
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedArm, PlannedScore
+from aiseeme_jax.curriculum.scores import check_proxy
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.jobs import printing
@@ -28,7 +29,7 @@ from aiseeme_jax.search import certainty, findings, trials
 from aiseeme_jax.search.best_order import FILE as BEST_ORDER
 from aiseeme_jax.search.best_order import write_best_order
 from aiseeme_jax.search.planning import TrialPlanner, name_order, name_trial
-from aiseeme_jax.search.problem import FINALIST, REVERSE, SINGLE, Problem, check_proxy, read_problem
+from aiseeme_jax.search.problem import FINALIST, REVERSE, SINGLE, Problem, read_problem
 from aiseeme_jax.search.scoring import Scorer, compare_backbones, read_score
 from aiseeme_jax.search.trials import Order, Outcome, Trial
 from aiseeme_jax.store import artifacts, workdirs
@@ -54,7 +55,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     problem = read_problem(config)
     check_starts(config, workdir)
     datasets = DataSets(config)
-    check_proxy(config, datasets)
+    check_proxy(config, config.search.proxy, datasets, "search.proxy")
     store = Store(workdirs.find_store(workdir, config.runtime.store))
     search = Search(config, problem, datasets, store)
     search.check()

@@ -6,18 +6,17 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from aiseeme_jax.curriculum.budgets import scale_stage
 from aiseeme_jax.curriculum.datasets import DataSets, find_set
 from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedScore, Start
 from aiseeme_jax.curriculum.plan import make_plan
-from aiseeme_jax.evaluate import proxies
+from aiseeme_jax.curriculum.scores import describe_proxy
 from aiseeme_jax.search.trials import START, Order, Trial
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact
 
 # Increase it when a change of the code changes scores.
 SCORE_VERSION = 1
-# Fields of a proxy that are not in the key of a score as they are.
-RESOLVED_FIELDS = ("data", "made_for")
 
 
 class TrialPlanner:
@@ -76,8 +75,7 @@ class TrialPlanner:
         content = {
             "version": SCORE_VERSION,
             "model": self.config.model,
-            "proxy": {name: value for name, value in self.proxy.items() if name not in RESOLVED_FIELDS},
-            "data": self.describe_images,
+            **self.describe_proxy,
             "backbone": backbone.content(),
         }
         label = getattr(getattr(backbone, "artifact", None), "label", "start")
@@ -85,10 +83,8 @@ class TrialPlanner:
         return PlannedScore(artifact, arm, self.proxy, self.set, backbone)
 
     @functools.cached_property
-    def describe_images(self) -> dict[str, Any]:
-        """Identifies the images of the splits that the proxy needs."""
-        splits = proxies.find_proxy(self.proxy.proxy).splits
-        return {"name": self.set, **{name: self.datasets.searched(self.set, name).fingerprint() for name in splits}}
+    def describe_proxy(self) -> dict[str, Any]:
+        return describe_proxy(self.config, self.proxy, self.datasets)
 
 
 def name_trial(trial: Trial, seed: int | None = None) -> str:
@@ -104,17 +100,3 @@ def name_trial(trial: Trial, seed: int | None = None) -> str:
 def name_order(order: Order) -> str:
     """An order in words."""
     return " > ".join(order) or "start"
-
-
-def scale_stage(stage: ConfigDict, share: float) -> ConfigDict:
-    """A stage that is trained for a share of its length, with a schedule of its own. A warm-up shrinks with it."""
-    if share == 1:
-        return stage
-    made = stage.copy_and_resolve_references()
-    for length in (made.duration, made.schedule.warmup):
-        for unit, value in length.items():
-            if value is not None:
-                scaled = value * share
-                # Steps and images are whole, and there is at least one of them.
-                length[unit] = scaled if unit == "epochs" else max(round(scaled), min(value, 1))
-    return made

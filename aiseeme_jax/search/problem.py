@@ -6,12 +6,10 @@ import math
 
 from ml_collections import ConfigDict
 
-from aiseeme_jax import data
 from aiseeme_jax.curriculum import checks
 from aiseeme_jax.curriculum.checks import check_at_least
-from aiseeme_jax.curriculum.datasets import DataSets, find_set
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import protocols, proxies
+from aiseeme_jax.evaluate import protocols
 from aiseeme_jax.search.order import find_strategy
 from aiseeme_jax.search.trials import Proposals, Settings, Space
 from aiseeme_jax.store import keys
@@ -108,17 +106,3 @@ def check_targets(config: ConfigDict) -> None:
         with checks.name_in_errors(f"targets[{position}] ({target.protocol})"):
             protocols.find_protocol(target.protocol)
             checks.check_made_for(target, "protocol", "target")
-
-
-def check_proxy(config: ConfigDict, datasets: DataSets) -> None:
-    """Raises UserError for a proxy that cannot score, such as one that needs labels where there are none."""
-    fields = config.search.proxy
-    with checks.name_in_errors(f"search.proxy ({fields.proxy})"):
-        proxy = proxies.find_proxy(fields.proxy)
-        checks.check_made_for(fields, "proxy", "proxy")
-        proxy.check(fields)
-        opened = {name: datasets.searched(find_set(config, fields), name) for name in proxy.splits}
-        for split in opened.values():
-            data.check_model(split, config.model)
-            checks.check_views(config.model, fields, split)
-        proxies.select_images(fields, opened.get)

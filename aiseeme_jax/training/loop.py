@@ -7,6 +7,7 @@ steps ahead of the device.
 import collections
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ from aiseeme_jax.training.step import (
 )
 from aiseeme_jax.training.stopping import Clock, Preempted, StopSignal
 from aiseeme_jax.training.telemetry import Telemetry
+from aiseeme_jax.training.watch import ENDED, Watch
 
 __all__ = ["Callbacks", "Diverged", "Folder", "Preempted", "Recipe", "Result", "fit", "restore_trained"]
+
+log = logging.getLogger(__name__)
 
 # Steps the host may be ahead of the device: enough to keep it busy, few enough to stop when asked to.
 QUEUED_STEPS = 2
@@ -74,11 +78,13 @@ class Callbacks:
       after_epoch: called with the task and the steps done after each epoch and after the last step, which may come
         within an epoch. It may write to the task's own variables.
       pictures: name -> [H, W, C], 0 to 1, for TensorBoard when the training begins.
+      watch: what may end the training before its last step.
     """
 
     gather_features: Callable[[nnx.Module], Float[np.ndarray, "n d"]] | None = None
     after_epoch: Callable[[Task, int], None] | None = None
     pictures: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    watch: Watch = Watch()
 
 
 @dataclasses.dataclass
@@ -98,7 +104,7 @@ def fit(
     frozen: distill.FrozenTeachers | None = None,
     callbacks: Callbacks = Callbacks(),
 ) -> Result:
-    """Trains `task` to its last step, from the newest checkpoint in the folder if there is one.
+    """Trains `task` to its last step, or until the watch ends it, from the newest checkpoint if there is one.
 
     Args:
       task: taken over; use the one returned.
@@ -121,7 +127,7 @@ def fit(
         telemetry = stack.enter_context(_open_telemetry(recipe, folder, int(state.step)))
         training = _Training(task, program, recipe, folder, callbacks, signals, store, telemetry, record)
         state = training.run(state, batches)
-    return Result(task_of(program, state), {"steps": recipe.total_steps, **training.record})
+    return Result(task_of(program, state), {"steps": int(state.step), **training.record})
 
 
 def restore_trained(
@@ -137,8 +143,8 @@ def restore_trained(
     start_hash = weights.backbone_hash(task.backbone)
     identity = {"start_hash": start_hash, "teachers": _hash_teachers(frozen), **folder.identity}
     with checkpoints.Checkpoints(folder.directory) as store:
-        state, _ = _resume(store, state, identity, folder.directory)
-    if int(state.step) != recipe.total_steps:
+        state, record = _resume(store, state, identity, folder.directory)
+    if int(state.step) != recipe.total_steps and ENDED not in record:
         raise UserError(f"{folder.directory} has lost its last checkpoint; {explain_remedy(folder.directory)}")
     return task_of(program, state)
 
@@ -168,6 +174,8 @@ class _Training:
     def run(self, state: TrainState, batches: Callable[[int], Iterator[dict[str, Array]]]) -> TrainState:
         """The state after the last step. Raises Preempted if the process was asked to stop."""
         start = int(state.step)
+        if ENDED in self.record:
+            return state
         if not start:
             self.telemetry.images(0, {name: picture[None] for name, picture in self.callbacks.pictures.items()})
         stream, advance = batches(start), train_step.of(self.program)
@@ -178,11 +186,14 @@ class _Training:
             if self._is_due(step, self.folder.log_every) or step == start + 1:
                 self._log(step, state, metrics, features)
             state = self._end_epoch(state, step)
+            ended = self._is_ended(state, step)
             stopping = self.signals.requested(agree=step % self.folder.log_every == 0)
-            if self._is_due(step, self.folder.checkpoint_every) or stopping:
+            if self._is_due(step, self.folder.checkpoint_every) or stopping or ended:
                 self._save(step, state, metrics)
             if stopping:
                 self._stop(f"stopped and saved at step {step} of {self.recipe.total_steps}", stopping)
+            if ended:
+                break
         self.store.wait()
         stopping = self.signals.requested(agree=True)
         if stopping:
@@ -219,6 +230,18 @@ class _Training:
         self.callbacks.after_epoch(task, step)
         _, params, rest = split_state(task)
         return state.replace(params=params, rest=rest)
+
+    def _is_ended(self, state: TrainState, step: int) -> bool:
+        """Whether the watch ends the training after this step."""
+        watch = self.callbacks.watch
+        if watch.is_due(step, self.recipe.steps_per_epoch):
+            watch.check(task_of(self.program, state), step, self.record)
+        if step % self.folder.log_every == 0:
+            watch.check_time(self.clock.seconds(), self.record)
+        if ENDED not in self.record:
+            return False
+        log.info("%s: ended at step %d: %s", self.folder.title, step, self.record[ENDED])
+        return True
 
     def _log(self, step: int, state: TrainState, metrics: dict[str, Array], features: Float[Array, "m d"]) -> None:
         health = {name: float(value) for name, value in feature_health(features).items()}

@@ -15,10 +15,11 @@ from aiseeme_jax.weights.backbones import (
     starting_backbone,
 )
 from aiseeme_jax.weights.classifier import Classifier, load_classifier, save_classifier
-from aiseeme_jax.weights.headers import BACKBONE, CLASSIFIER, FISHER, check_artifact
+from aiseeme_jax.weights.headers import BACKBONE, BEST, CLASSIFIER, FISHER, check_artifact
 
 __all__ = [
     "BACKBONE",
+    "BEST",
     "CLASSIFIER",
     "Classifier",
     "FISHER",

@@ -9,6 +9,8 @@ from aiseeme_jax.store import artifacts, records
 from aiseeme_jax.weights import tensors
 
 BACKBONE = "backbone.safetensors"
+# The best backbone so far of a stage that may end early.
+BEST = "best.safetensors"
 FISHER = "fisher.safetensors"
 CLASSIFIER = "classifier.safetensors"
 # The entry of a file's header that this program writes.

@@ -52,6 +52,15 @@ OTHER = {
     "distill.schedule": "linear",
     "distill.endpoint": "stage4",
     "distill.teachers": (0,),
+    "stop.seconds": 5.0,
+    "stop.every": 2,
+    "stop.proxy.metric": "accuracy",
+    "stop.proxy.class_weight": "none",
+    "stop.proxy.views.mean": (0.5, 0.5, 0.5),
+    "stop.proxy.views.std": (0.5, 0.5, 0.5),
+    "stop.proxy.views.crop_scale": (0.5, 0.9),
+    "stop.proxy.views.crop_ratio": (0.9, 1.1),
+    "stop.proxy.views.blur_sigma": (0.2, 1.0),
     "views.mean": (0.5, 0.5, 0.5),
     "views.std": (0.5, 0.5, 0.5),
     "views.crop_scale": (0.5, 0.9),
@@ -68,6 +77,7 @@ OTHER = {
 # fit the images. (0,) is the same teacher as 'previous'.
 NOT_ALONE = {"task", "made_for", "duration.epochs", "duration.examples", "distill.teachers", "views.dimensions"}
 NOT_ALONE |= {"schedule.warmup.epochs", "schedule.warmup.examples", "views.right_angles", "views.window"}
+NOT_ALONE |= {f"stop.proxy.{name}" for name in ("proxy", "made_for", "data", "views.dimensions", "views.window")}
 
 
 def change(node, path, value):
@@ -87,14 +97,20 @@ def change(node, path, value):
         node[path[-1]] = other
 
 
+def full_stage():
+    """A stage whose fields are all read."""
+    judge = base.proxy("knn", size=tiny.SIZE, neighbours=3, samples=5)
+    return stage("npid", 5, distill={"kind": "mse", "weight": 0.5}, stop=base.stopping(judge))
+
+
 def stage_fields():
-    node = stage("npid", 5, distill={"kind": "mse", "weight": 0.5})
+    node = full_stage()
     return [path for path, _ in leaves(node) if ".".join(path) not in NOT_ALONE]
 
 
 @pytest.mark.parametrize("path", stage_fields(), ids=".".join)
 def test_every_field_of_a_stage_changes_its_key_and_that_of_what_follows(path):
-    made = config(baselines=())
+    made = config((stage("rotation", 4), full_stage()), baselines=())
     before = everything(made)
     node = made.stages[1]
     change(node, path, dict(leaves(node))[path])
