@@ -9,7 +9,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.store.workdirs import CURRICULUM
 from aiseeme_jax.weights import SCRATCH
 
-__all__ = ["CURRICULUM", "IMAGENET", "INIT", "SCRATCH", "SINGLE", "Arm", "list_arms"]
+__all__ = ["CURRICULUM", "IMAGENET", "INIT", "SCRATCH", "SINGLE", "Arm", "list_arms", "list_members"]
 
 IMAGENET, INIT, SINGLE = "imagenet", "init", "single"
 BUDGETS = ("stage", "total")
@@ -63,6 +63,11 @@ def list_arms(config: ConfigDict) -> tuple[Arm, ...]:
     if taken:
         raise UserError(f"curricula: '{min(taken)}' is the name of another arm")
     return tuple({arm.name: arm for arm in [*arms, *baselines]}.values())
+
+
+def list_members(stage: ConfigDict) -> list[ConfigDict]:
+    """The parts of a stage that have a task and views: its members, or itself."""
+    return [stage] if "views" in stage else [stage.fields.members[name] for name in stage.fields.members]
 
 
 def _whole(name: str, init: str, stages: Sequence[ConfigDict], field: str) -> Arm:

@@ -123,14 +123,14 @@ class _Planner:
     ) -> PlannedStage:
         sets = list_sets(self.config, fields)
         split = self.datasets.pretraining(sets)
-        self.check_stage_once(arm, place, fields, split, sets)
+        steps = self.count_steps(arm, fields, len(split))
+        self.check_stage_once(arm, place, fields, split, sets, steps)
         terms, named = teachers.resolve_terms(fields, place)
         found = {label: self.find_teacher(teacher, earlier, start) for label, teacher in named.items()}
         fishers = {
             label: _find_fisher(teacher) for label, teacher in found.items() if teachers.needs_fisher(terms, label)
         }
         seed = seeds.of_stage(self.config.seed, place.position, fields.seed)
-        steps = self.count_steps(arm, fields, len(split))
         seconds = self.find_seconds(arm, fields, steps)
         content = {
             "version": STAGE_VERSION,
@@ -165,14 +165,20 @@ class _Planner:
         )
 
     def check_stage_once(
-        self, arm: Arm, place: teachers.StagePosition, fields: ConfigDict, split: data.Split, sets: Sets
+        self,
+        arm: Arm,
+        place: teachers.StagePosition,
+        fields: ConfigDict,
+        split: data.Split,
+        sets: Sets,
+        steps: int,
     ) -> None:
         """Checks a stage, unless another arm has the same stage. If it is distilled, what comes before counts too."""
         before = {**dataclasses.asdict(place), "tasks": place.tasks[: place.position]}
         distilled = bool(distill.read_terms(fields.distill))
         alike = keys.make_key({"fields": fields, "before": before if distilled else None, "sets": sets})
         if alike not in self.checked:
-            checks.check_stage(self.config, fields, place, split)
+            checks.check_stage(self.config, fields, place, split, steps)
             if fields.stop.proxy:
                 check_proxy(self.config, fields.stop.proxy, self.datasets, "stop.proxy")
             self.checked.add(alike)
