@@ -219,7 +219,7 @@ def _member(node: ConfigDict) -> ConfigDict:
             f"members: '{node.task}' sets {', '.join(changed)}: a member has a task, its fields and views alone; set "
             "the rest in the stage that has the members"
         )
-    return ConfigDict({name: node[name] for name in MEMBER_FIELDS}).lock()
+    return ConfigDict({name: node[name] for name in MEMBER_FIELDS}).copy_and_resolve_references().lock()
 
 
 def _rule_fields(field: str, given: Any, members: tuple[str, ...]) -> ConfigDict:
@@ -473,7 +473,8 @@ def get_config() -> ConfigDict:
     # Other curricula, each an arm: name -> tuple of stage(...). Stages that two arms have in common are trained once.
     config.curricula = ConfigDict()
     config.targets = ()  # of target(...)
-    # Other arms: scratch, imagenet, single (each task without the stages before it), single:TASK.
+    # Other arms: scratch, imagenet, single (each task without the stages before it, and each member of a joint stage or
+    # bandit alone), single:TASK, weights (the curriculum with equal and with random weights, or random choices).
     config.baselines = ("scratch", "single")
     config.single_budget = "stage"  # a single task is trained as long as its stage | total: as the whole curriculum
     config.patience = 10  # so many non-finite steps in a row end a stage

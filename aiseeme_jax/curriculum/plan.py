@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data, distill, seeds, weights
 from aiseeme_jax.curriculum import budgets, checks, teachers
-from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms
+from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms, take_member
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, list_sets
 from aiseeme_jax.curriculum.pieces import (
     Plan,
@@ -96,7 +96,10 @@ class _Planner:
             stages = self.fit_stages(tuple(fields for _, fields in arm.stages))
             return dataclasses.replace(arm, stages=tuple(enumerate(stages)))
         whole = self.fit_stages(self.config.stages)
-        return dataclasses.replace(arm, stages=tuple((position, whole[position]) for position, _ in arm.stages))
+        found = [(position, whole[position]) for position, _ in arm.stages]
+        if arm.member:
+            found = [(position, take_member(stage, arm.member)) for position, stage in found]
+        return dataclasses.replace(arm, stages=tuple(found))
 
     def fit_stages(self, stages: Sequence[ConfigDict]) -> tuple[ConfigDict, ...]:
         with checks.name_in_errors("budget"):
