@@ -16,8 +16,18 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 from aiseeme_jax import augment, distill, models, pretext, weights
 from aiseeme_jax.evaluate import imbalance, protocols
 from aiseeme_jax.jobs import curriculum, search
+from aiseeme_jax.pretext import pacing
 from aiseeme_jax.training import optimizers
-from configs import base, cxr_curriculum, isic_curriculum, isic_imbalance, isic_order, lidc_curriculum, pretext_tasks
+from configs import (
+    base,
+    cxr_curriculum,
+    isic_curriculum,
+    isic_imbalance,
+    isic_order,
+    isic_pacing,
+    lidc_curriculum,
+    pretext_tasks,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = ("full", "small", "demo")
@@ -112,7 +122,7 @@ def test_every_experiment_orders_its_tasks_alike():
 
 # Experiment, and the names of its variants in the order of its docstring.
 DOCUMENTED = {
-    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance], VARIANTS),
+    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, isic_pacing], VARIANTS),
     pretext_tasks: ("resnet", "vit", "pairs"),
 }
 
@@ -181,6 +191,25 @@ class TestImbalance:
 
     def test_is_locked_throughout(self, variant):
         for path, node in nodes(isic_imbalance.get_config(variant)):
+            assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+class TestPacing:
+    def test_every_rule_is_compared_at_the_same_length(self, variant):
+        config = isic_pacing.get_config(variant)
+        stages = [*config.stages, *(stage for stages in config.curricula.values() for stage in stages)]
+        rules = {(stage.task, (stage.fields.get("weights") or stage.fields.teacher).name) for stage in stages}
+        assert rules >= {("joint", name) for name in pacing.WEIGHTINGS if name != "fixed"}
+        assert rules >= {("bandit", f"tscl_{name}") for name in ("online", "window", "sampling")}
+        assert ("bandit", "exp3s") in rules and {"weights", "single"} <= set(config.baselines)
+        # A joint step is a step of each member.
+        epochs = {task: {stage.duration.epochs for stage in stages if stage.task == task} for task in pacing.COMBINED}
+        (bandit,), (joint,) = epochs["bandit"], epochs["joint"]
+        assert bandit == joint * len(config.stages[0].fields.members)
+
+    def test_is_locked_throughout(self, variant):
+        for path, node in nodes(isic_pacing.get_config(variant)):
             assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
 

@@ -100,13 +100,15 @@ def check_stage(
     """
     pretext.task_class(stage.task)
     check_made_for(stage, "task", "stage")
-    for member in list_members(stage):
+    members = list_members(stage)
+    for member in members:
         check_made_for(member, "task", "stage")
-        check_views(config.model, member, split)
     data.check_model(split, config.model)
     check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
     check_stop(stage.stop)
+    for member in members:
+        check_views(config.model, member, split)
 
     def make() -> pretext.Task:
         backbone = weights.starting_backbone(config.model, weights.SCRATCH, config.seed)
