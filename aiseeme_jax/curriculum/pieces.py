@@ -85,8 +85,11 @@ class PlannedStage:
     def speed_of(self) -> str:
         """What its speed depends on, beside the machine. Stages that agree in this take equally long for an image."""
         model = self.artifact.content["model"]
-        parts = list_members(self.fields)
-        tasks = "+".join([self.fields.task] * (len(parts) > 1) + [part.task for part in parts])
+        parts, own = list_members(self.fields), self.fields.fields
+        tasks = "+".join(part.task for part in parts)
+        if "members" in own:
+            # Some weightings need further passes.
+            tasks = f"{self.fields.task}-{own.weights.name if 'weights' in own else own.teacher.name}({tasks})"
         return f"{tasks} {parts[0].views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
 
     @property
