@@ -66,6 +66,18 @@ def test_a_member_alone_is_the_stage_of_its_task_with_the_budget_of_the_whole():
     assert single.total_steps == 4 and single.artifact.key == stage_keys(plain)[0]
 
 
+def test_a_joint_step_shows_its_images_to_every_member():
+    def steps(**changes):
+        made = config((paced("joint", 8), paced("bandit", 8, interval=2)), baselines=("single:simclr",))
+        made.update(changes)
+        return [[stage.total_steps for stage in arm.stages] for arm in make_plan(made, DataSets(made)).arms]
+
+    assert steps() == [[8, 8], [8]]
+    assert steps(single_budget="total") == [[8, 8], [24]]
+    assert steps(budget={"examples": 96}) == [[4, 4], [4]]
+    assert steps(budget={"steps": 8}) == [[4, 4], [4]]
+
+
 @pytest.mark.slow
 class TestRun:
     def test_leaves_what_emerged_and_a_frozen_curriculum(self, tmp_path):
