@@ -8,7 +8,7 @@ from ml_collections import FrozenConfigDict
 
 from aiseeme_jax import distill
 from aiseeme_jax.curriculum import teachers
-from aiseeme_jax.curriculum.arms import list_members
+from aiseeme_jax.curriculum.arms import count_images, list_members
 from aiseeme_jax.curriculum.datasets import Sets
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.store import keys
@@ -91,6 +91,11 @@ class PlannedStage:
             # Some weightings need further passes.
             tasks = f"{self.fields.task}-{own.weights.name if 'weights' in own else own.teacher.name}({tasks})"
         return f"{tasks} {parts[0].views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
+
+    @property
+    def images_shown(self) -> int:
+        """Images that it shows; in a joint stage each of them to every member."""
+        return self.total_steps * count_images(self.fields)
 
     @property
     def title(self) -> str:
