@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.pretext.pacing import choosing, gradients, tables, weighting
-from aiseeme_jax.pretext.pacing.choosing import Exp3S, Measured
+from aiseeme_jax.pretext.pacing import choosing, exponential, gradients, tables, weighting
+from aiseeme_jax.pretext.pacing.choosing import Measured
+from aiseeme_jax.pretext.pacing.exponential import Exp3S
 from aiseeme_jax.pretext.pacing.weighting import Moment
 
 KEY = jax.random.key(0)
@@ -167,29 +168,29 @@ class TestRules:
 
     def test_exp3s_golden_values(self):
         rule = Exp3S(eta=0.1, largest_share=1.0)
-        w = choosing.share_weights(jnp.zeros(3), 0, 1.0, 1, rule)
+        w = exponential.share_weights(jnp.zeros(3), 0, 1.0, 1, rule)
         np.testing.assert_allclose(w - w[0], [0, 0.16121, 0.16121], atol=1e-5)
-        np.testing.assert_allclose(choosing.explore(w, 0.05), [0.30026, 0.34987, 0.34987], atol=1e-5)
+        np.testing.assert_allclose(exponential.explore(w, 0.05), [0.30026, 0.34987, 0.34987], atol=1e-5)
         for draw, (arm, reward) in enumerate([(0, 1.0), (1, -1.0)], start=2):
-            w = choosing.share_weights(w, arm, reward, draw, rule)
+            w = exponential.share_weights(w, arm, reward, draw, rule)
         expected = np.array([0.19304, 0.02379, 0.17008])
         np.testing.assert_allclose(w - w.max(), expected - expected.max(), atol=1e-5)
-        np.testing.assert_allclose(choosing.explore(w, 0.05), [0.35336, 0.30093, 0.34571], atol=1e-5)
+        np.testing.assert_allclose(exponential.explore(w, 0.05), [0.35336, 0.30093, 0.34571], atol=1e-5)
 
     def test_exp3s_does_not_overflow_and_counts_the_first_draw_by_default(self):
         w = jnp.zeros(3)
         for draw in range(1, 100):
-            w = choosing.share_weights(w, 0, 1.0, draw, Exp3S(eta=100.0))
-        assert np.isfinite(w).all() and choosing.explore(w, 0.05)[0] > 0.9
-        first = choosing.share_weights(jnp.zeros(3), 0, 1.0, 1, Exp3S(eta=0.1))
+            w = exponential.share_weights(w, 0, 1.0, draw, Exp3S(eta=100.0))
+        assert np.isfinite(w).all() and exponential.explore(w, 0.05)[0] > 0.9
+        first = exponential.share_weights(jnp.zeros(3), 0, 1.0, 1, Exp3S(eta=0.1))
         assert first[0] > first[1]
 
     def test_rewards_are_scaled_by_quantiles_of_the_past(self):
         past = jnp.asarray([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, jnp.nan])
-        scaled = [float(choosing.scale_reward(jnp.float32(x), past, 0.2, 0.8)) for x in (0.0, 1.0, 2.5, 4.0, 9.0)]
+        scaled = [float(exponential.scale_reward(jnp.float32(x), past, 0.2, 0.8)) for x in (0.0, 1.0, 2.5, 4.0, 9.0)]
         assert scaled == pytest.approx([-1, -1, 0, 1, 1])
         for alike in (jnp.full(5, jnp.nan), jnp.ones(5)):
-            assert choosing.scale_reward(jnp.float32(3.0), alike, 0.2, 0.8) == 0
+            assert exponential.scale_reward(jnp.float32(3.0), alike, 0.2, 0.8) == 0
 
     def test_online_moves_towards_the_changes_of_the_score(self):
         state = follow(choosing.Online(), [{"score": -1.0}, {"score": -0.8}, {"member": 1, "score": -1.0}])

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.pretext.pacing.choosing import RULES, Rule
+from aiseeme_jax.pretext.pacing.choosing import Naive, Online, RoundRobin, Rule, Sampling, Uniform, Window
+from aiseeme_jax.pretext.pacing.exponential import Exp3S
 from aiseeme_jax.pretext.pacing.gradients import GradNorm, PCGrad
 from aiseeme_jax.pretext.pacing.weighting import SIMPLE, Weighting
 
 WEIGHTINGS: Mapping[str, type[Weighting]] = {**SIMPLE, GradNorm.NAME: GradNorm, PCGrad.NAME: PCGrad}
+RULES: Mapping[str, type[Rule]] = {
+    rule.NAME: rule for rule in (Uniform, RoundRobin, Online, Naive, Window, Sampling, Exp3S)
+}
 TABLES: Mapping[str, Mapping[str, type]] = {"weights": WEIGHTINGS, "teacher": RULES}
 
 
