@@ -60,7 +60,7 @@ def paced(kind: str, steps: int = 4, **changes):
 
 
 class TestMembers:
-    def test_single_trains_each_member_alone_as_the_whole_stage(self):
+    def test_single_trains_each_member_alone_for_the_images_of_the_whole_stage(self):
         made = config((stage("npid", 2), paced("joint", 6)), baselines=("single",))
         arms = {arm.name: arm for arm in list_arms(made)}
         assert list(arms) == ["curriculum", "single:npid", "single:rotation", "single:simclr"]
@@ -68,8 +68,9 @@ class TestMembers:
         joint, plain = made.stages[1], base.stage("simclr", size=tiny.SIZE, views=tiny.PLAIN)
         assert position == 1 and alone.task == alone.made_for == "simclr"
         assert (alone.fields, alone.views) == (plain.fields, plain.views)
-        for name in ("batch_size", "duration", "optimizer", "schedule", "stop"):
+        for name in ("batch_size", "optimizer", "schedule", "stop"):
             assert alone[name] == joint[name]
+        assert alone.duration.steps == 12, "both members got every image of the six steps"
         assert joint.task == "joint" and "views" not in joint
 
     def test_weights_are_equal_and_random_ones_beside_those_of_the_curriculum(self):

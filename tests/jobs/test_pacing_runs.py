@@ -62,8 +62,9 @@ def test_a_member_alone_is_the_stage_of_its_task_with_the_budget_of_the_whole():
     made = config((paced("joint", 8),), baselines=("single:simclr",))
     made.budget.steps = 4
     single = make_plan(made, DataSets(made)).arms[1].stages[0]
-    plain = base.stage("simclr", size=tiny.SIZE, views=tiny.PLAIN, duration=base.duration(steps=4), **CHANGES)
-    assert single.total_steps == 4 and single.artifact.key == stage_keys(plain)[0]
+    plain = base.stage("simclr", size=tiny.SIZE, views=tiny.PLAIN, duration=base.duration(steps=8), **CHANGES)
+    # Two members got every image of the four steps that the budget leaves.
+    assert single.total_steps == 8 and single.artifact.key == stage_keys(plain)[0]
 
 
 def test_a_joint_step_shows_its_images_to_every_member():
@@ -72,10 +73,10 @@ def test_a_joint_step_shows_its_images_to_every_member():
         made.update(changes)
         return [[stage.total_steps for stage in arm.stages] for arm in make_plan(made, DataSets(made)).arms]
 
-    assert steps() == [[8, 8], [8]]
+    assert steps() == [[8, 8], [16]]
     assert steps(single_budget="total") == [[8, 8], [24]]
-    assert steps(budget={"examples": 96}) == [[4, 4], [4]]
-    assert steps(budget={"steps": 8}) == [[4, 4], [4]]
+    assert steps(budget={"examples": 96}) == [[4, 4], [8]]
+    assert steps(budget={"steps": 8}) == [[4, 4], [8]]
 
 
 @pytest.mark.slow
