@@ -1,8 +1,8 @@
 """Which backbone a curriculum suits: the same stages with ResNets of two depths and widths, and a ViT.
 
-    python launch.py --config=configs/study_architecture.py --workdir=runs/architecture  224 px, bf16, one GPU
-    python launch.py --config=configs/study_architecture.py:small --workdir=runs/small   narrow networks, 48 px, two CPUs
-    python launch.py --config=configs/study_architecture.py:demo --workdir=runs/demo     synthetic images, no download
+    python launch.py --config=configs/study_architecture.py --workdir=runs/architecture 224 px, bf16, one GPU
+    python launch.py --config=configs/study_architecture.py:small --workdir=runs/small  narrow networks, 48 px, 2 CPUs
+    python launch.py --config=configs/study_architecture.py:demo --workdir=runs/demo    synthetic images, no download
 
 All backbones have the same optimizer, AdamW, and as many steps. They differ in size and cost: the report shows device
 time. Learning rates were not tuned for any of them.

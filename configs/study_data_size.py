@@ -1,4 +1,4 @@
-"""How much unlabelled and labelled data a backbone needs: MoCo v2 on 1 to 100 % of ISIC 2019, measured on shares of labels.
+"""How much data a backbone needs: MoCo v2 on 1 to 100 % of ISIC 2019, measured on shares of the labels.
 
     python launch.py --config=configs/study_data_size.py --workdir=runs/data_size    ResNet-50, 224 px, bf16, one GPU
     python launch.py --config=configs/study_data_size.py:small --workdir=runs/small  ResNet-18 x 0.25, 48 px, two CPUs

@@ -49,7 +49,7 @@ def demo():
 
 
 def compare(config, stages, *, fractions, **common):
-    """Each stage alone and scratch, measured at the pooled features, which are those of stage 4, or at other endpoints."""
+    """Each stage alone and scratch, measured at every endpoint. Averaged, stage 4 is the pooled features."""
     with config.unlocked():
         config.curricula = base.ConfigDict({stage.task: (stage,) for stage in stages})
     config.lock()

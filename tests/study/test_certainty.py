@@ -4,8 +4,8 @@ import csv
 
 import numpy as np
 import pytest
-from made_up import ARMS, make_outcomes, make_study, measure
 from scipy import stats
+from study_measurements import ARMS, make_outcomes, make_study, measure
 
 from aiseeme_jax.evaluate import metrics
 from aiseeme_jax.study import tables
