@@ -103,8 +103,8 @@ def describe_plans(planned: list[PlannedRun], store: Store) -> str:
         new = [piece for piece in pieces if piece.artifact.key not in known]
         known |= {piece.artifact.key for piece in pieces}
         exist = sum(store.record(piece.artifact) is not None for piece in new)
-        shared = f", {len(pieces) - len(new)} of them planned above" if len(new) < len(pieces) else ""
-        lines.append(f"{one.run.title}: {len(pieces)} pieces of work{shared}; of the others {exist} exist")
+        shared = f", {len(pieces) - len(new)} of which are planned above" if len(new) < len(pieces) else ""
+        lines.append(f"{one.run.title}: {len(pieces)} pieces of work{shared}; {exist} of {len(new)} new ones exist")
     return "\n".join([*lines, printing.describe_sums(name_arms_apart(planned), store)])
 
 

@@ -221,7 +221,9 @@ class TestEndpoints:
         assert [one.artifact.content["target"].get("endpoint") for one in found] == [None, "stem", "stage2"]
 
     def test_one_that_the_network_does_not_have_is_named_with_those_that_it_has(self):
-        with pytest.raises(UserError, match=r"targets\[0\] \(knn\): endpoint is 'stage5'; the endpoints of tiny are pooled, stage1"):
+        with pytest.raises(
+            UserError, match=r"targets\[0\] \(knn\): endpoint is 'stage5'; the endpoints of tiny are pooled, stage1"
+        ):
             self.measured("stage5")
 
 

@@ -114,8 +114,8 @@ class TestPlans:
     def test_all_are_made_before_anything_and_counted(self, tmp_path, capsys):
         study.run(config(vary=SHARES), tmp_path / "run", plan_only=True)
         said = capsys.readouterr().out
-        assert "half, seed 0: 8 pieces of work; of the others 0 exist" in said
-        assert "all, seed 0: 8 pieces of work, 3 of them planned above; of the others 0 exist" in said
+        assert "half, seed 0: 8 pieces of work; 0 of 8 new ones exist" in said
+        assert "all, seed 0: 8 pieces of work, 3 of which are planned above; 0 of 5 new ones exist" in said
         assert "26 pieces of work, 0 of which exist\nto train: 8 stages, 16 steps, 128 images" in said
         assert not (tmp_path / "run").exists()
 
