@@ -18,7 +18,7 @@ from aiseeme_jax.report.estimates import Cell
 from aiseeme_jax.report.names import describe_metric, describe_target, within_sentence
 from aiseeme_jax.report.templates import REPORT, load_template
 from aiseeme_jax.store import records, workdirs
-from aiseeme_jax.study.certainty import Difference, Outcomes, Summary, Table
+from aiseeme_jax.study.certainty import Difference, Outcomes, Summary, Table, count_different
 from aiseeme_jax.study.tables import StudyTables
 from aiseeme_jax.study.variants import Study
 from aiseeme_jax.training.display import duration
@@ -64,7 +64,7 @@ def render(study: Study, outcomes: Outcomes, found: StudyTables, missing: Sequen
         ],
         name_compared=name_compared,
         costs=list_costs(outcomes),
-        alone=list_alone(found.summaries),
+        alone=list_alone(outcomes),
         one_label_seed=list_one_label_seed(found.summaries),
         config=json.dumps(config, indent=2),
         arms=study.arms,
@@ -152,15 +152,16 @@ def list_costs(outcomes: Outcomes) -> list[tuple[str, str, str]]:
     ]
 
 
-def list_alone(summaries: Sequence[Summary]) -> list[str]:
-    """Rows and targets whose backbone is the same for every pretraining seed."""
-    return list(
-        dict.fromkeys(
-            f"{name_row(one.variant, one.arm)}, {describe_target(one.target)}"
-            for one in summaries
-            if one.pretraining_seeds < 2
-        )
-    )
+def list_alone(outcomes: Outcomes) -> list[str]:
+    """Rows and targets that have one and the same backbone for several pretraining seeds."""
+    found = {}
+    for table in outcomes.main_tables():
+        for place in outcomes.places():
+            cell = outcomes.find(place, table)
+            several = len({seed for seed, _ in cell}) > 1
+            if several and count_different({seeds: one.key for seeds, one in cell.items()}) == 1:
+                found[f"{name_row(*place)}, {describe_target(table[0])}"] = None
+    return list(found)
 
 
 def list_one_label_seed(summaries: Sequence[Summary]) -> list[str]:
