@@ -28,6 +28,12 @@ def describe_plan(plan: Plan, store: Store) -> str:
     return "\n".join([*lines, *_sum_up(missing, plan, store)])
 
 
+def describe_sums(plan: Plan, store: Store) -> str:
+    """The sums alone."""
+    missing = [piece for piece in plan.pieces() if store.record(piece.artifact) is None]
+    return "\n".join(_sum_up(missing, plan, store))
+
+
 def describe_state(piece: Piece, store: Store) -> str:
     """'exists', 'begun', 'not begun', or which process is making it."""
     if store.record(piece.artifact) is not None:
