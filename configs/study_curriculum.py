@@ -4,9 +4,8 @@
     python launch.py --config=configs/study_curriculum.py:small --workdir=runs/small ResNet-18 x 0.25, 48 px, two CPUs
     python launch.py --config=configs/study_curriculum.py:demo --workdir=runs/demo   synthetic images, no download
 
-All orders are of the same stages, and a single task shows as many images as they do together. So all arms but scratch
-cost the same. Each is compared with the best single task, which validation images choose. Set ORDER to what a search
-found (`configs/isic_order.py`) before you run it.
+All orders show as many images, and so does a single task. So all arms but scratch cost the same. Set FOUND to what a
+search found (`configs/isic_order.py`) before you run it.
 
 What to expect:
 
@@ -19,15 +18,15 @@ demo: not measured yet.
 
 from configs import base, recipes
 
-# The order that a search found; until one did, the order made by hand with its two strongest tasks exchanged.
-ORDER = ("relative_location", "rotation", "npid", "simclr", "moco_v2")
 # From geometric tasks, which shape early layers, to instance discrimination, the weakest first.
 BY_HAND = ("relative_location", "rotation", "npid", "moco_v2", "simclr")
+# The order that a search found at each size. None did for `full`: it is that by hand with its two strongest exchanged.
+FOUND = ("relative_location", "rotation", "npid", "simclr", "moco_v2")
+FOUND_SMALL = ("barlow_twins", "simclr", "moco_v2")
 SEEDS = (0, 1, 2)
 FRACTIONS = (0.01, 0.1, 1.0)
-# Of `small`: steps of each stage, of 128 images each, and epochs of fine-tuning.
-SMALL_STEPS = 600
-SMALL_FINETUNE_EPOCHS = 5
+# Of `small`: epochs and batch of each stage, as in `isic_order.py:small`, and the images that a curriculum shows.
+SMALL_EPOCHS, SMALL_BATCH, SMALL_IMAGES = 2, 64, 3 * 218 * 64
 
 
 def get_config(variant: str = "full"):
@@ -39,17 +38,23 @@ def full():
     config.data.name = "isic2019/224"
     common = {"preset": "dermoscopy", "size": 224}
     config.targets = recipes.full_targets(fractions=FRACTIONS, **common)
-    return compare(config, {task: recipes.full_stage(task, **common) for task in BY_HAND}, ORDER, BY_HAND)
+    stages = {task: recipes.full_stage(task, **common) for task in BY_HAND}
+    return compare(config, stages, {"by hand": BY_HAND, "reverse": BY_HAND[::-1]}, FOUND)
 
 
 def small():
-    """The same at a size for two CPU cores. All stages are as long."""
+    """At a size for two CPU cores. The stages are those of `isic_order.py:small`, so one store serves both."""
     config = recipes.small_study()
     common = {"preset": "dermoscopy", "size": 48}
-    stages = recipes.narrow_by_steps(dict.fromkeys(BY_HAND, SMALL_STEPS), batch=128, **common)
-    config.targets = recipes.narrow_targets(fractions=FRACTIONS, finetune_epochs=SMALL_FINETUNE_EPOCHS, **common)
-    config.targets[-1].seeds = (0, 1, 2)
-    return compare(config, {stage.task: stage for stage in stages}, ORDER, BY_HAND)
+    tasks = dict.fromkeys((*FOUND_SMALL, *BY_HAND), SMALL_EPOCHS)
+    made = recipes.narrow_stages(epochs=tasks, batch=SMALL_BATCH, **common)
+    config.targets = recipes.narrow_targets(fractions=FRACTIONS, finetune_epochs=2, **common)
+    config = compare(config, {stage.task: stage for stage in made}, {"by hand": BY_HAND}, FOUND_SMALL)
+    config.budget.examples = SMALL_IMAGES
+    config.baselines = ("single:simclr", "scratch")
+    config.study.seeds = (1, 2, 3)
+    config.study.reference = "single:simclr"
+    return config
 
 
 def demo():
@@ -58,19 +63,18 @@ def demo():
     common = {"preset": "dermoscopy", "size": 32}
     stages = recipes.narrow_by_steps({"rotation": 40, "simclr": 40}, batch=64, **common)
     config.targets = recipes.narrow_targets(fractions=(0.1, 1.0), finetune_epochs=2, **common)
-    made = compare(config, {stage.task: stage for stage in stages}, ("rotation", "simclr"), ("rotation", "simclr"))
+    orders = {"reverse": ("simclr", "rotation")}
+    made = compare(config, {stage.task: stage for stage in stages}, orders, ("rotation", "simclr"))
     made.study.seeds = (0, 1)
     return made
 
 
-def compare(config, stages, found, by_hand):
-    """The arms: orders of the same stages, each task alone for as many images, scratch. Equal orders are one arm."""
-    reverse = tuple(reversed(by_hand))
-    orders = {"by hand": by_hand, "reverse": reverse}
+def compare(config, stages, orders, found):
+    """The arms: the order that was found, others, each task of it alone for as many images, scratch."""
     config.stages = tuple(stages[task] for task in found)
     with config.unlocked():
         config.curricula = base.ConfigDict(
-            {name: tuple(stages[task] for task in order) for name, order in orders.items() if order != found}
+            {name: tuple(stages[task] for task in order) for name, order in orders.items()}
         )
     config.lock()
     config.baselines = ("single", "scratch")
