@@ -43,7 +43,7 @@ def small():
 
 
 def demo():
-    """Two tasks, measured on the synthetic images and on a smaller set of them. It proves nothing."""
+    """Two tasks, measured on two sets of synthetic images, `derm_phantom/demo` and `/tiny`. It proves nothing."""
     common = {"preset": "dermoscopy", "size": 32}
     stages = recipes.narrow_by_steps({"rotation": 40, "simclr": 40}, batch=64, **common)
     config = recipes.demo_study("Demo of the study of transfer on synthetic dermoscopy")

@@ -367,6 +367,17 @@ def test_every_field_of_a_search_is_read(tmp_path):
     assert dead == {"nonsense", "proxy.nonsense"}
 
 
+def test_every_field_of_a_study_is_read():
+    made = study_data_size.get_config("demo")
+    for node in (made.study, *made.study.vary):
+        add_unread(node)
+    with field_reads.recorded() as reads:
+        read_study(made)
+    inside = [path for path, _ in nodes(made.study) if path]
+    dead = {".".join(path) for path in inside if not is_read(made.study, path, reads)}
+    assert dead == {"nonsense", *(f"vary.{place}.nonsense" for place in range(3))}
+
+
 # What a user names: not fields, but names of terms.
 NAMED = {"stages.2.distill.kl", "stages.2.distill.ewc"}
 # `made_for` is there to be compared by a check, which counts as no reading.

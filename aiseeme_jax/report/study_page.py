@@ -198,6 +198,7 @@ def name_compared(one: Difference) -> tuple[str, str]:
 def describe_difference(outcomes: Outcomes, one: Difference) -> str:
     """Whether two variants or arms can be told apart, in a sentence."""
     first, second = name_compared(one)
+    second = one.reference if one.variant == one.reference_variant else second
     where = describe_table(outcomes, (one.target, one.fraction, one.metric))
     if math.isnan(one.difference):
         return f"{where}: {first} and {second} were not compared, since {one.note}."
