@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/study_curriculum.py --workdir=runs/curriculum  ResNet-50, 224 px, bf16, one GPU
     python launch.py --config=configs/study_curriculum.py:small --workdir=runs/small ResNet-18 x 0.25, 48 px, two CPUs
+    python launch.py --config=configs/study_curriculum.py:xray --workdir=runs/xray   the same on chest X-rays
     python launch.py --config=configs/study_curriculum.py:demo --workdir=runs/demo   synthetic images, no download
 
 All orders show as many images, and so does a single task. So all arms but scratch cost the same. Set FOUND to what a
@@ -12,6 +13,8 @@ What to expect:
 full: not measured yet.
 
 small: not measured yet.
+
+xray: not measured yet.
 
 demo: not measured yet.
 """
@@ -30,7 +33,7 @@ SMALL_EPOCHS, SMALL_BATCH, SMALL_IMAGES = 2, 64, 3 * 218 * 64
 
 
 def get_config(variant: str = "full"):
-    return recipes.choose("study_curriculum", {"full": full, "small": small, "demo": demo}, variant)
+    return recipes.choose("study_curriculum", {"full": full, "small": small, "xray": xray, "demo": demo}, variant)
 
 
 def full():
@@ -44,11 +47,27 @@ def full():
 
 def small():
     """At a size for two CPU cores. The stages are those of `isic_order.py:small`, so one store serves both."""
+    config = compare_small("dermoscopy", "isic2019/64")
+    finetune = recipes.narrow_targets(fractions=FRACTIONS, finetune_epochs=2, preset="dermoscopy", size=48)[-1]
+    config.targets = (*config.targets, finetune)
+    return config
+
+
+def xray():
+    """The order that was found on dermoscopy, on chest X-rays: pneumonia, by patient. Fine-tuning is left out."""
+    config = compare_small("cxr", "kermany_pneumonia/64")
+    config.model.channels = 1
+    return config
+
+
+def compare_small(preset, data_set):
+    """A study with three pretraining seeds. All arms but scratch show SMALL_IMAGES images."""
     config = recipes.small_study()
-    common = {"preset": "dermoscopy", "size": 48}
+    config.data.name = data_set
+    common = {"preset": preset, "size": 48}
     tasks = dict.fromkeys((*FOUND_SMALL, *BY_HAND), SMALL_EPOCHS)
     made = recipes.narrow_stages(epochs=tasks, batch=SMALL_BATCH, **common)
-    config.targets = recipes.narrow_targets(fractions=FRACTIONS, finetune_epochs=2, **common)
+    config.targets = recipes.narrow_targets(fractions=FRACTIONS, finetune_epochs=2, **common)[:2]
     config = compare(config, {stage.task: stage for stage in made}, {"by hand": BY_HAND}, FOUND_SMALL)
     config.budget.examples = SMALL_IMAGES
     config.baselines = ("single:simclr", "scratch")
