@@ -12,6 +12,7 @@ from aiseeme_jax.store.files import check_local, explain_disk_errors
 # Command -> module with a `main(arguments)`. It is imported only when the command is given.
 COMMANDS = {
     "compare": "aiseeme_jax.report.compare",
+    "freeze": "aiseeme_jax.jobs.freezing",
     "store": "aiseeme_jax.jobs.store_command",
 }
 

@@ -6,13 +6,13 @@ jitted step trains it. A task never gets a device, an optimizer, a file or the c
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import augment
 
@@ -27,11 +27,13 @@ class Setting:
       images: images in the pretraining split.
       batch: images in the global batch.
       dtype: computing type of the heads, 'float32' or 'bfloat16'.
+      steps: of the stage.
     """
 
     images: int
     batch: int
     dtype: str = "float32"
+    steps: int = 1
 
 
 class Bank(nnx.Variable):
@@ -55,6 +57,7 @@ class Output:
         it was shown (`mae`). Distillation compares these with the teacher's.
       empty: whether the batch has nothing to learn from. Such a step changes nothing: without a gradient, momentum and
         weight decay alone would move the weights.
+      losses: [N] of a task with `separate_gradients` or `compares_losses`: what `loss` is made of.
     """
 
     loss: Float[Array, ""]
@@ -62,6 +65,7 @@ class Output:
     images: Float[Array, "m *space c"]
     features: Float[Array, "m d"]
     empty: Bool[Array, ""] | bool = False
+    losses: Float[Array, " n"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,7 @@ class Task(nnx.Module):
       RESTARTS: attributes that `at_epoch` draws anew. The optimizer forgets what it knows of their parameters.
       EMBEDDING_DISTANCE: how the task's own loss compares two embeddings: 'contrastive', 'cosine', 'invariance',
         'cross_correlation', 'mse', or 'prototypes' for a task that has prototypes.
+      LOWEST_LOSS: the lowest value that the loss can have. Ratios of losses are taken above it.
 
     Attributes:
       backbone: what the stage trains.
@@ -122,6 +127,12 @@ class Task(nnx.Module):
       distillation: module that adds a loss for staying close to teachers, or None. It is called with the task, its
         `Output`, the frozen teachers and a progress, and returns (loss, metrics). Its parameters are trained and saved
         with the task.
+      separate_gradients: whether the gradient of each of `Output.losses` is computed, and `combine_gradients` makes one
+        of them, instead of the gradient of `Output.loss`.
+      compares_losses: whether `Output.losses` are computed again after the update, for `compare_losses`.
+      alternatives: ways in which a step can go. Where there are several, `choose` says which way a step goes, and only
+        that is computed.
+      turn: the way that `views`, `loss` and `after_update` go, from 0.
     """
 
     NAME: ClassVar[str]
@@ -133,9 +144,14 @@ class Task(nnx.Module):
     AT_EPOCH: ClassVar[str] = "never"
     RESTARTS: ClassVar[tuple[str, ...]] = ()
     EMBEDDING_DISTANCE: ClassVar[str] = "mse"
+    LOWEST_LOSS: ClassVar[float] = 0.0
 
     groups: int = 1
     distillation: nnx.Module | None = None
+    separate_gradients: bool = False
+    compares_losses: bool = False
+    alternatives: int = 1
+    turn: int = 0
 
     def __init__(self, backbone: nnx.Module, spec: augment.AnyViews):
         self.backbone = backbone
@@ -157,6 +173,27 @@ class Task(nnx.Module):
         statistics.
         """
         raise TypeError(f"{type(self).__name__} defines no loss")
+
+    def pictured(self) -> "Sequence[Task]":
+        """The tasks whose views a picture of this one shows. Default: this one."""
+        return (self,)
+
+    def choose(self, key: PRNGKeyArray) -> Int[Array, ""]:
+        """Which of the `alternatives` the coming step takes. Called before it; may write to variables of the task."""
+        raise TypeError(f"{type(self).__name__} has nothing to choose")
+
+    def combine_gradients(
+        self, gradients: Sequence[nnx.State], losses: Float[Array, " n"], key: PRNGKeyArray
+    ) -> nnx.State:
+        """The gradient of a step, from that of each of the losses by all parameters. May write to variables."""
+        raise TypeError(f"{type(self).__name__} combines no gradients")
+
+    def compare_losses(self, before: Float[Array, " n"], after: Float[Array, " n"]) -> None:
+        """Called after the update with the losses of the step's views before and after it. May write to variables.
+
+        The second time nothing but the parameters is new: what the task or its norms write then is lost.
+        """
+        raise TypeError(f"{type(self).__name__} compares no losses")
 
     def parts(self) -> tuple[Part, ...]:
         """Parameters that do not learn from `loss`, in the order in which they are updated after it. Default: none."""
@@ -182,6 +219,10 @@ class Task(nnx.Module):
         """Called when AT_EPOCH says, jitted, with the pooled features of every image of the split, by its index: of
         central views, in evaluation mode, float32. May write to any variable of the task.
         """
+
+    def summary(self) -> dict[str, Any]:
+        """What the record of the finished stage says of the task, as JSON values. Default: nothing."""
+        return {}
 
     def handed_over(self) -> nnx.Module:
         """The backbone that the stage leaves. Default: the one that was trained."""

@@ -15,6 +15,10 @@ from aiseeme_jax import augment, pretext
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import imbalance
 from aiseeme_jax.evaluate.supervised import FineTuning
+from aiseeme_jax.pretext import pacing
+
+# What a member of a joint stage or of a bandit has of a stage.
+MEMBER_FIELDS = ("task", "made_for", "fields", "views")
 
 
 def duration(*, epochs: float | None = None, steps: int | None = None, examples: int | None = None) -> ConfigDict:
@@ -132,19 +136,26 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     """A pretext stage.
 
     Args:
-      task: name in `pretext.TASKS`.
+      task: name in `pretext.TASKS`; or 'joint' or 'bandit' with `members`, which `docs/pacing.md` explains:
+        stage("joint", members=(stage("rotation"), stage("moco_v2")), weights="famo").
       size: side of the views in pixels.
       preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes), ct_planes.
-      **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it.
+      **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it; `members`,
+        `weights` and `teacher` as `combined_fields` takes them.
 
-    Raises AttributeError that names an unknown field.
+    Raises AttributeError that names an unknown field, UserError for members that cannot be.
     """
     kind = pretext.task_class(task)
     config = training()
     config.task = task
     config.made_for = task  # the task of `fields` and `views`; never changed, so that a changed task is noticed
-    config.fields = ConfigDict(pretext.task_fields(task))  # of the task
-    config.views = views(kind.RECIPE, kind.FIXED, size=size, preset=preset)
+    if task in pacing.COMBINED:
+        if (size, preset) != (224, "natural"):
+            raise UserError(f"{task}: its members have views of their own: give `size` and `preset` to each of them")
+        config.fields = combined_fields(task, changes)
+    else:
+        config.fields = ConfigDict(pretext.task_fields(task))  # of the task
+        config.views = views(kind.RECIPE, kind.FIXED, size=size, preset=preset)
     config.data = ()  # (data set, share of every batch), …; empty: config.data.name
     config.distill = distillation()  # or several: stage(..., distill=({"kind": "kl"}, {"kind": "l2_sp"}))
     config.task_weight = 1.0  # of the task's own loss beside the distillation
@@ -159,6 +170,77 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     own = {key: changes.pop(key) for key in list(changes) if key in config.fields}
     config.fields.lock().update(own)
     return change(config, changes)
+
+
+def combined_fields(task: str, changes: dict[str, Any]) -> ConfigDict:
+    """The fields of a stage that has members. Those that are given are taken out of `changes`.
+
+    Fields, with their defaults in `aiseeme_jax/pretext/pacing/`:
+      members: stages; or a mapping from names to them. A member has the name of its task, a second one `NAME_2`. Of a
+        member count the task, its fields and its views. All else is set in the stage that has the members.
+      weights (joint): the name of a weighting; or a mapping with its `name` and its fields; or one weight for each
+        member, in their order. Values by member are a mapping from their names.
+      teacher (bandit): the name of a rule of choice; or a mapping with its `name` and its fields.
+      interval (bandit): steps from one choice to the next.
+      costs (bandit): mapping from members to the compute of a step, beside 1 for the others.
+    """
+    fields = pretext.task_fields(task)
+    members = _name_members(changes.pop("members", ()))
+    fields["members"] = ConfigDict(members)
+    for field in pacing.TABLES.keys() & fields.keys():
+        fields[field] = _rule_fields(field, changes.pop(field, fields[field]), tuple(members))
+    if "costs" in fields:
+        fields["costs"] = _floats(changes.pop("costs", {}))
+    return ConfigDict(fields)
+
+
+def _name_members(given: Any) -> dict[str, ConfigDict]:
+    if isinstance(given, Mapping | ConfigDict):
+        return {name: _member(given[name]) for name in given}
+    found: dict[str, ConfigDict] = {}
+    for node in given:
+        alike = sum(other.task == node.task for other in found.values())
+        found[f"{node.task}_{alike + 1}" if alike else node.task] = _member(node)
+    return found
+
+
+def _member(node: ConfigDict) -> ConfigDict:
+    """What counts of a stage as a member. Raises UserError if anything else of it was changed, or if it has members."""
+    if node.task in pacing.COMBINED:
+        raise UserError(f"members: '{node.task}' has members itself, and cannot be one")
+    plain = stage(node.task)
+    changed = [
+        name
+        for name in node
+        if name not in MEMBER_FIELDS and ConfigDict({name: node[name]}) != ConfigDict({name: plain[name]})
+    ]
+    if changed:
+        raise UserError(
+            f"members: '{node.task}' sets {', '.join(changed)}: a member has a task, its fields and views alone; set "
+            "the rest in the stage that has the members"
+        )
+    return ConfigDict({name: node[name] for name in MEMBER_FIELDS}).copy_and_resolve_references().lock()
+
+
+def _rule_fields(field: str, given: Any, members: tuple[str, ...]) -> ConfigDict:
+    """A weighting or a rule of choice with all its fields."""
+    if isinstance(given, tuple | list):
+        if len(given) != len(members):
+            raise UserError(f"{field}: {len(given)} numbers for {len(members)} members ({', '.join(members)})")
+        given = {"name": "fixed", "factors": dict(zip(members, given, strict=True))}
+    changes = {"name": given} if isinstance(given, str) else dict(given)
+    if "name" not in changes:
+        raise UserError(f"{field} {changes} has no name: write {field}={{'name': …, …}}, or the name alone")
+    defaults = pacing.default_fields(field, changes.pop("name"))
+    by_member = [name for name, value in defaults.items() if isinstance(value, Mapping)]
+    config = ConfigDict(defaults)
+    for name in by_member:
+        config[name] = _floats(changes.pop(name, {}))
+    return change(config, changes)
+
+
+def _floats(given: Mapping[str, float]) -> ConfigDict:
+    return ConfigDict({name: float(given[name]) for name in given})
 
 
 def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
@@ -378,13 +460,23 @@ def stage_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A stage from the plain values of all its fields."""
     changes = _training_from_values(values)
     terms, stop = changes.pop("distill"), changes.pop("stop")
-    made = stage(changes["task"], preset=_preset_of(values["views"]), distill=terms if "kind" in terms else ())
+    given: dict[str, Any] = {"distill": terms if "kind" in terms else ()}
+    if changes["task"] in pacing.COMBINED:
+        members = {name: _member_from_values(member) for name, member in values["fields"]["members"].items()}
+        given |= {**changes.pop("fields"), "members": members}
+    else:
+        given["preset"] = _preset_of(values["views"])
+    made = stage(changes["task"], **given)
     if "kind" not in terms:
         with made.unlocked():
             made.distill = several(terms.values())
     judged = proxy_from_values(stop["proxy"]) if stop["proxy"] else None
     limits = {name: value for name, value in stop.items() if name != "proxy"}
     return change(made, {**changes, "stop": stopping(judged, **limits)})
+
+
+def _member_from_values(values: Mapping[str, Any]) -> ConfigDict:
+    return change(stage(values["task"], preset=_preset_of(values["views"])), dict(values))
 
 
 def proxy_from_values(values: Mapping[str, Any]) -> ConfigDict:
@@ -441,7 +533,8 @@ def get_config() -> ConfigDict:
     # Other curricula, each an arm: name -> tuple of stage(...). Stages that two arms have in common are trained once.
     config.curricula = ConfigDict()
     config.targets = ()  # of target(...)
-    # Other arms: scratch, imagenet, single (each task without the stages before it), single:TASK.
+    # Other arms: scratch, imagenet, single (each task without the stages before it, and each member of a joint stage or
+    # bandit alone), single:TASK, weights (the curriculum with equal and with random weights, or random choices).
     config.baselines = ("scratch", "single")
     config.single_budget = "stage"  # a single task is trained as long as its stage | total: as the whole curriculum
     config.patience = 10  # so many non-finite steps in a row end a stage

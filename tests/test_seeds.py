@@ -71,7 +71,7 @@ def test_heads_have_nothing_in_common_with_the_backbone(name):
     backbone = weights.starting_backbone(made.model, "scratch", made.seed)
     body = kernels(backbone)
     task = make_stage_task(
-        tiny.table_stage(name), backbone, 24, dtype="float32", seed=seeds.of_stage(made.seed, 0, None)
+        tiny.table_stage(name), backbone, 24, 1, dtype="float32", seed=seeds.of_stage(made.seed, 0, None)
     )
     assert_unrelated(kernels(task, without="backbone"), body)
 
@@ -80,7 +80,7 @@ def test_predictors_have_nothing_in_common_with_heads_and_backbone():
     made, stage = config("simclr"), tiny.stage("simclr", distill={"kind": "pfr"})
     backbone = weights.starting_backbone(made.model, "scratch", 0)
     seed = seeds.of_stage(0, 0, None)
-    task = make_stage_task(stage, backbone, 24, dtype="float32", seed=seed)
+    task = make_stage_task(stage, backbone, 24, 1, dtype="float32", seed=seed)
     before = kernels(task)
     distill.attach_distillation(task, distill.read_terms(stage.distill), {"previous": backbone}, seed=seed)
     assert_unrelated(kernels(task.distillation), before)

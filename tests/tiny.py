@@ -211,8 +211,8 @@ def task(
     return pretext.make_task(
         config.task,
         body if body is not None else backbone(seed),
-        augment.views_of(config.views),
-        pretext.Setting(images, config.batch_size, dtype),
+        augment.views_of(config.views) if "views" in config else None,
+        pretext.Setting(images, config.batch_size, dtype, config.duration.steps or 1),
         config.fields,
         rngs=nnx.Rngs(seed),
     )

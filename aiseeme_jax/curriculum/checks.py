@@ -1,6 +1,7 @@
 """Checks the parts of a config before anything is trained, so that a mistake in the last stage costs only seconds."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, data, models, pretext, seeds, weights
 from aiseeme_jax.curriculum import teachers
+from aiseeme_jax.curriculum.arms import list_members
 from aiseeme_jax.curriculum.budgets import check_budget
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune
@@ -92,10 +94,19 @@ def check_views(model: ConfigDict, part: ConfigDict, split: data.Split) -> None:
     data.check_views(split, views)
 
 
-def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosition, split: data.Split) -> None:
-    """Checks a stage with the images it is trained on. Raises UserError, or MissingFile for a teacher's file."""
+def check_stage(
+    config: ConfigDict, stage: ConfigDict, place: teachers.StagePosition, split: data.Split, steps: int
+) -> None:
+    """Checks a stage with the images it is trained on. Raises UserError, or MissingFile for a teacher's file.
+
+    Args:
+      steps: of the stage.
+    """
     pretext.task_class(stage.task)
     check_made_for(stage, "task", "stage")
+    for member in list_members(stage):
+        check_made_for(member, "task", "stage")
+        check_views(config.model, member, split)
     data.check_model(split, config.model)
     if config.data.share < 1 and stage.batch_size > len(split):
         raise UserError(
@@ -105,17 +116,16 @@ def check_stage(config: ConfigDict, stage: ConfigDict, place: teachers.StagePosi
     check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
     check_stop(stage.stop)
-    check_views(config.model, stage, split)
 
     def make() -> pretext.Task:
         backbone = weights.starting_backbone(config.model, weights.SCRATCH, config.seed)
-        return make_stage_task(stage, backbone, len(split), dtype=config.model.dtype, seed=0)
+        return make_stage_task(stage, backbone, len(split), steps, dtype=config.model.dtype, seed=0)
 
     task = nnx.eval_shape(make)
     rows = stage.batch_size
     if stage.batch_size // task.groups < SMALL_BATCH:
         rows = trace_loss(task, split, stage.batch_size)
-    teachers.check_teachers(config, stage, place, task.backbone, rows)
+    teachers.check_teachers(config, stage, place, task, rows)
 
 
 def check_stop(stop: ConfigDict) -> None:
@@ -128,17 +138,21 @@ def check_stop(stop: ConfigDict) -> None:
 
 
 def trace_loss(task: pretext.Task, split: data.Split, batch_size: int) -> int:
-    """Traces the loss of a task, without computing it, and returns how many rows of features it gives for a batch.
+    """Traces the loss of a task, without computing it, and returns how many rows of features it gives for a batch. If a
+    step of the task can go several ways, all are traced, and the fewest rows count.
 
     What the batch is too small for raises ValueError, such as batch normalisation of a single value of a channel.
     """
 
-    def loss(task: pretext.Task, batch: dict[str, Array]) -> Array:
+    def loss(way: int, task: pretext.Task, batch: dict[str, Array]) -> Array:
+        task.turn = way
         return task.loss(task.views(jax.random.key(0), batch), jnp.zeros(())).features
 
     image = jax.ShapeDtypeStruct((batch_size, *split.shape), split.dtype)
     index = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    return nnx.eval_shape(loss, task, {"image": image, "index": index}).shape[0]
+    batch = {"image": image, "index": index}
+    ways = [functools.partial(loss, way) for way in range(task.alternatives)]
+    return min(nnx.eval_shape(way, task, batch).shape[0] for way in ways)
 
 
 def check_endpoint(model: ConfigDict, target: ConfigDict) -> None:
@@ -167,19 +181,23 @@ def check_finetuning(model: ConfigDict, target: ConfigDict, images: int) -> None
         nnx.eval_shape(lambda m, x: m(x, train=True)["pooled"], backbone, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
-def make_stage_task(stage: ConfigDict, backbone: nnx.Module, images: int, *, dtype: str, seed: int) -> pretext.Task:
+def make_stage_task(
+    stage: ConfigDict, backbone: nnx.Module, images: int, steps: int, *, dtype: str, seed: int
+) -> pretext.Task:
     """Makes the task of a stage around a backbone. Its heads and its state are new.
 
     Args:
       images: number of images that it is trained on.
+      steps: of the stage.
       dtype: type in which the heads compute.
       seed: of the stage.
     """
+    stage = FrozenConfigDict(stage)
     return pretext.make_task(
         stage.task,
         backbone,
-        augment.views_of(FrozenConfigDict(stage).views),
-        pretext.Setting(images, stage.batch_size, dtype),
+        augment.views_of(stage.views) if "views" in stage else None,
+        pretext.Setting(images, stage.batch_size, dtype, steps),
         stage.fields,
         rngs=nnx.Rngs(seeds.derive(seed, "heads")),
     )

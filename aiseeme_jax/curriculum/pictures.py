@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from aiseeme_jax import augment, seeds
 from aiseeme_jax.store import files
@@ -30,15 +30,21 @@ def save_views(directory: Path, task: Task, images: Shaped[Array, "b *space c"],
 
 def draw_views(task: Task, images: Shaped[Array, "b *space c"], seed: int) -> np.ndarray:
     """Draws the picture of `save_views`, float [H, W, C], from 0 to 1."""
-    rows = images.shape[0]
-    batch = {"image": images, "index": jax.numpy.arange(rows)}
-    views = task.shown_images(task.views(jax.random.key(seeds.derive(seed, "pictures")), batch))
-    views = np.asarray(augment.to_display(views, task.spec)).reshape(rows, -1, *views.shape[1:])
+    batch = {"image": images, "index": jax.numpy.arange(images.shape[0])}
+    key = jax.random.key(seeds.derive(seed, "pictures"))
     first = np.asarray(augment.stored_to_display(images, task.spec))
-    cells = [flat for cell in (first, *np.moveaxis(views, 1, 0)) for flat in _slice(cell)]
+    views = [view for shown in task.pictured() for view in _list_views(shown, batch, key)]
+    cells = [flat for cell in (first, *views) for flat in _slice(cell)]
     height = max(cell.shape[1] for cell in cells)
     cells = [_pad(cell, height) for cell in cells]
     return np.concatenate([np.concatenate(list(column), axis=0) for column in cells], axis=1)
+
+
+def _list_views(task: Task, batch: dict[str, Array], key: PRNGKeyArray) -> list[Float[np.ndarray, "b *space c"]]:
+    """The views of each image, one after another."""
+    views = task.shown_images(task.views(key, batch))
+    shown = np.asarray(augment.to_display(views, task.spec))
+    return list(np.moveaxis(shown.reshape(batch["image"].shape[0], -1, *shown.shape[1:]), 1, 0))
 
 
 def _slice(cell: Float[np.ndarray, "b *space c"]) -> list[Float[np.ndarray, "b h w c"]]:

@@ -8,6 +8,7 @@ from ml_collections import FrozenConfigDict
 
 from aiseeme_jax import distill
 from aiseeme_jax.curriculum import teachers
+from aiseeme_jax.curriculum.arms import list_members
 from aiseeme_jax.curriculum.datasets import Sets
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.store import keys
@@ -84,7 +85,9 @@ class PlannedStage:
     def speed_of(self) -> str:
         """What its speed depends on, beside the machine. Stages that agree in this take equally long for an image."""
         model = self.artifact.content["model"]
-        return f"{self.fields.task} {self.fields.views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
+        parts = list_members(self.fields)
+        tasks = "+".join([self.fields.task] * (len(parts) > 1) + [part.task for part in parts])
+        return f"{tasks} {parts[0].views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
 
     @property
     def title(self) -> str:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data, distill, seeds, weights
 from aiseeme_jax.curriculum import budgets, checks, teachers
-from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms
+from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms, take_member
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, list_sets
 from aiseeme_jax.curriculum.pieces import (
     Plan,
@@ -99,7 +99,10 @@ class _Planner:
             stages = self.fit_stages(tuple(fields for _, fields in arm.stages))
             return dataclasses.replace(arm, stages=tuple(enumerate(stages)))
         whole = self.fit_stages(self.config.stages)
-        return dataclasses.replace(arm, stages=tuple((position, whole[position]) for position, _ in arm.stages))
+        found = [(position, whole[position]) for position, _ in arm.stages]
+        if arm.member:
+            found = [(position, take_member(stage, arm.member)) for position, stage in found]
+        return dataclasses.replace(arm, stages=tuple(found))
 
     def fit_stages(self, stages: Sequence[ConfigDict]) -> tuple[ConfigDict, ...]:
         with checks.name_in_errors("budget"):
@@ -126,14 +129,14 @@ class _Planner:
     ) -> PlannedStage:
         sets = list_sets(self.config, fields)
         split = self.datasets.pretraining(sets)
-        self.check_stage_once(arm, place, fields, split, sets)
+        steps = self.count_steps(arm, fields, len(split))
+        self.check_stage_once(arm, place, fields, split, sets, steps)
         terms, named = teachers.resolve_terms(fields, place)
         found = {label: self.find_teacher(teacher, earlier, start) for label, teacher in named.items()}
         fishers = {
             label: _find_fisher(teacher) for label, teacher in found.items() if teachers.needs_fisher(terms, label)
         }
         seed = seeds.of_stage(self.config.seed, place.position, fields.seed)
-        steps = self.count_steps(arm, fields, len(split))
         seconds = self.find_seconds(arm, fields, steps)
         content = {
             "version": STAGE_VERSION,
@@ -168,7 +171,13 @@ class _Planner:
         )
 
     def check_stage_once(
-        self, arm: Arm, place: teachers.StagePosition, fields: ConfigDict, split: data.Split, sets: Sets
+        self,
+        arm: Arm,
+        place: teachers.StagePosition,
+        fields: ConfigDict,
+        split: data.Split,
+        sets: Sets,
+        steps: int,
     ) -> None:
         """Checks a stage, unless another arm has the same stage. If it is distilled, what comes before counts too."""
         before = {**dataclasses.asdict(place), "tasks": place.tasks[: place.position]}
@@ -176,7 +185,7 @@ class _Planner:
         content = {"fields": fields, "before": before if distilled else None, "sets": sets, "images": len(split)}
         alike = keys.make_key(content)
         if alike not in self.checked:
-            checks.check_stage(self.config, fields, place, split)
+            checks.check_stage(self.config, fields, place, split, steps)
             if fields.stop.proxy:
                 check_proxy(self.config, fields.stop.proxy, self.datasets, "stop.proxy")
             self.checked.add(alike)

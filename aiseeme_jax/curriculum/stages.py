@@ -69,14 +69,15 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
     if len(stage.sets) > 1:
         counts["images_shown"] = split.counts(result.record["steps"], stage.fields.batch_size)
     record = {"task": stage.fields.task, "backbone_hash": written, "speed_of": stage.speed_of}
-    return {**record, **counts, **result.record, **averaged}
+    return {**record, **counts, **result.record, **averaged, **result.task.summary()}
 
 
 def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
     """Makes the task of a stage around the backbone that it starts from, and loads its teachers."""
     split = context.datasets.pretraining(stage.sets)
     dtype = context.model.dtype
-    task = make_stage_task(stage.fields, context.load_start(stage.start), len(split), dtype=dtype, seed=stage.seed)
+    start = context.load_start(stage.start)
+    task = make_stage_task(stage.fields, start, len(split), stage.total_steps, dtype=dtype, seed=stage.seed)
     loaded = load_teachers(stage, context)
     frozen = distill.attach_distillation(
         task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed

@@ -53,7 +53,7 @@ class StagePosition:
             return None if self.init == SCRATCH else INIT
         if isinstance(name, int) or name.lstrip("-").isdigit():
             found = [position for position in range(self.position) if position == int(name)]
-        elif name in pretext.TASKS:
+        elif name in pretext.TASKS or name in pretext.COMBINED:
             found = [position for position in range(self.position) if self.tasks[position] == name]
         else:
             return name
@@ -109,11 +109,11 @@ class LoadedTeachers:
         return backbone, record
 
 
-def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, student: nnx.Module, rows: int) -> None:
+def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, task: pretext.Task, rows: int) -> None:
     """Checks the distillation of a stage before anything is trained.
 
     Args:
-      student: a backbone of `config.model`; its weights do not matter.
+      task: of the stage; its weights do not matter.
       rows: of features that a batch of the stage gives, or fewer.
 
     Raises UserError that names the field, MissingFile for a missing file of a teacher.
@@ -130,8 +130,8 @@ def check_teachers(config: ConfigDict, stage: ConfigDict, place: StagePosition, 
         backbones: dict[str, nnx.Module] = {}
         for teacher in teachers:
             outside = None if isinstance(teacher, int) else _load_outside(config.model, term, teacher, place.init)
-            backbones[place.label(teacher)] = student if outside is None else outside
-        distill.check_term(term, student, backbones, stage.views.size, rows)
+            backbones[place.label(teacher)] = task.backbone if outside is None else outside
+        distill.check_term(term, task.backbone, backbones, task.spec.size, rows)
 
 
 def _load_outside(model: Mapping[str, Any], term: distill.Term, teacher: str, init: str) -> nnx.Module:

@@ -20,7 +20,8 @@ def estimate_fisher(task: Task, batches: Iterable[dict[str, Array]], key: PRNGKe
     contrastive one, has no gradient of a single image. This form is ours: Kirkpatrick et al. (2017) define the Fisher
     information of a likelihood.
 
-    Views are drawn and norms work as in training; the task is left as it was. The loss is that of the stage's end.
+    Views are drawn and norms work as in training; the task is left as it was. The loss is that of the stage's end. If a
+    step of the task can go several ways, batches take them in turn.
 
     Args:
       key: batch number n draws its views with n folded into it.
@@ -30,10 +31,10 @@ def estimate_fisher(task: Task, batches: Iterable[dict[str, Array]], key: PRNGKe
     graph, state = nnx.split(task)
     state = nnx.as_pure(state)
     # Jitted here, so that what is compiled goes when this is done.
-    squares_of = jax.jit(functools.partial(_squares, graph))
+    ways = [jax.jit(functools.partial(_squares, graph, way)) for way in range(task.alternatives)]
     total, count = None, 0
     for count, batch in enumerate(batches, start=1):
-        squares = squares_of(state, batch, jax.random.fold_in(key, count - 1))
+        squares = ways[(count - 1) % len(ways)](state, batch, jax.random.fold_in(key, count - 1))
         total = squares if total is None else jax.tree.map(jnp.add, total, squares)
     if total is None:
         raise ValueError("Fisher information needs at least one batch")
@@ -42,11 +43,12 @@ def estimate_fisher(task: Task, batches: Iterable[dict[str, Array]], key: PRNGKe
     return found
 
 
-def _squares(graph: nnx.GraphDef, state: nnx.State, batch: dict[str, Array], key: PRNGKeyArray) -> nnx.State:
+def _squares(graph: nnx.GraphDef, way: int, state: nnx.State, batch: dict[str, Array], key: PRNGKeyArray) -> nnx.State:
     """B (d L / d w)^2 of the backbone's parameters."""
 
     def loss(weights):
         task = nnx.merge(graph, state)
+        task.turn = way
         nnx.update(task.backbone, weights)
         return task.loss(task.views(key, batch), jnp.ones(())).loss
 

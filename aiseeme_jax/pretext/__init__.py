@@ -26,6 +26,7 @@ from aiseeme_jax.pretext.models_genesis import ModelsGenesis
 from aiseeme_jax.pretext.nnclr import NNCLR
 from aiseeme_jax.pretext.npid import NPID
 from aiseeme_jax.pretext.odc import ODC
+from aiseeme_jax.pretext.pacing import COMBINED, Combined
 from aiseeme_jax.pretext.relative_location import RelativeLocation
 from aiseeme_jax.pretext.relative_location3d import RelativeLocation3D
 from aiseeme_jax.pretext.rotation import Rotation
@@ -68,14 +69,17 @@ _CLASSES: tuple[type[Task], ...] = (
 )
 TASKS: dict[str, type[Task]] = {task.NAME: task for task in _CLASSES}
 
-__all__ = ["TASKS", "Output", "Setting", "Task", "make_task", "task_class", "task_fields"]
+__all__ = ["COMBINED", "TASKS", "Output", "Setting", "Task", "make_task", "task_class", "task_fields"]
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of a task by name. Raises UserError that names the known ones."""
-    if name not in TASKS:
-        raise UserError(f"unknown pretext task '{name}': known are {', '.join(sorted(TASKS))}")
-    return TASKS[name]
+    """The class of a task, or of a kind of stage that combines tasks, by name. Raises UserError that names all."""
+    if name not in TASKS and name not in COMBINED:
+        combined = " and ".join(sorted(COMBINED))
+        raise UserError(
+            f"unknown pretext task '{name}': known are {', '.join(sorted(TASKS))}, and of several {combined}"
+        )
+    return TASKS[name] if name in TASKS else COMBINED[name]
 
 
 def task_fields(name: str) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def task_fields(name: str) -> dict[str, Any]:
 def make_task(
     name: str,
     backbone: nnx.Module,
-    spec: augment.Views,
+    spec: augment.AnyViews | None,
     setting: Setting,
     fields: Mapping[str, Any],
     *,
@@ -95,11 +99,18 @@ def make_task(
 ) -> Task:
     """A task that takes over `backbone` as it is and starts its own heads and state anew.
 
+    Args:
+      spec: of the views; None for a task with members, of which each has views of its own.
+
     Raises UserError for an unknown name, for views of volumes where the task needs images or the other way round, for a
     batch below the task's MINIMUM_BATCH, for a field out of its range, or for sizes (queue, bank, patches) that do not
     fit the data set or the batch.
     """
     kind = task_class(name)
+    if issubclass(kind, Combined):
+        nodes = fields["members"]
+        members = {member: _make_member(nodes[member], backbone, setting, rngs) for member in sorted(nodes)}
+        return kind(backbone, spec, setting, rngs=rngs, **{**fields, "members": members})
     if spec.dimensions not in kind.DIMENSIONS:
         wanted = "2-D images" if spec.dimensions == 3 else "volumes"
         other = f"{name}3d" if spec.dimensions == 3 else name.removesuffix("3d")
@@ -111,3 +122,7 @@ def make_task(
             f"them together; raise `batch_size` to at least {kind.MINIMUM_BATCH}"
         )
     return kind(backbone, spec, setting, rngs=rngs, **fields)
+
+
+def _make_member(node: Any, backbone: nnx.Module, setting: Setting, rngs: nnx.Rngs) -> Task:
+    return make_task(node.task, backbone, augment.views_of(node.views), setting, node.fields, rngs=rngs)

@@ -31,6 +31,7 @@ class SimSiam(TwoViews):
     RECIPE = MoCoV2.RECIPE
     CONSTANT_RATE = ("predictor",)
     EMBEDDING_DISTANCE = "cosine"
+    LOWEST_LOSS = -1.0
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ def render(contents: Contents) -> str:
         fewest_groups=bootstrap.MIN_GROUPS,
         stages=tables.list_stages(contents),
         losses=charts.draw_losses(contents),
+        pacing=charts.draw_pacing(contents),
         views=[(stage, _make_data_uri(stage.views)) for stage in contents.stages if stage.views],
         config=json.dumps(contents.config, indent=2),
         describe_target=names.describe_target,

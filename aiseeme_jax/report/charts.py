@@ -1,8 +1,9 @@
 """Line charts as inline SVG. Colours come from the page's style, so that they follow light and dark."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -18,6 +19,8 @@ TONES = 8
 # Arms whose colour is the same on every page.
 NAMED_TONES = (CURRICULUM, SCRATCH)
 POINTS = 200
+# Parts of a bandit's stage in which steps are counted.
+PACED = 20
 
 # From a value to a place in the picture.
 Scale = Callable[[float], float]
@@ -53,6 +56,32 @@ def draw_losses(contents: Contents) -> list[tuple[Stage, Markup]]:
             line = Line(choose_tone(stage.arm, contents.arms), xs, ys)
             found.append((stage, draw_lines([line], label=f"Loss of {stage.title} over steps", x_label="step")))
     return found
+
+
+def draw_pacing(contents: Contents) -> list[tuple[Stage, list[tuple[str, str]], Markup]]:
+    """What each stage with members arrived at, over its steps, with the tones and names of its members: the weights of
+    a joint stage, the shares of the steps of a bandit.
+    """
+    found = []
+    for stage in contents.stages:
+        pacing = (stage.record or {}).get("pacing")
+        if pacing:
+            xs, rows = _share_steps(pacing) if pacing["kind"] == "bandit" else (pacing["until"], pacing["weights"])
+            tones = [(f"tone-{i % TONES}", name) for i, name in enumerate(pacing["members"])]
+            lines = [Line(tone, xs, [row[i] for row in rows]) for i, (tone, _) in enumerate(tones)]
+            what = "Share of steps" if pacing["kind"] == "bandit" else "Weight"
+            label = f"{what} of each member of {stage.title}"
+            found.append((stage, tones, _draw(lines, label=label, x_label="share of the stage")))
+    return found
+
+
+def _share_steps(pacing: Mapping[str, Any]) -> tuple[list[float], list[list[float]]]:
+    """Ends of equal parts of a bandit's stage, as shares of it, and in each the share of the steps of each member."""
+    chosen = np.concatenate([np.full(steps, pacing["members"].index(name)) for name, steps in pacing["runs"]])
+    parts = np.array_split(chosen, max(1, min(PACED, len(chosen) // pacing["interval"])))
+    ends = np.cumsum([len(part) for part in parts]) / len(chosen)
+    shares = [[float(np.mean(part == i)) for i in range(len(pacing["members"]))] for part in parts]
+    return ends.tolist(), shares
 
 
 def draw_fractions(estimates: Estimates) -> list[tuple[str, Markup]]:

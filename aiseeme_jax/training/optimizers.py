@@ -77,7 +77,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer that `config.name` says, at the rates of `schedule`; the global norm is clipped first.
 
-    Parameters under the names `constant` at the top of the tree learn at `config.learning_rate` throughout.
+    Parameters under the dotted names `constant`, from the top of the tree, learn at `config.learning_rate` throughout.
 
     Raises UserError for an unknown name and for a field out of its range.
     """
@@ -101,8 +101,8 @@ def decayed(params: Any) -> Any:
 
 
 def restarted(state: optax.OptState, fresh: optax.OptState, names: tuple[str, ...]) -> optax.OptState:
-    """An optimizer's state in which what it remembers of the parameters under `names`, at the top of their tree, is as
-    in `fresh`. The schedule's count of steps goes on.
+    """An optimizer's state in which what it remembers of the parameters under the dotted `names`, from the top of their
+    tree, is as in `fresh`. The schedule's count of steps goes on.
     """
 
     def leaf(path, old, new):
@@ -137,7 +137,11 @@ def _under(path: tuple[Any, ...], name: str) -> bool:
 
 def _rates(names: tuple[str, ...], params: Any) -> Any:
     """Pytree like `params`: 'constant' for what lies under one of the names, 'scheduled' for the rest."""
-    return jax.tree.map_with_path(lambda path, _: "constant" if path[0].key in names else "scheduled", params)
+
+    def rate(path, _):
+        return "constant" if any(_under(path, name) for name in names) else "scheduled"
+
+    return jax.tree.map_with_path(rate, params)
 
 
 def _cosine(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import data
-from aiseeme_jax.task import Part, Task
+from aiseeme_jax.task import Output, Part, Task
 from aiseeme_jax.training import optimizers
 from aiseeme_jax.training.parts import check_parts, join_parameters, select_parameters, split_parameters
 
@@ -224,8 +224,9 @@ def train_step(
     Returns the new state, scalars to log, and the pooled features [M, D] for the health of the run.
     """
     step_key = jax.random.fold_in(key, state.step)
-    frozen = task_of(program, state).frozen(_progress(program, state))
-    new, metrics, features, empty = _update_main(program, state, batch, step_key, frozen)
+    begun, turn = _choose_turn(program, state, step_key)
+    frozen = task_of(program, begun).frozen(_progress(program, state))
+    new, metrics, features, empty = _update_main(program, begun, batch, step_key, frozen, turn)
     fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"]) & (state.halted < 0)
     for number, part in enumerate(program.parts):
         # Views fold small numbers into their key, or split it, which is the same: parts count from the other end.
@@ -233,7 +234,7 @@ def train_step(
         new, part_metrics, part_fine = _update_part(program, new, part, batch, part_key, frozen)
         metrics |= part_metrics
         fine &= part_fine
-    new = _after_update(program, new)
+    new = _after_update(program, new, turn)
     changed = fine & ~empty
     new = _choose(changed, new, state)
     streak = jnp.where(fine, jnp.where(empty, state.streak, 0), state.streak + 1)
@@ -254,19 +255,84 @@ def _progress(program: Program, state: TrainState) -> Float[Array, ""]:
     return state.step / program.total_steps
 
 
+# The way that a step goes: None for a task that has but one.
+Turn = Int[Array, ""] | None
+
+
+def _choose_turn(program: Program, state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Turn]:
+    """Which way the step goes, and the state once that is decided."""
+    task = task_of(program, state)
+    if task.alternatives == 1:
+        return state, None
+    turn = task.choose(key)
+    return state.replace(rest=split_state(task)[2]), turn
+
+
+def _take_turn(turn: Turn, ways: int, function: Callable, *arguments: Any) -> Any:
+    """`function(way, *arguments)` for the way that was chosen. Nothing else is computed."""
+    if turn is None:
+        return function(0, *arguments)
+    return jax.lax.switch(turn, [functools.partial(function, way) for way in range(ways)], *arguments)
+
+
+def _merge_on_turn(program: Program, params: nnx.State, rest: nnx.State, way: int) -> Task:
+    task = nnx.merge(program.graph, params, rest)
+    task.turn = way
+    return task
+
+
+@struct.dataclass
+class _Computed:
+    """What a step computes before it updates anything.
+
+    Attributes:
+      rest: the state of the task after its loss.
+      losses: `Output.losses`.
+    """
+
+    gradient: nnx.State
+    rest: nnx.State
+    metrics: dict[str, Float[Array, ""]]
+    features: Float[Array, "m d"]
+    empty: Bool[Array, ""]
+    losses: Float[Array, " n"] | None
+
+
 def _update_main(
-    program: Program, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray, frozen: Frozen
+    program: Program, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray, frozen: Frozen, turn: Turn
 ) -> tuple[TrainState, dict[str, Float[Array, ""]], Float[Array, "m d"], Bool[Array, ""]]:
     """The update of all parameters that no part owns, by the task's loss and its distillation.
 
     Returns the new state, metrics, the pooled features, and whether the batch was empty.
     """
     main, owned = split_parameters(state.params, program.parts)
+    task = task_of(program, state)
+    compute = functools.partial(_compute, program, state, batch, key, owned)
+    if turn is not None:
+        compute = _alike(compute, task.alternatives, main, batch["image"].shape[0])
+    found = _take_turn(turn, task.alternatives, compute, main)
+    main, optimizer, norm = _apply(program.optimizer(), found.gradient, state.optimizer, main, frozen)
+    new = state.replace(params=join_parameters(main, owned), rest=found.rest, optimizer=optimizer)
+    if task.compares_losses:
+        new = _compare_losses(program, state, new, batch, key, found.losses)
+    return new, found.metrics | {"gradient_norm": norm}, found.features, found.empty
+
+
+def _compute(
+    program: Program,
+    state: TrainState,
+    batch: dict[str, Array],
+    key: PRNGKeyArray,
+    owned: dict[str, nnx.State],
+    way: int,
+    main: nnx.State,
+) -> _Computed:
+    """The gradient of all parameters that no part owns, and what else comes of the task's loss."""
 
     def loss(main):
-        task = nnx.merge(program.graph, join_parameters(main, owned), state.rest)
+        task = _merge_on_turn(program, join_parameters(main, owned), state.rest, way)
         output = task.loss(task.views(key, batch), _progress(program, state))
-        total = program.fields.task_weight * output.loss
+        total, added = program.fields.task_weight * output.loss, None
         metrics = {"task_loss": output.loss, **output.metrics}
         if program.frozen_graph is not None:
             teachers = nnx.merge(program.frozen_graph, state.frozen)
@@ -275,12 +341,70 @@ def _update_main(
             added, terms = task.distillation(task, output, teachers, from_first_to_last)
             total, metrics = total + added, {**metrics, **terms}
         metrics = {"loss": total, **metrics}
-        return total, (split_state(task)[2], metrics, output.features, jnp.asarray(output.empty))
+        computed = (split_state(task)[2], metrics, output.features, jnp.asarray(output.empty), output.losses)
+        return (_list_losses(program, output, added) if task.separate_gradients else total), computed
 
-    gradient, (rest, metrics, features, empty) = jax.grad(loss, has_aux=True)(main)
-    main, optimizer, norm = _apply(program.optimizer(), gradient, state.optimizer, main, frozen)
-    new = state.replace(params=join_parameters(main, owned), rest=rest, optimizer=optimizer)
-    return new, metrics | {"gradient_norm": norm}, features, empty
+    if task_of(program, state).separate_gradients:
+        return _combine_gradients(program, main, owned, key, *jax.vjp(loss, main, has_aux=True))
+    gradient, computed = jax.grad(loss, has_aux=True)(main)
+    return _Computed(gradient, *computed)
+
+
+def _list_losses(program: Program, output: Output, added: Float[Array, ""] | None) -> list[Float[Array, ""]]:
+    """The losses of which each has a gradient of its own, and last the distillation, if there is one."""
+    of_task = [program.fields.task_weight * loss for loss in output.losses]
+    return of_task if added is None else [*of_task, added]
+
+
+def _combine_gradients(
+    program: Program,
+    main: nnx.State,
+    owned: dict[str, nnx.State],
+    key: PRNGKeyArray,
+    losses: list[Float[Array, ""]],
+    pull_back: Callable,
+    computed: tuple,
+) -> _Computed:
+    """One forward pass, a backward pass for each loss, and the gradient that the task makes of them."""
+    rest, *others = computed
+    count = others[-1].shape[0]
+    gradients = [
+        pull_back([jnp.full_like(loss, number == own) for number, loss in enumerate(losses)])[0]
+        for own in range(len(losses))
+    ]
+    task = nnx.merge(program.graph, join_parameters(main, owned), rest)
+    gradient = task.combine_gradients(gradients[:count], others[-1], key)
+    for added in gradients[count:]:
+        gradient = jax.tree.map(jnp.add, gradient, added)
+    return _Computed(gradient, split_state(task)[2], *others)
+
+
+def _compare_losses(
+    program: Program, old: TrainState, new: TrainState, batch: dict[str, Array], key: PRNGKeyArray, before: Array
+) -> TrainState:
+    """The new state after the task knows what the update made of its losses, on the same views of the same batch."""
+    again = nnx.merge(program.graph, new.params, old.rest)
+    after = again.loss(again.views(key, batch), _progress(program, old)).losses
+    task = task_of(program, new)
+    task.compare_losses(before, after)
+    return new.replace(rest=split_state(task)[2])
+
+
+def _alike(compute: Callable, ways: int, main: nnx.State, images: int) -> Callable:
+    """`compute` with results of one form, whichever way it goes: metrics of other ways are NaN, and of several views of
+    an image the first has its features.
+    """
+    names: dict[str, None] = {}
+    for way in range(ways):
+        names |= dict.fromkeys(jax.eval_shape(functools.partial(compute, way), main).metrics)
+
+    def one_form(way, main):
+        found = compute(way, main)
+        metrics = {name: jnp.asarray(found.metrics.get(name, jnp.nan), jnp.float32) for name in names}
+        features = found.features.reshape(images, -1, found.features.shape[-1])[:, 0]
+        return found.replace(metrics=metrics, features=features)
+
+    return one_form
 
 
 def _update_part(
@@ -346,10 +470,15 @@ def _apply(
     return moved, optimizers.keep_frozen(frozen, known, new), norm
 
 
-def _after_update(program: Program, state: TrainState) -> TrainState:
-    task = task_of(program, state)
-    task.after_update((state.step + 1) / program.total_steps)
-    _, params, rest = split_state(task)
+def _after_update(program: Program, state: TrainState, turn: Turn) -> TrainState:
+    def after(way, params, rest):
+        task = _merge_on_turn(program, params, rest, way)
+        task.after_update((state.step + 1) / program.total_steps)
+        _, params, rest = split_state(task)
+        return params, rest
+
+    ways = task_of(program, state).alternatives
+    params, rest = _take_turn(turn, ways, after, state.params, state.rest)
     return state.replace(params=params, rest=rest)
 
 

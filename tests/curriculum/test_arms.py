@@ -1,11 +1,13 @@
 """The arms that a config compares."""
 
 import pytest
+import tiny
 from ml_collections import ConfigDict
 from short_runs import config, stage
 
 from aiseeme_jax.curriculum.arms import list_arms
 from aiseeme_jax.errors import UserError
+from configs import base
 
 
 def names(**changes):
@@ -49,6 +51,45 @@ def test_the_job_evaluate_has_the_backbone_at_init_alone():
     assert [(arm.name, arm.init) for arm in list_arms(config(job="evaluate", init="w.pth"))] == [("init", "w.pth")]
     (arm,) = list_arms(config(job="evaluate", init="scratch"))
     assert (arm.name, arm.is_random) == ("scratch", True)
+
+
+def paced(kind: str, steps: int = 4, **changes):
+    """A stage of two members."""
+    members = tuple(base.stage(task, size=tiny.SIZE, views=tiny.PLAIN) for task in ("rotation", "simclr"))
+    return base.stage(kind, members=members, batch_size=8, duration=base.duration(steps=steps), **changes)
+
+
+class TestMembers:
+    def test_single_trains_each_member_alone_as_the_whole_stage(self):
+        made = config((stage("npid", 2), paced("joint", 6)), baselines=("single",))
+        arms = {arm.name: arm for arm in list_arms(made)}
+        assert list(arms) == ["curriculum", "single:npid", "single:rotation", "single:simclr"]
+        ((position, alone),) = arms["single:simclr"].stages
+        joint, plain = made.stages[1], base.stage("simclr", size=tiny.SIZE, views=tiny.PLAIN)
+        assert position == 1 and alone.task == alone.made_for == "simclr"
+        assert (alone.fields, alone.views) == (plain.fields, plain.views)
+        for name in ("batch_size", "duration", "optimizer", "schedule", "stop"):
+            assert alone[name] == joint[name]
+        assert joint.task == "joint" and "views" not in joint
+
+    def test_weights_are_equal_and_random_ones_beside_those_of_the_curriculum(self):
+        made = config((paced("joint", weights="famo"), paced("bandit", interval=2)), baselines=("weights",))
+        arms = {arm.name: [stage for _, stage in arm.stages] for arm in list_arms(made)}
+        assert list(arms) == ["curriculum", "weights:equal", "weights:random"]
+        found = {name: (one.fields.weights.name, two.fields.teacher.name) for name, (one, two) in arms.items()}
+        assert found == {
+            "curriculum": ("famo", "exp3s"),
+            "weights:equal": ("equal", "exp3s"),
+            "weights:random": ("random", "random"),
+        }
+        made = config((paced("bandit", interval=2),), baselines=("weights",))
+        assert [arm.name for arm in list_arms(made)] == ["curriculum", "weights:random"]
+        made = config((paced("joint", weights="random"),), baselines=("weights",))
+        assert [arm.name for arm in list_arms(made)] == ["curriculum", "weights:equal"]
+
+    def test_weights_need_a_stage_that_has_some(self):
+        with pytest.raises(UserError, match="'weights' needs a stage 'joint' or 'bandit' among `stages`"):
+            names(baselines=("weights",))
 
 
 class TestCurricula:
