@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
+from aiseeme_jax.curriculum.budgets import scale_stage
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext import pacing
 from aiseeme_jax.store.workdirs import CURRICULUM
@@ -78,7 +79,9 @@ def list_members(stage: ConfigDict) -> list[ConfigDict]:
 
 def take_member(stage: ConfigDict, name: str) -> ConfigDict:
     """The stage with one of its members in its place: for as many images, by the same optimizer and schedule."""
-    made = stage.copy_and_resolve_references()
+    # In a joint stage every member gets every image.
+    times = len(stage.fields.members) if stage.task == pacing.Joint.NAME else 1
+    made = scale_stage(stage.copy_and_resolve_references(), times)
     with made.unlocked():
         for field, value in stage.fields.members[name].items():
             made[field] = value

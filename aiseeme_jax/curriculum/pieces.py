@@ -11,8 +11,14 @@ from aiseeme_jax.curriculum import teachers
 from aiseeme_jax.curriculum.arms import list_members
 from aiseeme_jax.curriculum.datasets import Sets
 from aiseeme_jax.evaluate.fractions import in_words
+from aiseeme_jax.pretext import pacing
 from aiseeme_jax.store import keys
 from aiseeme_jax.store.artifacts import Artifact
+
+
+def count_images(stage: Mapping[str, Any]) -> int:
+    """Images that a step of a stage shows, each as often as a task gets it."""
+    return stage.batch_size * (len(stage.fields.members) if stage.task == pacing.Joint.NAME else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +94,11 @@ class PlannedStage:
         parts = list_members(self.fields)
         tasks = "+".join([self.fields.task] * (len(parts) > 1) + [part.task for part in parts])
         return f"{tasks} {parts[0].views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
+
+    @property
+    def images_shown(self) -> int:
+        """Images that it shows, each as often as a task gets it: in a joint stage every member gets every image."""
+        return self.total_steps * count_images(self.fields)
 
     @property
     def title(self) -> str:

@@ -27,6 +27,7 @@ from aiseeme_jax.curriculum.pieces import (
     RandomWeights,
     Start,
     WeightsFile,
+    count_images,
 )
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
 from aiseeme_jax.errors import UserError
@@ -204,12 +205,12 @@ class _Planner:
         if not arm.total_budget:
             return _count_steps(fields, images)
         shown = sum(self.count_length(stage)[1] for stage in self.fit_stages(self.config.stages))
-        return round(shown / fields.batch_size)
+        return round(shown / count_images(fields))
 
     def count_length(self, fields: ConfigDict) -> tuple[int, int]:
         """The steps of a stage, and the images that they show."""
         steps = _count_steps(fields, len(self.datasets.pretraining(list_sets(self.config, fields))))
-        return steps, steps * fields.batch_size
+        return steps, steps * count_images(fields)
 
     def describe_stop(self, fields: ConfigDict, seconds: float | None) -> dict[str, Any]:
         """The part of a stage's key for what may end it early; nothing if nothing does."""
@@ -227,7 +228,7 @@ class _Planner:
         if arm.total_budget:
             return budget
         whole = self.fit_stages(self.config.stages) if arm.single else [stage for _, stage in arm.stages]
-        return budget * steps * fields.batch_size / sum(self.count_length(stage)[1] for stage in whole)
+        return budget * steps * count_images(fields) / sum(self.count_length(stage)[1] for stage in whole)
 
     @functools.cache  # noqa: B019 - one object makes one plan
     def describe_sets(self, sets: Sets) -> list[dict[str, Any]]:

@@ -203,7 +203,7 @@ class Search:
 
     def count_images(self, trial: Trial) -> int:
         """Images that the stages of a trial show."""
-        return sum(stage.total_steps * stage.fields.batch_size for stage in self.arms[trial].stages)
+        return sum(stage.images_shown for stage in self.arms[trial].stages)
 
     # What is written
 

@@ -126,7 +126,7 @@ def sum_cost(arms: Iterable[PlannedArm], store: Store, without: Iterable[Planned
     finished = [(stage, record) for stage in stages.values() if (record := store.record(stage.artifact))]
     return Cost(
         len(finished),
-        sum(stage.total_steps * stage.fields.batch_size for stage, _ in finished),
+        sum(stage.images_shown for stage, _ in finished),
         # A stage of an earlier version does not say on how many devices it was trained.
         round(sum(record["seconds"] * record.get("devices", 1) for _, record in finished), 1),
     )

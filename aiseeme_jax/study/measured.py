@@ -124,7 +124,7 @@ class Reader:
     def _sum_cost(self, arm: PlannedArm) -> Cost:
         records = [self.store.record(stage.artifact) for stage in arm.stages]
         seconds = [np.nan if one is None else one["seconds"] * one.get("devices", 1) for one in records]
-        return Cost(sum(stage.total_steps * stage.fields.batch_size for stage in arm.stages), float(sum(seconds)))
+        return Cost(sum(stage.images_shown for stage in arm.stages), float(sum(seconds)))
 
 
 def score(predictions: results.Predictions, statistics: Mapping[str, int]) -> Scored:
