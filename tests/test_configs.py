@@ -137,6 +137,7 @@ def test_every_experiment_orders_its_tasks_alike():
 DOCUMENTED = {
     **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, *STUDIES], VARIANTS),
     pretext_tasks: ("resnet", "vit", "pairs"),
+    study_curriculum: ("full", "small", "xray", "demo"),
 }
 
 
@@ -226,7 +227,9 @@ class TestStudies:
 def test_every_arm_of_the_study_of_curricula_shows_as_many_images(variant):
     config = study_curriculum.get_config(variant)
     shown = [config.stages, *config.curricula.values()]
-    assert config.single_budget == "total" and "single" in config.baselines
+    assert config.single_budget == "total" and any(name.startswith("single") for name in config.baselines)
+    if config.budget.examples is not None:
+        return
     assert all(sorted(s.task for s in stages) == sorted(s.task for s in config.stages) for stages in shown)
     tasks = {stage.task: stage for stage in config.stages}
     assert all(stage == tasks[stage.task] for stages in shown for stage in stages)

@@ -104,10 +104,10 @@ def check_stage(
     """
     pretext.task_class(stage.task)
     check_made_for(stage, "task", "stage")
+    data.check_model(split, config.model)
     for member in list_members(stage):
         check_made_for(member, "task", "stage")
         check_views(config.model, member, split)
-    data.check_model(split, config.model)
     if config.data.share < 1 and stage.batch_size > len(split):
         raise UserError(
             f"data.share {config.data.share:g} leaves {len(split):,} images, fewer than a batch of {stage.batch_size}: "

@@ -68,8 +68,10 @@ class TestMembers:
         joint, plain = made.stages[1], base.stage("simclr", size=tiny.SIZE, views=tiny.PLAIN)
         assert position == 1 and alone.task == alone.made_for == "simclr"
         assert (alone.fields, alone.views) == (plain.fields, plain.views)
-        for name in ("batch_size", "duration", "optimizer", "schedule", "stop"):
+        for name in ("batch_size", "optimizer", "schedule", "stop"):
             assert alone[name] == joint[name]
+        # Both members get every image of the joint stage.
+        assert (joint.duration.steps, alone.duration.steps) == (6, 12)
         assert joint.task == "joint" and "views" not in joint
 
     def test_weights_are_equal_and_random_ones_beside_those_of_the_curriculum(self):
