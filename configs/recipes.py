@@ -61,52 +61,42 @@ def full_targets(*, preset: str, size: int, fractions: tuple[float, ...]) -> tup
     )
 
 
-NARROW_OPTIMIZER = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}
+def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch: int) -> tuple[ConfigDict, ...]:
+    """Stages of few epochs, with AdamW at one rate. SGD at the published rates needs hundreds of epochs."""
+    return tuple(
+        stage(task, size=size, preset=preset, **narrow_training(length, batch), **narrow_fields(task))
+        for task, length in epochs.items()
+    )
 
 
-def narrow_fields() -> dict[str, dict[str, Any]]:
-    """What tasks need in few steps and on small networks, other than their defaults."""
+def narrow_training(epochs: float, batch: int) -> dict[str, Any]:
+    """Length, batch, optimizer and schedule of `narrow_stages`."""
+    return {
+        "batch_size": batch,
+        "duration": duration(epochs=epochs),
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
+        "schedule": {"warmup": duration(epochs=1)},
+    }
+
+
+def narrow_fields(task: str) -> dict[str, Any]:
+    """What a task of `narrow_stages` has of its own."""
     # The published moving averages, of 0.996 or 0.999, span more steps than these stages have.
-    own = {name: {"momentum": 0.99} for name in ("moco_v1", "moco_v2", "densecl")}
+    own: dict[str, dict[str, Any]] = {name: {"momentum": 0.99} for name in ("moco_v1", "moco_v2", "densecl")}
     own |= {name: {"momentum": 0.98} for name in ("byol", "moco_v3", "dino")}
     # With eight local crops, this would be four times the work of any other task.
     own["dino"] |= {"local_crops": 2, "hidden": 512}
     own["swav"] = {"local_crops": 2}
-    return own
-
-
-def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch: int) -> tuple[ConfigDict, ...]:
-    """Stages of few epochs, with AdamW at one rate. SGD at the published rates needs hundreds of epochs."""
-    own = narrow_fields()
-    return tuple(
-        stage(
-            task,
-            size=size,
-            preset=preset,
-            batch_size=batch,
-            duration=duration(epochs=length),
-            optimizer=NARROW_OPTIMIZER,
-            schedule={"warmup": duration(epochs=1)},
-            **own.get(task, {}),
-        )
-        for task, length in epochs.items()
-    )
+    return own.get(task, {})
 
 
 def narrow_combined(
     kind: str, tasks: Sequence[str], *, preset: str, size: int, epochs: float, batch: int, **changes
 ) -> ConfigDict:
     """A stage 'joint' or 'bandit' of these tasks. A sixth of it is the warm-up."""
-    own = narrow_fields()
-    return stage(
-        kind,
-        members=tuple(stage(task, size=size, preset=preset, **own.get(task, {})) for task in tasks),
-        batch_size=batch,
-        duration=duration(epochs=epochs),
-        optimizer=NARROW_OPTIMIZER,
-        schedule={"warmup": duration(epochs=epochs / 6)},
-        **changes,
-    )
+    members = tuple(stage(task, size=size, preset=preset, **narrow_fields(task)) for task in tasks)
+    training = {**narrow_training(epochs, batch), "schedule": {"warmup": duration(epochs=epochs / 6)}}
+    return stage(kind, members=members, **training, **changes)
 
 
 def narrow_targets(

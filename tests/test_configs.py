@@ -16,6 +16,7 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 from aiseeme_jax import augment, distill, models, pretext, weights
 from aiseeme_jax.evaluate import imbalance, protocols
 from aiseeme_jax.jobs import curriculum, search
+from aiseeme_jax.pretext import pacing
 from aiseeme_jax.study.variants import read_study
 from aiseeme_jax.training import optimizers
 from configs import (
@@ -24,6 +25,7 @@ from configs import (
     isic_curriculum,
     isic_imbalance,
     isic_order,
+    isic_pacing,
     lidc_curriculum,
     pretext_tasks,
     study_architecture,
@@ -135,7 +137,7 @@ def test_every_experiment_orders_its_tasks_alike():
 
 # Experiment, and the names of its variants in the order of its docstring.
 DOCUMENTED = {
-    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, *STUDIES], VARIANTS),
+    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, isic_pacing, *STUDIES], VARIANTS),
     pretext_tasks: ("resnet", "vit", "pairs"),
     study_curriculum: ("full", "small", "xray", "demo"),
 }
@@ -233,6 +235,25 @@ def test_every_arm_of_the_study_of_curricula_shows_as_many_images(variant):
     assert all(sorted(s.task for s in stages) == sorted(s.task for s in config.stages) for stages in shown)
     tasks = {stage.task: stage for stage in config.stages}
     assert all(stage == tasks[stage.task] for stages in shown for stage in stages)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+class TestPacing:
+    def test_every_rule_is_compared_at_the_same_length(self, variant):
+        config = isic_pacing.get_config(variant)
+        stages = [*config.stages, *(stage for stages in config.curricula.values() for stage in stages)]
+        rules = {(stage.task, (stage.fields.get("weights") or stage.fields.teacher).name) for stage in stages}
+        assert rules >= {("joint", name) for name in pacing.WEIGHTINGS if name != "fixed"}
+        assert rules >= {("bandit", f"tscl_{name}") for name in ("online", "window", "sampling")}
+        assert ("bandit", "exp3s") in rules and {"weights", "single"} <= set(config.baselines)
+        # A joint step is a step of each member.
+        epochs = {task: {stage.duration.epochs for stage in stages if stage.task == task} for task in pacing.COMBINED}
+        (bandit,), (joint,) = epochs["bandit"], epochs["joint"]
+        assert bandit == joint * len(config.stages[0].fields.members)
+
+    def test_is_locked_throughout(self, variant):
+        for path, node in nodes(isic_pacing.get_config(variant)):
+            assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
 
 def test_batches_of_volumes_have_learning_rates_to_scale():

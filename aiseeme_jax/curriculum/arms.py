@@ -12,7 +12,18 @@ from aiseeme_jax.pretext import pacing
 from aiseeme_jax.store.workdirs import CURRICULUM
 from aiseeme_jax.weights import SCRATCH
 
-__all__ = ["CURRICULUM", "IMAGENET", "INIT", "SCRATCH", "SINGLE", "Arm", "list_arms", "list_members", "take_member"]
+__all__ = [
+    "CURRICULUM",
+    "IMAGENET",
+    "INIT",
+    "SCRATCH",
+    "SINGLE",
+    "Arm",
+    "count_images",
+    "list_arms",
+    "list_members",
+    "take_member",
+]
 
 IMAGENET, INIT, SINGLE, WEIGHTS = "imagenet", "init", "single", "weights"
 # What the baseline 'weights' puts in the place of a weighting or of a rule of choice.
@@ -77,6 +88,11 @@ def list_members(stage: ConfigDict) -> list[ConfigDict]:
     return [stage] if "views" in stage else [stage.fields.members[name] for name in stage.fields.members]
 
 
+def count_images(stage: ConfigDict) -> int:
+    """The images that a step of a stage shows. A joint stage shows each image to every member."""
+    return stage.batch_size * (len(stage.fields.members) if stage.task == pacing.Joint.NAME else 1)
+
+
 def take_member(stage: ConfigDict, name: str) -> ConfigDict:
     """The stage with one of its members in its place: for as many images, by the same optimizer and schedule."""
     # In a joint stage every member gets every image.
@@ -122,7 +138,7 @@ def _list_singles(config: ConfigDict, task: str) -> Iterator[Arm]:
         raise UserError(f"the baseline 'single:{task}' has no stage of that task: there are {', '.join(places)}")
     if config.single_budget not in BUDGETS:
         raise UserError(f"unknown single_budget '{config.single_budget}': known are {', '.join(BUDGETS)}")
-    total = config.single_budget == "total" and len(tasks) > 1
+    total = config.single_budget == "total" and max(len(tasks), len(places)) > 1
     for name in [task] if task else places:
         position, member = places[name]
         stage = config.stages[position]

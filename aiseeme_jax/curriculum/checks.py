@@ -105,9 +105,9 @@ def check_stage(
     pretext.task_class(stage.task)
     check_made_for(stage, "task", "stage")
     data.check_model(split, config.model)
-    for member in list_members(stage):
+    members = list_members(stage)
+    for member in members:
         check_made_for(member, "task", "stage")
-        check_views(config.model, member, split)
     if config.data.share < 1 and stage.batch_size > len(split):
         raise UserError(
             f"data.share {config.data.share:g} leaves {len(split):,} images, fewer than a batch of {stage.batch_size}: "
@@ -116,6 +116,8 @@ def check_stage(
     check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
     check_stop(stage.stop)
+    for member in members:
+        check_views(config.model, member, split)
 
     def make() -> pretext.Task:
         backbone = weights.starting_backbone(config.model, weights.SCRATCH, config.seed)

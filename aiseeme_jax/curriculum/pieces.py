@@ -8,17 +8,11 @@ from ml_collections import FrozenConfigDict
 
 from aiseeme_jax import distill
 from aiseeme_jax.curriculum import teachers
-from aiseeme_jax.curriculum.arms import list_members
+from aiseeme_jax.curriculum.arms import count_images, list_members
 from aiseeme_jax.curriculum.datasets import Sets
 from aiseeme_jax.evaluate.fractions import in_words
-from aiseeme_jax.pretext import pacing
 from aiseeme_jax.store import keys
 from aiseeme_jax.store.artifacts import Artifact
-
-
-def count_images(stage: Mapping[str, Any]) -> int:
-    """Images that a step of a stage shows, each as often as a task gets it."""
-    return stage.batch_size * (len(stage.fields.members) if stage.task == pacing.Joint.NAME else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +85,16 @@ class PlannedStage:
     def speed_of(self) -> str:
         """What its speed depends on, beside the machine. Stages that agree in this take equally long for an image."""
         model = self.artifact.content["model"]
-        parts = list_members(self.fields)
-        tasks = "+".join([self.fields.task] * (len(parts) > 1) + [part.task for part in parts])
+        parts, own = list_members(self.fields), self.fields.fields
+        tasks = "+".join(part.task for part in parts)
+        if "members" in own:
+            # Some weightings need further passes.
+            tasks = f"{self.fields.task}-{own.weights.name if 'weights' in own else own.teacher.name}({tasks})"
         return f"{tasks} {parts[0].views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
 
     @property
     def images_shown(self) -> int:
-        """Images that it shows, each as often as a task gets it: in a joint stage every member gets every image."""
+        """Images that it shows; in a joint stage each of them to every member."""
         return self.total_steps * count_images(self.fields)
 
     @property

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data, distill, seeds, weights
 from aiseeme_jax.curriculum import budgets, checks, teachers
-from aiseeme_jax.curriculum.arms import SCRATCH, Arm, list_arms, take_member
+from aiseeme_jax.curriculum.arms import SCRATCH, Arm, count_images, list_arms, take_member
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, list_sets
 from aiseeme_jax.curriculum.pieces import (
     Plan,
@@ -27,7 +27,6 @@ from aiseeme_jax.curriculum.pieces import (
     RandomWeights,
     Start,
     WeightsFile,
-    count_images,
 )
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
 from aiseeme_jax.errors import UserError

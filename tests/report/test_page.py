@@ -30,7 +30,7 @@ from report_runs import (
 
 from aiseeme_jax import report
 from aiseeme_jax.evaluate import metrics
-from aiseeme_jax.report import summary, tables
+from aiseeme_jax.report import charts, summary, tables
 from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.report.estimates import Estimates
 
@@ -118,6 +118,34 @@ def test_the_page_says_what_intervals_and_shares_of_labels_cover(page):
     ):
         assert said in text
     assert "acro AUROC" not in text and "each finding" not in text
+
+
+def test_stages_with_members_show_what_they_arrived_at(tmp_path):
+    begin_run(tmp_path)
+    runs = [["simclr", 20], ["<b>", 10], ["simclr", 10]]
+    write_stage(tmp_path, "curriculum", 0, TASKS[0], pacing={
+        "kind": "bandit", "members": ["<b>", "simclr"], "interval": 10, "runs": runs
+    })  # fmt: skip
+    weights = {"until": [0.5, 1.0], "weights": [[1.0, 1.0], [0.5, 1.5]], "mean": [0.75, 1.25]}
+    write_stage(tmp_path, "curriculum", 1, TASKS[1], pacing={"kind": "joint", "members": ["a", "b"], **weights})
+    write_stage(tmp_path, "curriculum", 2, TASKS[2])
+    (_, members, shares), (_, _, over) = charts.draw_pacing(read_contents(tmp_path))
+    assert [name for _, name in members] == ["<b>", "simclr"]
+    first, second = read_lines(shares)
+    # Four intervals, in which one member has all steps and the other none.
+    assert [x for x, _ in first] == sorted({x for x, _ in first}) and len(first) == 4
+    assert [y == min(y for _, y in first) for _, y in first] == [False, False, True, False]
+    assert [y for _, y in second] == [first[2][1] if n != 2 else first[0][1] for n in range(4)]
+    assert [len(line) for line in read_lines(over)] == [2, 2]
+    page = report.write_report(tmp_path).read_text()
+    assert "Share of steps of each member of rotation" in page and "Weight of each member of moco_v2" in page
+    assert "&lt;b&gt;</li>" in page
+
+
+def read_lines(svg):
+    """The points of each line of a chart."""
+    found = re.findall(r'<polyline points="([^"]+)"', svg)
+    return [[tuple(map(float, point.split(","))) for point in line.split()] for line in found]
 
 
 def test_a_choice_on_validation_is_shown_with_its_score(tmp_path):

@@ -66,15 +66,32 @@ def test_a_member_alone_is_the_stage_of_its_task_with_the_budget_of_the_whole():
     assert single.total_steps == 4 and single.artifact.key == stage_keys(plain)[0]
 
 
+def test_a_joint_step_shows_its_images_to_every_member():
+    def steps(**changes):
+        made = config((paced("joint", 8), paced("bandit", 8, interval=2)), baselines=("single:simclr",))
+        made.update(changes)
+        return [[stage.total_steps for stage in arm.stages] for arm in make_plan(made, DataSets(made)).arms]
+
+    assert steps() == [[8, 8], [8]]
+    assert steps(single_budget="total") == [[8, 8], [24]]
+    assert steps(budget={"examples": 96}) == [[4, 4], [4]]
+    assert steps(budget={"steps": 8}) == [[4, 4], [4]]
+
+
 @pytest.mark.slow
 class TestRun:
     def test_leaves_what_emerged_and_a_frozen_curriculum(self, tmp_path):
         fisher = {"kind": "ewc", "teachers": (0,)}
-        made = config((paced("bandit", 6, interval=2), paced("joint", 4, weights="dwa", distill=fisher)), baselines=())
+        judge = base.proxy("knn", size=tiny.SIZE, neighbours=3, samples=4)
+        # No score rises by 2, so it ends after two of its three epochs.
+        stop = base.stopping(judge, patience=1, least=2.0)
+        made = config(
+            (paced("bandit", 9, interval=2, stop=stop), paced("joint", 4, weights="dwa", distill=fisher)), baselines=()
+        )
         curriculum.run(made, tmp_path / "run")
         bandit, joint = stage_records(tmp_path / "run")
         assert bandit["pacing"]["members"] == ["rotation", "simclr"]
-        assert sum(steps for _, steps in bandit["pacing"]["runs"]) == 6
+        assert sum(steps for _, steps in bandit["pacing"]["runs"]) == bandit["steps"] == 6
         assert joint["pacing"]["mean"] == [1, 1] and joint["pacing"]["until"][-1] == 1
         page = (tmp_path / "run" / "report.html").read_text()
         assert "Share of steps of each member of bandit" in page and "Weight of each member of joint" in page

@@ -11,11 +11,12 @@ from flax import nnx
 from ml_collections import FrozenConfigDict
 from tiny import no_events  # noqa: F401
 
-from aiseeme_jax import augment, data, pretext
+from aiseeme_jax import augment, data, distill, pretext
 from aiseeme_jax.curriculum.pictures import draw_views
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext.pacing import Bandit, Joint
 from aiseeme_jax.task import Bank, Output, Part, Setting, Task
+from aiseeme_jax.training.journal import METRICS, read_journal
 from aiseeme_jax.training.step import Steps, make_state, task_of
 from configs import base
 
@@ -222,6 +223,15 @@ def made(kind: str, *members, steps: int = 8, **changes):
     return FrozenConfigDict(base.stage(kind, members=members, **changes))
 
 
+def table_member(name: str):
+    kind = {"preset": "ct", "views": tiny.PLAIN_VOLUMES} if tiny.of_volumes(name) else {"views": tiny.PLAIN}
+    return base.stage(name, size=tiny.SIZE, **kind, **tiny.FIELDS.get(name, {}))
+
+
+def fits(one: str, other: str) -> bool:
+    return one != other and tiny.of_volumes(one) == tiny.of_volumes(other)
+
+
 class TestRuns:
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -244,6 +254,38 @@ class TestRuns:
         with pytest.raises(StopIteration):
             fit(tmp_path / "killed", 4, checkpoint_every=4)
         tiny.assert_same(fit(tmp_path / "killed", 8).task, whole)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", pretext.TASKS)
+    def test_every_task_can_be_a_member(self, name):
+        other = next(one for one in ("rotation", "simclr", "rotation3d", "rubik") if fits(one, name))
+        for kind, changes in (
+            ("bandit", {"interval": 2}),
+            ("joint", {"weights": "famo"}),
+            ("joint", {"weights": "pcgrad"}),
+        ):
+            config = made(kind, table_member(name), table_member(other), **changes)
+            task = tiny.task(config, tiny.table_body(name))
+            program, state = make_state(task, tiny.recipe(config))
+            after, metrics, _ = jax.eval_shape(train_step.of(program), state, tiny.table_batch(name), jax.random.key(0))
+            assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+            assert {f"{name}_loss", f"{other}_loss"} <= set(metrics)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind, changes", [("bandit", {"interval": 2}), ("joint", {"weights": "gradnorm"})])
+    def test_distillation_and_clusters_of_members(self, kind, changes, tmp_path):
+        """Members with views of different number, one that is called at each epoch, and one that freezes its layer."""
+        terms = ({"kind": "mse"}, {"kind": "cassle"}, {"kind": "l2_sp"})
+        members = (member("rotation"), member("deepcluster", clusters=4), member("swav", **tiny.FIELDS["swav"]))
+        config = made(kind, *members, distill=terms, **changes)
+        task, teacher = tiny.task(config), tiny.backbone(1)
+        frozen = distill.attach_distillation(task, distill.read_terms(config.distill), {"previous": teacher}, seed=0)
+        before = tiny.arrays(task)
+        result = tiny.fit(task, config, tmp_path, frozen=frozen)
+        lines = read_journal(tmp_path / METRICS)
+        assert all(np.isfinite([line["loss"], line["distill_mse"]]).all() for line in lines) and len(lines) == 8
+        assert result.record["skipped_steps"] == 0
+        tiny.assert_different(result.task, before)
 
     def test_what_members_declare_holds_under_their_names(self):
         config = made("joint", member("simsiam"), member("deepcluster", clusters=4), member("byol"))
