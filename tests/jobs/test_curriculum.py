@@ -456,7 +456,7 @@ class TestKill:
         monkeypatch.setattr(module, name, call)
 
     def test_changes_no_result(self, finished, tmp_path, monkeypatch):
-        """One run, killed at all moments in their order; each time it gets to that moment, so it had not ended before."""
+        """One run, killed at all moments in their order; each kill shows that it got to that moment."""
         for moment, (kind, *where) in MOMENTS.items():
             with monkeypatch.context() as patch:
                 getattr(self, kind)(patch, *where)
