@@ -205,9 +205,10 @@ class TestBandit:
         assert [done for done, _ in choices] == [1, 2, 2, 3] and choices[2][1] == choices[3][1]
         assert int(state.skipped) == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("teacher", ["tscl_online", "exp3s"])
     def test_planted_problem(self, teacher):
-        """The loss of `learns` falls by 4 % a step as long as it is trained, that of the others stays."""
+        """The loss of `learns` falls by 2 % a step as long as it is trained, that of the others stays."""
         task = bandit(240, teacher=teacher, make=Fading, learns=0.98, stuck=1.0, still=1.0)
         runs = advance(task, 240)[-1][0].summary()["pacing"]["runs"]
         steps = {name: sum(n for own, n in runs if own == name) for name in ("learns", "stuck", "still")}
@@ -298,6 +299,7 @@ class TestRuns:
         labels = np.asarray(task.members["deepcluster"].labels.get_value())
         assert len(np.unique(labels)) > 1
 
+    @pytest.mark.slow
     def test_picture_shows_the_views_of_all_members(self):
         alone, both = (
             draw_views(tiny.task(config, tiny.Linear()), tiny.batch()["image"], 0)
