@@ -48,6 +48,7 @@ JOBS = {
     "curriculum": "aiseeme_jax.jobs.curriculum",
     "evaluate": "aiseeme_jax.jobs.curriculum",
     "search": "aiseeme_jax.jobs.search",
+    "study": "aiseeme_jax.jobs.study",
 }
 # How ml_collections begins its message about an error in a config file. The error itself is the first of the causes.
 WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
@@ -206,27 +207,9 @@ def find_wrong_field(argv: list[str]) -> str | None:
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):
         # The file itself cannot be read. The first error says why.
         return None
-    return next(filter(None, (find_missing(config, field) for field in fields)), None)
+    from aiseeme_jax.study.fields import find_missing
 
-
-def find_missing(config: Any, field: str) -> str | None:
-    """Says which part of the path to a field does not exist; None if the field exists."""
-    at = "config"
-    for part in config_path.split(field):
-        if isinstance(part, int):
-            if not isinstance(config, tuple | list) or part >= len(config):
-                count = len(config) if isinstance(config, tuple | list) else "no"
-                return f"{at} has {count} entries: there is no {at}[{part}]"
-            at += f"[{part}]"
-        else:
-            known = sorted(config) if isinstance(config, ConfigDict) else []
-            if isinstance(config, tuple | list):
-                return f"{at} is a list of {len(config)}: its entries are {at}[0] and so on"
-            if part not in known:
-                return f"unknown field '{part}' of {at}: known are {', '.join(known) or 'none'}"
-            at += f".{part}"
-        config = config[part]
-    return None
+    return next(filter(None, (find_missing(config, config_path.split(field)) for field in fields)), None)
 
 
 def describe(error: Exception) -> str:

@@ -178,8 +178,10 @@ class Task(nnx.Module):
         """The tasks whose views a picture of this one shows. Default: this one."""
         return (self,)
 
-    def choose(self, key: PRNGKeyArray) -> Int[Array, ""]:
-        """Which of the `alternatives` the coming step takes. Called before it; may write to variables of the task."""
+    def choose(self, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """Which of the `alternatives` the coming steps take, and how many steps at least do. Called before the first of
+        them, jitted, and when a training goes on. May write to variables of the task.
+        """
         raise TypeError(f"{type(self).__name__} has nothing to choose")
 
     def combine_gradients(

@@ -1,11 +1,15 @@
 """How often 95 % intervals hold the truth, by simulation.
 
     python -m bench.coverage --patients 80 --simulations 1000
+    python -m bench.coverage --seeds 2 3 5 --simulations 10000
 
 Each simulation draws patients with one to five images each. The images of a patient share a class, and most of what a
 classifier gets right or wrong in them. The truth is the metric on 100,000 patients. Two classifiers are scored on the
 same images. For each metric the table has the share of the intervals that hold the truth: of the value of the better
 classifier, and of the difference of both.
+
+With `--seeds` it is about the intervals of a study, which cover pretraining seeds, label seeds and images. Each of
+these has normal errors, and the variance of the images is known.
 """
 
 import argparse
@@ -18,6 +22,7 @@ from scipy import special
 
 from aiseeme_jax.evaluate import bootstrap, metrics
 from aiseeme_jax.evaluate.bootstrap import Draws
+from aiseeme_jax.evaluate.over_seeds import Part, estimate
 from bench.measure import table
 
 # Share of the patients of each class.
@@ -123,12 +128,56 @@ def simulate(
         yield place, f"{100 * covered.mean():.1f} ({np.nanmean(widths):.3f})"
 
 
+# Standard deviations over pretraining seeds, label seeds, both together (of one value), and images (of the mean); and
+# how many label seeds there are.
+SEED_CASES = {
+    "images 0.1": (1.0, 0.0, 0.0, 0.1, 1),
+    "images 0.3": (1.0, 0.0, 0.0, 0.3, 1),
+    "images 1": (1.0, 0.0, 0.0, 1.0, 1),
+    "images 2": (1.0, 0.0, 0.0, 2.0, 1),
+    "3 label seeds 0.5, both 0.5, images 0.5": (1.0, 0.5, 0.5, 0.5, 3),
+    "3 label seeds 1, both 1, images 1": (1.0, 1.0, 1.0, 1.0, 3),
+}
+
+
+def simulate_seeds(seeds: int, case: tuple[float, float, float, float, int], level: float, simulations: int) -> float:
+    """The share of the intervals of a study that hold the truth.
+
+    Args:
+      case: as in SEED_CASES.
+      level: of the intervals.
+    """
+    pretraining, label, both, images, labels = case
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(simulations):
+        values = pretraining * rng.normal(size=(seeds, 1)) + label * rng.normal(size=(1, labels))
+        values = values + images * rng.normal() + both * rng.normal(size=(seeds, labels))
+        found = estimate(values, Part(images**2, np.inf)).interval(level)
+        held += found.low <= 0 <= found.high
+    return held / simulations
+
+
+def print_seeds(counts: Sequence[int], simulations: int) -> None:
+    """A table of the coverage of the intervals of a study, of one (95 %) and of one in a family of four (98.75 %)."""
+    levels = (0.95, 1 - 0.05 / 4)
+    rows = [("standard deviations", *(f"{count} seeds, {100 * level:g} %" for level in levels for count in counts))]
+    for name, case in SEED_CASES.items():
+        shares = [simulate_seeds(count, case, level, simulations) for level in levels for count in counts]
+        rows.append((name, *(f"{100 * share:.1f}" for share in shares)))
+    head = f"Coverage in percent; {simulations} simulations. Pretraining seeds have the standard deviation 1."
+    print(f"{head}\n\n{table(rows)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--patients", type=int, nargs="+", default=[30, 80, 200])
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=500, help="resamples of each bootstrap")
+    parser.add_argument("--seeds", type=int, nargs="+", help="numbers of pretraining seeds: intervals of a study")
     options = parser.parse_args(arguments)
+    if options.seeds:
+        print_seeds(options.seeds, options.simulations)
+        return
     error = 100 * np.sqrt(0.95 * 0.05 / options.simulations)
     print(f"Coverage in percent (mean width); {options.simulations} simulations, standard error {error:.1f}.")
     for patients in options.patients:

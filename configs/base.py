@@ -5,7 +5,7 @@ The fields of a pretext task are the keyword arguments of its class, with their 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -262,6 +262,8 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
             "seeds": (0,),  # of the draw of the labels, and of fine-tuning
         }
     )
+    if protocol in ("knn", "linear"):
+        config.endpoint = "pooled"  # of the backbone: stem | stage1 … stage4, each averaged over its positions | pooled
     if protocol == "knn":
         config.neighbours = (5, 10, 20, 50, 100, 200, 500)  # chosen on validation
         config.temperature = 0.07  # of the votes
@@ -362,6 +364,60 @@ def get_search_config() -> ConfigDict:
     return config.lock()
 
 
+def study() -> ConfigDict:
+    """The fields of a study. `docs/studies.md` explains them."""
+    return ConfigDict(
+        {
+            "seeds": (0, 1, 2),  # of the pretrainings, each in the place of config.seed
+            "vary": (),  # of variants(...); empty: the arms of the config as it is
+            # The arm that others are compared with. Empty: the best single task, chosen on validation images, if
+            # single_budget is total; else the first baseline; else the first arm.
+            "reference": "",
+            "reference_variant": "",  # the variant with which the same arm of the others is compared; empty: none
+            "axis": "",  # what varies, in words, for the figure; empty: the field
+        }
+    )
+
+
+def variants(changes: Mapping[str, Mapping[str, Any]], x: Mapping[str, float] | None = None) -> tuple[ConfigDict, ...]:
+    """The variants of a study: name -> field -> value, such as {"1 %": {"data.share": 0.01}, …}.
+
+    Args:
+      changes: a field is written as on the command line, `stages[0].batch_size`, or with [*] for every entry,
+        `stages[*].batch_size`. A mapping stands for fields of a node.
+      x: the place of each variant on the axis of the figure; by default the value, where each variant changes one field
+        to a number.
+    """
+    flat = {name: dict(_flatten(fields)) for name, fields in changes.items()}
+    if x is None:
+        single = [list(fields.values()) for fields in flat.values()]
+        numeric = all(len(values) == 1 and type(values[0]) in (int, float) for values in single)
+        x = {name: values[0] for name, values in zip(flat, single, strict=True)} if numeric else {}
+    made = []
+    for name, fields in flat.items():
+        config = ConfigDict({"name": name, "x": placeholder(float), "changes": tuple(fields.items())})
+        config.x = x.get(name)
+        made.append(config.lock())
+    return tuple(made)
+
+
+def _flatten(fields: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from _flatten(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def get_study_config() -> ConfigDict:
+    """`get_config` with the fields of a study."""
+    config = get_config()
+    with config.unlocked():
+        config.job = "study"
+        config.study = study()
+    return config.lock()
+
+
 def imbalance_method(given: str | Mapping[str, Any]) -> ConfigDict:
     """The method against class imbalance that a target names, with all its fields.
 
@@ -446,15 +502,19 @@ def _preset_of(views: Mapping[str, Any]) -> str:
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.job = (
-        "curriculum"  # curriculum | evaluate: only measures the backbone at `init` | search: see get_search_config
-    )
+    # curriculum | evaluate: only measures the backbone at `init` | search: see get_search_config
+    # | study: see get_study_config
+    config.job = "curriculum"
     config.title = ""  # of the report; empty: the data set's name
     config.seed = 0
 
     config.data = ConfigDict()
     config.data.name = "isic2019/224"  # data set and config, for stages and targets that name no other
     config.data.synthetic = False  # the report says so
+    # Stages are trained on this share of the images, of whole groups; smaller shares are part of larger ones. Targets
+    # have all their images.
+    config.data.share = 1.0
+    config.data.share_seed = -1  # of the draw; -1: config.seed, so that each pretraining seed of a study draws anew
     config.data.exclude = ()  # CSV or text files of ids (image, group, series) that are left out of pretraining
 
     config.model = ConfigDict()

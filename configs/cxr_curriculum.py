@@ -14,8 +14,8 @@ small: results/cxr_small.md, on two CPU cores that did other work beside it; the
 250 s. Chance is 0.333. With all labels the linear probe gives 0.738 [0.712–0.765] after the curriculum and
 0.664 [0.636–0.696] from scratch, fine-tuning 0.761 [0.736–0.785] and 0.715 [0.690–0.740].
 
-demo: results/demos.md, 3 min 27 s on two CPU cores. Chance is 0.333. The linear probe gives 0.457 [0.378–0.529] after
-the curriculum and 0.342 [0.277–0.411] from scratch.
+demo: results/demos.md, 3 min 27 s on two CPU cores. Chance is 0.333. The linear probe gives 0.457 [0.377–0.531] after
+the curriculum and 0.342 [0.277–0.412] from scratch.
 """
 
 from configs import base, recipes

@@ -15,8 +15,8 @@ small: results/isic_small.md, on two CPU cores; the time was not measured. Chanc
 probe gives 0.462 [0.406–0.512] after the curriculum and 0.377 [0.326–0.426] from scratch. MoCo v2 alone gives
 0.510 [0.459–0.564]. Fine-tuned on all labels the curriculum gains nothing over training from scratch.
 
-demo: results/demos.md, 2 min 45 s on two CPU cores. Chance is 0.167. kNN gives 0.327 [0.263–0.400] after the curriculum
-and 0.158 [0.109–0.219] from scratch.
+demo: results/demos.md, 2 min 45 s on two CPU cores. Chance is 0.167. kNN gives 0.327 [0.259–0.406] after the curriculum
+and 0.158 [0.110–0.224] from scratch.
 """
 
 from configs import base, recipes

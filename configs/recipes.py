@@ -6,13 +6,13 @@ norms have no weight decay. In relative location the head has the same weight de
 a view is 0.7 to 1 of the image, a little stretched, instead of 255 of 292 pixels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from aiseeme_jax.errors import UserError
-from configs.base import duration, stage, target
+from configs.base import duration, get_study_config, stage, target
 
 SGD = {"name": "sgd", "weight_decay": 1e-4}
 LARS = {"name": "lars", "weight_decay": 1e-6}
@@ -90,6 +90,15 @@ def narrow_fields(task: str) -> dict[str, Any]:
     return own.get(task, {})
 
 
+def narrow_combined(
+    kind: str, tasks: Sequence[str], *, preset: str, size: int, epochs: float, batch: int, **changes
+) -> ConfigDict:
+    """A stage 'joint' or 'bandit' of these tasks. A sixth of it is the warm-up."""
+    members = tuple(stage(task, size=size, preset=preset, **narrow_fields(task)) for task in tasks)
+    training = {**narrow_training(epochs, batch), "schedule": {"warmup": duration(epochs=epochs / 6)}}
+    return stage(kind, members=members, **training, **changes)
+
+
 def narrow_targets(
     *, preset: str, size: int, fractions: tuple[float, ...], finetune_epochs: int
 ) -> tuple[ConfigDict, ...]:
@@ -107,3 +116,37 @@ def narrow_targets(
             **common,
         ),
     )
+
+
+def small_study() -> ConfigDict:
+    """The model, data and runtime of a study at a size for two CPU cores: ISIC 2019, ResNet-18 x 0.25, 48 pixels."""
+    config = get_study_config()
+    config.data.name = "isic2019/64"
+    config.model.update({"name": "resnet18", "width": 0.25, "dtype": "float32"})
+    config.runtime.update({"residence": "device", "log_every": 20, "checkpoint_every": 200})
+    return config
+
+
+def demo_study(title: str) -> ConfigDict:
+    """The same on synthetic dermoscopy, with two pretraining seeds. It shows that everything works, proves nothing."""
+    config = get_study_config()
+    config.title = title
+    config.data.update({"name": "derm_phantom/demo", "synthetic": True})
+    config.model.update({"name": "resnet18", "width": 0.25, "dtype": "float32"})
+    config.study.seeds = (0, 1)
+    config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 50})
+    return config
+
+
+def narrow_by_steps(steps: Mapping[str, int], *, preset: str, size: int, batch: int) -> tuple[ConfigDict, ...]:
+    """`narrow_stages` whose lengths are steps, so that they do not depend on the number of images."""
+    made = narrow_stages(preset=preset, size=size, epochs=dict.fromkeys(steps, 1), batch=batch)
+    for one in made:
+        set_steps(one, steps[one.task])
+    return made
+
+
+def set_steps(stage: ConfigDict, steps: int) -> None:
+    """Gives a stage a length in steps, a tenth of them as warm-up."""
+    stage.duration.update({"epochs": None, "steps": steps, "examples": None})
+    stage.schedule.warmup.update({"epochs": None, "steps": max(1, steps // 10), "examples": None})

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, quick compilation, and the optional folder of real images."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -8,6 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 from running import ONE_ORDER, QUICK_TO_COMPILE
+
+from aiseeme_jax.jobs import working
+from aiseeme_jax.training import memory
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
@@ -33,11 +37,25 @@ def pytest_unconfigure(config):
         shutil.rmtree(config.temporary_cache, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def memory_is_given_back_once_a_module():
+    """Between the many short pieces of work of a test, that takes longer than most of the pieces."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(working, "give_back_memory", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_a_module_are_let_go():
-    """Linux limits the mappings of a process, and every compiled program holds some."""
+    """Linux limits the mappings of a process, and every compiled program holds some.
+
+    What was imported before stays: after `freeze`, garbage collection does not look through it again and again.
+    """
+    gc.collect()
+    gc.freeze()
     yield
     jax.clear_caches()
+    memory.give_back_memory()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,22 +50,56 @@ def start(
 
     Without `events` it finds no clu: tensorflow takes seconds to import.
     """
-    xla = f"--xla_force_host_platform_device_count={devices} {ONE_ORDER} {QUICK_TO_COMPILE}"
-    tests = REPOSITORY / "tests"
-    places = os.pathsep.join(map(str, [*([] if events else [tests / "no_clu"]), tests, REPOSITORY]))
-    command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}"]
-    command += [f"--config.runtime.data_dir={data_dir}", *flags]
-    log = next(path for i in range(100) if not (path := workdir.with_name(f"{workdir.name}-{i}.log")).exists())
+    log = free_log(workdir)
     with open(log, "w") as file:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "launch.py", *arguments(workdir, data_dir, flags, config)],
             cwd=REPOSITORY,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla, "PYTHONPATH": places, **environment},
+            env={**surroundings(devices, events), **environment},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
     process.log = log
     return process
+
+
+def arguments(workdir: Path, data_dir: Path, flags: tuple[str, ...], config: str) -> list[str]:
+    return [f"--config={config}", f"--workdir={workdir}", f"--config.runtime.data_dir={data_dir}", *flags]
+
+
+def surroundings(devices: int, events: bool) -> dict[str, str]:
+    """The environment of launch.py, with so many virtual devices."""
+    xla = f"--xla_force_host_platform_device_count={devices} {ONE_ORDER} {QUICK_TO_COMPILE}"
+    tests = REPOSITORY / "tests"
+    places = os.pathsep.join(map(str, [*([] if events else [tests / "no_clu"]), tests, REPOSITORY]))
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla, "PYTHONPATH": places}
+
+
+def free_log(workdir: Path) -> Path:
+    """The first `<workdir>-<number>.log` that is not there."""
+    return next(path for i in range(100) if not (path := workdir.with_name(f"{workdir.name}-{i}.log")).exists())
+
+
+@pytest.fixture(scope="module")
+def launch_forked():
+    """`launch` for runs that end before they train, in a fraction of the time: all share the imports."""
+    process = subprocess.Popen(
+        [sys.executable, "tests/forked_launches.py"],
+        cwd=REPOSITORY,
+        env=surroundings(devices=1, events=False),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def launch(workdir: Path, data_dir: Path, *flags: str, config: str = "tests/tiny_config.py") -> tuple[int, str]:
+        log = free_log(workdir)
+        print(json.dumps([arguments(workdir, data_dir, flags, config), str(log)]), file=process.stdin, flush=True)
+        return int(process.stdout.readline()), log.read_text()
+
+    yield launch
+    process.stdin.close()
+    assert process.wait(PATIENCE) == 0
 
 
 def finish(process) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from aiseeme_jax import augment, distill, models, pretext, weights
 from aiseeme_jax.evaluate import imbalance, protocols
 from aiseeme_jax.jobs import curriculum, search
 from aiseeme_jax.pretext import pacing
+from aiseeme_jax.study.variants import read_study
 from aiseeme_jax.training import optimizers
 from configs import (
     base,
@@ -27,10 +28,24 @@ from configs import (
     isic_pacing,
     lidc_curriculum,
     pretext_tasks,
+    study_architecture,
+    study_curriculum,
+    study_data_size,
+    study_layers,
+    study_schedule,
+    study_transfer,
 )
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = ("full", "small", "demo")
+STUDIES = (
+    study_architecture,
+    study_curriculum,
+    study_data_size,
+    study_layers,
+    study_schedule,
+    study_transfer,
+)
 EXPERIMENTS = {module.__name__.split(".")[-1]: module for module in (isic_curriculum, cxr_curriculum, lidc_curriculum)}
 
 
@@ -122,8 +137,9 @@ def test_every_experiment_orders_its_tasks_alike():
 
 # Experiment, and the names of its variants in the order of its docstring.
 DOCUMENTED = {
-    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, isic_pacing], VARIANTS),
+    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, isic_pacing, *STUDIES], VARIANTS),
     pretext_tasks: ("resnet", "vit", "pairs"),
+    study_curriculum: ("full", "small", "xray", "demo"),
 }
 
 
@@ -192,6 +208,33 @@ class TestImbalance:
     def test_is_locked_throughout(self, variant):
         for path, node in nodes(isic_imbalance.get_config(variant)):
             assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("experiment", STUDIES, ids=lambda module: module.__name__)
+class TestStudies:
+    def test_every_variant_can_be_applied_and_is_plain_json(self, experiment, variant):
+        config = experiment.get_config(variant)
+        study = read_study(config)
+        assert len(study.runs) == len(study.variants) * len(study.seeds) and len(study.seeds) > 1
+        assert len(study.seeds) == 3 or variant == "demo"
+        assert json.loads(config.to_json_best_effort()) == json.loads(json.dumps(config.to_dict(), default=vars_of))
+
+    def test_is_locked_throughout(self, experiment, variant):
+        for path, node in nodes(experiment.get_config(variant)):
+            assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_arm_of_the_study_of_curricula_shows_as_many_images(variant):
+    config = study_curriculum.get_config(variant)
+    shown = [config.stages, *config.curricula.values()]
+    assert config.single_budget == "total" and any(name.startswith("single") for name in config.baselines)
+    if config.budget.examples is not None:
+        return
+    assert all(sorted(s.task for s in stages) == sorted(s.task for s in config.stages) for stages in shown)
+    tasks = {stage.task: stage for stage in config.stages}
+    assert all(stage == tasks[stage.task] for stages in shown for stage in stages)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -346,6 +389,17 @@ def test_every_field_of_a_search_is_read(tmp_path):
     inside = [path for path, _ in nodes(made.search) if path and path[0] != "pool" and "views" not in path]
     dead = {".".join(path) for path in inside if not is_read(made.search, path, reads)}
     assert dead == {"nonsense", "proxy.nonsense"}
+
+
+def test_every_field_of_a_study_is_read():
+    made = study_data_size.get_config("demo")
+    for node in (made.study, *made.study.vary):
+        add_unread(node)
+    with field_reads.recorded() as reads:
+        read_study(made)
+    inside = [path for path, _ in nodes(made.study) if path]
+    dead = {".".join(path) for path in inside if not is_read(made.study, path, reads)}
+    assert dead == {"nonsense", *(f"vary.{place}.nonsense" for place in range(3))}
 
 
 # What a user names: not fields, but names of terms.

@@ -97,13 +97,21 @@ def test_who_has_lost_the_other_process_says_so_and_the_same_command_goes_on(
     assert [row.metric for row in results.read_rows(workdir)] == [row.metric for row in results.read_rows(one_process)]
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_run_goes_on_with_another_number_of_devices(devices, one_process, phantom, tmp_path):  # noqa: F811
-    workdir = tmp_path / "run"
+@pytest.fixture(scope="module")
+def killed(phantom, tmp_path_factory):  # noqa: F811
+    """The workdir of a run on two devices that was killed in its first stage."""
+    workdir = tmp_path_factory.mktemp("killed") / "run"
     process = running.start(workdir, phantom, devices=2)
     running.wait_for(process, lambda: running.logged(workdir, "00-rotation") >= 21, "a checkpoint")
     process.kill()
     running.finish(process)
+    return workdir
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_run_goes_on_with_another_number_of_devices(devices, killed, one_process, phantom, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    shutil.copytree(killed, workdir)
     code, said = running.launch(workdir, phantom, devices=devices)
     assert code == 0 and f"on {devices} x cpu" in said, said
     # Sums in another order: each step adds a rounding error, and training spreads it.

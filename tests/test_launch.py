@@ -11,7 +11,7 @@ import sys
 import pytest
 import running
 import tiny
-from running import phantom  # noqa: F401
+from running import launch_forked, phantom  # noqa: F401
 
 from aiseeme_jax import weights
 
@@ -33,38 +33,41 @@ def test_every_stage_leaves_tensorboard_events(whole):
     assert all(list(folder.glob("events.out.tfevents.*")) for folder in (whole / "measurements").glob("knn-*"))
 
 
-@pytest.mark.parametrize("stage", ["00-rotation", "01-moco_v2"])
-def test_killed_during_a_save_it_ends_in_the_same_bits(stage, whole, phantom, tmp_path):  # noqa: F811
+def test_however_it_is_stopped_it_ends_in_the_same_bits(whole, phantom, tmp_path):  # noqa: F811
+    """One run: killed during a save in either stage, then stopped by either signal, and gone on with in other ways."""
     workdir = tmp_path / "run"
-    # With a checkpoint of every step one is nearly always being written.
-    process = running.start(workdir, phantom, "--config.runtime.checkpoint_every=1")
+    kill_during_a_save(workdir, phantom, "00-rotation")
+    kill_during_a_save(workdir, phantom, "01-moco_v2", "--config.runtime.residence=device")
+    stop(workdir, phantom, signal.SIGTERM, 143)
+    stop(workdir, phantom, signal.SIGINT, 130)
+    code, said = running.launch(workdir, phantom, "--config.runtime.workers=2")
+    assert code == 0, said
+    assert running.outcome(workdir) == running.outcome(whole)
+    assert not list(workdir.rglob("*.orbax-checkpoint-tmp"))
+
+
+def kill_during_a_save(workdir, data_dir, stage, *flags):
+    """With a checkpoint of every step one is nearly always being written."""
+    process = running.start(workdir, data_dir, "--config.runtime.checkpoint_every=1", *flags)
     saving = f"stages/{stage}-*/checkpoints/*.orbax-checkpoint-tmp"
     enough = lambda: running.logged(workdir, stage) >= 5  # noqa: E731
     running.wait_for(process, lambda: enough() and any(workdir.glob(saving)), "a save")
     os.kill(process.pid, signal.SIGKILL)
     assert running.finish(process)[0] == -signal.SIGKILL
     assert not (running.stage_folder(workdir, stage) / "record.json").exists()
-    code, said = running.launch(workdir, phantom)
-    assert code == 0, said
-    assert running.outcome(workdir) == running.outcome(whole)
-    assert not list(workdir.rglob("*.orbax-checkpoint-tmp"))
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_at_once_and_the_same_command_continues(number, expected, whole, phantom, tmp_path):  # noqa: F811
-    workdir = tmp_path / "run"
-    seldom = "--config.runtime.checkpoint_every=1000"
-    process = running.start(workdir, phantom, seldom)
-    running.wait_for(process, lambda: running.logged(workdir, "01-moco_v2") >= 3, "step 3")
+def stop(workdir, data_dir, number, expected):
+    """A signal in the second stage, three steps after its start, saves at once."""
+    before = running.logged(workdir, "01-moco_v2")
+    process = running.start(workdir, data_dir, "--config.runtime.checkpoint_every=1000")
+    running.wait_for(process, lambda: running.logged(workdir, "01-moco_v2") >= before + 3, "three steps")
     process.send_signal(number)
     code, said = running.finish(process)
     assert code == expected and "stopping after this step" in said, said
     stopped = re.search(r"stopped and saved at step (\d+) of 60; the same command goes on", said)
     saved = [path.name for path in (running.stage_folder(workdir, "01-moco_v2") / "checkpoints").iterdir()]
-    assert saved == [stopped[1]]
-    code, said = running.launch(workdir, phantom, seldom)
-    assert code == 0, said
-    assert running.outcome(workdir) == running.outcome(whole)
+    assert stopped[1] in saved and before + 3 <= int(stopped[1]) < 60
 
 
 def test_complete_run_says_so(whole, phantom):  # noqa: F811
@@ -73,17 +76,6 @@ def test_complete_run_says_so(whole, phantom):  # noqa: F811
     assert code == 0 and "everything exists: nothing to train or measure" in said
     assert re.search(r"done: results in .*results\.csv, report in .*report\.html", said)
     assert running.outcome(whole) == before
-
-
-def test_other_workers_and_residence_continue_with_the_same_bits(whole, phantom, tmp_path):  # noqa: F811
-    workdir = tmp_path / "run"
-    process = running.start(workdir, phantom, "--config.runtime.residence=device")
-    running.wait_for(process, lambda: running.logged(workdir, "00-rotation") >= 5, "step 5")
-    process.kill()
-    running.finish(process)
-    code, said = running.launch(workdir, phantom, "--config.runtime.workers=2")
-    assert code == 0, said
-    assert running.outcome(workdir) == running.outcome(whole)
 
 
 def test_fields_inside_stages_can_be_set_from_the_command_line(phantom, tmp_path):  # noqa: F811
@@ -98,16 +90,19 @@ def test_fields_inside_stages_can_be_set_from_the_command_line(phantom, tmp_path
     assert running.record(tmp_path / "run", "01-moco_v2")["steps"] == 2
 
 
-def fails(workdir, data_dir, *flags, **options) -> str:
+def fails(workdir, data_dir, *flags, launch=running.launch, **options) -> str:
     """What a run says that must fail on its input: one message, no traceback."""
-    code, said = running.launch(workdir, data_dir, *flags, **options)
+    code, said = launch(workdir, data_dir, *flags, **options)
     assert code not in (0, None) and code > 0, said
     assert "Traceback" not in said, said
     return said
 
 
 BAD = {
-    "unknown field": ("--config.nonsense=1", "unknown field 'nonsense' of config: known are baselines, curricula"),
+    "unknown field": (
+        "--config.nonsense=1",
+        "unknown field 'nonsense' of config: known are baselines, budget, curricula",
+    ),
     "unknown field of a stage": (
         "--config.stages[0].nonsense=1",
         r"unknown field 'nonsense' of config\.stages\[0\]: known are batch_size, data, distill",
@@ -155,21 +150,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_message(case, phantom, tmp_path):  # noqa: F811
+def test_bad_input_is_one_message(case, launch_forked, phantom, tmp_path):  # noqa: F811
     flag, message = BAD[case]
     workdir = tmp_path / "run"
-    assert re.search(message, fails(workdir, phantom, flag))
+    assert re.search(message, fails(workdir, phantom, flag, launch=launch_forked))
     assert not workdir.exists(), "the workdir now belongs to the mistake"
 
 
 @pytest.mark.parametrize("kind", ["type", "index", "value", "attribute", "file"])
-def test_a_bug_shows_its_traceback_whatever_the_type_of_its_error(kind, phantom, tmp_path):  # noqa: F811
-    code, said = running.launch(tmp_path / "run", phantom, config=f"tests/failing_config.py:{kind}")
+def test_a_bug_shows_its_traceback_whatever_the_type_of_its_error(kind, launch_forked, phantom, tmp_path):  # noqa: F811
+    code, said = launch_forked(tmp_path / "run", phantom, config=f"tests/failing_config.py:{kind}")
     assert code == 1 and "Traceback" in said and "failing_config.py" in said
 
 
-def test_an_error_of_the_input_shows_no_traceback(phantom, tmp_path):  # noqa: F811
-    said = fails(tmp_path / "run", phantom, config="tests/failing_config.py:judged")
+def test_an_error_of_the_input_shows_no_traceback(launch_forked, phantom, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", phantom, config="tests/failing_config.py:judged", launch=launch_forked)
     assert "error: title is too long\n(--debug shows where)" in said
 
 
@@ -178,8 +173,8 @@ def test_batch_that_does_not_divide_over_the_devices(phantom, tmp_path):  # noqa
     assert "a batch of 9 does not divide over 2 devices; change `batch_size`" in said
 
 
-def test_unknown_variant(phantom, tmp_path):  # noqa: F811
-    said = fails(tmp_path / "run", phantom, config="configs/isic_curriculum.py:huge")
+def test_unknown_variant(launch_forked, phantom, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", phantom, config="configs/isic_curriculum.py:huge", launch=launch_forked)
     assert said.startswith("error: unknown variant 'huge' of isic_curriculum: known are full, small, demo\n")
 
 
@@ -232,10 +227,12 @@ def test_devices_and_processes_that_are_not_there(case, phantom, tmp_path):  # n
     assert message in fails(tmp_path / "run", phantom, *flags, environment=environment)
 
 
-def test_addresses_in_a_network_and_files_are_no_workdirs(phantom, tmp_path):  # noqa: F811
+def test_addresses_in_a_network_and_files_are_no_workdirs(launch_forked, phantom, tmp_path):  # noqa: F811
     (tmp_path / "file").touch()
-    assert "'gs://a/b' is an address in a network" in fails(tmp_path / "run", phantom, "--workdir=gs://a/b")
-    said = fails(tmp_path / "run", phantom, f"--workdir={tmp_path / 'file'}")
+    assert "'gs://a/b' is an address in a network" in fails(
+        tmp_path / "run", phantom, "--workdir=gs://a/b", launch=launch_forked
+    )
+    said = fails(tmp_path / "run", phantom, f"--workdir={tmp_path / 'file'}", launch=launch_forked)
     assert "there is a file at" in said and "where a folder belongs" in said
 
 
@@ -256,10 +253,10 @@ def test_a_mistake_in_a_config_file_is_told_by_its_line(text, message, phantom, 
     assert re.search(message, said) and "Other fields" not in said
 
 
-def test_a_workdir_of_an_older_version_is_named(phantom, tmp_path):  # noqa: F811
+def test_a_workdir_of_an_older_version_is_named(launch_forked, phantom, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
     (workdir / "targets" / "curriculum").mkdir(parents=True)
-    assert "was made by version 0.1 of this program" in fails(workdir, phantom)
+    assert "was made by version 0.1 of this program" in fails(workdir, phantom, launch=launch_forked)
 
 
 def test_two_runs_in_one_workdir_share_the_work(whole, phantom, tmp_path):  # noqa: F811
@@ -292,8 +289,8 @@ def test_who_waits_takes_over_from_a_run_that_is_killed(whole, phantom, tmp_path
     assert running.outcome(workdir) == running.outcome(whole)
 
 
-def test_data_set_that_is_not_prepared(tmp_path):
-    said = fails(tmp_path / "run", tmp_path / "nowhere")
+def test_data_set_that_is_not_prepared(launch_forked, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", tmp_path / "nowhere", launch=launch_forked)
     assert f"python -m tfds_builders prepare derm_phantom/tiny --data_dir {tmp_path}/nowhere" in said
 
 
@@ -329,18 +326,22 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_damaged_init(phantom, tmp_path):  # noqa: F811
+def test_damaged_init(launch_forked, phantom, tmp_path):  # noqa: F811
     path = tmp_path / "weights.safetensors"
     weights.export_backbone(tiny.backbone(), path)
     path.write_bytes(path.read_bytes()[:1000])
-    said = fails(tmp_path / "run", phantom, f"--config.init={path}")
+    said = fails(tmp_path / "run", phantom, f"--config.init={path}", launch=launch_forked)
     assert "weights.safetensors is not a whole safetensors file" in said
 
 
-def test_init_of_another_model(phantom, tmp_path):  # noqa: F811
+def test_init_of_another_model(launch_forked, phantom, tmp_path):  # noqa: F811
     weights.export_backbone(tiny.backbone(), tmp_path / "other.safetensors")
     said = fails(
-        tmp_path / "run", phantom, f"--config.init={tmp_path / 'other.safetensors'}", "--config.model.name=resnet18"
+        tmp_path / "run",
+        phantom,
+        f"--config.init={tmp_path / 'other.safetensors'}",
+        "--config.model.name=resnet18",
+        launch=launch_forked,
     )
     assert "these weights do not fit resnet18 (width 0.125" in said and "missing" in said
 

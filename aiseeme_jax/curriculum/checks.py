@@ -16,6 +16,7 @@ from aiseeme_jax.curriculum.arms import list_members
 from aiseeme_jax.curriculum.budgets import check_budget
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune
+from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.training.checks import check_training
 
 # Groups of fewer images are tried out: no loss, norm or distillation needs more rows than so many.
@@ -58,6 +59,9 @@ def check_run(config: ConfigDict) -> None:
     """Checks the fields that belong to no single stage or target. Raises UserError that names the field."""
     check_runtime(config.runtime)
     check_at_least(1, "patience", config.patience)
+    if not 0 < config.data.share <= 1:
+        raise UserError(f"data.share is {config.data.share}; it must lie in (0, 1]")
+    check_at_least(-1, "data.share_seed", config.data.share_seed)
     check_at_least(1, "statistics.samples", config.statistics.samples)
     check_at_least(0, "statistics.seed", config.statistics.seed)
     check_budget(config.budget)
@@ -100,10 +104,15 @@ def check_stage(
     """
     pretext.task_class(stage.task)
     check_made_for(stage, "task", "stage")
+    data.check_model(split, config.model)
     members = list_members(stage)
     for member in members:
         check_made_for(member, "task", "stage")
-    data.check_model(split, config.model)
+    if config.data.share < 1 and stage.batch_size > len(split):
+        raise UserError(
+            f"data.share {config.data.share:g} leaves {len(split):,} images, fewer than a batch of {stage.batch_size}: "
+            "take a larger share or a smaller batch_size"
+        )
     check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
     check_stop(stage.stop)
@@ -146,6 +155,17 @@ def trace_loss(task: pretext.Task, split: data.Split, batch_size: int) -> int:
     batch = {"image": image, "index": index}
     ways = [functools.partial(loss, way) for way in range(task.alternatives)]
     return min(nnx.eval_shape(way, task, batch).shape[0] for way in ways)
+
+
+def check_endpoint(model: ConfigDict, target: ConfigDict) -> None:
+    """Raises UserError if a target measures features at an endpoint that the backbone does not have."""
+    if "endpoint" not in target or target.endpoint == DEFAULT_ENDPOINT:
+        return
+    backbone = nnx.eval_shape(lambda: weights.starting_backbone(model, weights.SCRATCH, 0))
+    shape = (1, *(target.views.size,) * model.dimensions, model.channels)
+    known = nnx.eval_shape(lambda m, x: m(x, train=False), backbone, jax.ShapeDtypeStruct(shape, jnp.float32))
+    if target.endpoint not in known:
+        raise UserError(f"endpoint is '{target.endpoint}'; the endpoints of {model.name} are {', '.join(known)}")
 
 
 def check_finetuning(model: ConfigDict, target: ConfigDict, images: int) -> None:

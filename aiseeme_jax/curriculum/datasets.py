@@ -40,15 +40,25 @@ def find_set(config: ConfigDict, target: ConfigDict) -> str:
     return target.data or config.data.name
 
 
+def find_share_seed(config: ConfigDict) -> int:
+    """The seed by which `data.share` of the images is drawn."""
+    return config.seed if config.data.share_seed == -1 else config.data.share_seed
+
+
 class DataSets:
     """Opens the splits that a run reads. If a data set has several pictures of one thing, each becomes an image.
 
     Args:
-      config: of the run; its `data.exclude` lists images that no stage is trained on.
+      config: of the run; its `data.exclude` lists images that no stage is trained on, and of the others stages are
+        trained on `data.share`.
+      like: data sets of another run with the same `runtime.data_dir`. What they have opened is not opened again.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, like: "DataSets | None" = None):
         self.data_dir, self.exclude = config.runtime.data_dir, tuple(config.data.exclude)
+        self.share, self.share_seed = config.data.share, find_share_seed(config)
+        self._opened: dict[tuple[str, str], data.Split] = {} if like is None else like._opened
+        self._warned: set[tuple[Sets, str]] = set() if like is None else like._warned
 
     @functools.cache  # noqa: B019 - one object lives as long as a run
     def pretraining(self, sets: Sets) -> data.Split:
@@ -74,18 +84,26 @@ class DataSets:
     @functools.cache  # noqa: B019
     def _training(self, name: str) -> data.Split:
         split = self._open(name, "train")
-        return data.without(split, self.exclude) if self.exclude else split
+        split = data.without(split, self.exclude) if self.exclude else split
+        return split if self.share == 1 else split.subset(data.draw_share(split.groups, self.share, self.share_seed))
 
     def _open(self, name: str, split: str) -> data.Split:
-        opened = data.open_split(name, split, self.data_dir)
-        return data.each_picture(opened) if opened.pictures > 1 else opened
+        if (name, split) not in self._opened:
+            opened = data.open_split(name, split, self.data_dir)
+            self._opened[name, split] = data.each_picture(opened) if opened.pictures > 1 else opened
+        return self._opened[name, split]
 
     def warn_of_shared_groups(self, sets: Sets, target: str, held_out: Mapping[str, data.Split]) -> None:
         """Warns if a stage is trained on lesions or patients of the validation or test images of a target's data set.
 
+        Of the same data sets it warns once.
+
         Args:
           held_out: its splits by their names.
         """
+        if (sets, target) in self._warned:
+            return
+        self._warned.add((sets, target))
         for shared in data.shared_groups(self.pretraining(sets), held_out):
             names = [*shared.groups, *shared.ids]
             one, other = shared.pretraining.partition(":")[0], shared.target.partition(":")[0]

@@ -31,6 +31,7 @@ from aiseeme_jax.curriculum.pieces import (
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
@@ -41,6 +42,8 @@ STAGE_VERSION, FISHER_VERSION, MEASUREMENT_VERSION = 2, 1, 2
 FISHER_BATCHES = 100
 # Fields of a target that say which measurements are made. They do not belong to the key of a measurement.
 COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
+# Fields of a target that are not in the key where they have these values. Before they existed, there were no others.
+SILENT_VALUES = {"endpoint": DEFAULT_ENDPOINT}
 # Fields of a stage that are not in its key as they are. What they mean is there, under names of its own.
 RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop")
 
@@ -50,7 +53,7 @@ def make_plan(config: ConfigDict, datasets: DataSets, *, checked: set[str] | Non
 
     Args:
       datasets: the data sets of the run. They are opened here.
-      checked: stages that an earlier plan of the same model has checked. Those of this plan are added.
+      checked: stages and labels that an earlier plan of the same model has checked. Those of this plan are added.
 
     Raises UserError that names the wrong part of the config, MissingFile for missing weights or a missing data set.
     """
@@ -179,7 +182,8 @@ class _Planner:
         """Checks a stage, unless another arm has the same stage. If it is distilled, what comes before counts too."""
         before = {**dataclasses.asdict(place), "tasks": place.tasks[: place.position]}
         distilled = bool(distill.read_terms(fields.distill))
-        alike = keys.make_key({"fields": fields, "before": before if distilled else None, "sets": sets})
+        content = {"fields": fields, "before": before if distilled else None, "sets": sets, "images": len(split)}
+        alike = keys.make_key(content)
         if alike not in self.checked:
             checks.check_stage(self.config, fields, place, split, steps)
             if fields.stop.proxy:
@@ -244,18 +248,22 @@ class _Planner:
                 data.check_model(splits["train"], self.config.model)
                 checks.check_views(self.config.model, target, splits["train"])
                 protocols.check_target(target, splits["train"])
+                checks.check_endpoint(self.config.model, target)
                 if protocols.find_protocol(target.protocol).trains:
                     checks.check_finetuning(self.config.model, target, len(splits["train"]))
                 name = self.name_target(target)
             if name in names:
                 raise UserError(
-                    f"targets[{position}]: a second target '{name}'; there can be one of each protocol, data set and "
-                    "method against imbalance"
+                    f"targets[{position}]: a second target '{name}'; there can be one of each protocol, data set, "
+                    "endpoint and method against imbalance"
                 )
             names.append(name)
         for name in dict.fromkeys(find_set(self.config, target) for target in self.config.targets):
+            alike = f"labels of {self.datasets.data_dir}, {name}"
             with checks.name_in_errors("targets"):
-                protocols.check_labels(self.datasets.target(name))
+                if alike not in self.checked:
+                    protocols.check_labels(self.datasets.target(name))
+                    self.checked.add(alike)
 
     def warn_of_shared_groups(self, stages: Sequence[Mapping[int, PlannedStage]]) -> None:
         trained_on = dict.fromkeys(stage.sets for found in stages for stage in found.values())
@@ -285,7 +293,11 @@ class _Planner:
         content = {
             "version": MEASUREMENT_VERSION,
             "model": self.model,
-            "target": {field: value for field, value in target.items() if field not in COUNTING_FIELDS},
+            "target": {
+                field: value
+                for field, value in target.items()
+                if field not in COUNTING_FIELDS and (field not in SILENT_VALUES or value != SILENT_VALUES[field])
+            },
             "fraction": fraction,
             # On all labels a protocol that trains nothing draws nothing.
             "seed": seed if fraction < 1 or protocol.trains else None,

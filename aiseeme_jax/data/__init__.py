@@ -13,6 +13,7 @@ from aiseeme_jax.data.exclusion import SharedNames, shared_groups, without
 from aiseeme_jax.data.mixtures import Mixture, mix
 from aiseeme_jax.data.order import order
 from aiseeme_jax.data.prepared import open_split, parse_name, prepared_directory
+from aiseeme_jax.data.shares import draw_share
 from aiseeme_jax.data.splits import Split, as_texts, check_model, check_views, each_picture, from_arrays, labelled
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "check_model",
     "check_views",
     "data_mesh",
+    "draw_share",
     "each_picture",
     "evaluation_batches",
     "first_images",

@@ -14,6 +14,8 @@ from aiseeme_jax import augment, data
 
 # Batches that the host may be ahead of the devices. Each holds its images in device memory.
 QUEUED_BATCHES = 2
+# The endpoint of a backbone that is measured unless a target names another one.
+DEFAULT_ENDPOINT = "pooled"
 
 
 def extract(
@@ -22,7 +24,7 @@ def extract(
     *,
     views: augment.AnyViews,
     batch_size: int,
-    endpoint: str = "pooled",
+    endpoint: str = DEFAULT_ENDPOINT,
 ) -> Float[np.ndarray, "n d"]:
     """Features of each image's central view, float32 [N, D]; a map is averaged over its positions.
 
@@ -41,7 +43,7 @@ def extract_from_batches(
     images: int,
     *,
     views: augment.AnyViews,
-    endpoint: str = "pooled",
+    endpoint: str = DEFAULT_ENDPOINT,
 ) -> Float[np.ndarray, "n d"]:
     """`extract` for the first `images` images of batches."""
     return fetch_rows((_features(backbone, batch["image"], views, endpoint) for batch in batches), images)

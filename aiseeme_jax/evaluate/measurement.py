@@ -78,20 +78,25 @@ class Subject:
     name: str
     backbone: nnx.Module
     splits: Mapping[str, data.Split]
-    _features: dict[augment.AnyViews, dict[str, Float[np.ndarray, "n d"]]] = field(default_factory=dict, repr=False)
+    _features: dict[tuple[augment.AnyViews, str], dict[str, Float[np.ndarray, "n d"]]] = field(
+        default_factory=dict, repr=False
+    )
 
     def labels(self, split: str) -> Labels:
         """The labels of a split."""
         return make_labels(self.splits[split].labels, len(self.splits[split].class_names))
 
-    def features(self, views: augment.AnyViews, batch_size: int) -> Mapping[str, Float[np.ndarray, "n d"]]:
-        """Pooled features of each split, computed once for all measurements with the same views."""
-        if views not in self._features:
-            self._features[views] = {
-                name: features.extract(self.backbone, split, views=views, batch_size=batch_size)
+    def features(
+        self, views: augment.AnyViews, batch_size: int, endpoint: str = features.DEFAULT_ENDPOINT
+    ) -> Mapping[str, Float[np.ndarray, "n d"]]:
+        """Features of each split at an endpoint, computed once for all measurements with the same views."""
+        place = views, endpoint
+        if place not in self._features:
+            self._features[place] = {
+                name: features.extract(self.backbone, split, views=views, batch_size=batch_size, endpoint=endpoint)
                 for name, split in self.splits.items()
             }
-        return self._features[views]
+        return self._features[place]
 
     def training_rows(self, measurement: Measurement) -> Int[np.ndarray, "k"]:
         """The rows of the training split that a measurement uses."""
@@ -103,7 +108,7 @@ class Subject:
     ) -> tuple[dict[str, Float[np.ndarray, "n d"]], dict[str, np.ndarray]]:
         """Features and labels of each split; of 'train' only the rows that the measurement uses."""
         rows = self.training_rows(measurement)
-        found = self.features(measurement.views, batch_size)
+        found = self.features(measurement.views, batch_size, measurement.target.endpoint)
         labels = {name: split.labels for name, split in self.splits.items()}
         return {**found, "train": found["train"][rows]}, {**labels, "train": labels["train"][rows]}
 

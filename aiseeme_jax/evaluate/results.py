@@ -8,7 +8,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import imbalance
+from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.store import files, keys, records
 from tfds_builders.common.tables import as_cell, from_cell
 
@@ -128,28 +129,48 @@ def hash_predictions(directory: Path) -> str:
 def name_target(fields: Mapping[str, Any], default: str) -> str:
     """A target in results and report: its protocol, with what differs from the default.
 
-    Such as 'knn'; 'knn:derm/64' where its data set is not that of the run; 'finetune+focal' with a method against class
-    imbalance that is not the default one.
+    Such as 'knn'; 'knn:derm/64' where its data set is not that of the run; 'knn+stage2' where it measures another
+    endpoint than the pooled features; 'finetune+focal' with a method against class imbalance that is not the default
+    one.
 
     Args:
       fields: of the target.
       default: the data set of the run.
     """
     method = imbalance.describe(fields["imbalance"]) if "imbalance" in fields else ""
+    endpoint = fields.get("endpoint", DEFAULT_ENDPOINT)
+    method = method or ("" if endpoint == DEFAULT_ENDPOINT else endpoint)
     data = "" if fields["data"] in ("", default) else f":{fields['data']}"
     return fields["protocol"] + (f"+{method}" if method else "") + data
 
 
 def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
     """Writes results.csv whole or not at all."""
+    write_table(workdir / RESULTS, Row, rows, measured=("value", "low", "high"))
+
+
+def write_table(path: Path, kind: type, rows: Iterable[Any], *, measured: Sequence[str]) -> None:
+    """Writes a table as CSV, whole or not at all.
+
+    Args:
+      kind: dataclass of a row, with a field for each column.
+      measured: columns of numbers, which have six digits and are empty where they are NaN.
+    """
+    columns = [field.name for field in fields(kind)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in rows:
-        *names, value, low, high = astuple(row)
-        measured = ("" if np.isnan(x) else f"{x:.6g}" for x in (value, low, high))
-        writer.writerow([*(as_cell(_write_on_one_line(str(name))) for name in names), *measured])
-    records.write_text(workdir / RESULTS, text.getvalue())
+        cells = {name: getattr(row, name) for name in columns}
+        writer.writerow(
+            _write_number(cell) if name in measured else as_cell(_write_on_one_line(str(cell)))
+            for name, cell in cells.items()
+        )
+    records.write_text(path, text.getvalue())
+
+
+def _write_number(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6g}"
 
 
 def _write_on_one_line(name: str) -> str:

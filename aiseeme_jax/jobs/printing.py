@@ -28,6 +28,12 @@ def describe_plan(plan: Plan, store: Store) -> str:
     return "\n".join([*lines, *_sum_up(missing, plan, store)])
 
 
+def describe_sums(plan: Plan, store: Store) -> str:
+    """The sums alone."""
+    missing = [piece for piece in plan.pieces() if store.record(piece.artifact) is None]
+    return "\n".join(_sum_up(missing, plan, store))
+
+
 def describe_state(piece: Piece, store: Store) -> str:
     """'exists', 'begun', 'not begun', or which process is making it."""
     if store.record(piece.artifact) is not None:
@@ -42,7 +48,7 @@ def describe_state(piece: Piece, store: Store) -> str:
 def _describe_length(piece: Piece) -> str:
     if not isinstance(piece, PlannedStage):
         return ""
-    shown = piece.total_steps * piece.fields.batch_size
+    shown = piece.images_shown
     sets = " + ".join(name if len(piece.sets) == 1 else f"{share:g} {name}" for name, share in piece.sets)
     return f"; {piece.total_steps:,} steps of {piece.fields.batch_size} images, {shown:,} in all, of {sets}"
 
@@ -56,7 +62,7 @@ def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
     yield f"{everything} pieces of work, {everything - len(missing)} of which exist"
     if stages:
         steps = sum(stage.total_steps for stage in stages)
-        images = sum(stage.total_steps * stage.fields.batch_size for stage in stages)
+        images = sum(stage.images_shown for stage in stages)
         yield f"to train: {len(stages)} stages, {steps:,} steps, {images:,} images{_estimate(stages, store)}"
     if fishers:
         yield f"to estimate: Fisher information of {len(fishers)} stages"
@@ -76,6 +82,6 @@ def _estimate(stages: list[PlannedStage], store: Store) -> str:
     known = [stage for stage in stages if stage.speed_of in speeds]
     if not known:
         return "; no speed was measured yet"
-    seconds = sum(stage.total_steps * stage.fields.batch_size / speeds[stage.speed_of] for stage in known)
+    seconds = sum(stage.images_shown / speeds[stage.speed_of] for stage in known)
     rest = f", without {len(stages) - len(known)} stages of unknown speed" if len(known) < len(stages) else ""
     return f"; about {duration(seconds)} by the speed that was measured{rest}"

@@ -7,7 +7,7 @@ begun. The strategy itself is deterministic. It decides the same in each of them
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
-from aiseeme_jax.jobs.working import work_through
+from aiseeme_jax.jobs.working import work_around_divergence
 from aiseeme_jax.search import certainty, findings, trials
 from aiseeme_jax.search.best_order import FILE as BEST_ORDER
 from aiseeme_jax.search.best_order import write_best_order
@@ -34,7 +34,6 @@ from aiseeme_jax.search.scoring import Scorer, compare_backbones, read_score
 from aiseeme_jax.search.trials import Order, Outcome, Trial
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
-from aiseeme_jax.training.loop import Diverged
 
 log = logging.getLogger(__name__)
 
@@ -137,35 +136,15 @@ class Search:
 
     def make_all(self, arms: Iterable[PlannedArm]) -> None:
         """Makes every piece of arms that does not exist. What needs a stage that diverged is left out."""
-        left: dict[str, Piece] = {piece.artifact.key: piece for arm in arms for piece in arm.pieces()}
-        while left:
-            left = {key: piece for key, piece in left.items() if not self.needs_diverged(piece)}
-            failed: list[Piece] = []
-            try:
-                for _ in work_through(list(left.values()), self.store, self.note_divergence(failed)):
-                    pass
-                return
-            except Diverged as error:
-                log.warning("%s diverged, and so no order begins with it: %s", failed[0].artifact.name, error)
-                self.diverged.add(failed[0].artifact.key)
+        pieces = {piece.artifact.key: piece for arm in arms for piece in arm.pieces()}
+        for _ in work_around_divergence(list(pieces.values()), self.store, self.make, self.diverged):
+            pass
 
-    def needs_diverged(self, piece: Piece) -> bool:
-        """Whether a piece diverged, or needs one that did."""
-        return piece.artifact.key in self.diverged or any(map(self.needs_diverged, piece.inputs.values()))
-
-    def note_divergence(self, failed: list[Piece]) -> Callable[[Piece, Path], dict[str, Any]]:
-        """The function that does a piece of work; a piece whose training diverges is added to `failed`."""
-
-        def make(piece: Piece, directory: Path) -> dict[str, Any]:
-            try:
-                if isinstance(piece, PlannedScore):
-                    return self.scorer.score(piece, directory)
-                return self.make_other(piece, directory)
-            except Diverged:
-                failed.append(piece)
-                raise
-
-        return make
+    def make(self, piece: Piece, directory: Path) -> dict[str, Any]:
+        """Does a piece of work in its folder, and returns the record."""
+        if isinstance(piece, PlannedScore):
+            return self.scorer.score(piece, directory)
+        return self.make_other(piece, directory)
 
     # The finalists
 

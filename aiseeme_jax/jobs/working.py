@@ -17,6 +17,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import claims, files
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import Holder, claim
+from aiseeme_jax.training.loop import Diverged
 from aiseeme_jax.training.memory import give_back_memory
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,40 @@ def work_through(
             if action == MAKE:
                 _make(piece, store, make)
         yield piece
+
+
+def work_around_divergence(
+    pieces: Sequence[Piece], store: Store, make: Callable[[Piece, Path], dict[str, Any]], diverged: set[str]
+) -> Iterator[Piece]:
+    """`work_through`, but a stage whose training diverges ends nothing: what needs it is left out.
+
+    Args:
+      diverged: keys of the stages that diverged before. New ones are added.
+    """
+    left = {piece.artifact.key: piece for piece in pieces}
+    failed: list[Piece] = []
+
+    def note_divergence(piece: Piece, directory: Path) -> dict[str, Any]:
+        try:
+            return make(piece, directory)
+        except Diverged:
+            failed.append(piece)
+            raise
+
+    while left:
+        left = {key: piece for key, piece in left.items() if not needs_any(piece, diverged)}
+        try:
+            for piece in work_through(list(left.values()), store, note_divergence):
+                del left[piece.artifact.key]
+                yield piece
+        except Diverged as error:
+            log.warning("%s diverged, and what needs it is left out: %s", failed[-1].artifact.name, error)
+            diverged.add(failed[-1].artifact.key)
+
+
+def needs_any(piece: Piece, keys: set[str]) -> bool:
+    """Whether a piece is one of those with these keys, or needs one of them."""
+    return piece.artifact.key in keys or any(needs_any(needed, keys) for needed in piece.inputs.values())
 
 
 def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, Any]]) -> None:

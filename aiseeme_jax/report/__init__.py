@@ -13,10 +13,11 @@ from aiseeme_jax.report import charts, names, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.report.search_page import write_search_report
+from aiseeme_jax.report.study_page import write_study_report
 from aiseeme_jax.report.templates import REPORT, load_template
 from aiseeme_jax.store import records
 
-__all__ = ["REPORT", "render", "write_report", "write_results", "write_search_report"]
+__all__ = ["REPORT", "render", "write_report", "write_results", "write_search_report", "write_study_report"]
 
 # The metrics of the first table of the page, and those under its details.
 HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
@@ -73,6 +74,7 @@ def render(contents: Contents) -> str:
         config=json.dumps(contents.config, indent=2),
         describe_target=names.describe_target,
         choose_tone=charts.choose_tone,
+        tone_of=lambda arm: charts.choose_tone(arm, contents.arms),
     )
 
 

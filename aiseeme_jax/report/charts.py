@@ -54,7 +54,7 @@ def draw_losses(contents: Contents) -> list[tuple[Stage, Markup]]:
         if len(points) > 1:
             xs, ys = _thin(points)
             line = Line(choose_tone(stage.arm, contents.arms), xs, ys)
-            found.append((stage, _draw([line], label=f"Loss of {stage.title} over steps", x_label="step")))
+            found.append((stage, draw_lines([line], label=f"Loss of {stage.title} over steps", x_label="step")))
     return found
 
 
@@ -93,7 +93,9 @@ def draw_fractions(estimates: Estimates) -> list[tuple[str, Markup]]:
         if any(line.ys for line in lines):
             ticks = [(math.log10(f), f"{100 * f:g} %") for f in fractions]
             title = title_with_metric(estimates, target)
-            found.append((title, _draw(lines, label=f"{title} over share of labels", x_label="labels", x_ticks=ticks)))
+            found.append(
+                (title, draw_lines(lines, label=f"{title} over share of labels", x_label="labels", x_ticks=ticks))
+            )
     return found
 
 
@@ -118,15 +120,21 @@ def _thin(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [part[:, 0].mean() for part in parts], [part[:, 1].mean() for part in parts]
 
 
-def _draw(lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Ticks | None = None) -> Markup:
+def draw_lines(lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Ticks | None = None) -> Markup:
+    """Draws lines with their whiskers over one pair of axes.
+
+    Args:
+      label: of the picture, for those who do not see it.
+      x_ticks: values with their texts; by default round values.
+    """
     ends = [end for line in lines for pair in line.ranges for end in pair if math.isfinite(end)]
     ys = [y for line in lines for y in line.ys] + ends
     xs = [x for line in lines for x in line.xs]
-    y_ticks = _choose_ticks(min(ys), max(ys))
+    y_ticks = choose_ticks(min(ys), max(ys))
     if x_ticks is None:
-        x_ticks = [t for t in _choose_ticks(min(xs), max(xs)) if t[0] <= max(xs)]
-    x_scale = _make_scale([*xs, *(t for t, _ in x_ticks)], LEFT, WIDTH - RIGHT)
-    y_scale = _make_scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
+        x_ticks = [t for t in choose_ticks(min(xs), max(xs)) if t[0] <= max(xs)]
+    x_scale = make_scale([*xs, *(t for t, _ in x_ticks)], LEFT, WIDTH - RIGHT)
+    y_scale = make_scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
     parts = [_draw_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
     parts += [_draw_line(line, x_scale, y_scale) for line in lines]
     return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')
@@ -156,14 +164,14 @@ def _draw_line(line: Line, x_scale: Scale, y_scale: Scale) -> str:
     return f'<g class="{line.tone}">{"".join(parts)}</g>'
 
 
-def _make_scale(values: Sequence[float], start: float, end: float) -> Scale:
+def make_scale(values: Sequence[float], start: float, end: float) -> Scale:
     """From values to places: the lowest value is put at `start`, the highest at `end`."""
     low, high = min(values), max(values)
     span = high - low or 1.0
     return lambda value: round(start + (end - start) * (value - low) / span, 1)
 
 
-def _choose_ticks(low: float, high: float) -> Ticks:
+def choose_ticks(low: float, high: float) -> Ticks:
     """Three to six round values that span `low` to `high`, with their texts."""
     span = high - low or max(abs(high), 1.0)
     raw = span / 5

@@ -41,6 +41,10 @@ def list_facts(estimates: Estimates) -> list[str]:
     facts = [contents.data]
     if pretrained_on := _list_pretraining_sets(contents):
         facts.append(f"pretraining on {', '.join(pretrained_on)}")
+    # A workdir of an earlier version does not say it.
+    share = contents.config["data"].get("share", 1)
+    if share < 1:
+        facts.append(f"pretraining on {100 * share:g} % of the images")
     model = contents.config["model"]
     volumes = "3-D " if model["dimensions"] == 3 else ""
     width = "" if model["width"] == 1 else f" × {model['width']:g}"

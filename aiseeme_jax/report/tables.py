@@ -47,7 +47,7 @@ def tabulate_metrics(estimates: Estimates, names: Sequence[str]) -> list[Table]:
     for targets in _group_by_kind(estimates, contents.measured_targets()):
         known = estimates.labels_of(targets[0]).METRICS
         sections = [_compare_arms(estimates, targets, name) for name in names if name in known]
-        tables.append(_make_table(_head_targets(contents, targets), sections))
+        tables.append(make_table(_head_targets(contents, targets), sections))
     return [table for table in tables if table]
 
 
@@ -63,8 +63,8 @@ def tabulate_fractions(estimates: Estimates) -> Table | None:
         rows = [
             (arm, [estimates.estimate(arm, target, fraction, metric) for fraction in columns]) for arm in contents.arms
         ]
-        sections.append(_make_section(title_with_metric(estimates, target), rows))
-    return _make_table({fraction: in_words(fraction) for fraction in columns}, sections)
+        sections.append(make_section(title_with_metric(estimates, target), rows))
+    return make_table({fraction: in_words(fraction) for fraction in columns}, sections)
 
 
 def tabulate_classes(estimates: Estimates, target: str) -> Table | None:
@@ -83,8 +83,8 @@ def tabulate_classes(estimates: Estimates, target: str) -> Table | None:
                 (arm, [estimates.estimate(arm, target, fraction, f"{metric}/{name}") for name in groups])
                 for arm in contents.arms
             ]
-            sections.append(_make_section(METRICS[metric], rows))
-    return _make_table({name: f"{name} ({count:,})" for name, count in groups.items()}, sections)
+            sections.append(make_section(METRICS[metric], rows))
+    return make_table({name: f"{name} ({count:,})" for name, count in groups.items()}, sections)
 
 
 def tabulate_differences(estimates: Estimates) -> list[Table]:
@@ -98,8 +98,8 @@ def tabulate_differences(estimates: Estimates) -> list[Table]:
     tables = []
     for alike in _group_by_kind(estimates, targets):
         rows = [(arm, [_subtract_scratch(estimates, arm, target) for target in alike]) for arm in arms]
-        section = _make_section(estimates.describe_metric(alike[0]), rows, signed=True)
-        tables.append(_make_table(_head_targets(contents, alike), [section]))
+        section = make_section(estimates.describe_metric(alike[0]), rows, signed=True)
+        tables.append(make_table(_head_targets(contents, alike), [section]))
     return [table for table in tables if table]
 
 
@@ -179,7 +179,7 @@ def _compare_arms(estimates: Estimates, targets: Sequence[str], metric: str) -> 
         (arm, [estimates.estimate(arm, target, fraction, metric) for target, fraction in places])
         for arm in estimates.contents.arms
     ]
-    return _make_section(estimates.describe_metric(targets[0], metric), rows)
+    return make_section(estimates.describe_metric(targets[0], metric), rows)
 
 
 def _subtract_scratch(estimates: Estimates, arm: str, target: str) -> Cell | None:
@@ -222,7 +222,7 @@ def _describe_place(value: float, tried: Sequence[float]) -> str:
     return "the smallest tried" if value == min(tried) else ""
 
 
-def _make_section(title: str, rows: list[Row], signed: bool = False) -> Section:
+def make_section(title: str, rows: list[Row], signed: bool = False) -> Section:
     """Puts the cells on one scale and marks the best of each column. Rows without any cell are left out."""
     rows = [(arm, cells) for arm, cells in rows if any(cells)]
     cells = [cell for _, row in rows for cell in row if cell]
@@ -256,7 +256,7 @@ def _head_targets(contents: Contents, targets: Sequence[str]) -> dict[str, str]:
     return {target: describe_target(target) + shares[target] for target in targets}
 
 
-def _make_table(columns: dict[str | float, str], sections: list[Section]) -> Table | None:
+def make_table(columns: dict[str | float, str], sections: list[Section]) -> Table | None:
     """None if no section has a row."""
     sections = [section for section in sections if section.rows]
     return Table(columns, sections) if sections else None

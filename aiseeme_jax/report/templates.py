@@ -1,5 +1,6 @@
 """The templates of the pages, which lie beside this file."""
 
+import functools
 from pathlib import Path
 
 import jinja2
@@ -7,6 +8,7 @@ import jinja2
 REPORT = "report.html"
 
 
+@functools.cache
 def load_template(name: str) -> jinja2.Template:
     """A template whose values are escaped, and in which an unknown name is an error."""
     return jinja2.Environment(

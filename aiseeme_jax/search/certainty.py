@@ -1,9 +1,7 @@
 """How sure a ranking of orders is: means over pretraining seeds, paired differences, and sentences about them.
 
-Two things make a score uncertain: another pretraining would give another backbone, and other validation images would
-give another score. The variance of a mean over R seeds is taken as the sum of s²/R, with s the standard deviation over
-the seeds, and of the variance of that mean over resamples of the images. Intervals are those of Student's t, with the
-degrees of freedom of Welch & Satterthwaite. s contains a little of the second part too, so they are somewhat too long.
+`evaluate.over_seeds` says what the intervals cover. A score has no seed of the labels, and its images are those of
+validation.
 """
 
 import dataclasses
@@ -11,27 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import t as student
 
+from aiseeme_jax.evaluate.over_seeds import Interval, estimate, vary_resamples
 from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.search.planning import name_trial
 from aiseeme_jax.search.trials import Trial
 
 # Scores of one trial by pretraining seed.
 BySeed = Mapping[int, Score]
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A value with the ends of its interval; NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
 
 
 def estimate_mean(scores: BySeed, level: float = 0.95) -> Interval:
@@ -49,18 +34,8 @@ def estimate_difference(one: BySeed, other: BySeed, level: float = 0.95) -> Inte
 
 
 def _interval(values: Sequence[float], draws: Sequence[np.ndarray], level: float) -> Interval:
-    mean = float(np.mean(values)) if len(values) else math.nan
-    count = len(values)
-    seeds = float(np.var(values, ddof=1)) / count if count > 1 else 0.0
-    drawn = np.mean(draws, axis=0) if count and len({len(one) for one in draws}) == 1 else np.zeros(0)
-    drawn = drawn[np.isfinite(drawn)]
-    images = float(np.var(drawn, ddof=1)) if len(drawn) > 1 else 0.0
-    variance = seeds + images
-    if not math.isfinite(mean) or not variance > 0:
-        return Interval(mean, math.nan, math.nan)
-    freedom = variance**2 / (seeds**2 / (count - 1)) if seeds else math.inf
-    half = float(student.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
-    return Interval(mean, mean - half, mean + half)
+    drawn = np.mean(draws, axis=0) if len(values) and len({len(one) for one in draws}) == 1 else np.zeros(0)
+    return estimate(np.reshape(values, (-1, 1)), vary_resamples(drawn)).interval(level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +92,7 @@ def describe_comparison(compared: Sequence[Compared], proxy: str, seeds: Sequenc
     best, *others = compared
     kind = "new pretraining seed" if new else "pretraining seed, with which it was chosen"
     many = f"{len(seeds)} {kind}{'s' if len(seeds) > 1 else ''}"
-    sentences = [f"The best order is {name_trial(best.trial)}: {proxy} {_in_words(best.mean)} over {many}."]
+    sentences = [f"The best order is {name_trial(best.trial)}: {proxy} {best.mean.in_words()} over {many}."]
     if len(seeds) < 2:
         sentences.append("With one seed, the intervals say nothing about another pretraining.")
     return sentences + [_describe_pair(other, _judge(other)) for other in others]
@@ -141,7 +116,7 @@ WHAT = {
 
 def _describe_pair(other: Compared, verdict: str) -> str:
     name = f"{WHAT[other.part]}{name_trial(other.trial)}"
-    difference = _in_words(other.behind, signed=True)
+    difference = other.behind.in_words(signed=True)
     if verdict == "diverged":
         return f"The training of {name} diverged."
     if verdict == "alike":
@@ -149,12 +124,3 @@ def _describe_pair(other: Compared, verdict: str) -> str:
     if verdict == "better":
         return f"It is better than {name}, by {difference}."
     return f"It is worse than {name}: the difference is {difference}."
-
-
-def _in_words(found: Interval, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    value = f"{found.value:{sign}.3f}"
-    if not math.isfinite(found.low):
-        return f"{value} (no interval)".replace("-", "−")
-    to = " to " if signed else "–"
-    return f"{value} [{found.low:{sign}.3f}{to}{found.high:{sign}.3f}]".replace("-", "−")

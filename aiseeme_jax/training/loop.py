@@ -26,12 +26,12 @@ from aiseeme_jax.training.health import collapse_warning, feature_health
 from aiseeme_jax.training.step import (
     Program,
     Recipe,
+    Steps,
     TrainState,
     at_epoch,
     make_state,
     split_state,
     task_of,
-    train_step,
 )
 from aiseeme_jax.training.stopping import Clock, Preempted, StopSignal
 from aiseeme_jax.training.telemetry import Telemetry
@@ -178,7 +178,7 @@ class _Training:
             return state
         if not start:
             self.telemetry.images(0, {name: picture[None] for name, picture in self.callbacks.pictures.items()})
-        stream, advance = batches(start), train_step.of(self.program)
+        stream, advance = batches(start), Steps(self.program)
         for step in range(start + 1, self.recipe.total_steps + 1):
             state = self._begin_epoch(state, step - 1)
             state, metrics, features = advance(state, next(stream), self.key)

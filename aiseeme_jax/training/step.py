@@ -84,6 +84,8 @@ class Program:
         not finite nothing is updated any more.
       constant_rate: attributes of the task that learn at the peak rate throughout.
       parts: of the task.
+      alternatives: of the task.
+      turn: the way that a step of this program goes, from 0.
     """
 
     graph: nnx.GraphDef
@@ -95,6 +97,8 @@ class Program:
     hold: int = 0
     constant_rate: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
+    alternatives: int = 1
+    turn: int = 0
 
     def schedule(self) -> optax.Schedule:
         """Learning rate by step, of the stage's optimizer."""
@@ -140,6 +144,7 @@ def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> 
         hold=recipe.hold,
         constant_rate=task.CONSTANT_RATE,
         parts=parts,
+        alternatives=task.alternatives,
     )
     optimizer, part_optimizers = _fresh_optimizers(program, params)
     zero = jnp.zeros((), jnp.int32)
@@ -224,9 +229,8 @@ def train_step(
     Returns the new state, scalars to log, and the pooled features [M, D] for the health of the run.
     """
     step_key = jax.random.fold_in(key, state.step)
-    begun, turn = _choose_turn(program, state, step_key)
-    frozen = task_of(program, begun).frozen(_progress(program, state))
-    new, metrics, features, empty = _update_main(program, begun, batch, step_key, frozen, turn)
+    frozen = task_of(program, state).frozen(_progress(program, state))
+    new, metrics, features, empty = _update_main(program, state, batch, step_key, frozen)
     fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"]) & (state.halted < 0)
     for number, part in enumerate(program.parts):
         # Views fold small numbers into their key, or split it, which is the same: parts count from the other end.
@@ -234,7 +238,7 @@ def train_step(
         new, part_metrics, part_fine = _update_part(program, new, part, batch, part_key, frozen)
         metrics |= part_metrics
         fine &= part_fine
-    new = _after_update(program, new, turn)
+    new = _after_update(program, new)
     changed = fine & ~empty
     new = _choose(changed, new, state)
     streak = jnp.where(fine, jnp.where(empty, state.streak, 0), state.streak + 1)
@@ -255,30 +259,50 @@ def _progress(program: Program, state: TrainState) -> Float[Array, ""]:
     return state.step / program.total_steps
 
 
-# The way that a step goes: None for a task that has but one.
-Turn = Int[Array, ""] | None
-
-
-def _choose_turn(program: Program, state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Turn]:
-    """Which way the step goes, and the state once that is decided."""
-    task = task_of(program, state)
-    if task.alternatives == 1:
-        return state, None
-    turn = task.choose(key)
-    return state.replace(rest=split_state(task)[2]), turn
-
-
-def _take_turn(turn: Turn, ways: int, function: Callable, *arguments: Any) -> Any:
-    """`function(way, *arguments)` for the way that was chosen. Nothing else is computed."""
-    if turn is None:
-        return function(0, *arguments)
-    return jax.lax.switch(turn, [functools.partial(function, way) for way in range(ways)], *arguments)
-
-
-def _merge_on_turn(program: Program, params: nnx.State, rest: nnx.State, way: int) -> Task:
+def _merge(program: Program, params: nnx.State, rest: nnx.State) -> Task:
+    """The task with these arrays, whose step goes the way of the program."""
     task = nnx.merge(program.graph, params, rest)
-    task.turn = way
+    if program.alternatives > 1:
+        task.turn = program.turn
     return task
+
+
+@PerProgram
+def choose_turn(
+    program: Program, state: TrainState, key: PRNGKeyArray
+) -> tuple[TrainState, Int[Array, ""], Int[Array, ""]]:
+    """Lets a task choose the way of its coming steps.
+
+    Args:
+      program, state, key: as of `train_step`.
+
+    Returns the state, the way, and how many steps go it at least.
+    """
+    task = task_of(program, state)
+    turn, steps = task.choose(jax.random.fold_in(key, state.step))
+    state = state.replace(rest=split_state(task)[2])
+    return jax.lax.with_sharding_constraint(state, _everywhere()), turn, steps
+
+
+class Steps:
+    """Takes the steps of a training, each the way that its task chooses.
+
+    Every way is a program of its own: a branch within a program is computed slowly on CPUs (convolutions 15 times). The
+    host waits for a choice, which comes once in an interval.
+    """
+
+    def __init__(self, program: Program):
+        self._program = program
+        self._ways = [train_step.of(dataclasses.replace(program, turn=way)) for way in range(program.alternatives)]
+        self._way = self._left = 0
+
+    def __call__(self, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray) -> tuple:
+        """As `train_step`."""
+        if len(self._ways) > 1 and not self._left:
+            state, way, left = choose_turn(self._program, state, key)
+            self._way, self._left = int(way), int(left)
+        self._left -= 1
+        return self._ways[self._way](state, batch, key)
 
 
 @struct.dataclass
@@ -299,7 +323,7 @@ class _Computed:
 
 
 def _update_main(
-    program: Program, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray, frozen: Frozen, turn: Turn
+    program: Program, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray, frozen: Frozen
 ) -> tuple[TrainState, dict[str, Float[Array, ""]], Float[Array, "m d"], Bool[Array, ""]]:
     """The update of all parameters that no part owns, by the task's loss and its distillation.
 
@@ -307,10 +331,7 @@ def _update_main(
     """
     main, owned = split_parameters(state.params, program.parts)
     task = task_of(program, state)
-    compute = functools.partial(_compute, program, state, batch, key, owned)
-    if turn is not None:
-        compute = _alike(compute, task.alternatives, main, batch["image"].shape[0])
-    found = _take_turn(turn, task.alternatives, compute, main)
+    found = _compute(program, state, batch, key, owned, main)
     main, optimizer, norm = _apply(program.optimizer(), found.gradient, state.optimizer, main, frozen)
     new = state.replace(params=join_parameters(main, owned), rest=found.rest, optimizer=optimizer)
     if task.compares_losses:
@@ -324,13 +345,12 @@ def _compute(
     batch: dict[str, Array],
     key: PRNGKeyArray,
     owned: dict[str, nnx.State],
-    way: int,
     main: nnx.State,
 ) -> _Computed:
     """The gradient of all parameters that no part owns, and what else comes of the task's loss."""
 
     def loss(main):
-        task = _merge_on_turn(program, join_parameters(main, owned), state.rest, way)
+        task = _merge(program, join_parameters(main, owned), state.rest)
         output = task.loss(task.views(key, batch), _progress(program, state))
         total, added = program.fields.task_weight * output.loss, None
         metrics = {"task_loss": output.loss, **output.metrics}
@@ -388,23 +408,6 @@ def _compare_losses(
     task = task_of(program, new)
     task.compare_losses(before, after)
     return new.replace(rest=split_state(task)[2])
-
-
-def _alike(compute: Callable, ways: int, main: nnx.State, images: int) -> Callable:
-    """`compute` with results of one form, whichever way it goes: metrics of other ways are NaN, and of several views of
-    an image the first has its features.
-    """
-    names: dict[str, None] = {}
-    for way in range(ways):
-        names |= dict.fromkeys(jax.eval_shape(functools.partial(compute, way), main).metrics)
-
-    def one_form(way, main):
-        found = compute(way, main)
-        metrics = {name: jnp.asarray(found.metrics.get(name, jnp.nan), jnp.float32) for name in names}
-        features = found.features.reshape(images, -1, found.features.shape[-1])[:, 0]
-        return found.replace(metrics=metrics, features=features)
-
-    return one_form
 
 
 def _update_part(
@@ -470,15 +473,10 @@ def _apply(
     return moved, optimizers.keep_frozen(frozen, known, new), norm
 
 
-def _after_update(program: Program, state: TrainState, turn: Turn) -> TrainState:
-    def after(way, params, rest):
-        task = _merge_on_turn(program, params, rest, way)
-        task.after_update((state.step + 1) / program.total_steps)
-        _, params, rest = split_state(task)
-        return params, rest
-
-    ways = task_of(program, state).alternatives
-    params, rest = _take_turn(turn, ways, after, state.params, state.rest)
+def _after_update(program: Program, state: TrainState) -> TrainState:
+    task = _merge(program, state.params, state.rest)
+    task.after_update((state.step + 1) / program.total_steps)
+    _, params, rest = split_state(task)
     return state.replace(params=params, rest=rest)
 
 
@@ -514,7 +512,7 @@ def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"],
 @contextlib.contextmanager
 def transient_programs() -> Iterator[None]:
     """Lets go, at its end, of the programs compiled since its begin: the host's memory holds each of them whole."""
-    before = {function: set(function.programs) for function in (train_step, at_epoch)}
+    before = {function: set(function.programs) for function in (train_step, choose_turn, at_epoch)}
     try:
         yield
     finally:

@@ -141,6 +141,15 @@ def test_coverage_prints_a_row_for_each_interval(capsys, monkeypatch):
         assert len(shares) == 27 and {round(share / 100 * 3) for share in shares} <= {0, 1, 2, 3}
 
 
+def test_coverage_of_a_study_prints_a_row_for_each_case(capsys):
+    coverage.main(["--seeds", "2", "3", "--simulations", "20"])
+    head, table = capsys.readouterr().out.split("\n\n")
+    assert head.startswith("Coverage in percent; 20 simulations.")
+    _, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
+    assert [row[0] for row in rows] == list(coverage.SEED_CASES)
+    assert all(50 <= float(cell) <= 100 for row in rows for cell in row[1:])
+
+
 def test_order_search_prints_a_line_for_each_strategy_and_kind_of_table(capsys):
     order_search.main(["--tables=2", "--tasks=3", "--length=2", "--stages=9"])
     printed = capsys.readouterr().out

@@ -60,7 +60,7 @@ def paced(kind: str, steps: int = 4, **changes):
 
 
 class TestMembers:
-    def test_single_trains_each_member_alone_for_the_images_of_the_whole_stage(self):
+    def test_single_trains_each_member_alone_as_the_whole_stage(self):
         made = config((stage("npid", 2), paced("joint", 6)), baselines=("single",))
         arms = {arm.name: arm for arm in list_arms(made)}
         assert list(arms) == ["curriculum", "single:npid", "single:rotation", "single:simclr"]
@@ -70,7 +70,8 @@ class TestMembers:
         assert (alone.fields, alone.views) == (plain.fields, plain.views)
         for name in ("batch_size", "optimizer", "schedule", "stop"):
             assert alone[name] == joint[name]
-        assert alone.duration.steps == 12, "both members got every image of the six steps"
+        # Both members get every image of the joint stage.
+        assert (joint.duration.steps, alone.duration.steps) == (6, 12)
         assert joint.task == "joint" and "views" not in joint
 
     def test_weights_are_equal_and_random_ones_beside_those_of_the_curriculum(self):

@@ -224,6 +224,25 @@ def test_on_all_labels_a_protocol_that_trains_nothing_has_no_seed():
     assert half != other_half and whole == same_whole
 
 
+class TestEndpoints:
+    def measured(self, *endpoints):
+        made = config((stage("rotation", 2),), baselines=())
+        made.targets = tuple(base.target("knn", size=tiny.SIZE, neighbours=(3,), endpoint=e) for e in endpoints)
+        return plan(made).arms[0].measurements
+
+    def test_each_has_a_name_and_a_key_and_the_pooled_one_is_as_before(self):
+        found = self.measured("pooled", "stem", "stage2")
+        assert [one.name for one in found] == ["knn", "knn+stem", "knn+stage2"]
+        assert len({one.artifact.key for one in found}) == 3
+        assert [one.artifact.content["target"].get("endpoint") for one in found] == [None, "stem", "stage2"]
+
+    def test_one_that_the_network_does_not_have_is_named_with_those_that_it_has(self):
+        with pytest.raises(
+            UserError, match=r"targets\[0\] \(knn\): endpoint is 'stage5'; the endpoints of tiny are pooled, stage1"
+        ):
+            self.measured("stage5")
+
+
 class TestImbalance:
     def measured(self, *methods, **changes):
         """The planned measurements of fine-tuning with methods against class imbalance."""
@@ -307,3 +326,22 @@ class TestData:
             return config((stage("rotation", 2, data={f"{name}/1": part for name, part in shares.items()}),))
 
         assert len({keys(mixed(a=0.5, b=0.5))[0], keys(mixed(a=0.7, b=0.3))[0], keys(mixed(a=1.0))[0]}) == 3
+
+    def test_a_share_of_the_images_is_in_the_keys_of_stages_by_the_images_that_are_drawn(self):
+        def share(value, seed=-1, run=0):
+            made = config((stage("rotation", 2),), baselines=("scratch",), seed=run)
+            made.data.update({"share": value, "share_seed": seed})
+            return made
+
+        whole, half, other = (keys(made) for made in (share(1.0), share(0.5), share(0.5, seed=3)))
+        assert len({whole[0], half[0], other[0]}) == 3 and keys(share(1.0, seed=3)) == whole
+        assert "share" not in str(plan(share(1.0)).pieces()[0].artifact.content["data"])
+        assert keys(share(1.0), PlannedMeasurement)[-3:] == keys(share(0.5), PlannedMeasurement)[-3:], "of scratch"
+        drawn = [plan(share(0.5, run=run)).arms[0].stages[0].artifact.content["data"] for run in (0, 1)]
+        fixed = [plan(share(0.5, 3, run)).arms[0].stages[0].artifact.content["data"] for run in (0, 1)]
+        assert drawn[0] != drawn[1] and fixed[0] == fixed[1]
+
+    def test_a_mixture_has_a_share_of_each_of_its_sets(self):
+        made = config((stage("rotation", 2, data={"a/1": 0.5, "b/1": 0.5}),), baselines=())
+        made.data.share = 0.5
+        assert plan(made).arms[0].stages[0].images == 24

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from aiseeme_jax import augment, data
@@ -36,10 +37,15 @@ def test_nothing_in_the_backbone_changes(backbone, split):
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(backbone)), before)
 
 
-def test_maps_are_averaged_over_positions(backbone, split):
-    map_of_stage = backbone(augment.central_view(split.images(), VIEWS), train=False)["stage1"]
-    found = features.extract(backbone, split, views=VIEWS, batch_size=8, endpoint="stage1")
-    np.testing.assert_allclose(found, np.mean(map_of_stage, axis=(1, 2)), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_every_endpoint_is_that_of_a_direct_pass_averaged_over_positions(split, kind):
+    body = tiny.backbone() if kind == "resnet" else tiny.vit()
+    directly = body(augment.central_view(split.images(), VIEWS), train=False)
+    assert set(directly) == {"stem", "stage1", "stage2", "stage3", "stage4", "pooled"}
+    for endpoint, values in directly.items():
+        found = features.extract(body, split, views=VIEWS, batch_size=8, endpoint=endpoint)
+        mean = np.asarray(values).reshape(len(split), -1, values.shape[-1]).mean(axis=1)
+        np.testing.assert_allclose(found, mean, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_endpoint_is_named(backbone, split):

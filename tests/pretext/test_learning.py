@@ -1,4 +1,4 @@
-"""A hundred steps on textures: the loss falls, in bfloat16 as in float32, and the features are worth more than before.
+"""A hundred steps on textures: the loss falls, and the features are worth more than before.
 
 The latter is asked of a task only where it came true at each of three starts or more (orders of the images and of the
 views). It did not for seven, whose linear probe so short a training moved up from one start and down from another, or
@@ -31,6 +31,8 @@ pytestmark = pytest.mark.slow
 
 # Beyond the second step at these learning rates, rounding alone drives two curves apart.
 IMAGES, STEPS, IN_BFLOAT16 = 512, 100, 2
+# One of each family: the losses that they share are compared one by one in their own tests.
+ROUGH = ("rotation", "inpainting", "mae", "moco_v2", "barlow_twins", "dino", "odc", "rotation3d")
 # Steps between two clusterings, where there are several.
 CLUSTERED_EVERY = 25
 PERIODS = (3, 4, 6, 8)
@@ -196,7 +198,8 @@ def test_a_hundred_steps(name, monkeypatch):
         after = probe(task_of(learned.program, learned.state), splits)
         assert after >= before + course.lift
     assert fall(name, learned) >= course.fall
-
+    if name not in ROUGH:
+        return
     stage, task = make(name, monkeypatch, "bfloat16")
     rough = learn(task, stage, splits["train"], IN_BFLOAT16)
     np.testing.assert_allclose(rough.losses, learned.losses[:IN_BFLOAT16], rtol=0.05, atol=0.05)

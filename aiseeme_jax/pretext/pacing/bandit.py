@@ -92,14 +92,16 @@ class Bandit(Combined):
         )
         return output
 
-    def choose(self, key: PRNGKeyArray) -> Int[Array, ""]:
+    def choose(self, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:
         state = {"learned": read_state(self.learned), "record": read_state(self.record)}
-        begins = state["record"]["done"] % self.interval == 0
+        time, taken = jnp.divmod(state["record"]["done"], self.interval)
+        # The first step of an interval may be undone; the choice stays.
+        begins = (taken == 0) & (state["record"]["choices"][time] < 0)
         begin = functools.partial(self._begin_interval, jax.random.fold_in(key, CHOOSING))
         state = jax.lax.cond(begins, begin, lambda known: known, state)
         write_state(self.learned, state["learned"])
         write_state(self.record, state["record"])
-        return state["record"]["member"]
+        return state["record"]["member"], self.interval - taken
 
     def _begin_interval(self, key: PRNGKeyArray, state: dict[str, Any]) -> dict[str, Any]:
         """What is known, and who is next, after an interval or before the first one."""
