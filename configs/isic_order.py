@@ -11,8 +11,8 @@ What to expect:
 
 full: not measured yet.
 
-small: results/curriculum.md, with the strategies `greedy` and `surrogate` one after the other, 63 min of processor time
-on one of two CPU cores. In AUROC on validation, kNN gives 0.702 from random weights. Both find SimCLR and then MoCo v2,
+small: results/curriculum.md, with the strategies `greedy` and `surrogate` one after the other, 63 min 16 s of processor
+time on one of two CPU cores. In AUROC on validation, kNN gives 0.702 from random weights. Both find SimCLR and then MoCo v2,
 0.771 [0.737–0.804] over three new seeds, which cannot be told apart from SimCLR alone for as many images, 0.772.
 
 demo: results/demos.md, 4 min 13 s of processor time on two CPU cores. In AUROC on validation, kNN gives 0.476 from

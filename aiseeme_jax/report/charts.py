@@ -71,7 +71,7 @@ def draw_pacing(contents: Contents) -> list[tuple[Stage, list[tuple[str, str]], 
             lines = [Line(tone, xs, [row[i] for row in rows]) for i, (tone, _) in enumerate(tones)]
             what = "Share of steps" if pacing["kind"] == "bandit" else "Weight"
             label = f"{what} of each member of {stage.title}"
-            found.append((stage, tones, _draw(lines, label=label, x_label="share of the stage")))
+            found.append((stage, tones, draw_lines(lines, label=label, x_label="share of the stage")))
     return found
 
 
