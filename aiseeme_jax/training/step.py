@@ -287,7 +287,7 @@ def choose_turn(
 class Steps:
     """Takes the steps of a training, each the way that its task chooses.
 
-    Every way is a program of its own: a branch within a program is computed slowly on CPUs (convolutions 15 times). The
+    Every way is a program of its own: a branch within a program is slow on CPUs (a small convolutional network 28 times). The
     host waits for a choice, which comes once in an interval.
     """
 

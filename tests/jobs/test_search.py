@@ -22,7 +22,9 @@ POOL = ("rotation", "npid", "simclr")
 
 def config(*pool, **changes):
     made = base.get_search_config()
-    made.update({name: value for name, value in short_config().items() if name not in ("stages", "job", "search")})
+    made.update(
+        {name: value for name, value in short_config().items() if name not in ("stages", "job", "search", "budget")}
+    )
     with made.search.unlocked():
         made.search.pool = base.ConfigDict({name: stage(name, 2) for name in pool or POOL[:2]}).lock()
         made.search.proxy = base.proxy("knn", size=tiny.SIZE, views=tiny.PLAIN, neighbours=3, samples=20)
