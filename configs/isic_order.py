@@ -12,8 +12,8 @@ What to expect:
 full: not measured yet.
 
 small: results/curriculum.md, with the strategies `greedy` and `surrogate` one after the other, 63 min 17 s of processor
-time on one of two CPU cores. In AUROC on validation, kNN gives 0.702 from random weights. Both find SimCLR and then MoCo v2,
-0.771 [0.737–0.804] over three new seeds, which cannot be told apart from SimCLR alone for as many images, 0.772.
+time on one of two CPU cores. In AUROC on validation, kNN gives 0.702 from random weights. Both find SimCLR and then
+MoCo v2, 0.771 [0.737–0.804] over three new seeds, which cannot be told apart from SimCLR alone for as many images.
 
 demo: results/demos.md, 4 min 13 s of processor time on two CPU cores. In AUROC on validation, kNN gives 0.476 from
 random weights. The best order is SimCLR alone, 0.528 [0.469–0.588] over two new seeds, which cannot be told apart from

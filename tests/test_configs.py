@@ -339,17 +339,23 @@ def add_unread(node):
         node.nonsense = 0
 
 
+def judged():
+    """What may end a stage early, with all its fields."""
+    return base.stopping(base.proxy("knn", size=tiny.SIZE, neighbours=3, samples=4), patience=9, seconds=1e6)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
 def test_every_field_is_read_in_a_run(tmp_path):
     """Recorded in a run of every optimizer, schedule and protocol. Fields that nothing reads are added, and found."""
     weights.export_backbone(tiny.backbone(), tmp_path / "imagenet.safetensors")
     step = {"name": "step", "milestones": (0.5,)}
+    mixed = {"a/1": 0.5, "b/1": 0.5}
     made = short_config(
         (
-            stage("rotation", 2, optimizer={"name": "sgd", "clip_norm": 1.0}, schedule=step),
-            stage("npid", 2, optimizer={"name": "lars"}, schedule={"name": "constant"}, data={"a/1": 0.5, "b/1": 0.5}),
-            stage("npid", 2, distill=({"kind": "kl"}, {"kind": "ewc", "teachers": (0,)})),
+            stage("rotation", 3, optimizer={"name": "sgd", "clip_norm": 1.0}, schedule=step, stop=judged()),
+            stage("npid", 3, optimizer={"name": "lars"}, schedule={"name": "constant"}, data=mixed, stop=judged()),
+            stage("npid", 3, distill=({"kind": "kl"}, {"kind": "ewc", "teachers": (0,)}), stop=judged()),
         ),
         baselines=("imagenet", "single:rotation"),
         imagenet=str(tmp_path / "imagenet.safetensors"),

@@ -287,8 +287,8 @@ def choose_turn(
 class Steps:
     """Takes the steps of a training, each the way that its task chooses.
 
-    Every way is a program of its own: a branch within a program is slow on CPUs (a small convolutional network 28 times). The
-    host waits for a choice, which comes once in an interval.
+    Every way is a program of its own: on CPUs a branch within a program is slow (a small convolutional network took 28
+    times as long). The host waits for a choice, which comes once in an interval.
     """
 
     def __init__(self, program: Program):
