@@ -108,11 +108,6 @@ def check_stage(
     members = list_members(stage)
     for member in members:
         check_made_for(member, "task", "stage")
-    if config.data.share < 1 and stage.batch_size > len(split):
-        raise UserError(
-            f"data.share {config.data.share:g} leaves {len(split):,} images, fewer than a batch of {stage.batch_size}: "
-            "take a larger share or a smaller batch_size"
-        )
     check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
     check_stop(stage.stop)
@@ -128,6 +123,15 @@ def check_stage(
     if stage.batch_size // task.groups < SMALL_BATCH:
         rows = trace_loss(task, split, stage.batch_size)
     teachers.check_teachers(config, stage, place, task, rows)
+
+
+def check_share(config: ConfigDict, stage: ConfigDict, split: data.Split) -> None:
+    """Raises UserError if the share of the images that a stage is trained on fills no batch."""
+    if config.data.share < 1 and stage.batch_size > len(split):
+        raise UserError(
+            f"data.share {config.data.share:g} leaves {len(split):,} images, fewer than a batch of {stage.batch_size}: "
+            "take a larger share or a smaller batch_size"
+        )
 
 
 def check_stop(stop: ConfigDict) -> None:

@@ -185,6 +185,7 @@ class _Planner:
         content = {"fields": fields, "before": before if distilled else None, "sets": sets, "images": len(split)}
         alike = keys.make_key(content)
         if alike not in self.checked:
+            checks.check_share(self.config, fields, split)
             checks.check_stage(self.config, fields, place, split, steps)
             if fields.stop.proxy:
                 check_proxy(self.config, fields.stop.proxy, self.datasets, "stop.proxy")

@@ -21,7 +21,7 @@ SHARES = base.variants({"half": {"data.share": 0.5}, "all": {"data.share": 1.0}}
 
 def config(**changes):
     made = base.get_study_config()
-    made.update({name: value for name, value in short_config().items() if name not in ("job", "stages")})
+    made.update({name: value for name, value in short_config().items() if name not in ("job", "stages", "budget")})
     made.stages = (stage("rotation", 2), stage("npid", 2))
     made.targets = (
         base.target("knn", size=tiny.SIZE, views=tiny.PLAIN, neighbours=(3,), fractions=(0.5, 1.0), seeds=(0, 1)),

@@ -1,5 +1,6 @@
 """Joint stages and bandits in the one step: what moves, what stays, and that a killed run ends in the same bits."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -17,7 +18,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext.pacing import Bandit, Joint
 from aiseeme_jax.task import Bank, Output, Part, Setting, Task
 from aiseeme_jax.training.journal import METRICS, read_journal
-from aiseeme_jax.training.step import Steps, make_state, task_of
+from aiseeme_jax.training.step import Steps, make_state, task_of, train_step
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events")
@@ -268,9 +269,13 @@ class TestRuns:
             config = made(kind, table_member(name), table_member(other), **changes)
             task = tiny.task(config, tiny.table_body(name))
             program, state = make_state(task, tiny.recipe(config))
-            after, metrics, _ = jax.eval_shape(train_step.of(program), state, tiny.table_batch(name), jax.random.key(0))
-            assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-            assert {f"{name}_loss", f"{other}_loss"} <= set(metrics)
+            logged = set()
+            for way in range(program.alternatives):
+                advance_way = train_step.of(dataclasses.replace(program, turn=way))
+                after, metrics, _ = jax.eval_shape(advance_way, state, tiny.table_batch(name), jax.random.key(0))
+                assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+                logged |= set(metrics)
+            assert {f"{name}_loss", f"{other}_loss"} <= logged
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind, changes", [("bandit", {"interval": 2}), ("joint", {"weights": "gradnorm"})])
