@@ -129,6 +129,7 @@ class _Planner:
     ) -> PlannedStage:
         sets = list_sets(self.config, fields)
         split = self.datasets.pretraining(sets)
+        checks.check_share(self.config, fields, split)
         steps = self.count_steps(arm, fields, len(split))
         self.check_stage_once(arm, place, fields, split, sets, steps)
         terms, named = teachers.resolve_terms(fields, place)
@@ -185,7 +186,6 @@ class _Planner:
         content = {"fields": fields, "before": before if distilled else None, "sets": sets, "images": len(split)}
         alike = keys.make_key(content)
         if alike not in self.checked:
-            checks.check_share(self.config, fields, split)
             checks.check_stage(self.config, fields, place, split, steps)
             if fields.stop.proxy:
                 check_proxy(self.config, fields.stop.proxy, self.datasets, "stop.proxy")
