@@ -12,8 +12,8 @@ What to expect:
 
 full: not measured yet.
 
-small: results/curriculum.md, with one pretraining seed in the place of three, on two CPU cores that did other work, so
-the time is not known. AUROC of the linear probe on all labels: the found order 0.802 [0.778–0.826], SimCLR alone
+small: results/curriculum.md, with one pretraining seed in the place of three, on two CPU cores that did other work; the
+time was not measured. AUROC of the linear probe on all labels: the found order 0.802 [0.778–0.826], SimCLR alone
 0.821 [0.797–0.844], scratch 0.733 [0.700–0.766].
 
 xray: not measured yet.
