@@ -25,7 +25,8 @@ from aiseeme_jax import augment, models, pretext
 from aiseeme_jax.evaluate import imbalance
 from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.task import Task
-from aiseeme_jax.training.step import Recipe, make_state, train_step
+from aiseeme_jax.training.state import Recipe, make_state
+from aiseeme_jax.training.step import train_step
 from bench import measure
 from bench.train_step import Ready
 from configs import base

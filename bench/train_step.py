@@ -21,7 +21,8 @@ from aiseeme_jax import augment, data, models, pretext
 from aiseeme_jax.evaluate import features
 from aiseeme_jax.task import Output, Task
 from aiseeme_jax.training import loop
-from aiseeme_jax.training.step import Recipe, make_state, train_step
+from aiseeme_jax.training.state import Recipe, make_state
+from aiseeme_jax.training.step import train_step
 from bench import measure
 from configs import base
 

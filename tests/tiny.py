@@ -16,7 +16,7 @@ from aiseeme_jax.evaluate import features
 from aiseeme_jax.models import resnet
 from aiseeme_jax.models import vit as transformers
 from aiseeme_jax.training import events, loop
-from aiseeme_jax.training.step import split_state
+from aiseeme_jax.training.state import split_state
 from configs import base
 
 SIZE = 16

@@ -23,16 +23,8 @@ from aiseeme_jax.store import checkpoints, claims, records
 from aiseeme_jax.store.artifacts import explain_remedy
 from aiseeme_jax.task import Task
 from aiseeme_jax.training.health import collapse_warning, feature_health
-from aiseeme_jax.training.step import (
-    Program,
-    Recipe,
-    Steps,
-    TrainState,
-    at_epoch,
-    make_state,
-    split_state,
-    task_of,
-)
+from aiseeme_jax.training.state import Program, Recipe, TrainState, make_state, split_state, task_of
+from aiseeme_jax.training.step import Steps, at_epoch
 from aiseeme_jax.training.stopping import Clock, Preempted, StopSignal
 from aiseeme_jax.training.telemetry import Telemetry
 from aiseeme_jax.training.watch import ENDED, Watch

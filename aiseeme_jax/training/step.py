@@ -1,4 +1,4 @@
-"""One state and one step for every task.
+"""One step for every task.
 
 The step computes on the global batch. Arrays are sharded along `data`, and `jit` makes losses, batch statistics and
 gradients those of one large device, on any number of devices.
@@ -6,209 +6,30 @@ gradients those of one large device, on any number of devices.
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx, struct
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from aiseeme_jax import data
-from aiseeme_jax.task import Output, Part, Task
+from aiseeme_jax.task import Output, Part
 from aiseeme_jax.training import optimizers
-from aiseeme_jax.training.parts import check_parts, join_parameters, select_parameters, split_parameters
+from aiseeme_jax.training.parts import join_parameters, select_parameters, split_parameters
+from aiseeme_jax.training.state import (
+    PerProgram,
+    Program,
+    TrainState,
+    everywhere,
+    fresh_optimizers,
+    merge_task,
+    progress_of,
+    split_state,
+    task_of,
+)
 
 Frozen = Mapping[str, Bool[Array, ""]]
-
-
-@struct.dataclass
-class TrainState:
-    """Everything that training changes, and beside it what stays frozen.
-
-    Attributes:
-      step: steps that were made.
-      params: parameters of the task.
-      rest: all other state of the task.
-      optimizer: of the parameters that no part owns.
-      part_optimizers: of the parameters of each part, by its name.
-      frozen: teachers, or None.
-      streak: steps in a row that were not finite.
-      skipped: all steps that changed nothing, since they were not finite or their batch was empty.
-      halted: the step at which the training gave up, or -1.
-    """
-
-    step: Int[Array, ""]
-    params: nnx.State
-    rest: nnx.State
-    optimizer: optax.OptState
-    part_optimizers: dict[str, optax.OptState]
-    frozen: nnx.State | None
-    streak: Int[Array, ""]
-    skipped: Int[Array, ""]
-    halted: Int[Array, ""]
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a task is trained.
-
-    Attributes:
-      fields: frozen config node with `optimizer`, `schedule`, `task_weight` and `batch_size`.
-      total_steps: steps in the whole stage.
-      steps_per_epoch: steps in one epoch. Fine-tuning on a share of the labels counts its epochs in all of them.
-      seed: of every random number in the stage.
-      patience: steps in a row that are not finite after which the training gives up.
-      hold: steps, after the warm-up, at the peak rate before the schedule begins.
-    """
-
-    fields: Any
-    total_steps: int
-    steps_per_epoch: int
-    seed: int
-    patience: int = 10
-    hold: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What is fixed while a stage trains. Hashable: two stages with equal programs share one compilation.
-
-    Attributes:
-      graph: of the task.
-      frozen_graph: of the module that stays frozen beside the task, or None.
-      fields, total_steps, steps_per_epoch, patience, hold: as in `Recipe`. After `patience` steps in a row that are
-        not finite nothing is updated any more.
-      constant_rate: attributes of the task that learn at the peak rate throughout.
-      parts: of the task.
-      alternatives: of the task.
-      turn: the way that a step of this program goes, from 0.
-    """
-
-    graph: nnx.GraphDef
-    frozen_graph: nnx.GraphDef | None
-    fields: Any
-    total_steps: int
-    steps_per_epoch: int
-    patience: int = 10
-    hold: int = 0
-    constant_rate: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
-    alternatives: int = 1
-    turn: int = 0
-
-    def schedule(self) -> optax.Schedule:
-        """Learning rate by step, of the stage's optimizer."""
-        return self._schedule(self.fields.optimizer.learning_rate)
-
-    def _schedule(self, peak: float) -> optax.Schedule:
-        return optimizers.make_schedule(
-            self.fields.schedule, peak, self.total_steps, self.steps_per_epoch, self.fields.batch_size, hold=self.hold
-        )
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """Of the parameters that no part owns."""
-        return optimizers.make_optimizer(self.fields.optimizer, self.schedule(), constant=self.constant_rate)
-
-    def part_optimizer(self, part: Part) -> optax.GradientTransformation:
-        """Of one part. Its rate follows the stage's schedule, however many updates the part gets in a step."""
-        fields = self.fields.optimizer if part.optimizer is None else part.optimizer
-        by_step = self._schedule(fields.learning_rate)
-        constant = tuple(name for name in self.constant_rate if name in part.attributes)
-        by_update = lambda count: by_step(count // part.updates * part.every)  # noqa: E731
-        return optimizers.make_optimizer(fields, by_update, constant=constant)
-
-
-def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> tuple[Program, TrainState]:
-    """The program of a stage and its state before the first step, replicated over all devices.
-
-    Args:
-      frozen: what stays as it is beside the task: the teachers of its distillation.
-
-    Raises ValueError if the task's parts own nothing, or one parameter twice.
-    """
-    graph, params, rest = split_state(task)
-    parts = task.parts()
-    check_parts(task, parts, params)
-    frozen_graph, frozen_state = nnx.split(frozen) if frozen is not None else (None, None)
-    program = Program(
-        graph=graph,
-        frozen_graph=frozen_graph,
-        fields=recipe.fields,
-        total_steps=recipe.total_steps,
-        steps_per_epoch=recipe.steps_per_epoch,
-        patience=recipe.patience,
-        hold=recipe.hold,
-        constant_rate=task.CONSTANT_RATE,
-        parts=parts,
-        alternatives=task.alternatives,
-    )
-    optimizer, part_optimizers = _fresh_optimizers(program, params)
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(
-        step=zero,
-        params=params,
-        rest=rest,
-        optimizer=optimizer,
-        part_optimizers=part_optimizers,
-        frozen=nnx.as_pure(frozen_state),
-        streak=zero,
-        skipped=zero,
-        halted=zero - 1,
-    )
-    # Modules share buffers with their clones and with the caller; a donated step needs its own.
-    return program, jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=_everywhere())(state)
-
-
-def _fresh_optimizers(program: Program, params: nnx.State) -> tuple[optax.OptState, dict[str, optax.OptState]]:
-    main, owned = split_parameters(params, program.parts)
-    of_parts = {part.name: program.part_optimizer(part).init(owned[part.name]) for part in program.parts}
-    return program.optimizer().init(main), of_parts
-
-
-def _everywhere() -> NamedSharding:
-    """Whole on each device: how the state lies, before and after every step."""
-    return NamedSharding(data.data_mesh(), PartitionSpec())
-
-
-def split_state(task: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Graph, parameters and all other state of a task, as plain arrays: a `Variable` may not cross a transformation."""
-    graph, params, rest = nnx.split(task, nnx.Param, ...)
-    return graph, nnx.as_pure(params), nnx.as_pure(rest)
-
-
-def task_of(program: Program, state: TrainState) -> Task:
-    """The task with the weights and state of `state`; shares its buffers."""
-    return nnx.merge(program.graph, state.params, state.rest)
-
-
-class PerProgram:
-    """A function of a program, a state that is donated, and more: jitted for each program by itself.
-
-    Equal programs share what is compiled. One of them can be let go without the others.
-
-    Attributes:
-      programs: program -> its jitted function.
-    """
-
-    def __init__(self, function: Callable):
-        functools.update_wrapper(self, function)
-        self.programs: dict[Program, Callable] = {}
-
-    def of(self, program: Program) -> Callable:
-        """The function of one program. A loop asks once: to find a program among others takes milliseconds."""
-        if program not in self.programs:
-            self.programs[program] = jax.jit(functools.partial(self.__wrapped__, program), donate_argnums=0)
-        return self.programs[program]
-
-    def __call__(self, program: Program, *arguments: Any) -> Any:
-        return self.of(program)(*arguments)
-
-    def _cache_size(self) -> int:
-        return sum(jitted._cache_size() for jitted in self.programs.values())
 
 
 @PerProgram
@@ -229,7 +50,7 @@ def train_step(
     Returns the new state, scalars to log, and the pooled features [M, D] for the health of the run.
     """
     step_key = jax.random.fold_in(key, state.step)
-    frozen = task_of(program, state).frozen(_progress(program, state))
+    frozen = task_of(program, state).frozen(progress_of(program, state))
     new, metrics, features, empty = _update_main(program, state, batch, step_key, frozen)
     fine = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"]) & (state.halted < 0)
     for number, part in enumerate(program.parts):
@@ -251,20 +72,7 @@ def train_step(
         halted=jnp.where((state.halted < 0) & (streak >= program.patience), state.step + 1, state.halted),
     )
     # Left to itself the compiler may leave a queue lying in shards, and compile anew for the next step.
-    return jax.lax.with_sharding_constraint(new, _everywhere()), metrics, features
-
-
-def _progress(program: Program, state: TrainState) -> Float[Array, ""]:
-    """Share of the stage's steps that are done before the present one."""
-    return state.step / program.total_steps
-
-
-def _merge(program: Program, params: nnx.State, rest: nnx.State) -> Task:
-    """The task with these arrays, whose step goes the way of the program."""
-    task = nnx.merge(program.graph, params, rest)
-    if program.alternatives > 1:
-        task.turn = program.turn
-    return task
+    return jax.lax.with_sharding_constraint(new, everywhere()), metrics, features
 
 
 @PerProgram
@@ -281,7 +89,7 @@ def choose_turn(
     task = task_of(program, state)
     turn, steps = task.choose(jax.random.fold_in(key, state.step))
     state = state.replace(rest=split_state(task)[2])
-    return jax.lax.with_sharding_constraint(state, _everywhere()), turn, steps
+    return jax.lax.with_sharding_constraint(state, everywhere()), turn, steps
 
 
 class Steps:
@@ -294,14 +102,17 @@ class Steps:
     def __init__(self, program: Program):
         self._program = program
         self._ways = [train_step.of(dataclasses.replace(program, turn=way)) for way in range(program.alternatives)]
-        self._way = self._left = 0
+        self._way = 0
+        # Steps until the next choice.
+        self._left = 0
 
     def __call__(self, state: TrainState, batch: dict[str, Array], key: PRNGKeyArray) -> tuple:
         """As `train_step`."""
-        if len(self._ways) > 1 and not self._left:
-            state, way, left = choose_turn(self._program, state, key)
-            self._way, self._left = int(way), int(left)
-        self._left -= 1
+        if len(self._ways) > 1:
+            if not self._left:
+                state, way, left = choose_turn(self._program, state, key)
+                self._way, self._left = int(way), int(left)
+            self._left -= 1
         return self._ways[self._way](state, batch, key)
 
 
@@ -350,8 +161,8 @@ def _compute(
     """The gradient of all parameters that no part owns, and what else comes of the task's loss."""
 
     def loss(main):
-        task = _merge(program, join_parameters(main, owned), state.rest)
-        output = task.loss(task.views(key, batch), _progress(program, state))
+        task = merge_task(program, join_parameters(main, owned), state.rest)
+        output = task.loss(task.views(key, batch), progress_of(program, state))
         total, added = program.fields.task_weight * output.loss, None
         metrics = {"task_loss": output.loss, **output.metrics}
         if program.frozen_graph is not None:
@@ -404,7 +215,7 @@ def _compare_losses(
 ) -> TrainState:
     """The new state after the task knows what the update made of its losses, on the same views of the same batch."""
     again = nnx.merge(program.graph, new.params, old.rest)
-    after = again.loss(again.views(key, batch), _progress(program, old)).losses
+    after = again.loss(again.views(key, batch), progress_of(program, old)).losses
     task = task_of(program, new)
     task.compare_losses(before, after)
     return new.replace(rest=split_state(task)[2])
@@ -442,7 +253,7 @@ def _update_part_once(
 
     def loss(owned):
         task = nnx.merge(program.graph, nnx.merge_state(owned, others), state.rest)
-        output = task.part_loss(part.name, task.views(key, batch), _progress(program, state))
+        output = task.part_loss(part.name, task.views(key, batch), progress_of(program, state))
         return output.loss, (split_state(task)[2], {"loss": output.loss, **output.metrics})
 
     gradient, (rest, metrics) = jax.grad(loss, has_aux=True)(owned)
@@ -474,7 +285,7 @@ def _apply(
 
 
 def _after_update(program: Program, state: TrainState) -> TrainState:
-    task = _merge(program, state.params, state.rest)
+    task = merge_task(program, state.params, state.rest)
     task.after_update((state.step + 1) / program.total_steps)
     _, params, rest = split_state(task)
     return state.replace(params=params, rest=rest)
@@ -503,10 +314,10 @@ def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"],
     task = task_of(program, state)
     task.at_epoch(features, key)
     _, params, rest = split_state(task)
-    fresh = _fresh_optimizers(program, params)
+    fresh = fresh_optimizers(program, params)
     optimizer, part_optimizers = optimizers.restarted((state.optimizer, state.part_optimizers), fresh, task.RESTARTS)
     state = state.replace(params=params, rest=rest, optimizer=optimizer, part_optimizers=part_optimizers)
-    return jax.lax.with_sharding_constraint(state, _everywhere())
+    return jax.lax.with_sharding_constraint(state, everywhere())
 
 
 @contextlib.contextmanager

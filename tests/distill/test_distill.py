@@ -15,7 +15,8 @@ from ml_collections import FrozenConfigDict
 from aiseeme_jax import augment, distill, losses, pretext
 from aiseeme_jax.distill import cassle, distances, features
 from aiseeme_jax.task import Output, Task
-from aiseeme_jax.training.step import make_state, split_state, train_step
+from aiseeme_jax.training.state import make_state, split_state
+from aiseeme_jax.training.step import train_step
 from configs import base
 
 N, D = 8, 5

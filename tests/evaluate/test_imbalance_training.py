@@ -14,7 +14,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune, imbalance, protocols
 from aiseeme_jax.evaluate.protocols import Measurement
 from aiseeme_jax.evaluate.supervised import FineTuning
-from aiseeme_jax.training.step import make_state
+from aiseeme_jax.training.state import make_state
 from aiseeme_jax.weights.classifier import Classifier
 from configs import base
 

@@ -14,7 +14,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import features, finetune, protocols
 from aiseeme_jax.evaluate.labels import make_labels
 from aiseeme_jax.evaluate.protocols import Measurement
-from aiseeme_jax.training.step import make_state
+from aiseeme_jax.training.state import make_state
 from aiseeme_jax.weights.classifier import load_classifier, save_classifier
 from configs import base
 

@@ -27,7 +27,8 @@ from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.store import artifacts, records, workdirs
 from aiseeme_jax.training import loop
 from aiseeme_jax.training.journal import Journal
-from aiseeme_jax.training.step import make_state, train_step
+from aiseeme_jax.training.state import make_state
+from aiseeme_jax.training.step import train_step
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")

@@ -9,7 +9,7 @@ from flax import nnx
 
 from aiseeme_jax import augment, pretext
 from aiseeme_jax.pretext import momentum_contrast
-from aiseeme_jax.training.step import split_state
+from aiseeme_jax.training.state import split_state
 
 
 def make(name, body=None, *, batch=8, images=24, **fields):

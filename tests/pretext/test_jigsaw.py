@@ -13,7 +13,7 @@ from flax import nnx
 from aiseeme_jax import augment
 from aiseeme_jax.pretext import grid, jigsaw
 from aiseeme_jax.pretext.permutations import max_hamming
-from aiseeme_jax.training.step import split_state
+from aiseeme_jax.training.state import split_state
 
 pytestmark = pytest.mark.slow
 

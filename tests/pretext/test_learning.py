@@ -25,7 +25,8 @@ from aiseeme_jax import data, models, pretext
 from aiseeme_jax.evaluate import features, linear
 from aiseeme_jax.models import resnet
 from aiseeme_jax.training.health import collapse_warning, feature_health
-from aiseeme_jax.training.step import Program, Recipe, TrainState, at_epoch, make_state, task_of, train_step
+from aiseeme_jax.training.state import Program, Recipe, TrainState, make_state, task_of
+from aiseeme_jax.training.step import at_epoch, train_step
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,8 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 from aiseeme_jax import augment, data, weights
 from aiseeme_jax.evaluate import features
 from aiseeme_jax.jobs import curriculum
-from aiseeme_jax.training.step import at_epoch, make_state, train_step
+from aiseeme_jax.training.state import make_state
+from aiseeme_jax.training.step import at_epoch, train_step
 from configs import base
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_events")]

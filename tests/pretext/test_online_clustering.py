@@ -10,7 +10,7 @@ from flax import nnx
 from aiseeme_jax import pretext
 from aiseeme_jax.pretext import odc
 from aiseeme_jax.pretext.cluster_count import cluster_count
-from aiseeme_jax.training.step import split_state
+from aiseeme_jax.training.state import split_state
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ from flax import nnx
 
 from aiseeme_jax import pretext
 from aiseeme_jax.pretext import dino
-from aiseeme_jax.training.step import make_state, split_state, train_step
+from aiseeme_jax.training.state import make_state, split_state
+from aiseeme_jax.training.step import train_step
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.losses.arrays import normalise
 from aiseeme_jax.pretext import two_views
 from aiseeme_jax.task import Average, raise_momentum
-from aiseeme_jax.training.step import split_state
+from aiseeme_jax.training.state import split_state
 
 # 16 images, so that MoCo's 8 groups hold two each, on 8 devices with two each.
 BATCH = 16

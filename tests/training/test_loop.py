@@ -18,7 +18,8 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.task import Average, Bank, Output, Task
 from aiseeme_jax.training import loop, stopping
-from aiseeme_jax.training.step import Program, make_state, task_of, train_step, transient_programs
+from aiseeme_jax.training.state import Program, make_state, task_of
+from aiseeme_jax.training.step import train_step, transient_programs
 
 pytestmark = pytest.mark.usefixtures("no_events")
 

@@ -18,7 +18,8 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.pretext.pacing import Bandit, Joint
 from aiseeme_jax.task import Bank, Output, Part, Setting, Task
 from aiseeme_jax.training.journal import METRICS, read_journal
-from aiseeme_jax.training.step import Steps, make_state, task_of, train_step
+from aiseeme_jax.training.state import make_state, task_of
+from aiseeme_jax.training.step import Steps, train_step
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events")

@@ -13,7 +13,8 @@ from tiny import no_events  # noqa: F401
 
 from aiseeme_jax import augment, data, losses, models
 from aiseeme_jax.task import Bank, Output, Part, PartOutput, Task
-from aiseeme_jax.training.step import Recipe, make_state, task_of, train_step, transient_programs
+from aiseeme_jax.training.state import Recipe, make_state, task_of
+from aiseeme_jax.training.step import train_step, transient_programs
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events")
