@@ -1,115 +1,32 @@
 """Every field of a run, with its default and its meaning. A file of an experiment changes values, and adds no fields.
 
 The fields of a pretext task are the keyword arguments of its class, with their defaults. `stage` puts them under
-`fields`. This file itself is no experiment. The files beside it say what to expect of theirs.
+`fields`. Parts that several nodes have in common are in `nodes.py`, the fields of stages with members in `members.py`.
+These three files are no experiments. The others beside them say what to expect of theirs.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from aiseeme_jax import augment, pretext
+from aiseeme_jax import pretext
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import imbalance
 from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.pretext import pacing
-
-# What a member of a joint stage or of a bandit has of a stage.
-MEMBER_FIELDS = ("task", "made_for", "fields", "views")
-
-
-def duration(*, epochs: float | None = None, steps: int | None = None, examples: int | None = None) -> ConfigDict:
-    """A length of training. Exactly one of the three must be set."""
-    d = ConfigDict({"epochs": placeholder(float), "steps": placeholder(int), "examples": placeholder(int)})
-    d.update({k: v for k, v in (("epochs", epochs), ("steps", steps), ("examples", examples)) if v is not None})
-    return d.lock()
-
-
-def optimizer() -> ConfigDict:
-    return ConfigDict(
-        {
-            "name": "sgd",  # sgd | adamw | lars
-            "learning_rate": 0.03,  # peak, for the whole batch; it is not scaled
-            "weight_decay": 1e-4,  # not of norms and biases
-            "momentum": 0.9,  # sgd, lars
-            "nesterov": False,  # sgd, lars
-            "b1": 0.9,  # adamw
-            "b2": 0.999,  # adamw
-            "trust_coefficient": 0.001,  # lars
-            "clip_norm": 0.0,  # largest global gradient norm; 0 = no clipping
-        }
-    )
-
-
-def schedule() -> ConfigDict:
-    return ConfigDict(
-        {
-            "name": "cosine",  # cosine | step | constant
-            "warmup": duration(steps=0),  # linear, up to the peak
-            "final_scale": 0.0,  # cosine: last learning rate over peak
-            "milestones": (0.6, 0.8),  # step: shares of the stage
-            "factor": 0.1,  # step: multiplies the learning rate at each milestone
-        }
-    )
-
-
-def training() -> ConfigDict:
-    """The fields that a pretext stage and fine-tuning have in common."""
-    return ConfigDict(
-        {
-            "duration": duration(epochs=200),
-            "batch_size": 256,  # over all devices
-            "optimizer": optimizer(),
-            "schedule": schedule(),
-        }
-    )
-
-
-def views(recipe, fixed, *, size: int, preset: str) -> ConfigDict:
-    """All fields of `augment.Views`, or of `VolumeViews`: the task's recipe, changed by the preset of the modality."""
-    made = augment.make_views(preset, size=size, recipe=recipe, fixed=fixed)
-    return ConfigDict({field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
-
-
-def distillation(**changes: Any) -> ConfigDict:
-    """One term of a stage's distillation from frozen teachers. `docs/distillation.md` explains the kinds."""
-    config = ConfigDict(
-        {
-            # none | kl | mse | cosine | relational | similarity_preserving | pfr | cassle: compares features
-            # l2_sp | ewc: compares weights | weight_average: averages weights at the end of the stage
-            "kind": "none",
-            "weight": 1.0,
-            "schedule": "constant",  # constant | linear | cosine: from weight to final_weight over the stage
-            "final_weight": 0.0,  # at the last step; linear, cosine
-            # previous: the weights that the stage starts from | an earlier stage by position or task | a workdir, stage
-            # or file. Several are averaged.
-            "teachers": ("previous",),
-            "endpoint": "pooled",  # of the backbone: stem | stage1 … stage4 | pooled; not for cassle, l2_sp, ewc
-            "temperature": 4.0,  # kl
-            "angle": 2.0,  # relational: weight of angles beside 1 for distances
-            "hidden": 0,  # pfr, cassle: width of the predictor; 0 = four times the features, at most 2,048
-            "share": 0.5,  # weight_average: of the teacher; 0 = the trained weights
-        }
-    )
-    return change(config, changes)
-
-
-def several(terms: Any) -> ConfigDict:
-    """Several terms of distillation, named by their kinds: `distill.ewc.weight`. A second one of a kind is `ewc_2`."""
-    found: dict[str, ConfigDict] = {}
-    for changes in terms:
-        term = distillation(**changes)
-        alike = sum(other.kind == term.kind for other in found.values())
-        found[f"{term.kind}_{alike + 1}" if alike else term.kind] = term
-    return ConfigDict(found).lock()
-
-
-def data_sets(given: str | Mapping[str, float]) -> tuple[tuple[str, float], ...]:
-    """One data set by its name, or several with their shares of every batch: {"isic2019/224": 0.7, "mine/224": 0.3}."""
-    return ((given, 1.0),) if isinstance(given, str) else tuple((name, float(share)) for name, share in given.items())
+from configs.members import combined_fields
+from configs.nodes import (
+    change,
+    data_sets,
+    distillation,
+    duration,
+    imbalance_method,
+    several,
+    training,
+    views,
+)
 
 
 def stopping(proxy: ConfigDict | None = None, **changes: Any) -> ConfigDict:
@@ -152,7 +69,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     if task in pacing.COMBINED:
         if (size, preset) != (224, "natural"):
             raise UserError(f"{task}: its members have views of their own: give `size` and `preset` to each of them")
-        config.fields = combined_fields(task, changes)
+        config.fields = combined_fields(task, changes, stage)
     else:
         config.fields = ConfigDict(pretext.task_fields(task))  # of the task
         config.views = views(kind.RECIPE, kind.FIXED, size=size, preset=preset)
@@ -170,77 +87,6 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     own = {key: changes.pop(key) for key in list(changes) if key in config.fields}
     config.fields.lock().update(own)
     return change(config, changes)
-
-
-def combined_fields(task: str, changes: dict[str, Any]) -> ConfigDict:
-    """The fields of a stage that has members. Those that are given are taken out of `changes`.
-
-    Fields, with their defaults in `aiseeme_jax/pretext/pacing/`:
-      members: stages; or a mapping from names to them. A member has the name of its task, a second one `NAME_2`. Of a
-        member count the task, its fields and its views. All else is set in the stage that has the members.
-      weights (joint): the name of a weighting; or a mapping with its `name` and its fields; or one weight for each
-        member, in their order. Values by member are a mapping from their names.
-      teacher (bandit): the name of a rule of choice; or a mapping with its `name` and its fields.
-      interval (bandit): steps from one choice to the next.
-      costs (bandit): mapping from members to the compute of a step, beside 1 for the others.
-    """
-    fields = pretext.task_fields(task)
-    members = _name_members(changes.pop("members", ()))
-    fields["members"] = ConfigDict(members)
-    for field in pacing.TABLES.keys() & fields.keys():
-        fields[field] = _rule_fields(field, changes.pop(field, fields[field]), tuple(members))
-    if "costs" in fields:
-        fields["costs"] = _floats(changes.pop("costs", {}))
-    return ConfigDict(fields)
-
-
-def _name_members(given: Any) -> dict[str, ConfigDict]:
-    if isinstance(given, Mapping | ConfigDict):
-        return {name: _member(given[name]) for name in given}
-    found: dict[str, ConfigDict] = {}
-    for node in given:
-        alike = sum(other.task == node.task for other in found.values())
-        found[f"{node.task}_{alike + 1}" if alike else node.task] = _member(node)
-    return found
-
-
-def _member(node: ConfigDict) -> ConfigDict:
-    """What counts of a stage as a member. Raises UserError if anything else of it was changed, or if it has members."""
-    if node.task in pacing.COMBINED:
-        raise UserError(f"members: '{node.task}' has members itself, and cannot be one")
-    plain = stage(node.task)
-    changed = [
-        name
-        for name in node
-        if name not in MEMBER_FIELDS and ConfigDict({name: node[name]}) != ConfigDict({name: plain[name]})
-    ]
-    if changed:
-        raise UserError(
-            f"members: '{node.task}' sets {', '.join(changed)}: a member has a task, its fields and views alone; set "
-            "the rest in the stage that has the members"
-        )
-    return ConfigDict({name: node[name] for name in MEMBER_FIELDS}).copy_and_resolve_references().lock()
-
-
-def _rule_fields(field: str, given: Any, members: tuple[str, ...]) -> ConfigDict:
-    """A weighting or a rule of choice with all its fields."""
-    if isinstance(given, tuple | list):
-        if len(given) != len(members):
-            raise UserError(f"{field}: {len(given)} numbers for {len(members)} members ({', '.join(members)})")
-        given = {"name": "fixed", "factors": dict(zip(members, given, strict=True))}
-    changes = {"name": given} if isinstance(given, str) else dict(given)
-    if "name" not in changes:
-        raise UserError(f"{field} {changes} has no name: write {field}={{'name': …, …}}, or the name alone")
-    defaults = pacing.default_fields(field, changes.pop("name"))
-    by_member = [name for name, value in defaults.items() if isinstance(value, Mapping)]
-    config = ConfigDict(defaults)
-    for name in by_member:
-        config[name] = _floats(changes.pop(name, {}))
-    return change(config, changes)
-
-
-def _floats(given: Mapping[str, float]) -> ConfigDict:
-    return ConfigDict({name: float(given[name]) for name in given})
 
 
 def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
@@ -416,36 +262,6 @@ def get_study_config() -> ConfigDict:
         config.job = "study"
         config.study = study()
     return config.lock()
-
-
-def imbalance_method(given: str | Mapping[str, Any]) -> ConfigDict:
-    """The method against class imbalance that a target names, with all its fields.
-
-    Raises UserError for an unknown method, AttributeError that names an unknown field.
-    """
-    fields = {"name": given} if isinstance(given, str) else dict(given)
-    if "name" not in fields:
-        raise UserError(f"imbalance {fields} has no name: write imbalance={{'name': …, …}}, or the name alone")
-    defaults = imbalance.default_fields(fields.pop("name"))
-    config = ConfigDict({key: placeholder(float) if value is None else value for key, value in defaults.items()})
-    return change(config, fields)
-
-
-def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
-    """Locks `config` and applies `changes`. A nested dict changes the fields that it names. A duration is replaced."""
-    config.lock()
-    for key, value in changes.items():
-        if key not in config:
-            known = ", ".join(sorted([*config.keys(), *config.get("fields", {}).keys()]))
-            raise AttributeError(f"unknown field '{key}': known are {known}")
-        if isinstance(value, dict):
-            change(config[key], value)
-        elif isinstance(value, ConfigDict):
-            with config.unlocked():
-                config[key] = value.lock()
-        else:
-            config[key] = value
-    return config
 
 
 def from_values(values: Mapping[str, Any]) -> ConfigDict:

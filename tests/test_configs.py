@@ -35,6 +35,7 @@ from configs import (
     study_schedule,
     study_transfer,
 )
+from configs.nodes import optimizer as default_optimizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = ("full", "small", "demo")
@@ -293,7 +294,7 @@ class TestBase:
         )
         assert (stage.fields.temperature, stage.batch_size, stage.optimizer.name) == (0.5, 64, "lars")
         assert stage.duration.to_dict() == {"epochs": None, "steps": 3, "examples": None}
-        assert stage.optimizer.momentum == base.optimizer().momentum
+        assert stage.optimizer.momentum == default_optimizer().momentum
         target = base.target("knn", neighbours=(3,))
         assert target.neighbours == (3,)
 

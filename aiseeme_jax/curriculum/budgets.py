@@ -16,12 +16,11 @@ def fit_stages(
       budget: `config.budget`. Without steps and examples the stages stay as they are.
       count: a stage -> its steps, and the images that they show.
     """
-    wanted = [(0, budget.steps), (1, budget.examples)]
-    for place, value in wanted:
-        if value is not None and stages:
-            share = value / sum(count(stage)[place] for stage in stages)
-            return tuple(scale_stage(stage, share) for stage in stages)
-    return tuple(stages)
+    if not stages or (budget.steps is None and budget.examples is None):
+        return tuple(stages)
+    steps, images = map(sum, zip(*map(count, stages), strict=True))
+    share = budget.steps / steps if budget.steps is not None else budget.examples / images
+    return tuple(scale_stage(stage, share) for stage in stages)
 
 
 def check_budget(budget: ConfigDict) -> None:

@@ -17,7 +17,7 @@ PARAMETER_KINDS = ("l2_sp", "ewc", AVERAGING)
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """The fields of a term in `configs/base.py`, and its name in the log.
+    """The fields of a term in `configs/nodes.py`, and its name in the log.
 
     Hashable, so it may be an attribute of a module. Raises UserError for a field out of its range.
     """

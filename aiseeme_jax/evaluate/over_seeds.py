@@ -45,12 +45,15 @@ class Interval:
 
     def in_words(self, *, signed: bool = False) -> str:
         """'0.512 [0.490–0.534]', or of a difference '+0.012 [−0.004 to +0.028]'."""
-        sign = "+" if signed else ""
-        text = f"{self.value:{sign}.3f}"
+        value, low, high = (format_number(number, signed) for number in (self.value, self.low, self.high))
         if not math.isfinite(self.low):
-            return f"{text} (no interval)".replace("-", "−")
-        to = " to " if signed else "–"
-        return f"{text} [{self.low:{sign}.3f}{to}{self.high:{sign}.3f}]".replace("-", "−")
+            return f"{value} (no interval)"
+        return f"{value} [{low}{' to ' if signed else '–'}{high}]"
+
+
+def format_number(value: float, signed: bool = False) -> str:
+    """Three decimals and a real minus, which a number that is rounded to zero does not get."""
+    return (f"{value:+z.3f}" if signed else f"{value:z.3f}").replace("-", "−")
 
 
 @dataclass(frozen=True)

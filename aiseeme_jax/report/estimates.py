@@ -15,6 +15,7 @@ import numpy as np
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import bootstrap, metrics, results
 from aiseeme_jax.evaluate.labels import Labels, make_labels
+from aiseeme_jax.evaluate.over_seeds import format_number
 from aiseeme_jax.report import names
 from aiseeme_jax.report.contents import Contents, Run
 
@@ -57,12 +58,6 @@ class Cell:
             return "[–]"
         to = " to " if self.signed else "–"
         return f"[{format_number(self.low, self.signed)}{to}{format_number(self.high, self.signed)}]"
-
-
-def format_number(value: float, signed: bool = False) -> str:
-    """Three decimals and a real minus."""
-    text = f"{value:+.3f}" if signed else f"{value:.3f}"
-    return text.replace("-", "−")
 
 
 class Estimates:

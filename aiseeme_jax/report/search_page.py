@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aiseeme_jax.evaluate.over_seeds import format_number
 from aiseeme_jax.report.estimates import Cell
 from aiseeme_jax.report.templates import REPORT, load_template
 from aiseeme_jax.report.tree import MOST_NODES, draw_tree
@@ -64,7 +65,7 @@ def describe_cost(cost: Cost) -> str:
 
 def describe_gain(node: Node) -> str:
     """What the last task of an order gains, with its standard error."""
-    return "" if node.gain is None else f"{node.gain:+.3f} ± {node.error:.3f}".replace("-", "−")
+    return "" if node.gain is None else f"{format_number(node.gain, signed=True)} ± {format_number(node.error)}"
 
 
 def name_share(share: float) -> str:

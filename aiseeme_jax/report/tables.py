@@ -10,8 +10,9 @@ from aiseeme_jax.curriculum.arms import SCRATCH
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.labels import ClassLabels
+from aiseeme_jax.evaluate.over_seeds import format_number
 from aiseeme_jax.report.contents import Contents
-from aiseeme_jax.report.estimates import Cell, Estimates, Incomparable, format_number
+from aiseeme_jax.report.estimates import Cell, Estimates, Incomparable
 from aiseeme_jax.report.names import METRICS, describe_target, within_sentence
 from aiseeme_jax.training.display import duration
 

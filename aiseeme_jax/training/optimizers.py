@@ -1,6 +1,6 @@
 """Durations, learning-rate schedules and optimizers by name, over optax.
 
-Contract: the functions read config nodes by attribute (`configs/base.py` describes every field) and return
+Contract: the functions read config nodes by attribute (`configs/nodes.py` describes every field) and return
 plain optax objects. A step counts completed updates, so `schedule(0)` is the rate of a stage's first update.
 Parameters with at most one axis (biases, scales of norms) take neither weight decay nor the LARS adaptation.
 A new optimizer or schedule is one function and one entry of its table.

@@ -1,11 +1,13 @@
 """Intervals over pretraining seeds, label seeds and images: against formulae written anew, and by simulation."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from aiseeme_jax.evaluate.bootstrap import Draws
-from aiseeme_jax.evaluate.over_seeds import Part, estimate, vary_images, vary_resamples
+from aiseeme_jax.evaluate.over_seeds import Interval, Part, estimate, vary_images, vary_resamples
 
 NO_IMAGES = Part(0.0, np.inf)
 
@@ -97,3 +99,8 @@ def test_covers_the_truth_as_often_as_it_says(label_effect, rest):
         found = estimate(values, Part(0.01**2, np.inf)).interval()
         hits += found.low <= 0 <= found.high
     assert 0.91 * 600 <= hits <= 0.98 * 600
+
+
+def test_what_is_rounded_to_zero_has_no_minus():
+    assert Interval(-0.0002, -0.01, 0.0003).in_words(signed=True) == "+0.000 [−0.010 to +0.000]"
+    assert Interval(-0.0002, math.nan, math.nan).in_words() == "0.000 (no interval)"

@@ -15,7 +15,7 @@ from aiseeme_jax import augment, data, losses, models
 from aiseeme_jax.task import Bank, Output, Part, PartOutput, Task
 from aiseeme_jax.training.state import Recipe, make_state, task_of
 from aiseeme_jax.training.step import train_step, transient_programs
-from configs import base
+from configs import nodes
 
 pytestmark = pytest.mark.usefixtures("no_events")
 
@@ -24,7 +24,7 @@ PLAIN_SGD = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay
 
 
 def optimizer(**fields):
-    return FrozenConfigDict({**base.optimizer().to_dict(), **PLAIN_SGD, **fields})
+    return FrozenConfigDict({**nodes.optimizer().to_dict(), **PLAIN_SGD, **fields})
 
 
 def stage(steps: int = 4, *, schedule: str = "constant", **fields):
