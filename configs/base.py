@@ -5,7 +5,8 @@ The fields of a pretext task are the keyword arguments of its class, with their 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from aiseeme_jax import augment, pretext
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import imbalance
 from aiseeme_jax.evaluate.supervised import FineTuning
+from aiseeme_jax.training.optimizers import scale_rate
 
 
 def duration(*, epochs: float | None = None, steps: int | None = None, examples: int | None = None) -> ConfigDict:
@@ -43,9 +45,9 @@ def optimizer() -> ConfigDict:
 def schedule() -> ConfigDict:
     return ConfigDict(
         {
-            "name": "cosine",  # cosine | step | constant
+            "name": "cosine",  # cosine | step | exponential | constant
             "warmup": duration(steps=0),  # linear, up to the peak
-            "final_scale": 0.0,  # cosine: last learning rate over peak
+            "final_scale": 0.0,  # cosine, exponential: last learning rate over peak
             "milestones": (0.6, 0.8),  # step: shares of the stage
             "factor": 0.1,  # step: multiplies the learning rate at each milestone
         }
@@ -128,6 +130,76 @@ def stopping(proxy: ConfigDict | None = None, **changes: Any) -> ConfigDict:
     return change(config, changes)
 
 
+def tuning(proxy: ConfigDict | None = None, **changes: Any) -> ConfigDict:
+    """A search of a stage's learning rate and batch size. `docs/tuning.md` explains it.
+
+    stage(..., batch_size="auto", optimizer={"learning_rate": "auto"}, tuning=tuning(proxy("knn")))
+
+    Args:
+      proxy: of `proxy`: what trials are scored by.
+      **changes: fields, as in `stage`.
+    """
+    config = ConfigDict(
+        {
+            "auto": (),  # what is searched: learning_rate, batch_size. "auto" in `stage` sets it; empty: nothing
+            "proxy": ConfigDict() if proxy is None else proxy,
+            "spread": 8.0,  # learning rates from the published one over this to the published one times this
+            "batches": (64, 128, 256, 512),  # batch sizes
+            "share": 0.25,  # of the images of the stage, for the longest trials
+            "sampler": "tpe",  # tpe | random | grid
+            "points": 5,  # grid: learning rates
+            "pruner": "halving",  # halving | hyperband | none: every trial has the greatest length
+            "trials": 9,  # candidates that are tried; hyperband has its own numbers
+            "round": 3,  # none: candidates that are proposed at once
+            "rungs": 3,  # halving, hyperband: lengths of trials;
+            "keep": 3,  # each is so many times the one before, for one candidate in so many
+            "patience": 2,  # a candidate is given up whose score has not improved for so many rungs
+            "range_test": False,  # first: learning rates are bounded by a range test
+            "range_steps": 100,  # of the range test
+            "noise_scale": False,  # first: the gradient noise scale, a hint for the batch size
+            "noise_batches": 16,  # of the stage's batch size, each cut into eight
+            "memory_limit": 0.0,  # GiB for a step; a trial that needs more is left out. 0 = what the device has
+        }
+    )
+    return change(config, changes)
+
+
+def set_auto(config: ConfigDict, changes: dict[str, Any]) -> dict[str, Any]:
+    """Notes in `tuning` which fields of a stage are "auto", and gives them the values around which is searched.
+
+    These are the learning rate that is given, or the default, for the default batch size or that which is given. If the
+    search may not try it, it is that of the list which is nearest, with the learning rate scaled.
+
+    Returns the other changes.
+    """
+    changes = dict(changes)
+    optimizer = dict(changes.get("optimizer", {}))
+    auto = []
+    if optimizer.get("learning_rate") == "auto":
+        auto.append("learning_rate")
+        del optimizer["learning_rate"]
+    if changes.get("batch_size") == "auto":
+        auto.append("batch_size")
+        del changes["batch_size"]
+    if not auto:
+        return changes
+    if "tuning" not in changes:
+        raise UserError(
+            f"{' and '.join(auto)} of a stage is 'auto', and nothing says how to search it: add "
+            "tuning=base.tuning(base.proxy('knn', …))"
+        )
+    search = changes["tuning"].copy_and_resolve_references()
+    search.auto = tuple(dict.fromkeys((*search.auto, *auto)))
+    changes["tuning"] = search
+    batch, tried = config.batch_size, [size for size in search.batches if size > 0]
+    if "batch_size" in auto and batch not in tried and tried:
+        batch = min(tried, key=lambda size: abs(math.log(size / config.batch_size)))
+        name, rate = (optimizer.get(name, config.optimizer[name]) for name in ("name", "learning_rate"))
+        optimizer["learning_rate"] = scale_rate(name, rate, batch / config.batch_size)
+        changes["batch_size"] = batch
+    return {**changes, "optimizer": optimizer}
+
+
 def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any) -> ConfigDict:
     """A pretext stage.
 
@@ -135,9 +207,10 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
       task: name in `pretext.TASKS`.
       size: side of the views in pixels.
       preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes), ct_planes.
-      **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it.
+      **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it;
+        `batch_size="auto"` and `optimizer={"learning_rate": "auto"}` beside a `tuning`.
 
-    Raises AttributeError that names an unknown field.
+    Raises AttributeError that names an unknown field, UserError for "auto" without `tuning`.
     """
     kind = pretext.task_class(task)
     config = training()
@@ -152,6 +225,8 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     config.fisher_batches = 0
     config.seed = placeholder(int)  # None: derived from the run's seed and the stage's position
     config.stop = stopping()  # nothing ends the stage early; or stop=stopping(...)
+    config.tuning = tuning()  # learning rate and batch size are not searched; or tuning=tuning(...)
+    changes = set_auto(config, changes)
     if isinstance(changes.get("distill"), tuple | list):
         config.distill = several(changes.pop("distill"))
     if "data" in changes:
@@ -377,14 +452,20 @@ def from_values(values: Mapping[str, Any]) -> ConfigDict:
 def stage_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A stage from the plain values of all its fields."""
     changes = _training_from_values(values)
-    terms, stop = changes.pop("distill"), changes.pop("stop")
+    terms, stop, search = changes.pop("distill"), changes.pop("stop"), changes.pop("tuning")
     made = stage(changes["task"], preset=_preset_of(values["views"]), distill=terms if "kind" in terms else ())
     if "kind" not in terms:
         with made.unlocked():
             made.distill = several(terms.values())
-    judged = proxy_from_values(stop["proxy"]) if stop["proxy"] else None
-    limits = {name: value for name, value in stop.items() if name != "proxy"}
-    return change(made, {**changes, "stop": stopping(judged, **limits)})
+    return change(
+        made, {**changes, "stop": _judged_from_values(stopping, stop), "tuning": _judged_from_values(tuning, search)}
+    )
+
+
+def _judged_from_values(make: Callable[..., ConfigDict], values: Mapping[str, Any]) -> ConfigDict:
+    """A node that has a proxy, from the plain values of all its fields."""
+    judge = proxy_from_values(values["proxy"]) if values["proxy"] else None
+    return make(judge, **{name: value for name, value in values.items() if name != "proxy"})
 
 
 def proxy_from_values(values: Mapping[str, Any]) -> ConfigDict:

@@ -29,6 +29,7 @@ from aiseeme_jax.curriculum.pieces import (
     WeightsFile,
 )
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
+from aiseeme_jax.curriculum.tuning import attach_tuning, fit_published, switch_off
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import protocols, results
 from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
@@ -45,7 +46,7 @@ COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
 # Fields of a target that are not in the key where they have these values. Before they existed, there were no others.
 SILENT_VALUES = {"endpoint": DEFAULT_ENDPOINT}
 # Fields of a stage that are not in its key as they are. What they mean is there, under names of its own.
-RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop")
+RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop", "tuning")
 
 
 def make_plan(config: ConfigDict, datasets: DataSets, *, checked: set[str] | None = None) -> Plan:
@@ -126,6 +127,7 @@ class _Planner:
     ) -> PlannedStage:
         sets = list_sets(self.config, fields)
         split = self.datasets.pretraining(sets)
+        fields = fit_published(fields, len(split))
         self.check_stage_once(arm, place, fields, split, sets)
         terms, named = teachers.resolve_terms(fields, place)
         found = {label: self.find_teacher(teacher, earlier, start) for label, teacher in named.items()}
@@ -149,11 +151,11 @@ class _Planner:
             **self.describe_stop(fields, seconds),
         }
         artifact = Artifact(artifacts.STAGES, teachers.label_stage(place.position, fields.task), keys.to_json(content))
-        return PlannedStage(
+        planned = PlannedStage(
             artifact=artifact,
             arm=arm.name,
             place=place,
-            fields=FrozenConfigDict(fields),
+            fields=FrozenConfigDict(switch_off(fields)),
             seed=seed,
             sets=sets,
             images=len(split),
@@ -166,6 +168,13 @@ class _Planner:
             teachers=found,
             fishers=fishers,
         )
+        if not fields.tuning.auto:
+            return planned
+
+        def check(stage: PlannedStage) -> None:
+            checks.check_stage(self.config, ConfigDict(stage.fields), place, split)
+
+        return attach_tuning(planned, self.config, fields, self.datasets, check)
 
     def check_stage_once(
         self, arm: Arm, place: teachers.StagePosition, fields: ConfigDict, split: data.Split, sets: Sets
@@ -199,7 +208,9 @@ class _Planner:
 
     def count_length(self, fields: ConfigDict) -> tuple[int, int]:
         """The steps of a stage, and the images that they show."""
-        steps = _count_steps(fields, len(self.datasets.pretraining(list_sets(self.config, fields))))
+        images = len(self.datasets.pretraining(list_sets(self.config, fields)))
+        fields = fit_published(fields, images)
+        steps = _count_steps(fields, images)
         return steps, steps * fields.batch_size
 
     def describe_stop(self, fields: ConfigDict, seconds: float | None) -> dict[str, Any]:

@@ -95,6 +95,15 @@ def make_optimizer(
     return optimizer
 
 
+def scale_rate(optimizer: str, rate: float, ratio: float) -> float:
+    """A learning rate for batches that are `ratio` times larger.
+
+    SGD and LARS scale it linearly (Goyal et al., arXiv 1706.02677, section 2.1), AdamW by the square root (Malladi et
+    al., arXiv 2205.10287).
+    """
+    return rate * (math.sqrt(ratio) if optimizer == "adamw" else ratio)
+
+
 def decayed(params: Any) -> Any:
     """Pytree of bools like `params`: True for the parameters that take weight decay and LARS adaptation."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
@@ -145,6 +154,13 @@ def _cosine(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Sc
     if not 0 <= config.final_scale <= 1:
         raise UserError(f"schedule.final_scale is {config.final_scale}; it must lie in [0, 1]")
     return optax.cosine_decay_schedule(peak, total_steps - warmup, alpha=config.final_scale)
+
+
+def _exponential(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:
+    """From the peak to final_scale · peak at `total_steps`, by the same factor in every step. It may rise."""
+    if not 0 < config.final_scale < math.inf:
+        raise UserError(f"schedule.final_scale is {config.final_scale}; of 'exponential' it must be above 0 and finite")
+    return optax.exponential_decay(peak, total_steps - warmup, config.final_scale)
 
 
 def _step(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:
@@ -242,6 +258,7 @@ def _adam(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformati
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "constant": _constant,
     "cosine": _cosine,
+    "exponential": _exponential,
     "step": _step,
 }
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
