@@ -42,15 +42,33 @@ def fit_published(fields: ConfigDict, images: int) -> ConfigDict:
     """A stage whose batch size is searched, with one that its split can fill: the largest that may be tried.
 
     The learning rate is scaled. Any other stage stays as it is.
+
+    Raises UserError if none of the batch sizes can be filled.
     """
-    smaller = [size for size in fields.tuning.batches if 0 < size <= images] if BATCH in fields.tuning.auto else []
-    if fields.batch_size <= images or not smaller:
+    if BATCH not in fields.tuning.auto:
+        return fields
+    faults = {size: _find_fault_of_size(size, images) for size in (fields.batch_size, *fields.tuning.batches)}
+    usable = [size for size in fields.tuning.batches if faults[size] is None]
+    if not usable:
+        reasons = "; ".join(faults[size] for size in fields.tuning.batches) or "it is empty"
+        raise UserError(f"tuning.batches has no size that can be: {reasons}")
+    if faults[fields.batch_size] is None:
         return fields
     made = fields.copy_and_resolve_references()
-    rate, ratio = fields.optimizer.learning_rate, max(smaller) / fields.batch_size
+    rate, ratio = fields.optimizer.learning_rate, max(usable) / fields.batch_size
     made.optimizer.learning_rate = optimizers.scale_rate(fields.optimizer.name, rate, ratio)
-    made.batch_size = max(smaller)
+    made.batch_size = max(usable)
     return made
+
+
+def _find_fault_of_size(size: int, images: int) -> str | None:
+    """Why a split cannot be cut into batches of a size; None if it can."""
+    try:
+        check_at_least(1, "a batch size", size)
+        data.steps_per_epoch(images, size)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def attach_tuning(
@@ -137,7 +155,7 @@ def list_batches(
     batches = tuple(size for size, fault in faults.items() if fault is None)
     skipped = tuple(fault for fault in faults.values() if fault is not None)
     if not batches:
-        raise UserError(f"tuning has no batch size that it may try: {'; '.join(skipped) or 'tuning.batches is empty'}")
+        raise UserError(f"tuning has no batch size that it may try: {'; '.join(skipped)}")
     if RATE not in search.auto and len(batches) == 1:
         raise UserError("; ".join([f"tuning has nothing to choose: the only batch size is {batches[0]}", *skipped]))
     return batches, skipped
@@ -149,7 +167,7 @@ def _find_fault(
     """Why a stage cannot be trained on batches of a size, or the shortest trial cannot; None if both can."""
     try:
         with name_in_errors(f"a batch of {size} is left out"):
-            check_at_least(1, "its size", size)
+            check_at_least(1, "a batch size", size)
             check(set_candidate(stage, Candidate(stage.fields.optimizer.learning_rate, size)))
             with name_in_errors("in the shortest trial"):
                 made = set_candidate(

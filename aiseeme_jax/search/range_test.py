@@ -14,8 +14,9 @@ from aiseeme_jax import distill, seeds
 from aiseeme_jax.task import Task
 from aiseeme_jax.training.step import Recipe, make_state, train_step
 
-# Share of the past in the smoothed loss. It looks back over about ten steps.
+# Share of the past in the smoothed loss. Its value tells of the losses about so many steps before.
 SMOOTHING = 0.9
+LAG = round(SMOOTHING / (1 - SMOOTHING))
 # The test ends where the smoothed loss has left its best value by so many times that value: at 4 times it.
 LEFT_BEHIND = 3
 # Points at the ends that do not count: there the smoothed loss says little.
@@ -70,7 +71,7 @@ def find_range(rates: Iterable[float], losses: Iterable[float]) -> Range:
     """What the losses of a ramp say. Losses that are not finite are left out."""
     pairs = [(rate, loss) for rate, loss in zip(rates, losses, strict=True) if math.isfinite(loss)]
     inner = slice(FIRST, len(pairs) - LAST)
-    tried = np.array([rate for rate, _ in pairs])[inner]
+    tried = np.array([rate for rate, _ in pairs])[FIRST - LAG : max(0, len(pairs) - LAST - LAG)]
     smoothed = smooth([loss for _, loss in pairs])[inner]
     slopes = np.gradient(smoothed, np.log(tried)) if len(tried) > 1 else np.zeros(0)
     if not len(slopes) or not slopes.min() < 0:
