@@ -1,10 +1,11 @@
 """Works through a plan. It makes only what does not exist, and waits for what another process is making."""
 
 import contextlib
+import itertools
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import jax
 import numpy as np
 
 from aiseeme_jax import weights
-from aiseeme_jax.curriculum.pieces import Piece
+from aiseeme_jax.curriculum.pieces import Piece, PlannedTuning
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.search.tuning import list_rounds, note_trials
 from aiseeme_jax.store import claims, files
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import Holder, claim
@@ -25,13 +27,16 @@ log = logging.getLogger(__name__)
 # Seconds between two checks of what another process is making.
 LOOK_AGAIN = 2.0
 # What a run does next with a piece.
-MAKE, PASS_OVER, WAIT, FAIL = 0, 1, 2, 3
+MAKE, PASS_OVER, WAIT, FAIL, UNFOLD = 0, 1, 2, 3, 4
 
 
 def work_through(
     pieces: Sequence[Piece], store: Store, make: Callable[[Piece, Path], dict[str, Any]]
 ) -> Iterator[Piece]:
     """Makes every piece that is not finished, and yields each piece when it is finished.
+
+    The trials of a search of a learning rate and a batch size are pieces too, though no plan lists them. Each round of
+    them is put before the search when the round before it is finished.
 
     If one run has several processes, the first decides, and all make the same piece together. If several runs share a
     store, a piece that another run is making is made here only if that run ends without finishing it.
@@ -43,10 +48,14 @@ def work_through(
     Raises UserError if a finished piece was made from other inputs than those that exist now.
     """
     left = list(pieces)
+    unfolded: dict[str, int] = {}
     waiting_for = None
     while left:
         with contextlib.ExitStack() as stack:
-            place, action, holder = _agree_on_next(left, pieces, store, stack)
+            place, action, holder = _agree_on_next(left, pieces, store, unfolded, stack)
+            if action == UNFOLD:
+                left[place:place] = _unfold(left[place], left, store, unfolded)
+                continue
             if action == WAIT:
                 if holder is not None and str(holder) != waiting_for:
                     waiting_for = str(holder)
@@ -81,7 +90,8 @@ def work_around_divergence(
         left = {key: piece for key, piece in left.items() if not needs_any(piece, diverged)}
         try:
             for piece in work_through(list(left.values()), store, note_divergence):
-                del left[piece.artifact.key]
+                # A trial of a search is none of them.
+                left.pop(piece.artifact.key, None)
                 yield piece
         except Diverged as error:
             log.warning("%s diverged, and what needs it is left out: %s", failed[-1].artifact.name, error)
@@ -91,6 +101,28 @@ def work_around_divergence(
 def needs_any(piece: Piece, keys: set[str]) -> bool:
     """Whether a piece is one of those with these keys, or needs one of them."""
     return piece.artifact.key in keys or any(needs_any(needed, keys) for needed in piece.inputs.values())
+
+
+def _unfold(tuning: PlannedTuning, left: Sequence[Piece], store: Store, unfolded: dict[str, int]) -> Sequence[Piece]:
+    """The trials of the next round of a search, without those that are to be made already.
+
+    All processes of a run find the same, since a round depends on the finished rounds before it alone.
+    """
+    _, new = _split_rounds(tuning, store, unfolded)
+    unfolded[tuning.artifact.key] = unfolded.get(tuning.artifact.key, 0) + 1
+    if jax.process_index() == 0:
+        note_trials(tuning, store)
+    known = {piece.artifact.key for piece in left}
+    return [trial for trial in new if trial.artifact.key not in known]
+
+
+def _split_rounds(
+    tuning: PlannedTuning, store: Store, unfolded: Mapping[str, int]
+) -> tuple[Sequence[Piece], Sequence[Piece]]:
+    """The trials of the rounds that were unfolded, and those of the next round, if there is one."""
+    count = unfolded.get(tuning.artifact.key, 0)
+    rounds = list(itertools.islice(list_rounds(tuning, store), count + 1))
+    return list(itertools.chain(*rounds[:count])), list(itertools.chain(*rounds[count:]))
 
 
 def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, Any]]) -> None:
@@ -108,20 +140,24 @@ def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, An
 
 
 def _agree_on_next(
-    left: Sequence[Piece], pieces: Sequence[Piece], store: Store, stack: contextlib.ExitStack
+    left: Sequence[Piece],
+    pieces: Sequence[Piece],
+    store: Store,
+    unfolded: Mapping[str, int],
+    stack: contextlib.ExitStack,
 ) -> tuple[int, int, Holder | None]:
     """The place of the next piece, what to do with it, and the process that is making it, if another one is.
 
     An error that the first process notices ends all of them: the others would wait for it for ever.
     """
     if jax.process_count() == 1:
-        return _choose_next(left, pieces, store, stack)
+        return _choose_next(left, pieces, store, unfolded, stack)
     from jax.experimental import multihost_utils
 
     place, action, holder, error = 0, FAIL, None, None
     if jax.process_index() == 0:
         try:
-            place, action, holder = _choose_next(left, pieces, store, stack)
+            place, action, holder = _choose_next(left, pieces, store, unfolded, stack)
         except UserError as found:
             error = found
     place, action = map(int, multihost_utils.broadcast_one_to_all(np.array([place, action])))
@@ -131,7 +167,11 @@ def _agree_on_next(
 
 
 def _choose_next(
-    left: Sequence[Piece], pieces: Sequence[Piece], store: Store, stack: contextlib.ExitStack
+    left: Sequence[Piece],
+    pieces: Sequence[Piece],
+    store: Store,
+    unfolded: Mapping[str, int],
+    stack: contextlib.ExitStack,
 ) -> tuple[int, int, Holder | None]:
     """Chooses the first piece that is finished, or that can be made now and that no other process is making.
 
@@ -145,6 +185,12 @@ def _choose_next(
             return place, PASS_OVER, None
         if any(needed.artifact.key in unfinished for needed in piece.inputs.values()):
             continue
+        if isinstance(piece, PlannedTuning):
+            trials, new = _split_rounds(piece, store, unfolded)
+            if any(trial.artifact.key in unfinished for trial in trials):
+                continue
+            if new:
+                return place, UNFOLD, None
         with contextlib.ExitStack() as attempt:
             holder = attempt.enter_context(claim(store.begin(piece.artifact)))
             # It may have been finished between the first check and the claim.
@@ -194,7 +240,8 @@ def _is_stale(piece: Piece, store: Store) -> bool:
 def _identify(piece: Piece, store: Store) -> dict[str, str]:
     """Identifies a finished piece by its key and by the hash of its result."""
     record = store.record(piece.artifact)
-    hashes = (record.get(name) for name in ("classifier_hash", "backbone_hash", "fisher_hash", "fisher_of"))
+    names = ("classifier_hash", "backbone_hash", "fisher_hash", "fisher_of", "tuning_hash")
+    hashes = (record.get(name) for name in names)
     return {"key": piece.artifact.key, "hash": next(filter(None, hashes))}
 
 

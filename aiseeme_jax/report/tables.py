@@ -1,6 +1,6 @@
 """The tables of the report: numbers with their intervals, the best of each column marked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,10 +132,16 @@ def list_stages(contents: Contents) -> list[dict[str, str]]:
                 "std": _format(record.get("feature_std"), ".2f"),
                 "rank": _format(record.get("effective_rank"), ".1f"),
                 "skipped": _format(record.get("skipped_steps"), ".0f"),
-                "state": "" if stage.record else "not finished",
+                "state": _describe_search(stage.record) if stage.record else "not finished",
             }
         )
     return rows
+
+
+def _describe_search(record: Mapping[str, Any]) -> str:
+    """The learning rate and the batch size that a search found for a stage; nothing if there was no search."""
+    found = record.get("tuning")
+    return f"found: {found['learning_rate']:g}, batches of {found['batch_size']}" if found else ""
 
 
 def list_choices(estimates: Estimates) -> list[dict[str, str]]:
