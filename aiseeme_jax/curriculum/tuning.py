@@ -5,7 +5,7 @@ How it searches is said in `search/hparams.py`.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -18,7 +18,7 @@ from aiseeme_jax.curriculum.pieces import Candidate, PlannedProbe, PlannedStage,
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import artifacts, keys
-from aiseeme_jax.store.artifacts import Artifact
+from aiseeme_jax.store.artifacts import Artifact, Store
 from aiseeme_jax.training import optimizers
 
 # Increase it when a change of the code changes what is tried, found or measured.
@@ -235,6 +235,13 @@ def plan_trial(tuning: PlannedTuning, candidate: Candidate, share: float) -> Pla
     label = f"{stage.artifact.label}-{candidate.learning_rate:g}-of-{candidate.batch_size}-{100 * share:.3g}pct"
     artifact = Artifact(artifacts.TRIALS, label, keys.to_json(content))
     return PlannedTrial(artifact, stage, share, tuning.fields.proxy, tuning.set, limit, tuning.artifact.key)
+
+
+def sum_search_cost(stages: Iterable[PlannedStage], store: Store) -> tuple[int, float]:
+    """What the finished searches of stages cost, each counted once: images, and seconds times devices."""
+    tunings = {stage.tuning.artifact.key: stage.tuning.artifact for stage in stages if stage.tuning is not None}
+    found = [record for artifact in tunings.values() if (record := store.record(artifact)) is not None]
+    return sum(one["images"] for one in found), float(sum(one["device_seconds"] for one in found))
 
 
 def plan_probe(tuning: PlannedTuning) -> PlannedProbe | None:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,16 @@ def work_through(
 
     Raises UserError if a finished piece was made from other inputs than those that exist now.
     """
+    pieces = list(pieces)
     left = list(pieces)
-    unfolded: dict[str, int] = {}
     waiting_for = None
     while left:
         with contextlib.ExitStack() as stack:
-            place, action, holder = _agree_on_next(left, pieces, store, unfolded, stack)
+            place, action, holder = _agree_on_next(left, pieces, store, stack)
             if action == UNFOLD:
-                left[place:place] = _unfold(left[place], left, store, unfolded)
+                new = _list_next_round(left[place], pieces, store)
+                left[place:place] = new
+                pieces += new
                 continue
             if action == WAIT:
                 if holder is not None and str(holder) != waiting_for:
@@ -103,26 +105,16 @@ def needs_any(piece: Piece, keys: set[str]) -> bool:
     return piece.artifact.key in keys or any(needs_any(needed, keys) for needed in piece.inputs.values())
 
 
-def _unfold(tuning: PlannedTuning, left: Sequence[Piece], store: Store, unfolded: dict[str, int]) -> Sequence[Piece]:
-    """The trials of the next round of a search, without those that are to be made already.
+def _list_next_round(tuning: PlannedTuning, pieces: Sequence[Piece], store: Store) -> list[Piece]:
+    """The trials of the next round of a search, without those that are among the pieces already.
 
     All processes of a run find the same, since a round depends on the finished rounds before it alone.
     """
-    _, new = _split_rounds(tuning, store, unfolded)
-    unfolded[tuning.artifact.key] = unfolded.get(tuning.artifact.key, 0) + 1
     if jax.process_index() == 0:
         note_trials(tuning, store)
-    known = {piece.artifact.key for piece in left}
-    return [trial for trial in new if trial.artifact.key not in known]
-
-
-def _split_rounds(
-    tuning: PlannedTuning, store: Store, unfolded: Mapping[str, int]
-) -> tuple[Sequence[Piece], Sequence[Piece]]:
-    """The trials of the rounds that were unfolded, and those of the next round, if there is one."""
-    count = unfolded.get(tuning.artifact.key, 0)
-    rounds = list(itertools.islice(list_rounds(tuning, store), count + 1))
-    return list(itertools.chain(*rounds[:count])), list(itertools.chain(*rounds[count:]))
+    known = {piece.artifact.key for piece in pieces}
+    new = ([trial for trial in found if trial.artifact.key not in known] for found in list_rounds(tuning, store))
+    return next(filter(None, new))
 
 
 def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, Any]]) -> None:
@@ -140,24 +132,20 @@ def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, An
 
 
 def _agree_on_next(
-    left: Sequence[Piece],
-    pieces: Sequence[Piece],
-    store: Store,
-    unfolded: Mapping[str, int],
-    stack: contextlib.ExitStack,
+    left: Sequence[Piece], pieces: Sequence[Piece], store: Store, stack: contextlib.ExitStack
 ) -> tuple[int, int, Holder | None]:
     """The place of the next piece, what to do with it, and the process that is making it, if another one is.
 
     An error that the first process notices ends all of them: the others would wait for it for ever.
     """
     if jax.process_count() == 1:
-        return _choose_next(left, pieces, store, unfolded, stack)
+        return _choose_next(left, pieces, store, stack)
     from jax.experimental import multihost_utils
 
     place, action, holder, error = 0, FAIL, None, None
     if jax.process_index() == 0:
         try:
-            place, action, holder = _choose_next(left, pieces, store, unfolded, stack)
+            place, action, holder = _choose_next(left, pieces, store, stack)
         except UserError as found:
             error = found
     place, action = map(int, multihost_utils.broadcast_one_to_all(np.array([place, action])))
@@ -167,11 +155,7 @@ def _agree_on_next(
 
 
 def _choose_next(
-    left: Sequence[Piece],
-    pieces: Sequence[Piece],
-    store: Store,
-    unfolded: Mapping[str, int],
-    stack: contextlib.ExitStack,
+    left: Sequence[Piece], pieces: Sequence[Piece], store: Store, stack: contextlib.ExitStack
 ) -> tuple[int, int, Holder | None]:
     """Chooses the first piece that is finished, or that can be made now and that no other process is making.
 
@@ -186,11 +170,11 @@ def _choose_next(
         if any(needed.artifact.key in unfinished for needed in piece.inputs.values()):
             continue
         if isinstance(piece, PlannedTuning):
-            trials, new = _split_rounds(piece, store, unfolded)
-            if any(trial.artifact.key in unfinished for trial in trials):
-                continue
-            if new:
+            trials = {trial.artifact.key for trial in itertools.chain(*list_rounds(piece, store))}
+            if trials - {known.artifact.key for known in pieces}:
                 return place, UNFOLD, None
+            if trials & unfinished:
+                continue
         with contextlib.ExitStack() as attempt:
             holder = attempt.enter_context(claim(store.begin(piece.artifact)))
             # It may have been finished between the first check and the claim.

@@ -110,7 +110,7 @@ class TestSchedule:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"name": "linear"}, "schedule.name is 'linear'; known: constant, cosine, step"),
+            ({"name": "linear"}, "schedule.name is 'linear'; known: constant, cosine, exponential, step"),
             ({"warmup": duration(epochs=10)}, "schedule.warmup lasts 100 steps, the whole stage 100"),
             ({"warmup": duration()}, "exactly one"),
             ({"final_scale": 1.5}, "schedule.final_scale is 1.5"),
