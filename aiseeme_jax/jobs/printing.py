@@ -70,9 +70,12 @@ def _describe_length(piece: Piece, store: Store) -> str:
 def describe_search(tuning: PlannedTuning, store: Store) -> str:
     """What a search of a learning rate and a batch size tries, and how many of its trials exist."""
     search, published = tuning.fields, tuning.published
-    rates = [published.learning_rate / search.spread, published.learning_rate * search.spread]
-    tried = [f"learning rate {rates[0]:.3g} to {rates[1]:.3g} at {published.batch_size}"] if RATE in search.auto else []
-    tried += [f"batch size {', '.join(map(str, tuning.batches))}"] if BATCH in search.auto else []
+    tried = []
+    if RATE in search.auto:
+        low, high = published.learning_rate / search.spread, published.learning_rate * search.spread
+        tried.append(f"learning rate {low:.3g} to {high:.3g} at batches of {published.batch_size}")
+    if BATCH in search.auto:
+        tried.append(f"batch size {', '.join(map(str, tuning.batches))}")
     brackets = hparams.list_brackets(search)
     lengths = " and ".join(
         ", ".join(f"{count} at {100 * share:.3g} %" for count, share in bracket) for bracket in brackets
@@ -87,7 +90,7 @@ def describe_search(tuning: PlannedTuning, store: Store) -> str:
 def _count_images(tuning: PlannedTuning) -> int:
     """Images that a search shows at most."""
     shares = [count * share for bracket in hparams.list_brackets(tuning.fields) for count, share in bracket]
-    return round(sum(shares) * tuning.stage.total_steps * tuning.stage.fields.batch_size)
+    return round(sum(shares) * tuning.stage.images_shown)
 
 
 def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:

@@ -132,16 +132,40 @@ def list_stages(contents: Contents) -> list[dict[str, str]]:
                 "std": _format(record.get("feature_std"), ".2f"),
                 "rank": _format(record.get("effective_rank"), ".1f"),
                 "skipped": _format(record.get("skipped_steps"), ".0f"),
-                "state": _describe_search(stage.record) if stage.record else "not finished",
+                "state": "" if stage.record else "not finished",
             }
         )
     return rows
 
 
-def _describe_search(record: Mapping[str, Any]) -> str:
-    """The learning rate and the batch size that a search found for a stage; nothing if there was no search."""
-    found = record.get("tuning")
-    return f"found: {found['learning_rate']:g}, batches of {found['batch_size']}" if found else ""
+def list_searches(contents: Contents) -> list[dict[str, Any]]:
+    """The search of a learning rate and a batch size of each stage that had one: what was found, and its trials."""
+    found = []
+    for stage in contents.stages:
+        search = (stage.record or {}).get("tuning")
+        if search:
+            sentences = " ".join([*search["sentences"], _describe_search_cost(search)])
+            rows = [_describe_trial(trial) for trial in search["trials"]]
+            found.append({"stage": stage, "score": search["score"], "sentences": sentences, "rows": rows})
+    return found
+
+
+def _describe_search_cost(search: Mapping[str, Any]) -> str:
+    return f"It cost {search['images']:,} images and {duration(search['device_seconds'])} times devices."
+
+
+def _describe_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
+    error = "" if trial["error"] is None else f"± {trial['error']:.3f}"
+    return {
+        "rate": f"{trial['learning_rate']:.3g}",
+        "batch": f"{trial['batch_size']:,}",
+        "length": f"{100 * trial['share']:.3g} %",
+        "score": _format(trial["value"], ".3f"),
+        "error": error,
+        "state": trial["state"],
+        "chosen": trial["state"] == "chosen",
+        "time": duration(trial["seconds"]),
+    }
 
 
 def list_choices(estimates: Estimates) -> list[dict[str, str]]:

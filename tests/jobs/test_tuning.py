@@ -410,3 +410,4 @@ class TestMembers:
         assert frozen["batch_size"] == found["batch_size"] and frozen["tuning"]["auto"] == ()
         assert frozen["optimizer"]["learning_rate"] == found["learning_rate"]
         assert frozen["duration"]["steps"] == 8 * 24 / found["batch_size"]
+        assert base.stage_from_values(frozen).batch_size == found["batch_size"]
