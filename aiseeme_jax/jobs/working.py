@@ -19,6 +19,7 @@ from aiseeme_jax.search.tuning import list_rounds, note_trials
 from aiseeme_jax.store import claims, files
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import Holder, claim
+from aiseeme_jax.training import barrier
 from aiseeme_jax.training.loop import Diverged
 from aiseeme_jax.training.memory import give_back_memory
 
@@ -128,7 +129,7 @@ def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, An
         # Written last: a piece without a record is not finished.
         store.finish(piece.artifact, {**record, "made_from": made_from})
     give_back_memory()
-    _wait_for_all(f"made {piece.artifact.name}")
+    barrier.wait_for_all(f"made {piece.artifact.name}")
 
 
 def _agree_on_next(
@@ -227,11 +228,3 @@ def _identify(piece: Piece, store: Store) -> dict[str, str]:
     names = ("classifier_hash", "backbone_hash", "fisher_hash", "fisher_of", "tuning_hash")
     hashes = (record.get(name) for name in names)
     return {"key": piece.artifact.key, "hash": next(filter(None, hashes))}
-
-
-def _wait_for_all(name: str) -> None:
-    """Waits until all processes are here. Then the others find what the first one has written."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)

@@ -15,7 +15,7 @@ from aiseeme_jax.curriculum.pieces import PlannedTrial
 from aiseeme_jax.curriculum.stages import make_recipe, prepare_stage, train_stage
 from aiseeme_jax.search.scoring import Scorer, score_to_json
 from aiseeme_jax.store import checkpoints
-from aiseeme_jax.training import step
+from aiseeme_jax.training import barrier, step
 from aiseeme_jax.training.loop import Diverged
 from aiseeme_jax.training.memory import find_memory_limit, measure_step
 from aiseeme_jax.training.state import make_state
@@ -53,7 +53,9 @@ class TrialWork:
             checkpoints.drop_checkpoints(directory)
             # How far it came is not known any more; it is at most this.
             return _without_score(DIVERGED, str(error), images=trial.stage.images_shown, start=start)
+        barrier.wait_for_all(f"trained {trial.artifact.name}")
         score = self.scorer.score_backbone(trial.proxy, trial.set, weights.load_backbone(directory)[0])
+        barrier.wait_for_all(f"scored {trial.artifact.name}")
         drop_weights(directory)
         log.info("%s: %s %.4f", trial.title, trial.proxy.proxy, score.value)
         return {

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import tiny
-from short_runs import Killed, stage, stage_records
+from short_runs import Killed, outcome, stage, stage_records
 from short_runs import config as short_config
 
 from aiseeme_jax import data, pretext, weights
@@ -14,7 +14,7 @@ from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.pieces import Candidate, PlannedStage, PlannedTrial, PlannedTuning
 from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.curriculum.stages import describe_tuning
-from aiseeme_jax.curriculum.tuning import plan_trial
+from aiseeme_jax.curriculum.tuning import plan_trial, sum_search_cost
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.jobs.freezing import freeze_stage
@@ -23,6 +23,7 @@ from aiseeme_jax.search.best_order import to_values
 from aiseeme_jax.search.tuning import list_trials
 from aiseeme_jax.store import artifacts, listing
 from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.training import loop
 from aiseeme_jax.training.loop import Diverged
 from configs import base
 
@@ -178,6 +179,36 @@ class TestRun:
         assert f"batches of {found['batch_size']}" in (tmp_path / "run" / "report.html").read_text()
         assert all(entry.wanted for entry in listing.list_store([tmp_path / "run"])), "prune leaves trials alone"
 
+    def test_the_record_and_the_report_say_what_became_of_each_trial(self, tmp_path, trained, monkeypatch):
+        do = trial_work.TrialWork.do
+
+        def fail_some(self, trial, directory):
+            if trial.candidate.batch_size == 16:
+                nothing = {"value": None, "draws": [], "images": 0, "seconds": 0.0, "devices": 1}
+                return {"state": "too large" if trial.candidate.learning_rate < 0.001 else "diverged", **nothing}
+            return do(self, trial, directory)
+
+        monkeypatch.setattr(trial_work.TrialWork, "do", fail_some)
+        curriculum.run(config(tuning(sampler="grid", points=3, trials=9)), tmp_path / "run")
+        found = found_in(tmp_path / "run")
+        states = [row["state"] for row in found["trials"]]
+        # Nine for a quarter of the stage, of which three fail; the best four for half of it.
+        assert states[:9].count("trained further") == 4 and states[:9].count("pruned") == 2
+        assert states[:9].count("diverged") + states[:9].count("too large") == 3
+        assert sorted(states[9:]) == ["chosen", "not chosen", "not chosen", "not chosen"]
+        assert "2 of 13 trials were pruned." in found["sentences"]
+        page = (tmp_path / "run" / "report.html").read_text()
+        assert page.count("<td>pruned</td>") == 2 and page.count("<strong>chosen</strong>") == 1
+        assert "Score of the shortest trials of rotation over the learning rate" in page
+
+    def test_what_it_cost_is_part_of_the_cost_of_its_stage(self, tmp_path, trained):
+        curriculum.run(config(), tmp_path / "run")
+        found = found_in(tmp_path / "run")
+        assert found["images"] == sum(row["images"] for row in found["trials"]) == 4 * 48 + 2 * 96
+        made = plan(config())
+        stages = made.arms[0].stages
+        assert sum_search_cost((*stages, *stages), Store(tmp_path / "run")) == (found["images"], 6.0)
+
     def test_again_trains_nothing_and_a_wider_search_only_what_is_new(self, tmp_path, trained):
         curriculum.run(config(), tmp_path / "run")
         assert len(trained) == 4 + 2 + 2
@@ -263,6 +294,31 @@ class TestRealTrials:
         assert found["noise_scale"]["large"] == 16
         left = [path.name for folder in (tmp_path / "run").glob("trials/*") for path in folder.iterdir()]
         assert weights.BACKBONE not in left and "checkpoints" not in left
+
+    @pytest.mark.parametrize("saves", [1, 3, 5])
+    def test_a_kill_in_the_middle_of_a_trial_changes_nothing(self, saves, tmp_path, monkeypatch):
+        """In the first trial, in the last one, and in the stage itself."""
+        small = tuning(auto=BOTH[:1], trials=2, rungs=2, keep=2, share=0.5)
+        made = config(small, steps=12, batch_size=8)
+        made.stages = made.stages[:1]
+        with monkeypatch.context() as patch:
+            real, done = loop._Training._save, []
+
+            def save(training, step, state, metrics):
+                real(training, step, state, metrics)
+                done.append(step)
+                if len(done) == saves:
+                    training.store.wait()
+                    raise Killed
+
+            patch.setattr(loop._Training, "_save", save)
+            with pytest.raises(Killed):
+                curriculum.run(made, tmp_path / "killed")
+        curriculum.run(made, tmp_path / "killed")
+        curriculum.run(made, tmp_path / "whole")
+        assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+        killed, whole = (found_in(tmp_path / name)["trials"] for name in ("killed", "whole"))
+        assert [{**row, "seconds": 0} for row in killed] == [{**row, "seconds": 0} for row in whole]
 
     def test_what_does_not_fit_into_memory_is_left_out_before_it_runs(self, tmp_path, monkeypatch):
         monkeypatch.setattr(trial_work, "train_stage", lambda *arguments: pytest.fail("it was trained"))
