@@ -8,7 +8,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.curriculum.pieces import Candidate, PlannedMeasurement, PlannedStage, RandomWeights, Start
+from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage, RandomWeights, Start
+from aiseeme_jax.curriculum.trials import Candidate
 from aiseeme_jax.curriculum.tuning import set_candidate
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import keys

@@ -14,8 +14,9 @@ from aiseeme_jax import data
 from aiseeme_jax.curriculum.budgets import scale_stage
 from aiseeme_jax.curriculum.checks import check_at_least, check_stage, name_in_errors
 from aiseeme_jax.curriculum.datasets import DataSets, find_set, list_sets
-from aiseeme_jax.curriculum.pieces import Candidate, PlannedProbe, PlannedStage, PlannedTrial, PlannedTuning
+from aiseeme_jax.curriculum.pieces import PlannedStage
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
+from aiseeme_jax.curriculum.trials import Candidate, PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact, Store

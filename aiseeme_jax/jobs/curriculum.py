@@ -14,18 +14,10 @@ from aiseeme_jax import report
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.measurements import Measurer
-from aiseeme_jax.curriculum.pieces import (
-    Piece,
-    Plan,
-    PlannedFisher,
-    PlannedMeasurement,
-    PlannedProbe,
-    PlannedStage,
-    PlannedTrial,
-    PlannedTuning,
-)
+from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage
 from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.curriculum.stages import estimate_fisher, train_stage
+from aiseeme_jax.curriculum.trials import PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.working import work_through

@@ -2,15 +2,8 @@
 
 from collections.abc import Iterator
 
-from aiseeme_jax.curriculum.pieces import (
-    Piece,
-    Plan,
-    PlannedFisher,
-    PlannedMeasurement,
-    PlannedScore,
-    PlannedStage,
-    PlannedTuning,
-)
+from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedScore, PlannedStage
+from aiseeme_jax.curriculum.trials import PlannedTuning
 from aiseeme_jax.curriculum.tuning import BATCH, RATE
 from aiseeme_jax.search import hparams
 from aiseeme_jax.search.tuning import list_trials

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from aiseeme_jax import weights
-from aiseeme_jax.curriculum.pieces import Piece, PlannedTuning
+from aiseeme_jax.curriculum.pieces import Piece
+from aiseeme_jax.curriculum.trials import PlannedTuning
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.search.tuning import list_rounds, note_trials
 from aiseeme_jax.store import claims, files

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from aiseeme_jax import seeds
-from aiseeme_jax.curriculum.pieces import Candidate
+from aiseeme_jax.curriculum.trials import Candidate
 from aiseeme_jax.curriculum.tuning import list_shares
 from aiseeme_jax.training.optimizers import scale_rate
 

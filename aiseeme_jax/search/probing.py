@@ -9,8 +9,8 @@ import jax
 
 from aiseeme_jax.curriculum.arms import count_images
 from aiseeme_jax.curriculum.context import Context
-from aiseeme_jax.curriculum.pieces import PlannedProbe
 from aiseeme_jax.curriculum.stages import make_recipe, prepare_stage
+from aiseeme_jax.curriculum.trials import PlannedProbe
 from aiseeme_jax.curriculum.tuning import RATE
 from aiseeme_jax.search import noise_scale, range_test
 from aiseeme_jax.training import step

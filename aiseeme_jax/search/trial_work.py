@@ -11,8 +11,8 @@ import jax
 from aiseeme_jax import weights
 from aiseeme_jax.curriculum.arms import count_images
 from aiseeme_jax.curriculum.context import Context
-from aiseeme_jax.curriculum.pieces import PlannedTrial
 from aiseeme_jax.curriculum.stages import make_recipe, prepare_stage, train_stage
+from aiseeme_jax.curriculum.trials import PlannedTrial
 from aiseeme_jax.search.scoring import Scorer, score_to_json
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.training import barrier, step

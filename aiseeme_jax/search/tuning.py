@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from aiseeme_jax import seeds
-from aiseeme_jax.curriculum.pieces import Candidate, PlannedProbe, PlannedTrial, PlannedTuning
+from aiseeme_jax.curriculum.trials import Candidate, PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.curriculum.tuning import BATCH, RATE, list_shares, plan_probe, plan_trial
 from aiseeme_jax.evaluate.proxies import Score, error_of_difference
 from aiseeme_jax.search import hparams
@@ -97,6 +97,7 @@ class Row:
       error: standard error of the score over other images.
       state: 'chosen', 'not chosen' of others of the greatest length, 'trained further' and 'pruned' of shorter
         ones, 'diverged' or 'too large'.
+      reason: why it has no score; '' if it has one.
     """
 
     learning_rate: float
@@ -105,6 +106,7 @@ class Row:
     value: float | None
     error: float | None
     state: str
+    reason: str
     images: int
     seconds: float
 
@@ -174,6 +176,7 @@ def _make_row(run: Run, state: str, score: Score, record: Mapping[str, Any]) -> 
         score.value if scored else None,
         error,
         state,
+        record.get("reason", ""),
         record["images"],
         record["seconds"],
     )
@@ -209,7 +212,8 @@ def describe(
         count = sum(row.state == state for row in rows)
         if count:
             sentences.append(f"{count} of {len(rows)} trials {verb}.")
-    return [*sentences, *(f"{reason[0].upper()}{reason[1:]}." for reason in tuning.skipped)]
+    reasons = dict.fromkeys((*(row.reason for row in rows if row.state == TOO_LARGE), *tuning.skipped))
+    return [*sentences, *(f"{reason[0].upper()}{reason[1:]}." for reason in reasons)]
 
 
 def _name(candidate: Candidate) -> str:

@@ -11,14 +11,15 @@ from short_runs import config as short_config
 from aiseeme_jax import data, pretext, weights
 from aiseeme_jax.curriculum import checks
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.curriculum.pieces import Candidate, PlannedStage, PlannedTrial, PlannedTuning
+from aiseeme_jax.curriculum.pieces import PlannedStage
 from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.curriculum.stages import describe_tuning
+from aiseeme_jax.curriculum.trials import Candidate, PlannedTrial, PlannedTuning
 from aiseeme_jax.curriculum.tuning import plan_trial, sum_search_cost
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.jobs import curriculum
+from aiseeme_jax.jobs import curriculum, search, study
 from aiseeme_jax.jobs.freezing import freeze_stage
-from aiseeme_jax.search import trial_work
+from aiseeme_jax.search import findings, trial_work
 from aiseeme_jax.search.best_order import to_values
 from aiseeme_jax.search.tuning import list_trials
 from aiseeme_jax.store import artifacts, listing
@@ -82,6 +83,20 @@ def trained(monkeypatch):
     return done
 
 
+def kill_after(saves):
+    """Saves so many checkpoints, and is killed."""
+    real, done = loop._Training._save, []
+
+    def save(training, step, state, metrics):
+        real(training, step, state, metrics)
+        done.append(step)
+        if len(done) == saves:
+            training.store.wait()
+            raise Killed
+
+    return save
+
+
 def found_in(workdir):
     (folder,) = workdir.glob("tuning/*")
     return artifacts.read_record(folder)
@@ -100,6 +115,7 @@ class TestKeys:
         made.stages[0].tuning.trials = 77
         assert keys(made) == before
 
+    @pytest.mark.slow
     def test_every_field_of_a_search_changes_those_of_all_that_follows(self, monkeypatch):
         monkeypatch.setattr(checks, "check_stage", lambda *arguments: None)
         others = {
@@ -118,6 +134,7 @@ class TestKeys:
                 assert own and not own & known, name
                 known |= own
 
+    @pytest.mark.slow
     def test_depend_on_what_is_searched_seed_start_and_length(self):
         (search,) = keys(config(), PlannedTuning)
         others = [config(steps=9), config(optimizer={"name": "sgd", "learning_rate": 1e-3}), config(batch_size=8)]
@@ -184,7 +201,7 @@ class TestRun:
 
         def fail_some(self, trial, directory):
             if trial.candidate.batch_size == 16:
-                nothing = {"value": None, "draws": [], "images": 0, "seconds": 0.0, "devices": 1}
+                nothing = {"value": None, "draws": [], "reason": "it is", "images": 0, "seconds": 0.0, "devices": 1}
                 return {"state": "too large" if trial.candidate.learning_rate < 0.001 else "diverged", **nothing}
             return do(self, trial, directory)
 
@@ -196,7 +213,7 @@ class TestRun:
         assert states[:9].count("trained further") == 4 and states[:9].count("pruned") == 2
         assert states[:9].count("diverged") + states[:9].count("too large") == 3
         assert sorted(states[9:]) == ["chosen", "not chosen", "not chosen", "not chosen"]
-        assert "2 of 13 trials were pruned." in found["sentences"]
+        assert {"2 of 13 trials were pruned.", "It is."} <= set(found["sentences"])
         page = (tmp_path / "run" / "report.html").read_text()
         assert page.count("<td>pruned</td>") == 2 and page.count("<strong>chosen</strong>") == 1
         assert "Score of the shortest trials of rotation over the learning rate" in page
@@ -218,6 +235,7 @@ class TestRun:
         curriculum.run(config(tuning(patience=5)), tmp_path / "run")
         assert not any("rate" in title for title in trained), "the trials are the same"
 
+    @pytest.mark.slow
     def test_after_a_kill_it_goes_on(self, tmp_path, trained, monkeypatch):
         curriculum.run(config(), tmp_path / "whole")
         whole = list(trained)
@@ -238,6 +256,7 @@ class TestRun:
         assert sorted(trained) == sorted(whole)
         assert found_in(tmp_path / "killed") == found_in(tmp_path / "whole")
 
+    @pytest.mark.slow
     def test_two_workers_find_what_one_finds(self, tmp_path, trained):
         """The second one does a trial while the first does another; what each finds done, it does not do."""
         curriculum.run(config(), tmp_path / "alone")
@@ -277,6 +296,31 @@ class TestRun:
 
 
 @pytest.mark.slow
+class TestOtherJobs:
+    def test_a_search_for_an_order_searches_the_stages_of_its_pool_too(self, tmp_path, trained):
+        made = base.get_search_config()
+        made.update({name: value for name, value in short_config().items() if name in ("model", "runtime")})
+        with made.search.unlocked():
+            made.search.pool = base.ConfigDict({"rotation": config().stages[0]}).lock()
+            made.search.proxy = judge()
+        made.search.update({"length": 1, "finalist_seeds": ()})
+        search.run(made, tmp_path / "run")
+        found = found_in(tmp_path / "run")
+        assert sum("rate" in title for title in trained) == 6
+        cost = findings.read_findings(tmp_path / "run").cost
+        assert (cost.stages, cost.images) == (1, 8 * 24 + found["images"])
+
+    def test_a_study_searches_for_each_of_its_seeds(self, tmp_path, trained):
+        made = base.get_study_config()
+        made.update({name: value for name, value in short_config().items() if name not in ("job", "stages", "budget")})
+        made.stages, made.baselines = config().stages[:1], ("scratch",)
+        made.study.update({"seeds": (0, 1)})
+        study.run(made, tmp_path / "run")
+        assert len(list((tmp_path / "run").glob("tuning/*/record.json"))) == 2
+        assert sum("rate" in title for title in trained) == 12
+
+
+@pytest.mark.slow
 class TestRealTrials:
     def test_a_search_from_begin_to_end(self, tmp_path):
         """With the noise scale, and a rate at which every training diverges."""
@@ -295,25 +339,15 @@ class TestRealTrials:
         left = [path.name for folder in (tmp_path / "run").glob("trials/*") for path in folder.iterdir()]
         assert weights.BACKBONE not in left and "checkpoints" not in left
 
-    @pytest.mark.parametrize("saves", [1, 3, 5])
-    def test_a_kill_in_the_middle_of_a_trial_changes_nothing(self, saves, tmp_path, monkeypatch):
-        """In the first trial, in the last one, and in the stage itself."""
-        small = tuning(auto=BOTH[:1], trials=2, rungs=2, keep=2, share=0.5)
-        made = config(small, steps=12, batch_size=8)
+    def test_kills_in_the_middle_of_a_trial_and_of_the_stage_change_nothing(self, tmp_path, monkeypatch):
+        made = config(tuning(auto=BOTH[:1], trials=2, rungs=1, share=0.5), steps=12, batch_size=8)
         made.stages = made.stages[:1]
-        with monkeypatch.context() as patch:
-            real, done = loop._Training._save, []
-
-            def save(training, step, state, metrics):
-                real(training, step, state, metrics)
-                done.append(step)
-                if len(done) == saves:
-                    training.store.wait()
-                    raise Killed
-
-            patch.setattr(loop._Training, "_save", save)
-            with pytest.raises(Killed):
-                curriculum.run(made, tmp_path / "killed")
+        # Checkpoints are saved every two steps of six, six and twelve: in the first trial, in the second, in the stage.
+        for saves in (1, 3, 4):
+            with monkeypatch.context() as patch:
+                patch.setattr(loop._Training, "_save", kill_after(saves))
+                with pytest.raises(Killed):
+                    curriculum.run(made, tmp_path / "killed")
         curriculum.run(made, tmp_path / "killed")
         curriculum.run(made, tmp_path / "whole")
         assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")

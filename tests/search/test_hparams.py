@@ -5,7 +5,7 @@ import math
 import pytest
 from ml_collections import FrozenConfigDict
 
-from aiseeme_jax.curriculum.pieces import Candidate
+from aiseeme_jax.curriculum.trials import Candidate
 from aiseeme_jax.search import hparams
 from aiseeme_jax.search.hparams import Run, Space
 from configs import base
