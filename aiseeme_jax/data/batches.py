@@ -117,7 +117,9 @@ class Batches:
         their position in the whole split.
 
         Args:
-          rows: increasing; at least a batch of them.
+          rows: increasing.
+
+        Raises UserError if they fill no batch.
         """
         steps_per_epoch(len(rows), self.batch_size)
         order = self.split.subset(rows).order(batch_size=self.batch_size, seed=seed)

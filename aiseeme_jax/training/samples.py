@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aiseeme_jax import data, seeds
-from aiseeme_jax.task import Task
+from aiseeme_jax.task import Bank, Task
 from aiseeme_jax.training.state import PerProgram, Program, TrainState, everywhere, progress_of, split_state, task_of
 
 log = logging.getLogger(__name__)
 
 MEASURED = ("easiest", "hardest")
-ORDERS = ("all", *MEASURED, "random")
+ALL, RANDOM = "all", "random"
+ORDERS = (ALL, *MEASURED, RANDOM)
 # Batches that the host may be ahead of the device while it measures.
 QUEUED_BATCHES = 2
 # Of the images that are left out, so many are named.
@@ -44,6 +45,7 @@ class Pace:
         and what they make of an image says nothing about it.
       until: share of the stage from which on all images are shown again.
       every: epochs from one measurement of the losses to the next.
+      passes: over the images in a measurement, each with other views and other companions. The mean loss counts.
       steps_per_epoch, total_steps: of the stage.
     """
 
@@ -52,6 +54,7 @@ class Pace:
     warmup: float
     until: float
     every: int
+    passes: int
     steps_per_epoch: int
     total_steps: int
 
@@ -73,6 +76,13 @@ class Pace:
     def is_measured(self, epoch: int) -> bool:
         """Whether the losses are measured before an epoch."""
         return self.order in MEASURED and self.share(epoch) < 1 and (epoch - self.first) % self.every == 0
+
+
+def read_pace(fields: Any, steps_per_epoch: int, total_steps: int) -> Pace | None:
+    """The pace of a stage by the node `samples` of its config; None if it shows all images."""
+    if fields.order == ALL:
+        return None
+    return Pace(**fields, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
 
 
 def choose_images(
@@ -121,14 +131,18 @@ class Samples:
 
     Args:
       pace: which share of them.
-      passes: over the images for a measurement, each with other views and other companions. Their mean counts.
       batches: of all images.
       seed: of the training.
     """
 
-    def __init__(self, pace: Pace, passes: int, batches: data.Batches, seed: int):
-        self.pace, self.passes, self.batches, self.seed = pace, passes, batches, seed
+    def __init__(self, pace: Pace, batches: data.Batches, seed: int):
+        self.pace, self.batches, self.seed = pace, batches, seed
         self.sizes = list_sizes(batches.split)
+
+    def attach(self, task: Task) -> None:
+        """Gives a task the variable for the losses that are measured, if any are."""
+        if self.pace.order in MEASURED:
+            task.difficulty = Bank(jnp.full(len(self.batches.split), jnp.nan))
 
     def begin_epoch(self, program: Program, state: TrainState, done: int, record: dict[str, Any]) -> TrainState:
         """The state with the losses of all images by the network as it is now, if they are due after `done` steps.
@@ -140,7 +154,7 @@ class Samples:
             return state
         if self.pace.is_measured(epoch):
             passes = []
-            for number in range(self.passes):
+            for number in range(self.pace.passes):
                 state, losses = self._pass_over_images(program, state, number)
                 passes.append(losses)
             task = task_of(program, state)
@@ -213,8 +227,10 @@ class Samples:
         }
 
 
-def count_sets(pace: Pace, mixture: data.Mixture, steps: int, batch_size: int) -> dict[str, int]:
-    """Images of each set of a mixture in the first steps of a training whose images are paced."""
+def count_sets(mixture: data.Mixture, steps: int, batch_size: int, pace: Pace | None) -> dict[str, int]:
+    """Images of each set of a mixture in the first steps of a training, whose images may be paced."""
+    if pace is None:
+        return mixture.counts(steps, batch_size)
     total = dict.fromkeys(mixture.sets, 0)
     for begin in range(0, steps, pace.steps_per_epoch):
         end = min(begin + pace.steps_per_epoch, steps)
