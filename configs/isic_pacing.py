@@ -79,7 +79,7 @@ def samples():
     common = {"preset": "dermoscopy", "size": 48}
     training = recipes.narrow_training(4, batch=64)
     stages = {
-        order: base.stage("simclr", samples=order, **common, **training)
+        order: base.stage("simclr", samples={"order": order, "passes": 4}, **common, **training)
         for order in ("all", "easiest", "hardest", "random")
     }
     config.stages = (stages.pop("all"),)

@@ -111,7 +111,7 @@ def sample_pacing(given: str | Mapping[str, Any] = "all") -> ConfigDict:
             "warmup": 0.1,  # share of the stage in which all images are shown first, in whole epochs, at least one
             "until": 0.6,  # share of the stage from which on all images are shown again
             "every": 1,  # easiest, hardest: epochs from one measurement of the losses to the next
-            "passes": 1,  # easiest, hardest: over the images in a measurement; the mean loss counts
+            "passes": 2,  # easiest, hardest: over the images in a measurement, in other views; the mean loss counts
         }
     )
     return change(config, {"order": given} if isinstance(given, str) else dict(given))

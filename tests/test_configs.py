@@ -354,7 +354,14 @@ def test_every_field_is_read_in_a_run(tmp_path):
     mixed = {"a/1": 0.5, "b/1": 0.5}
     made = short_config(
         (
-            stage("rotation", 3, optimizer={"name": "sgd", "clip_norm": 1.0}, schedule=step, stop=judged()),
+            stage(
+                "rotation",
+                6,
+                optimizer={"name": "sgd", "clip_norm": 1.0},
+                schedule=step,
+                stop=judged(),
+                samples={"order": "hardest", "until": 0.9},
+            ),
             stage("npid", 3, optimizer={"name": "lars"}, schedule={"name": "constant"}, data=mixed, stop=judged()),
             stage("npid", 3, distill=({"kind": "kl"}, {"kind": "ewc", "teachers": (0,)}), stop=judged()),
         ),

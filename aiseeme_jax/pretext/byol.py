@@ -5,6 +5,7 @@ slow average on the other keep the features from collapsing.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 

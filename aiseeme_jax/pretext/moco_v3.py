@@ -4,6 +4,7 @@ No queue: the batch is large. A predictor on the query side, as in BYOL.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 

@@ -4,6 +4,7 @@ This is BYOL without the moving average. Stopping the gradient on one side keeps
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models

@@ -113,6 +113,22 @@ def _sort(difficulty: Float[np.ndarray, " n"], hardest_first: bool) -> Int[np.nd
     return np.argsort(ranked, kind="stable")
 
 
+def compare_passes(passes: Sequence[Float[np.ndarray, " n"]]) -> float | None:
+    """How well passes agree on the order of the images: the mean rank correlation of two of them, of those images whose
+    losses are all finite. None if there is no such number.
+
+    If it is r, the ranks of means of k passes are expected to agree by k r / (1 + (k - 1) r) with those of k others
+    (Spearman and Brown, 1910).
+    """
+    rows = np.stack(passes)
+    rows = rows[:, np.isfinite(rows).all(axis=0)]
+    if rows.shape[1] < 2 or (np.ptp(rows, axis=1) == 0).any():
+        return None
+    ranks = np.argsort(np.argsort(rows, axis=1, kind="stable"), axis=1)
+    pairs = np.corrcoef(ranks)[np.triu_indices(len(rows), 1)]
+    return round(float(pairs.mean()), 6)
+
+
 def count_share(images: int, share: float) -> int:
     """How many of the images of a data set are a share of them."""
     return max(int(np.floor(share * images + 0.5)), 1)
@@ -152,6 +168,7 @@ class Samples:
         epoch, place = divmod(done, self.pace.steps_per_epoch)
         if place or self.pace.share(epoch) == 1:
             return state
+        agreement = {}
         if self.pace.is_measured(epoch):
             passes = []
             for number in range(self.pace.passes):
@@ -161,7 +178,8 @@ class Samples:
             mean = np.mean(passes, axis=0).astype(np.float32)
             task.difficulty.set_value(jax.device_put(mean, everywhere()))
             state = state.replace(rest=split_state(task)[2])
-        found = self._describe(task_of(program, state), epoch)
+            agreement = {"agreement": compare_passes(passes)} if len(passes) > 1 else {}
+        found = self._describe(task_of(program, state), epoch) | agreement
         record["samples"] = [*record.get("samples", []), found]
         log.info("epoch %d shows %d of %d images", epoch + 1, found["images"], len(self.batches.split))
         return state

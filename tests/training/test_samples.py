@@ -74,6 +74,19 @@ class TestChooseImages:
         assert chosen.tolist() == [2, 3, 5]
 
 
+class TestComparePasses:
+    def test_is_the_mean_rank_correlation_of_two_of_them(self):
+        passes = [np.array([1.0, 2.0, 3.0, 4.0]), np.array([10.0, 30.0, 20.0, 40.0]), np.array([4.0, 3.0, 2.0, 1.0])]
+        # One exchange of neighbours among four makes .8; against the reverse order -1 and -.8.
+        assert samples.compare_passes(passes[:2]) == pytest.approx(0.8)
+        assert samples.compare_passes(passes) == pytest.approx((0.8 - 1 - 0.8) / 3, abs=1e-6)
+
+    def test_passes_over_images_whose_losses_are_not_finite(self):
+        assert samples.compare_passes([np.array([1.0, np.nan, 2.0]), np.array([3.0, 1.0, 4.0])]) == 1
+        assert samples.compare_passes([np.array([np.nan, 1.0]), np.array([1.0, 2.0])]) is None
+        assert samples.compare_passes([np.ones(3), np.arange(3.0)]) is None
+
+
 def batches(split=None, batch_size=8):
     return data.Batches(split or tiny.split(), batch_size=batch_size, seed=0)
 
@@ -167,10 +180,15 @@ class TestMeasuring:
         np.testing.assert_allclose(found[np.asarray(first["index"])], output.image_losses, rtol=1e-4)
         assert np.isfinite(found).all() and len(np.unique(found)) == 24
 
-    def test_passes_are_averaged(self):
-        once = np.asarray(self.measured()[3].difficulty.get_value())
-        twice = np.asarray(self.measured(passes=2)[3].difficulty.get_value())
-        assert not np.allclose(once, twice) and np.corrcoef(once, twice)[0, 1] > 0.3
+    def test_passes_are_averaged_and_compared(self):
+        once = self.measured()
+        *_, task, record = self.measured(passes=2)
+        first, mean = (np.asarray(found.difficulty.get_value()) for found in (once[3], task))
+        second = 2 * mean - first
+        assert not np.allclose(first, second, atol=0.01)
+        ranks = [np.argsort(np.argsort(losses)) for losses in (first, second)]
+        assert record["samples"][0]["agreement"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-4)
+        assert "agreement" not in once[4]["samples"][0]
 
     @pytest.mark.parametrize(("order", "sign"), [("easiest", 1), ("hardest", -1)])
     def test_the_record_says_what_is_shown_and_what_comes_last(self, order, sign):
