@@ -19,7 +19,10 @@ small: not measured yet.
 
 demo: not measured yet.
 
-samples: not measured yet.
+samples: results/curriculum.md, 6 min 31 s of processor time for `easiest` and `hardest`, on one of two CPU cores; the
+other arms were not timed alone. In AUROC, the linear probe gives 0.750 [0.720–0.775] from random weights,
+0.857 [0.840–0.873] with all images, 0.839 [0.818–0.856] with the easiest first, 0.822 [0.803–0.839] with the hardest
+first, and 0.846 [0.827–0.862] with random ones, of one pretraining seed.
 """
 
 from aiseeme_jax.pretext import pacing

@@ -19,6 +19,7 @@ from aiseeme_jax.jobs import curriculum, search
 from aiseeme_jax.pretext import pacing
 from aiseeme_jax.study.variants import read_study
 from aiseeme_jax.training import optimizers
+from aiseeme_jax.training.samples import ORDERS
 from configs import (
     base,
     cxr_curriculum,
@@ -138,7 +139,8 @@ def test_every_experiment_orders_its_tasks_alike():
 
 # Experiment, and the names of its variants in the order of its docstring.
 DOCUMENTED = {
-    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, isic_pacing, *STUDIES], VARIANTS),
+    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, *STUDIES], VARIANTS),
+    isic_pacing: (*VARIANTS, "samples"),
     pretext_tasks: ("resnet", "vit", "pairs"),
     study_curriculum: ("full", "small", "xray", "demo"),
 }
@@ -255,6 +257,16 @@ class TestPacing:
     def test_is_locked_throughout(self, variant):
         for path, node in nodes(isic_pacing.get_config(variant)):
             assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
+
+
+def test_paced_images_are_compared_at_the_same_length():
+    config = isic_pacing.get_config("samples")
+    stages = [*config.stages, *(stage for stages in config.curricula.values() for stage in stages)]
+    assert [stage.samples.order for stage in stages] == list(ORDERS)
+    rest = [{name: value for name, value in stage.items() if name != "samples"} for stage in stages]
+    assert all(fields == rest[0] for fields in rest)
+    for path, node in nodes(config):
+        assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
 
 def test_batches_of_volumes_have_learning_rates_to_scale():
