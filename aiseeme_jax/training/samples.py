@@ -22,8 +22,8 @@ from aiseeme_jax.training.state import PerProgram, Program, TrainState, everywhe
 log = logging.getLogger(__name__)
 
 MEASURED = ("easiest", "hardest")
-ALL, RANDOM = "all", "random"
-ORDERS = (ALL, *MEASURED, RANDOM)
+ALL = "all"
+ORDERS = (ALL, *MEASURED, "random")
 # Batches that the host may be ahead of the device while it measures.
 QUEUED_BATCHES = 2
 # Of the images that are left out, so many are named.
