@@ -11,7 +11,9 @@ What to expect:
 
 full: not measured yet.
 
-small: not measured yet.
+small: results/curriculum.md, 30 minutes of processor time on one of two CPU cores. AUROC of the linear probe on all
+labels: 0.807 [0.762–0.853] with 1 % of the images, 0.804 [0.780–0.828] with all, 0.744 [0.716–0.772] with random
+weights.
 
 demo: not measured yet.
 """
@@ -37,11 +39,11 @@ def full():
 
 
 def small():
-    """The same at a size for two CPU cores."""
+    """The same at a size for two CPU cores: as many steps as in `study_curriculum.py:small`, no fine-tuning."""
     config = recipes.small_study()
     common = {"preset": "dermoscopy", "size": 48}
-    config.stages = recipes.narrow_by_steps({"moco_v2": 800}, batch=128, **common)
-    config.targets = recipes.narrow_targets(fractions=(0.01, 0.1, 1.0), finetune_epochs=5, **common)
+    config.stages = recipes.narrow_by_steps({"moco_v2": 436}, batch=64, **common)
+    config.targets = recipes.narrow_targets(fractions=(0.01, 0.1, 1.0), finetune_epochs=5, **common)[:2]
     return vary(config, SHARES)
 
 

@@ -119,6 +119,7 @@ def same(one, other):
     return [name for name in one if np.array_equal(one[name], other[name])]
 
 
+@pytest.mark.slow
 def test_second_stage_of_one_run_is_not_the_first_of_the_next_one(monkeypatch, tmp_path):
     second, first = show_start(monkeypatch, tmp_path, 0, 1), show_start(monkeypatch, tmp_path, 1, 0)
     assert same(second, first) == []

@@ -11,6 +11,7 @@ as fixed weights. ARM is 'curriculum' unless another one is named.
 import argparse
 import os
 import pprint
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from aiseeme_jax.store.keys import shorten
 
 Values = dict[str, Any]
 
-TEMPLATE = '''"""The curriculum that was found in '{workdir}', arm '{arm}', as plain stages: {tasks}.
+TEMPLATE = '''"""The curriculum that was found in '{workdir}', arm '{arm}', as plain stages:
+
+{tasks}.
 
     python launch.py --config={path} --workdir=OTHER_WORKDIR
 """
@@ -54,7 +57,7 @@ def main(arguments: list[str]) -> None:
     text = TEMPLATE.format(
         workdir=options.workdir,
         arm=options.arm,
-        tasks=tasks,
+        tasks=textwrap.fill(tasks, width=119),
         path=options.file,
         values=pprint.pformat(values, sort_dicts=False, width=100),
     )

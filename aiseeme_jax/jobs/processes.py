@@ -1,6 +1,7 @@
 """The processes of one run: how they find each other, what one says when it has lost another, and how one ends."""
 
 import contextlib
+import ctypes
 import dataclasses
 import faulthandler
 import json
@@ -8,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -30,6 +32,8 @@ LINGER_SECONDS = 1
 LOST = re.compile("gloo|ncclRemoteError|remote process exited|coordination service|CoordinationService", re.IGNORECASE)
 # Bytes for the names of a process.
 ROOM = 512
+# C functions that must outlive their use: Python frees what nothing refers to.
+ABORT_HANDLERS = []
 
 
 class ProcessLost(UserError):
@@ -66,7 +70,9 @@ def join_processes(coordinator: str | None, count: int | None, number: int | Non
     faulthandler.disable()
     # Whatever error ends this process, it must not wait for the others: they may be waiting for it.
     sys.excepthook = _print_and_leave
-    return _introduce()
+    members = _introduce()
+    explain_aborts(members, jax.process_index())
+    return members
 
 
 def _check_flags(coordinator: str | None, count: int | None, number: int | None) -> None:
@@ -130,6 +136,34 @@ class explain_losses(contextlib.AbstractContextManager):  # noqa: N801, used as 
             return
         if LOST.search(str(error)):
             raise ProcessLost(_describe_loss(self.members, jax.process_index())) from error
+
+
+def explain_aborts(members: Sequence[claims.Holder], mine: int) -> None:
+    """From now on, an abort of this process because another one is lost ends with one message that says which.
+
+    jax's service aborts a process from a thread of C++ when it learns of the loss before the training does, as in a
+    barrier of a checkpoint. That raises no Python error and runs no signal handler of Python: only a C function can
+    answer the signal before the process is gone. An abort stays one while no process is seen to be lost; those of
+    other machines cannot be seen.
+    """
+    elsewhere = any(member.space != members[mine].space for member in members)
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def answer(number: int) -> None:
+        if any(member.is_gone() for member in members):
+            print(_describe_loss(members, mine), file=sys.stderr, flush=True)
+            # 2, as of every UserError. Nothing can be cleaned up in a process whose state is unknown.
+            os._exit(2)
+        if elsewhere:
+            print(
+                f"process {mine} of {len(members)} was aborted: the lines above say why. If it has lost a process on "
+                "another machine, the same command, for all processes, goes on from the last checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    ABORT_HANDLERS.append(answer)
+    ctypes.CDLL(None).signal(signal.SIGABRT, answer)
 
 
 def _describe_loss(members: Sequence[claims.Holder], mine: int) -> str:

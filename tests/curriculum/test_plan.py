@@ -132,6 +132,7 @@ class TestSmallBatches:
         with pytest.raises(UserError, match=message):
             plan("simclr", 1)
 
+    @pytest.mark.slow
     def test_norms_with_a_single_value(self, plan):
         message = r"stages\[0\] \({}\): batch normalisation of \(1, 1, 1, 64\) in training: .* at least 2 values"
         with pytest.raises(UserError, match=message.format("npid")):

@@ -1,6 +1,7 @@
 """Keys of a plan: everything that an outcome depends on is in its key, and nothing else."""
 
 import dataclasses
+import functools
 
 import pytest
 import tiny
@@ -116,10 +117,18 @@ def stage_fields():
     return [path for path, _ in leaves(node) if ".".join(path) not in NOT_ALONE]
 
 
+def full_config():
+    return config((stage("rotation", 4), full_stage()), baselines=())
+
+
+@functools.cache
+def full_keys():
+    return everything(full_config())
+
+
 @pytest.mark.parametrize("path", stage_fields(), ids=".".join)
 def test_every_field_of_a_stage_changes_its_key_and_that_of_what_follows(path):
-    made = config((stage("rotation", 4), full_stage()), baselines=())
-    before = everything(made)
+    made, before = full_config(), full_keys()
     node = made.stages[1]
     change(node, path, dict(leaves(node))[path])
     after = everything(made)

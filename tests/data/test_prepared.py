@@ -77,6 +77,7 @@ class TestEveryBuilder:
         with pytest.raises(UserError, match="nodules/tiny:train has no single label for each image: .* `targets`"):
             data.labelled(split)
 
+    @pytest.mark.slow
     def test_grey_images_some_of_which_have_a_label(self, tmp_path):
         import tensorflow_datasets as tfds
 

@@ -327,6 +327,7 @@ class TestKinds:
         if schedule == "cosine":
             assert float(made.weight_at(0.25)) == pytest.approx(2 - (1 - math.cos(math.pi / 4)) / 2)
 
+    @pytest.mark.slow
     def test_predictor_of_pfr_stands_before_the_student(self):
         task = Blank(tiny.Pixels())
         _, logged = distilled(task, [term("pfr")], previous=tiny.Pixels(features=4, seed=1))

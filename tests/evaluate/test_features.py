@@ -37,6 +37,7 @@ def test_nothing_in_the_backbone_changes(backbone, split):
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(backbone)), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_every_endpoint_is_that_of_a_direct_pass_averaged_over_positions(split, kind):
     body = tiny.backbone() if kind == "resnet" else tiny.vit()

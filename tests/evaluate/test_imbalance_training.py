@@ -83,6 +83,7 @@ class TestBalancedBatches:
             assert np.bincount(batch, minlength=4)[[0, 2, 3]].min() >= 2
         assert np.ptp(np.bincount(labels.ravel())[[0, 2, 3]]) <= 2
 
+    @pytest.mark.slow
     def test_every_image_of_a_class_comes_before_any_comes_again(self):
         for c, size in ((0, 20), (2, 3), (3, 7)):
             series = self.steps().ravel()
@@ -90,6 +91,7 @@ class TestBalancedBatches:
             for start in range(0, len(series) - size + 1, size):
                 assert len(set(series[start : start + size])) == size
 
+    @pytest.mark.slow
     def test_follow_from_seed_and_step(self):
         np.testing.assert_array_equal(self.steps()[11:15], self.steps(start=11, count=4))
         assert (self.steps(seed=1) != self.steps()).any()

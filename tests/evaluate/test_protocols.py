@@ -78,6 +78,7 @@ def test_fields_of_lengths_are_steps_of_all_labels():
     assert dataclasses.astuple(lengths) == (12, 3, 6)
 
 
+@pytest.mark.slow
 def test_features_are_computed_once_for_equal_views(tmp_path, monkeypatch):
     extracted, extract, measured = [], features.extract, subject()
     monkeypatch.setattr(

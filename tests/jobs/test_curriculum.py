@@ -192,6 +192,7 @@ class TestRun:
         assert fisher.parent.name.startswith("00-rotation-")
 
 
+@pytest.mark.slow
 def test_pretraining_gets_training_images_only(splits, tmp_path, not_trained):
     curriculum.run(config(targets=()), tmp_path)
     assert splits == ["train"] and len(not_trained) == 3

@@ -43,6 +43,7 @@ def scored(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_a_stage_ends_when_its_score_no_longer_improves_and_leaves_the_best(scored, splits, tmp_path):
     curriculum.run(judged(), tmp_path / "run")
     first, second = stage_records(tmp_path / "run")
@@ -73,6 +74,7 @@ def test_after_a_kill_it_ends_where_it_would_have_ended(last, scored, tmp_path, 
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_damaged_best_backbone_is_named(scored, tmp_path, monkeypatch):
     real = loop.fit
 

@@ -85,6 +85,7 @@ def test_train_moves_the_averages_and_evaluation_uses_them():
     assert np.abs(np.asarray(backbone(images, train=False)["pooled"] - first)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_train_is_the_argument_and_not_the_mode_of_the_module():
     backbone, images = narrow(), random_images()
     expected = backbone(images, train=False)["pooled"]
@@ -152,6 +153,7 @@ class TestRunningAverages:
         np.testing.assert_array_equal(norm.var[...], 1)
         np.testing.assert_allclose(norm(jnp.ones((1, 1, 1, 3)), train=False), 1, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_those_of_a_backbone_are_the_statistics_of_its_maps(self):
         backbone, images = narrow(), random_images(size=4)
         backbone(images, train=True)

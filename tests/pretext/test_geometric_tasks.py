@@ -66,6 +66,7 @@ class TestRotation:
         assert float(output.metrics["accuracy"]) == 1
         assert float(output.loss) < 1e-6
 
+    @pytest.mark.slow
     def test_loss_is_the_cross_entropy_over_all_four_turns(self):
         task = tiny.task(tiny.stage("rotation"), tiny.Linear())
         views = task.views(jax.random.key(0), tiny.batch())
@@ -132,6 +133,7 @@ class TestRelativeLocation:
         np.testing.assert_allclose(patches.mean(axis=(2, 3)), 0, atol=1e-5)
         np.testing.assert_allclose(patches.std(axis=(2, 3)), 1, atol=1e-4)
 
+    @pytest.mark.slow
     def test_loss_is_the_cross_entropy_of_the_heads_answers(self):
         task = self.make(tiny.Linear(3), dropout=0.0)
         views = task.views(jax.random.key(0), tiny.batch())

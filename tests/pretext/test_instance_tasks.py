@@ -26,6 +26,7 @@ def info_nce(query, key, negatives, temperature, mask=None):
 
 
 class TestSimCLR:
+    @pytest.mark.slow
     def test_loss_is_nt_xent_of_the_two_views(self):
         task = make("simclr", temperature=0.2)
         views = task.views(jax.random.key(0), tiny.batch())

@@ -1,4 +1,4 @@
-"""A hundred steps on textures: the loss falls, and the features are worth more than before.
+"""Fifty or a hundred steps on textures: the loss falls, and the features are worth more than before.
 
 The latter is asked of a task only where it came true at each of three starts or more (orders of the images and of the
 views). It did not for seven, whose linear probe so short a training moved up from one start and down from another, or
@@ -31,7 +31,7 @@ from aiseeme_jax.training.step import at_epoch, train_step
 pytestmark = pytest.mark.slow
 
 # Beyond the second step at these learning rates, rounding alone drives two curves apart.
-IMAGES, STEPS, IN_BFLOAT16 = 512, 100, 2
+IMAGES, IN_BFLOAT16 = 512, 2
 # One of each family: the losses that they share are compared one by one in their own tests.
 ROUGH = ("rotation", "inpainting", "mae", "moco_v2", "barlow_twins", "dino", "odc", "rotation3d")
 # Steps between two clusterings, where there are several.
@@ -43,45 +43,46 @@ class Course(NamedTuple):
     """What a task must reach, well below the least that all starts gave, and how it is trained for that.
 
     `fall` is the share of the first weights' loss that the last ones have lost, `lift` what the linear probe's balanced
-    accuracy has gained.
+    accuracy has gained. Of some tasks, fifty steps do not move them for certain.
     """
 
     fall: float
     lift: float | None
     rate: float = 1e-2
     batch: int = 64
+    steps: int = 50
     fields: dict[str, Any] = {}
 
 
 # A teacher of momentum 0.999 would stand still (BYOL's rises to 1); SwAV's smallest crops would show no period.
 COURSES = {
-    "relative_location": Course(0.08, 0.1, batch=128),
-    "rotation": Course(0.9, 0.15),
+    "relative_location": Course(0.08, 0.05, batch=128),
+    "rotation": Course(0.7, 0.15),
     "jigsaw": Course(0.015, None, rate=3e-2),
     "relative_location3d": Course(0.04, 0.03, batch=8),
     "rotation3d": Course(0.07, 0.1, batch=16),
-    "rubik": Course(0.03, None, batch=16),
+    "rubik": Course(0.03, None, batch=16, steps=100),
     "colorization": Course(0.3, 0.02),
-    "context_restoration": Course(0.5, 0.1),
+    "context_restoration": Course(0.5, 0.04),
     "models_genesis": Course(0.25, None, rate=3e-2),
-    "inpainting": Course(0.5, 0.05),
+    "inpainting": Course(0.5, 0.01),
     "mae": Course(0.3, None, rate=3e-3, fields={"share": 0.5}),
     "npid": Course(0.015, 0.1),
-    "moco_v1": Course(0.004, 0.15, fields={"momentum": 0.9}),
-    "moco_v2": Course(0.02, 0.04, rate=3e-2, fields={"momentum": 0.99, "temperature": 0.07}),
-    "moco_v3": Course(0.008, 0.08, fields={"momentum": 0.9}),
-    "simclr": Course(0.25, 0.2),
+    "moco_v1": Course(0.004, 0.05, fields={"momentum": 0.9}),
+    "moco_v2": Course(0.015, 0.1, rate=3e-2, fields={"momentum": 0.99, "temperature": 0.07}),
+    "moco_v3": Course(0.004, 0.08, fields={"momentum": 0.9}),
+    "simclr": Course(0.2, 0.1),
     "nnclr": Course(0.008, None, rate=3e-2),
-    "densecl": Course(0.03, 0.08, fields={"momentum": 0.9}),
+    "densecl": Course(0.03, 0.08, steps=100, fields={"momentum": 0.9}),
     "byol": Course(0.3, None, fields={"momentum": 0.0, "hidden": 16}),
-    "simsiam": Course(0.15, None),
+    "simsiam": Course(0.1, None),
     "barlow_twins": Course(0.15, 0.07),
-    "vicreg": Course(0.15, 0.04),
-    "dino": Course(0.2, 0.02, rate=3e-2, fields={"momentum": 0.97}),
-    "deepcluster": Course(0.01, 0.15),
-    "clusterfit": Course(0.08, 0.2),
-    "odc": Course(0.007, 0.02, fields={"momentum": 0.9}),
-    "swav": Course(0.15, 0.01, rate=3e-2, fields={"local_scale": (0.4, 0.8)}),
+    "vicreg": Course(0.15, 0.04, steps=100),
+    "dino": Course(0.2, 0.02, rate=3e-2, steps=100, fields={"momentum": 0.97}),
+    "deepcluster": Course(0.01, 0.1),
+    "clusterfit": Course(0.05, 0.15),
+    "odc": Course(0.007, 0.02, steps=100, fields={"momentum": 0.9}),
+    "swav": Course(0.15, 0.01, rate=3e-2, steps=100, fields={"local_scale": (0.4, 0.8)}),
 }
 # Of a task that has none there: its loss does not rise.
 ANY = Course(0.0, None)
@@ -123,7 +124,7 @@ def make(name: str, monkeypatch, dtype: str):
     course = COURSES.get(name, ANY)
     changes["optimizer"] = {"name": "adamw", "learning_rate": course.rate}
     monkeypatch.setitem(tiny.FIELDS, name, tiny.FIELDS.get(name, {}) | course.fields)
-    stage = tiny.table_stage(name, steps=STEPS, batch=course.batch, **changes)
+    stage = tiny.table_stage(name, steps=course.steps, batch=course.batch, **changes)
     kind = {"dtype": jnp.dtype(dtype)} | ({"channels": 1, "dimensions": 3} if volumes else {})
     if name in tiny.OF_VITS:
         return stage, tiny.task(stage, tiny.vit(**kind), images=IMAGES, dtype=dtype)
@@ -144,7 +145,7 @@ class Learned(NamedTuple):
 
 
 def learn(task, stage, split, steps: int) -> Learned:
-    program, state = make_state(task, Recipe(stage, STEPS, CLUSTERED_EVERY, seed=0, patience=3))
+    program, state = make_state(task, Recipe(stage, stage.duration.steps, CLUSTERED_EVERY, seed=0, patience=3))
     first, losses = copied(state.params), []
     batches = data.Batches(split, batch_size=stage.batch_size, seed=0)(0)
     for step in range(steps):
@@ -185,13 +186,13 @@ def probe(task, splits) -> float:
 
 
 @pytest.mark.parametrize("name", pretext.TASKS)
-def test_a_hundred_steps(name, monkeypatch):
+def test_some_steps_lower_the_loss_and_better_the_features(name, monkeypatch):
     dimensions = 3 if tiny.of_volumes(name) else 2
     splits = {"train": textures(dimensions, 1), "test": textures(dimensions, 2)}
     stage, task = make(name, monkeypatch, "float32")
     course = COURSES.get(name, ANY)
     before = None if course.lift is None else probe(task, splits)
-    learned = learn(task, stage, splits["train"], STEPS)
+    learned = learn(task, stage, splits["train"], course.steps)
     health = {key: float(value) for key, value in feature_health(learned.features).items()}
     assert collapse_warning(health) is None
     assert np.isfinite(learned.losses).all()

@@ -46,6 +46,7 @@ def test_importing_the_package_is_light():
     assert light.returncode == 0, light.stderr
 
 
+@pytest.mark.slow
 def test_prepared_data_is_read_without_tensorflow(tmp_path):
     builder = prepare("derm_phantom/tiny", data_dir=tmp_path)
     result = python("-c", READ_WITHOUT_TENSORFLOW, builder.data_dir)

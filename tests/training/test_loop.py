@@ -164,6 +164,7 @@ def first_gradient():
 
 
 class TestStep:
+    @pytest.mark.slow
     def test_sgd_moves_against_the_gradient_by_the_learning_rate(self):
         before, after, gradient, metrics = one_step(weight_decay=0.0)
         for name in before:
@@ -268,6 +269,7 @@ class TestStep:
         assert program not in train_step.programs
         assert train_step._cache_size() == compiled and train_step.of(kept) is jitted
 
+    @pytest.mark.slow
     def test_loop_does_not_look_its_program_up_at_every_step(self, tmp_path, monkeypatch):
         calls, real = [], Program.__hash__
         monkeypatch.setattr(Program, "__hash__", lambda program: calls.append(1) or real(program))

@@ -294,6 +294,7 @@ class TestRuns:
         assert result.record["skipped_steps"] == 0
         tiny.assert_different(result.task, before)
 
+    @pytest.mark.slow
     def test_what_members_declare_holds_under_their_names(self):
         config = made("joint", member("simsiam"), member("deepcluster", clusters=4), member("byol"))
         task = tiny.task(config, tiny.Linear())

@@ -98,6 +98,7 @@ class TestUpdates:
         (after, metrics), *_ = steps(Chain(), stage(), 1)
         assert after == pytest.approx([0.9, 1.0, 2.0]) and not any("two" in name for name in metrics)
 
+    @pytest.mark.slow
     def test_several_updates_in_a_step_each_have_views_of_their_own(self):
         several = Part("two", ("second",), updates=3)
         (after, metrics), *_ = steps(Chain(several, THREE), stage(), 1)
