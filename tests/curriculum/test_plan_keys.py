@@ -74,6 +74,7 @@ OTHER = {
     "seed": 11,
     "data": (("another/set", 1.0),),
     "samples.order": "hardest",
+    "samples.every": 2,
     "samples.start": 0.9,
     "samples.warmup": 0.4,
     "samples.until": 0.8,
