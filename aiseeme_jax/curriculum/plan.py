@@ -35,6 +35,7 @@ from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
+from aiseeme_jax.training.samples import ALL, MEASURED
 
 # Increase one of these when a change of the code changes the results of such pieces of work.
 STAGE_VERSION, FISHER_VERSION, MEASUREMENT_VERSION = 2, 1, 2
@@ -45,7 +46,7 @@ COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
 # Fields of a target that are not in the key where they have these values. Before they existed, there were no others.
 SILENT_VALUES = {"endpoint": DEFAULT_ENDPOINT}
 # Fields of a stage that are not in its key as they are. What they mean is there, under names of its own.
-RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop")
+RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop", "samples")
 
 
 def make_plan(config: ConfigDict, datasets: DataSets, *, checked: set[str] | None = None) -> Plan:
@@ -151,6 +152,7 @@ class _Planner:
             "distill": [_term_content(term, found) for term in terms],
             "fishers": [_fisher_content(fisher) for fisher in fishers.values()],
             **self.describe_stop(fields, seconds),
+            **_describe_samples(fields.samples),
         }
         artifact = Artifact(artifacts.STAGES, teachers.label_stage(place.position, fields.task), keys.to_json(content))
         return PlannedStage(
@@ -324,6 +326,14 @@ def _term_content(term: distill.Term, found: Mapping[str, Start]) -> dict[str, A
     """The part of a key for a term. Its teachers are identified by their content; names do not matter."""
     fields = {name: value for name, value in dataclasses.asdict(term).items() if name != "name"}
     return {**fields, "teachers": [found[label].content() for label in term.teachers]}
+
+
+def _describe_samples(samples: ConfigDict) -> dict[str, Any]:
+    """The part of a stage's key for the images that it shows; nothing if it shows all."""
+    if samples.order == ALL:
+        return {}
+    unread = () if samples.order in MEASURED else ("every", "passes")
+    return {"samples": {name: value for name, value in samples.items() if name not in unread}}
 
 
 def _count_steps(fields: ConfigDict, images: int) -> int:

@@ -19,7 +19,7 @@ from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pictures import save_views
 from aiseeme_jax.curriculum.pieces import PlannedFisher, PlannedStage, Start, WeightsFile
 from aiseeme_jax.evaluate import features, proxies
-from aiseeme_jax.training import loop, step
+from aiseeme_jax.training import loop, samples, step
 from aiseeme_jax.training.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,16 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PreparedStage:
-    """A stage before its first step: the task with its distillation, the teachers, and the batches."""
+    """A stage before its first step: the task with its distillation, the teachers, the batches, and what chooses their
+    images, if not all are shown in every epoch.
+    """
 
     task: pretext.Task
     teachers: teachers.LoadedTeachers
     frozen: nnx.Module | None
     split: data.Split
     batches: data.Batches
+    samples: samples.Samples | None
 
 
 @step.transient_programs()
@@ -52,6 +55,7 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
         ),
         pictures={"views": picture},
         watch=make_watch(stage, context, directory),
+        samples=prepared.samples,
     )
     result = loop.fit(
         prepared.task,
@@ -67,7 +71,9 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
     counts = {"images": len(split), "excluded": split.excluded, "data_warnings": list(split.warnings)}
     counts["devices"] = jax.device_count()
     if len(stage.sets) > 1:
-        counts["images_shown"] = split.counts(result.record["steps"], stage.fields.batch_size)
+        counts["images_shown"] = samples.count_sets(
+            split, result.record["steps"], stage.fields.batch_size, find_pace(stage)
+        )
     record = {"task": stage.fields.task, "backbone_hash": written, "speed_of": stage.speed_of}
     return {**record, **counts, **result.record, **averaged, **result.task.summary()}
 
@@ -82,7 +88,16 @@ def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
     frozen = distill.attach_distillation(
         task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed
     )
-    return PreparedStage(task, loaded, frozen, split, make_batches(stage, context, split))
+    batches, pace = make_batches(stage, context, split), find_pace(stage)
+    chosen = None if pace is None else samples.Samples(pace, batches, stage.seed)
+    if chosen is not None:
+        chosen.attach(task)
+    return PreparedStage(task, loaded, frozen, split, batches, chosen)
+
+
+def find_pace(stage: PlannedStage) -> samples.Pace | None:
+    """Says which share of its images a stage shows when; None if it shows all of them throughout."""
+    return samples.read_pace(stage.fields.samples, stage.steps_per_epoch, stage.total_steps)
 
 
 def load_teachers(stage: PlannedStage, context: Context) -> teachers.LoadedTeachers:
