@@ -58,6 +58,7 @@ class Output:
       empty: whether the batch has nothing to learn from. Such a step changes nothing: without a gradient, momentum and
         weight decay alone would move the weights.
       losses: [N] of a task with `separate_gradients` or `compares_losses`: what `loss` is made of.
+      image_losses: [B] of a task with IMAGE_LOSSES: what each image of the batch adds to `loss`, which is their mean.
     """
 
     loss: Float[Array, ""]
@@ -66,6 +67,7 @@ class Output:
     features: Float[Array, "m d"]
     empty: Bool[Array, ""] | bool = False
     losses: Float[Array, " n"] | None = None
+    image_losses: Float[Array, " b"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,8 @@ class Task(nnx.Module):
       EMBEDDING_DISTANCE: how the task's own loss compares two embeddings: 'contrastive', 'cosine', 'invariance',
         'cross_correlation', 'mse', or 'prototypes' for a task that has prototypes.
       LOWEST_LOSS: the lowest value that the loss can have. Ratios of losses are taken above it.
+      IMAGE_LOSSES: whether the loss is a mean over images, and `Output.image_losses` says of which. Only then can a
+        stage show its images in the order of their losses.
 
     Attributes:
       backbone: what the stage trains.
@@ -127,6 +131,8 @@ class Task(nnx.Module):
       distillation: module that adds a loss for staying close to teachers, or None. It is called with the task, its
         `Output`, the frozen teachers and a progress, and returns (loss, metrics). Its parameters are trained and saved
         with the task.
+      difficulty: [N] loss of each image of the split when it was last measured, NaN before that; None in a stage that
+        measures none. It is written by the training.
       separate_gradients: whether the gradient of each of `Output.losses` is computed, and `combine_gradients` makes one
         of them, instead of the gradient of `Output.loss`.
       compares_losses: whether `Output.losses` are computed again after the update, for `compare_losses`.
@@ -145,9 +151,11 @@ class Task(nnx.Module):
     RESTARTS: ClassVar[tuple[str, ...]] = ()
     EMBEDDING_DISTANCE: ClassVar[str] = "mse"
     LOWEST_LOSS: ClassVar[float] = 0.0
+    IMAGE_LOSSES: ClassVar[bool] = False
 
     groups: int = 1
     distillation: nnx.Module | None = None
+    difficulty: Bank | None = None
     separate_gradients: bool = False
     compares_losses: bool = False
     alternatives: int = 1

@@ -25,6 +25,7 @@ from configs.nodes import (
     distillation,
     duration,
     imbalance_method,
+    sample_pacing,
     several,
     training,
     views,
@@ -60,8 +61,8 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
         stage("joint", members=(stage("rotation"), stage("moco_v2")), weights="famo").
       size: side of the views in pixels.
       preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes), ct_planes.
-      **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it; `members`,
-        `weights` and `teacher` as `combined_fields` takes them.
+      **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it;
+        `samples` as `sample_pacing` takes it; `members`, `weights` and `teacher` as `combined_fields` takes them.
 
     `learning_rate="auto"` and `batch_size="auto"` have them searched, as `tuning` says: see `docs/tuning.md`.
 
@@ -85,6 +86,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     # Batches for its Fisher information. 0 = an epoch, at most 100 batches, if a later stage is distilled by `ewc`.
     config.fisher_batches = 0
     config.seed = placeholder(int)  # None: derived from the run's seed and the stage's position
+    config.samples = sample_pacing(changes.pop("samples", "all"))  # or samples="easiest"
     config.stop = stopping()  # nothing ends the stage early; or stop=stopping(...)
     config.tuning = tuning()  # learning rate and batch size are not searched; or tuning=tuning(...)
     has_views = "views" in config

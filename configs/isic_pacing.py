@@ -1,13 +1,15 @@
-"""Pacing between tasks on ISIC 2019: a bandit that chooses the next task, and weights of all tasks at once.
+"""Pacing on ISIC 2019: a bandit that chooses the next task, weights of all tasks at once, images by their loss.
 
     python launch.py --config=configs/isic_pacing.py --workdir=runs/pacing          ResNet-50, 224 px, bf16, one GPU
     python launch.py --config=configs/isic_pacing.py:small --workdir=runs/small     ResNet-18 x 0.25, 48 px, two CPUs
     python launch.py --config=configs/isic_pacing.py:demo --workdir=runs/demo       synthetic images, no download
+    python launch.py --config=configs/isic_pacing.py:samples --workdir=runs/samples  as small, images within SimCLR
 
 The curriculum is one stage, a bandit with Exp3.S. The other curricula are the other rules of choice, and joint stages
 with every weighting. Beside them stand random choices, equal and random weights, each task alone, and no pretraining. A
 joint step is a step of each task, so joint stages are shorter by the number of tasks, and all arms cost about as many
-forward and backward passes. `docs/pacing.md` explains the rules.
+forward and backward passes. `samples` is another question: SimCLR alone, for equally many steps with all images, with
+the easiest or the hardest first, and with as many random ones. `docs/pacing.md` explains the rules.
 
 What to expect:
 
@@ -16,6 +18,11 @@ full: not measured yet.
 small: not measured yet.
 
 demo: not measured yet.
+
+samples: results/curriculum.md, 6 min 31 s of processor time for `easiest` and `hardest`, on one of two CPU cores; the
+other arms were not timed alone. In AUROC, the linear probe gives 0.750 [0.720–0.775] from random weights,
+0.857 [0.840–0.873] with all images, 0.839 [0.818–0.856] with the easiest first, 0.822 [0.803–0.839] with the hardest
+first, and 0.846 [0.827–0.862] with random ones, of one pretraining seed.
 """
 
 from aiseeme_jax.pretext import pacing
@@ -26,7 +33,7 @@ TEACHERS = ("exp3s", "tscl_online", "tscl_window", "tscl_sampling")
 
 
 def get_config(variant: str = "full"):
-    return recipes.choose("isic_pacing", {"full": full, "small": small, "demo": demo}, variant)
+    return recipes.choose("isic_pacing", {"full": full, "small": small, "demo": demo, "samples": samples}, variant)
 
 
 def full():
@@ -64,6 +71,26 @@ def demo():
     narrow(config, {"preset": "dermoscopy", "size": 32}, epochs=4, interval=5)
     config.targets = (base.target("knn", preset="dermoscopy", size=32),)
     config.runtime.update({"residence": "device", "log_every": 10, "checkpoint_every": 50})
+    return config
+
+
+def samples():
+    """SimCLR with all images, and with paced ones, at the size of `small`."""
+    config = base.get_config()
+    config.data.name = "isic2019/64"
+    config.model.update({"name": "resnet18", "width": 0.25, "dtype": "float32"})
+    common = {"preset": "dermoscopy", "size": 48}
+    training = recipes.narrow_training(4, batch=64)
+    stages = {
+        order: base.stage("simclr", samples={"order": order, "passes": 4}, **common, **training)
+        for order in ("all", "easiest", "hardest", "random")
+    }
+    config.stages = (stages.pop("all"),)
+    with config.unlocked():
+        config.curricula = base.ConfigDict({order: (stage,) for order, stage in stages.items()}).lock()
+    config.targets = recipes.narrow_targets(fractions=(0.1, 1.0), finetune_epochs=2, **common)[:2]
+    config.baselines = ("scratch",)
+    config.runtime.update({"residence": "device", "log_every": 20, "checkpoint_every": 200})
     return config
 
 

@@ -98,6 +98,25 @@ def several(terms: Any) -> ConfigDict:
     return ConfigDict(found).lock()
 
 
+def sample_pacing(given: str | Mapping[str, Any] = "all") -> ConfigDict:
+    """Which images a stage shows: the name of an order, or a mapping with its `order` and other fields.
+
+    `docs/pacing.md` explains them.
+    """
+    config = ConfigDict(
+        {
+            # all: no pacing | easiest | hardest: by the loss of each image, a growing share of them | random: as many
+            "order": "all",
+            "start": 0.5,  # share of the images in the first epoch after the warm-up; it grows with the steps
+            "warmup": 0.1,  # share of the stage in which all images are shown first, in whole epochs, at least one
+            "until": 0.6,  # share of the stage from which on all images are shown again
+            "every": 1,  # easiest, hardest: epochs from one measurement of the losses to the next
+            "passes": 2,  # easiest, hardest: over the images in a measurement, in other views; the mean loss counts
+        }
+    )
+    return change(config, {"order": given} if isinstance(given, str) else dict(given))
+
+
 def data_sets(given: str | Mapping[str, float]) -> tuple[tuple[str, float], ...]:
     """One data set by its name, or several with their shares of every batch: {"isic2019/224": 0.7, "mine/224": 0.3}."""
     return ((given, 1.0),) if isinstance(given, str) else tuple((name, float(share)) for name, share in given.items())

@@ -12,12 +12,12 @@ What to expect:
 
 full: not measured yet.
 
-small: results/curriculum.md, on one of two CPU cores; each of three seeds takes about half an hour of processor time.
+small: results/curriculum.md, on one of two CPU cores; each of three seeds takes about 30 minutes of processor time.
 AUROC of the linear probe on all labels: the found order 0.821 [0.785–0.856], SimCLR alone 0.828 [0.802–0.854], scratch
 0.737 [0.709–0.765].
 
-xray: results/curriculum.md, 37 min of processor time on one of two CPU cores. AUROC of the linear probe on all labels: the
-found order 0.867 [0.850–0.884], SimCLR alone 0.863 [0.844–0.882], scratch 0.819 [0.796–0.842].
+xray: results/curriculum.md, 37 minutes of processor time on one of two CPU cores. AUROC of the linear probe on all
+labels: the found order 0.867 [0.850–0.884], SimCLR alone 0.863 [0.844–0.882], scratch 0.819 [0.796–0.842].
 
 demo: not measured yet.
 """

@@ -11,8 +11,9 @@ What to expect:
 
 full: not measured yet.
 
-small: results/curriculum.md, 30 min of processor time on one of two CPU cores. AUROC of the linear probe on all labels:
-0.807 [0.762–0.853] with 1 % of the images, 0.804 [0.780–0.828] with all, 0.744 [0.716–0.772] with random weights.
+small: results/curriculum.md, 30 minutes of processor time on one of two CPU cores. AUROC of the linear probe on all
+labels: 0.807 [0.762–0.853] with 1 % of the images, 0.804 [0.780–0.828] with all, 0.744 [0.716–0.772] with random
+weights.
 
 demo: not measured yet.
 """

@@ -19,6 +19,7 @@ from aiseeme_jax.jobs import curriculum, search
 from aiseeme_jax.pretext import pacing
 from aiseeme_jax.study.variants import read_study
 from aiseeme_jax.training import optimizers
+from aiseeme_jax.training.samples import ORDERS
 from configs import (
     base,
     cxr_curriculum,
@@ -139,7 +140,8 @@ def test_every_experiment_orders_its_tasks_alike():
 
 # Experiment, and the names of its variants in the order of its docstring.
 DOCUMENTED = {
-    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, isic_pacing, isic_tuning, *STUDIES], VARIANTS),
+    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, isic_tuning, *STUDIES], VARIANTS),
+    isic_pacing: (*VARIANTS, "samples"),
     pretext_tasks: ("resnet", "vit", "pairs"),
     study_curriculum: ("full", "small", "xray", "demo"),
 }
@@ -275,6 +277,16 @@ class TestTuning:
             assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
 
+def test_paced_images_are_compared_at_the_same_length():
+    config = isic_pacing.get_config("samples")
+    stages = [*config.stages, *(stage for stages in config.curricula.values() for stage in stages)]
+    assert [stage.samples.order for stage in stages] == list(ORDERS)
+    rest = [{name: value for name, value in stage.items() if name != "samples"} for stage in stages]
+    assert all(fields == rest[0] for fields in rest)
+    for path, node in nodes(config):
+        assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
+
+
 def test_batches_of_volumes_have_learning_rates_to_scale():
     for images, volumes in zip(
         isic_curriculum.get_config("full").stages[2:], lidc_curriculum.get_config("full").stages, strict=True
@@ -372,7 +384,14 @@ def test_every_field_is_read_in_a_run(tmp_path):
     mixed = {"a/1": 0.5, "b/1": 0.5}
     made = short_config(
         (
-            stage("rotation", 3, optimizer={"name": "sgd", "clip_norm": 1.0}, schedule=step, stop=judged()),
+            stage(
+                "rotation",
+                6,
+                optimizer={"name": "sgd", "clip_norm": 1.0},
+                schedule=step,
+                stop=judged(),
+                samples={"order": "hardest", "until": 0.9},
+            ),
             stage("npid", 3, optimizer={"name": "lars"}, schedule={"name": "constant"}, data=mixed, stop=judged()),
             stage("npid", 3, distill=({"kind": "kl"}, {"kind": "ewc", "teachers": (0,)}), stop=judged()),
         ),

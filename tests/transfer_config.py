@@ -9,7 +9,11 @@ from configs import base
 def get_config():
     config = tiny_config.get_config()
     mixed = {"derm_phantom/tiny@16": 0.7, "photographs@16": 0.3}
-    config.stages = (tiny_config.stage("rotation", 20, data=mixed), tiny_config.stage("npid", 40, data=mixed))
+    paced = {"order": "easiest", "until": 0.9}
+    config.stages = (
+        tiny_config.stage("rotation", 20, data=mixed),
+        tiny_config.stage("npid", 40, data=mixed, samples=paced),
+    )
     common = {"size": tiny.SIZE, "views": tiny.PLAIN}
     config.targets = (
         base.target("knn", neighbours=(3, 5), data="image_table/64@16", **common),

@@ -17,6 +17,7 @@ from aiseeme_jax.curriculum.budgets import check_budget
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune
 from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
+from aiseeme_jax.training import samples
 from aiseeme_jax.training.checks import check_training
 
 # Groups of fewer images are tried out: no loss, norm or distillation needs more rows than so many.
@@ -111,6 +112,7 @@ def check_stage(
     check_training(stage, len(split))
     check_at_least(0, "task_weight", stage.task_weight)
     check_stop(stage.stop)
+    check_samples(stage, split, steps)
     for member in members:
         check_views(config.model, member, split)
 
@@ -141,6 +143,47 @@ def check_stop(stop: ConfigDict) -> None:
     check_at_least(0, "stop.least", stop.least)
     if stop.seconds is not None and not stop.seconds > 0:
         raise UserError(f"stop.seconds is {stop.seconds}; it must be above 0")
+
+
+def check_samples(stage: ConfigDict, split: data.Split, steps: int) -> None:
+    """Raises UserError if a stage cannot show its images as `samples` says."""
+    fields = stage.samples
+    if fields.order not in samples.ORDERS:
+        raise UserError(f"unknown samples.order '{fields.order}': known are {', '.join(samples.ORDERS)}")
+    pace = samples.read_pace(fields, data.steps_per_epoch(len(split), stage.batch_size), steps)
+    if pace is None:
+        return
+    kind = pretext.task_class(stage.task)
+    if "members" in stage.fields:
+        raise UserError(
+            f"samples.order is '{pace.order}', but a stage that has members shows all its images: give a task a stage "
+            "of its own, or take order 'all'"
+        )
+    if pace.order in samples.MEASURED and not kind.IMAGE_LOSSES:
+        raise UserError(
+            f"samples.order is '{pace.order}', but the loss of {stage.task} is one of a whole batch and not a mean "
+            "over its images: take order 'random' or 'all', or another task"
+        )
+    for name in ("start", "until"):
+        if not 0 < fields[name] <= 1:
+            raise UserError(f"samples.{name} is {fields[name]}; it must lie in (0, 1]")
+    if not 0 <= fields.warmup < 1:
+        raise UserError(f"samples.warmup is {fields.warmup}; it must lie in [0, 1)")
+    check_at_least(1, "samples.every", fields.every)
+    check_at_least(1, "samples.passes", fields.passes)
+    if pace.share(pace.first) == 1:
+        raise UserError(
+            f"samples.order is '{pace.order}', but no epoch would show fewer than all images: of {steps} steps, an "
+            f"epoch has {pace.steps_per_epoch}, the warm-up takes {pace.first} and all images are shown from "
+            f"{fields.until:g} of the stage on, or from the start if samples.start is 1. Lengthen the stage, raise "
+            "samples.until, or lower samples.warmup or samples.start"
+        )
+    images = sum(samples.count_share(size, fields.start) for size in samples.list_sizes(split))
+    if images < stage.batch_size:
+        raise UserError(
+            f"samples.start {fields.start:g} leaves {images:,} images, fewer than a batch of {stage.batch_size}: raise "
+            "it, or lower batch_size"
+        )
 
 
 def trace_loss(task: pretext.Task, split: data.Split, batch_size: int) -> int:

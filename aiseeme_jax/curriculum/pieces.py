@@ -14,6 +14,7 @@ from aiseeme_jax.curriculum.trials import PlannedProbe, PlannedTrial, PlannedTun
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.store import keys
 from aiseeme_jax.store.artifacts import Artifact
+from aiseeme_jax.training.samples import MEASURED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,9 @@ class PlannedStage:
         if "members" in own:
             # Some weightings need further passes.
             tasks = f"{self.fields.task}-{own.weights.name if 'weights' in own else own.teacher.name}({tasks})"
+        if self.fields.samples.order in MEASURED:
+            # Measuring takes time.
+            tasks = f"{tasks}-{self.fields.samples.every}-{self.fields.samples.passes}"
         return f"{tasks} {parts[0].views.size} {self.fields.batch_size} {keys.make_key(model)[:12]}"
 
     @property

@@ -32,13 +32,14 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
+from aiseeme_jax.training.samples import ALL, MEASURED
 
 # Increase one of these when a change of the code changes the results of such pieces of work.
 STAGE_VERSION, FISHER_VERSION = 2, 1
 # Fisher information is estimated on at most so many batches, unless the stage sets their number.
 FISHER_BATCHES = 100
 # Fields of a stage that are not in its key as they are. What they mean is there, under names of its own.
-RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop", "tuning")
+RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop", "samples", "tuning")
 
 
 def make_plan(config: ConfigDict, datasets: DataSets, *, checked: set[str] | None = None) -> Plan:
@@ -143,6 +144,7 @@ class _Planner:
             "distill": [_term_content(term, found) for term in terms],
             "fishers": [_fisher_content(fisher) for fisher in fishers.values()],
             **self.describe_stop(fields, seconds),
+            **_describe_samples(fields.samples),
         }
         artifact = Artifact(artifacts.STAGES, teachers.label_stage(place.position, fields.task), keys.to_json(content))
         planned = PlannedStage(
@@ -235,6 +237,14 @@ def _term_content(term: distill.Term, found: Mapping[str, Start]) -> dict[str, A
     """The part of a key for a term. Its teachers are identified by their content; names do not matter."""
     fields = {name: value for name, value in dataclasses.asdict(term).items() if name != "name"}
     return {**fields, "teachers": [found[label].content() for label in term.teachers]}
+
+
+def _describe_samples(samples: ConfigDict) -> dict[str, Any]:
+    """The part of a stage's key for the images that it shows; nothing if it shows all."""
+    if samples.order == ALL:
+        return {}
+    unread = () if samples.order in MEASURED else ("every", "passes")
+    return {"samples": {name: value for name, value in samples.items() if name not in unread}}
 
 
 def _count_steps(fields: ConfigDict, images: int) -> int:

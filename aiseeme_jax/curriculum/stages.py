@@ -21,7 +21,7 @@ from aiseeme_jax.curriculum.pieces import PlannedFisher, PlannedStage, Start, We
 from aiseeme_jax.curriculum.tuning import SET_FIELDS
 from aiseeme_jax.evaluate import features, proxies
 from aiseeme_jax.store import keys
-from aiseeme_jax.training import loop, step
+from aiseeme_jax.training import loop, samples, step
 from aiseeme_jax.training.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -29,13 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PreparedStage:
-    """A stage before its first step: the task with its distillation, the teachers, and the batches."""
+    """A stage before its first step: the task with its distillation, the teachers, the batches, and what chooses their
+    images, if not all are shown in every epoch.
+    """
 
     task: pretext.Task
     teachers: teachers.LoadedTeachers
     frozen: nnx.Module | None
     split: data.Split
     batches: data.Batches
+    samples: samples.Samples | None
 
 
 @step.transient_programs()
@@ -56,6 +59,7 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
         ),
         pictures={"views": picture},
         watch=make_watch(stage, context, directory),
+        samples=prepared.samples,
     )
     result = loop.fit(
         prepared.task,
@@ -71,7 +75,9 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
     counts = {"images": len(split), "excluded": split.excluded, "data_warnings": list(split.warnings)}
     counts["devices"] = jax.device_count()
     if len(stage.sets) > 1:
-        counts["images_shown"] = split.counts(result.record["steps"], stage.fields.batch_size)
+        counts["images_shown"] = samples.count_sets(
+            split, result.record["steps"], stage.fields.batch_size, find_pace(stage)
+        )
     record = {"task": stage.fields.task, "backbone_hash": written, "speed_of": stage.speed_of}
     return {**record, **counts, **result.record, **averaged, **result.task.summary(), **chosen}
 
@@ -100,7 +106,16 @@ def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
     frozen = distill.attach_distillation(
         task, loaded.terms, loaded.backbones, loaded.fishers, dtype=dtype, seed=stage.seed
     )
-    return PreparedStage(task, loaded, frozen, split, make_batches(stage, context, split))
+    batches, pace = make_batches(stage, context, split), find_pace(stage)
+    chosen = None if pace is None else samples.Samples(pace, batches, stage.seed)
+    if chosen is not None:
+        chosen.attach(task)
+    return PreparedStage(task, loaded, frozen, split, batches, chosen)
+
+
+def find_pace(stage: PlannedStage) -> samples.Pace | None:
+    """Says which share of its images a stage shows when; None if it shows all of them throughout."""
+    return samples.read_pace(stage.fields.samples, stage.steps_per_epoch, stage.total_steps)
 
 
 def load_teachers(stage: PlannedStage, context: Context) -> teachers.LoadedTeachers:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Int, Shaped
 
 from aiseeme_jax.data.splits import Split
 from aiseeme_jax.errors import UserError
@@ -71,7 +71,8 @@ class Batches:
     int32 [B], -1 where not known, or of several findings float32 [B, K], NaN where not known; on request
     `segmentation`, uint8 [B, H, W, 1] of 0, 1 and 255 where not known.
 
-    Calling it with a step gives the iterator that starts there; `in_order` passes over the split once.
+    Calling it with a step gives the iterator that starts there, and `among` the like of some of the images; `in_order`
+    and `shuffled` pass over the split once.
 
     Args:
       split: where the images come from; it also decides on their order.
@@ -109,6 +110,27 @@ class Batches:
         rows = (last // self.batch_size + 1) * self.batch_size
         # `min` and not a lambda: it travels to worker processes.
         indices = grain.MapDataset.range(rows).map(functools.partial(min, last))
+        return self._read(indices.batch(self.batch_size), 0)
+
+    def among(self, rows: Int[np.ndarray, " k"], start_step: int = 0, *, seed: int) -> Iterator[dict[str, Array]]:
+        """Batches of these images alone, from a step on, in the order that their split has with a seed; `index` is
+        their position in the whole split.
+
+        Args:
+          rows: increasing.
+
+        Raises UserError if they fill no batch.
+        """
+        steps_per_epoch(len(rows), self.batch_size)
+        order = self.split.subset(rows).order(batch_size=self.batch_size, seed=seed)
+        return self._read(order.map(functools.partial(np.take, rows)), start_step)
+
+    def shuffled(self, seed: int) -> Iterator[dict[str, Array]]:
+        """Every image once, in one random order; the last batch is filled up with the first images of that order."""
+        images = len(self.split)
+        rows = np.random.default_rng(seed).permutation(images)
+        padded = np.resize(rows, -(-images // self.batch_size) * self.batch_size)
+        indices = grain.MapDataset.range(len(padded)).map(functools.partial(np.take, padded))
         return self._read(indices.batch(self.batch_size), 0)
 
     def _read(self, source: grain.MapDataset, start_step: int) -> Iterator[dict[str, Array]]:

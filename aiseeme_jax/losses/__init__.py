@@ -7,34 +7,61 @@ loss stops a gradient: the caller wraps what must not learn (keys, targets, teac
 must be finite.
 """
 
+from aiseeme_jax.losses.arrays import image_means, image_shares
 from aiseeme_jax.losses.classification import (
     accuracy,
+    binary_cross_entropies,
     binary_cross_entropy,
     class_balanced_weights,
     cross_entropies,
     cross_entropy,
     focal,
 )
-from aiseeme_jax.losses.contrastive import dense_correspondence, dense_info_nce, info_nce, info_nce_in_batch, nt_xent
+from aiseeme_jax.losses.contrastive import (
+    dense_correspondence,
+    dense_info_nce,
+    dense_info_nces,
+    info_nce,
+    info_nce_in_batch,
+    info_nces,
+    info_nces_in_batch,
+    nt_xent,
+    nt_xents,
+)
 from aiseeme_jax.losses.imbalance import binary_focal, ldam_margins, log_priors, margin_cross_entropies
-from aiseeme_jax.losses.invariance import barlow_twins, negative_cosine, vicreg
-from aiseeme_jax.losses.reconstruction import masked_mse, mse
-from aiseeme_jax.losses.soft_targets import dino, kl_distill, sinkhorn, swapped_prediction
+from aiseeme_jax.losses.invariance import barlow_twins, cosines, negative_cosine, vicreg
+from aiseeme_jax.losses.reconstruction import masked_mse, mse, squared_errors
+from aiseeme_jax.losses.soft_targets import (
+    dino,
+    dino_losses,
+    kl_distill,
+    sinkhorn,
+    swapped_prediction,
+    swapped_predictions,
+)
 
 __all__ = [
     "accuracy",
     "barlow_twins",
+    "binary_cross_entropies",
     "binary_cross_entropy",
     "binary_focal",
     "class_balanced_weights",
+    "cosines",
     "cross_entropies",
     "cross_entropy",
     "dense_correspondence",
     "dense_info_nce",
+    "dense_info_nces",
     "dino",
+    "dino_losses",
     "focal",
+    "image_means",
+    "image_shares",
     "info_nce",
     "info_nce_in_batch",
+    "info_nces",
+    "info_nces_in_batch",
     "kl_distill",
     "ldam_margins",
     "log_priors",
@@ -43,7 +70,10 @@ __all__ = [
     "mse",
     "negative_cosine",
     "nt_xent",
+    "nt_xents",
     "sinkhorn",
+    "squared_errors",
     "swapped_prediction",
+    "swapped_predictions",
     "vicreg",
 ]

@@ -27,6 +27,22 @@ def normalise(rows: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     return rows * jnp.where(squared_norm > _NORM_FLOOR**2, scale, 0)
 
 
+def image_means(values: Float[Array, "rows *rest"], images: int) -> Float[Array, " images"]:
+    """Of rows that are image-major, the mean of all values of each image."""
+    return jnp.mean(values.reshape(images, -1), axis=1)
+
+
+def image_shares(
+    values: Float[Array, "rows *rest"], weights: Float[Array, "rows *rest"], images: int
+) -> Float[Array, " images"]:
+    """Of rows that are image-major, what each image adds to the weighted mean sum(w v) / sum(w) of all values.
+
+    The mean of the shares is that weighted mean. Without any weight they are 0.
+    """
+    weighted = jnp.sum((weights * values).reshape(images, -1), axis=1)
+    return images * weighted / jnp.where(jnp.any(weights > 0), jnp.sum(weights), 1)
+
+
 def check_same_shape(**arrays: Array) -> None:
     """Raises ValueError unless all arrays have the same shape."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}

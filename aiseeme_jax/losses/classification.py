@@ -32,9 +32,14 @@ def cross_entropy(
 
 
 def binary_cross_entropy(logits: Float[Array, "*shape"], labels: Bool[Array, "*shape"]) -> Float[Array, ""]:
-    """Mean over all elements of -log sigmoid(x) where the label is True, of -log sigmoid(-x) elsewhere."""
+    """Mean over all elements of `binary_cross_entropies`."""
+    return jnp.mean(binary_cross_entropies(logits, labels))
+
+
+def binary_cross_entropies(logits: Float[Array, "*shape"], labels: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Of each element, -log sigmoid(x) where the label is True, and -log sigmoid(-x) elsewhere."""
     check_same_shape(logits=logits, labels=labels)
-    return -jnp.mean(jax.nn.log_sigmoid(jnp.where(labels, 1, -1) * wide(logits)))
+    return -jax.nn.log_sigmoid(jnp.where(labels, 1, -1) * wide(logits))
 
 
 def focal(

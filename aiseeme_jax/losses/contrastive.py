@@ -16,6 +16,13 @@ def nt_xent(z1: Float[Array, "batch dim"], z2: Float[Array, "batch dim"], *, tem
     mean_i [ logsumexp_{k != i}(z_i·z_k / T) - z_i·z_j(i) / T ], a number in [0, log(2N - 1) + 2/T]; N is at least 2.
     Source: Chen et al., ICML 2020 (arXiv 2002.05709), eq. 1 and algorithm 1.
     """
+    return jnp.mean(nt_xents(z1, z2, temperature=temperature))
+
+
+def nt_xents(
+    z1: Float[Array, "batch dim"], z2: Float[Array, "batch dim"], *, temperature: float
+) -> Float[Array, " 2*batch"]:
+    """`nt_xent` of each row: first those of z1, then those of z2."""
     check_same_shape(z1=z1, z2=z2)
     check_rows(2, NO_NEGATIVES, z1=z1)
     check_positive(temperature=temperature)
@@ -23,7 +30,7 @@ def nt_xent(z1: Float[Array, "batch dim"], z2: Float[Array, "batch dim"], *, tem
     similarity = matmul(rows, rows.T) / temperature
     positive = jnp.sum(rows * jnp.roll(rows, z1.shape[0], axis=0), axis=1) / temperature
     others = jnp.where(jnp.eye(len(rows), dtype=bool), -jnp.inf, similarity)
-    return jnp.mean(jax.nn.logsumexp(others, axis=1) - positive)
+    return jax.nn.logsumexp(others, axis=1) - positive
 
 
 def info_nce(
@@ -41,6 +48,18 @@ def info_nce(
     query, such as its own entry in a bank. Source: He et al., CVPR 2020 (arXiv
     1911.05722), eq. 1; Wu et al., CVPR 2018 (arXiv 1805.01978), eq. 2.
     """
+    return jnp.mean(info_nces(query, key, negatives, temperature=temperature, mask=mask))
+
+
+def info_nces(
+    query: Float[Array, "batch dim"],
+    key: Float[Array, "batch dim"],
+    negatives: Float[Array, "negatives dim"] | Float[Array, "batch negatives dim"],
+    *,
+    temperature: float,
+    mask: Bool[Array, "batch negatives"] | None = None,
+) -> Float[Array, " batch"]:
+    """`info_nce` of each query."""
     check_same_shape(query=query, key=key)
     check_positive(temperature=temperature)
     query, key, negatives = wide(query), wide(key), wide(negatives)
@@ -57,7 +76,7 @@ def info_nce(
     if mask is not None:
         negative = jnp.where(mask, negative, -jnp.inf)
     logits = jnp.concatenate([positive, negative], axis=1) / temperature
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+    return jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
 
 
 def info_nce_in_batch(
@@ -68,11 +87,18 @@ def info_nce_in_batch(
     mean_i [ logsumexp_j(q_i·k_j / T) - q_i·k_i / T ], not negative; at least two rows.
     Source: Chen et al., ICCV 2021 (arXiv 2104.02057), algorithm 1, without its factor 2 T.
     """
+    return jnp.mean(info_nces_in_batch(query, key, temperature=temperature))
+
+
+def info_nces_in_batch(
+    query: Float[Array, "batch dim"], key: Float[Array, "batch dim"], *, temperature: float
+) -> Float[Array, " batch"]:
+    """`info_nce_in_batch` of each query."""
     check_same_shape(query=query, key=key)
     check_rows(2, NO_NEGATIVES, query=query)
     check_positive(temperature=temperature)
     logits = matmul(wide(query), wide(key).T) / temperature
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+    return jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits)
 
 
 def dense_correspondence(
@@ -100,6 +126,18 @@ def dense_info_nce(
 
     All rows must be L2-normalised. Source: Wang et al., CVPR 2021 (arXiv 2011.09157), eq. 2.
     """
+    return jnp.mean(dense_info_nces(query, key, correspondence, negatives, temperature=temperature))
+
+
+def dense_info_nces(
+    query: Float[Array, "batch places dim"],
+    key: Float[Array, "batch keyplaces dim"],
+    correspondence: Int[Array, "batch places"],
+    negatives: Float[Array, "negatives dim"],
+    *,
+    temperature: float,
+) -> Float[Array, " batch*places"]:
+    """`dense_info_nce` of each place, image-major."""
     dim = query.shape[-1]
     positive = jnp.take_along_axis(key, correspondence[:, :, None], axis=1)
-    return info_nce(query.reshape(-1, dim), positive.reshape(-1, dim), negatives, temperature=temperature)
+    return info_nces(query.reshape(-1, dim), positive.reshape(-1, dim), negatives, temperature=temperature)

@@ -17,8 +17,13 @@ def negative_cosine(prediction: Float[Array, "batch dim"], target: Float[Array, 
     Source: Chen & He, CVPR 2021 (arXiv 2011.10566), eq. 1. The squared distance of BYOL (eq. 2) is 2 + 2
     times this.
     """
-    check_same_shape(prediction=prediction, target=target)
-    return -jnp.mean(jnp.sum(normalise(wide(prediction)) * normalise(wide(target)), axis=-1))
+    return -jnp.mean(cosines(prediction, target))
+
+
+def cosines(one: Float[Array, "batch dim"], other: Float[Array, "batch dim"]) -> Float[Array, " batch"]:
+    """The cosine of the angle between each two rows, in [-1, 1]; rows are L2-normalised here."""
+    check_same_shape(one=one, other=other)
+    return jnp.sum(normalise(wide(one)) * normalise(wide(other)), axis=-1)
 
 
 def barlow_twins(

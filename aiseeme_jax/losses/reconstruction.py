@@ -8,8 +8,13 @@ from aiseeme_jax.losses.arrays import check_same_shape, wide
 
 def mse(prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Float[Array, ""]:
     """Mean of the squared differences over all elements."""
+    return jnp.mean(squared_errors(prediction, target))
+
+
+def squared_errors(prediction: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The squared difference of each element."""
     check_same_shape(prediction=prediction, target=target)
-    return jnp.mean(jnp.square(wide(prediction) - wide(target)))
+    return jnp.square(wide(prediction) - wide(target))
 
 
 def masked_mse(

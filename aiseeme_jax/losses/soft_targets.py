@@ -21,6 +21,27 @@ def dino(
     the teacher is view i of the student. The student has at least two views, and may have more than the teacher.
     Source: Caron et al., ICCV 2021 (arXiv 2104.14294), eq. 3 and algorithm 1.
     """
+    target, log_p = _dino_distributions(student, teacher, centre, student_temperature, teacher_temperature)
+    return _over_other_views(target, log_p)
+
+
+def dino_losses(
+    student: Float[Array, "batch views prototypes"],
+    teacher: Float[Array, "batch globals prototypes"],
+    *,
+    centre: Float[Array, " prototypes"],
+    student_temperature: float,
+    teacher_temperature: float,
+) -> Float[Array, " batch"]:
+    """`dino` of each image."""
+    target, log_p = _dino_distributions(student, teacher, centre, student_temperature, teacher_temperature)
+    return _each_over_other_views(target, log_p)
+
+
+def _dino_distributions(
+    student: Array, teacher: Array, centre: Array, student_temperature: float, teacher_temperature: float
+) -> tuple[Float[Array, "batch globals prototypes"], Float[Array, "batch views prototypes"]]:
+    """P of the teacher's views, and log P of the student's."""
     check_positive(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
     views, of_teacher = student.shape[1], teacher.shape[1]
     if views < max(of_teacher, 2) or student.shape[::2] != teacher.shape[::2]:
@@ -29,8 +50,7 @@ def dino(
             "the student must have all views of the teacher and at least two"
         )
     target = jax.nn.softmax((wide(teacher) - wide(centre)) / teacher_temperature)
-    log_p = jax.nn.log_softmax(wide(student) / student_temperature)
-    return _over_other_views(target, log_p)
+    return target, jax.nn.log_softmax(wide(student) / student_temperature)
 
 
 def swapped_prediction(
@@ -44,13 +64,27 @@ def swapped_prediction(
     P_v = softmax(scores_v / temperature). Code i is the code of view i. There are at least two views.
     Source: Caron et al., NeurIPS 2020 (arXiv 2006.09882), eqs. 1 and 2, over more views as in section 3.2.
     """
+    return _over_other_views(wide(codes), _swapped_log_p(scores, codes, temperature))
+
+
+def swapped_predictions(
+    scores: Float[Array, "batch views prototypes"],
+    codes: Float[Array, "batch globals prototypes"],
+    *,
+    temperature: float,
+) -> Float[Array, " batch"]:
+    """`swapped_prediction` of each image."""
+    return _each_over_other_views(wide(codes), _swapped_log_p(scores, codes, temperature))
+
+
+def _swapped_log_p(scores: Array, codes: Array, temperature: float) -> Float[Array, "batch views prototypes"]:
     check_positive(temperature=temperature)
     if scores.shape[1] < max(codes.shape[1], 2) or scores.shape[::2] != codes.shape[::2]:
         raise ValueError(
             f"there are scores {scores.shape} and codes {codes.shape}: images and prototypes must agree, and "
             "there must be a view for each code and at least two views"
         )
-    return _over_other_views(wide(codes), jax.nn.log_softmax(wide(scores) / temperature))
+    return jax.nn.log_softmax(wide(scores) / temperature)
 
 
 def sinkhorn(
@@ -95,3 +129,13 @@ def _over_other_views(
     entropy = -jnp.einsum("ngk,nvk->gv", wanted, log_p, precision=jax.lax.Precision.HIGHEST) / len(log_p)
     other = ~jnp.eye(targets, views, dtype=bool)
     return jnp.sum(jnp.where(other, entropy, 0)) / (targets * (views - 1))
+
+
+def _each_over_other_views(
+    wanted: Float[Array, "batch globals k"], log_p: Float[Array, "batch views k"]
+) -> Float[Array, " batch"]:
+    """`_over_other_views` of each image."""
+    targets, views = wanted.shape[1], log_p.shape[1]
+    entropy = -jnp.einsum("ngk,nvk->ngv", wanted, log_p, precision=jax.lax.Precision.HIGHEST)
+    other = ~jnp.eye(targets, views, dtype=bool)
+    return jnp.sum(jnp.where(other, entropy, 0), axis=(1, 2)) / (targets * (views - 1))

@@ -5,6 +5,7 @@ slow average on the other keep the features from collapsing.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -26,6 +27,7 @@ class BYOL(TwoViews):
     """
 
     NAME = "byol"
+    IMAGE_LOSSES = True
     MINIMUM_BATCH = 3
     RECIPE = {
         "crop_scale": (0.08, 1.0),
@@ -72,8 +74,9 @@ class BYOL(TwoViews):
             return features, self.predictor(embedded, train=True), wanted
 
         (features_1, prediction_1, target_1), (features_2, prediction_2, target_2) = view("first"), view("second")
-        both = losses.negative_cosine(prediction_1, target_2) + losses.negative_cosine(prediction_2, target_1)
-        return self.output(4 + 2 * both, views, features_1, features_2)
+        forth, back = losses.cosines(prediction_1, target_2), losses.cosines(prediction_2, target_1)
+        loss = 4 + 2 * (-jnp.mean(forth) + -jnp.mean(back))
+        return self.output(loss, views, features_1, features_2, 4 - 2 * (forth + back))
 
     def after_update(self, progress: Float[Array, ""]) -> None:
         self.target.update(self.encoder, raise_momentum(self.momentum, progress))

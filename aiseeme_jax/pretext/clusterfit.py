@@ -32,6 +32,7 @@ class ClusterFit(PseudoLabels):
     """
 
     NAME = "clusterfit"
+    IMAGE_LOSSES = True
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "flip_horizontal": 0.5,

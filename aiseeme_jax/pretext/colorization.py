@@ -35,6 +35,7 @@ class Colorization(Task):
     """
 
     NAME = "colorization"
+    IMAGE_LOSSES = True
     DIMENSIONS = (2,)
     RECIPE = {"crop_scale": (0.2, 1.0), "flip_horizontal": 0.5}
     FIXED = {"grey_probability": 0.0}
@@ -74,11 +75,14 @@ class Colorization(Task):
     def loss(self, views, progress) -> Output:
         endpoints = self.backbone(views["image"], train=True)
         logits = self.decoder(endpoints, train=True).reshape(-1, self.bins)
-        labels = views["label"].reshape(-1)
-        loss = losses.cross_entropy(logits, labels, weights=self.weights())
+        labels, weights = views["label"].reshape(-1), self.weights()
+        loss = losses.cross_entropy(logits, labels, weights=weights)
+        rows = losses.cross_entropies(logits, labels)
+        of_images = losses.image_shares(rows, weights[labels], views["image"].shape[0])
         present = jnp.zeros(self.bins).at[labels].add(1 / labels.shape[0])
         self.frequencies.set_value(self.memory * self.frequencies.get_value() + (1 - self.memory) * present)
-        return Output(loss, {"accuracy": accuracy(logits, labels)}, views["image"], endpoints["pooled"])
+        metrics = {"accuracy": accuracy(logits, labels)}
+        return Output(loss, metrics, views["image"], endpoints["pooled"], image_losses=of_images)
 
     def weights(self) -> Float[Array, "bins"]:
         """1 / ((1 - mixing) p + mixing / bins), p the smoothed frequencies (eq. 4; the loss divides out its factor)."""

@@ -25,6 +25,7 @@ class ContextRestoration(Reconstruction):
     """
 
     NAME = "context_restoration"
+    IMAGE_LOSSES = True
 
     def __init__(
         self,

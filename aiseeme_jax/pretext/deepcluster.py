@@ -39,6 +39,7 @@ class DeepCluster(PseudoLabels):
     """
 
     NAME = "deepcluster"
+    IMAGE_LOSSES = True
     RECIPE = {
         "crop_scale": (0.08, 1.0),
         "flip_horizontal": 0.5,

@@ -60,6 +60,7 @@ class DenseCL(Task):
     """
 
     NAME = "densecl"
+    IMAGE_LOSSES = True
     MINIMUM_BATCH = 2
     RECIPE = MoCoV2.RECIPE
     EMBEDDING_DISTANCE = "contrastive"
@@ -107,8 +108,8 @@ class DenseCL(Task):
         keys = shuffled_keys(self.encoder, self.target, views["key"], views["shuffle"], self.groups)
         _, key, key_places, dense_key = keys
         key, pooled_key = normalise(key), normalise(jnp.mean(dense_key, axis=1))
-        whole = losses.info_nce(normalise(query), key, self.queue.rows.get_value(), temperature=self.temperature)
-        dense = losses.dense_info_nce(
+        whole_rows = losses.info_nces(normalise(query), key, self.queue.rows.get_value(), temperature=self.temperature)
+        dense_rows = losses.dense_info_nces(
             normalise(dense_query),
             normalise(dense_key),
             losses.dense_correspondence(query_places, key_places),
@@ -117,8 +118,12 @@ class DenseCL(Task):
         )
         self.queue.push(key)
         self.dense_queue.push(pooled_key)
+        whole, dense = jnp.mean(whole_rows), jnp.mean(dense_rows)
         loss = (1 - self.dense_weight) * whole + self.dense_weight * dense
-        return Output(loss, {"global_loss": whole, "dense_loss": dense}, views["query"], features)
+        of_places = losses.image_means(dense_rows, query.shape[0])
+        of_images = (1 - self.dense_weight) * whole_rows + self.dense_weight * of_places
+        metrics = {"global_loss": whole, "dense_loss": dense}
+        return Output(loss, metrics, views["query"], features, image_losses=of_images)
 
     def after_update(self, progress: Float[Array, ""]) -> None:
         self.target.update(self.encoder, self.momentum)

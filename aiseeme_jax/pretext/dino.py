@@ -68,6 +68,7 @@ class DINO(Task):
     """
 
     NAME = "dino"
+    IMAGE_LOSSES = True
     RECIPE = {**BYOL.RECIPE, "crop_scale": (0.4, 1.0)}
     SHARES = (*BYOL.SHARES, {"blur_probability": 0.5, "solarise_probability": 0.0})
     EMBEDDING_DISTANCE = "prototypes"
@@ -137,17 +138,16 @@ class DINO(Task):
             local = by_image(self.encoder(views["local"], train=True)[1], count)
             scores = jnp.concatenate([scores, local], axis=1)
         centre = self.centre.get_value()
-        loss = losses.dino(
-            scores,
-            wanted,
-            centre=centre,
-            student_temperature=self.student_temperature,
-            teacher_temperature=self.teacher_temperature(progress),
-        )
+        options = {
+            "centre": centre,
+            "student_temperature": self.student_temperature,
+            "teacher_temperature": self.teacher_temperature(progress),
+        }
+        loss, of_images = losses.dino(scores, wanted, **options), losses.dino_losses(scores, wanted, **options)
         mean = jnp.mean(wanted, axis=(0, 1))
         self.target.take_statistics(teacher)
         self.centre.set_value(self.centre_momentum * centre + (1 - self.centre_momentum) * mean)
-        return Output(loss, {}, views["global"], features)
+        return Output(loss, {}, views["global"], features, image_losses=of_images)
 
     def projection(self) -> nnx.Module:
         return self.encoder.projector.mlp

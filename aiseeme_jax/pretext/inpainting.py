@@ -27,6 +27,7 @@ class Inpainting(Reconstruction):
     """
 
     NAME = "inpainting"
+    IMAGE_LOSSES = True
 
     def __init__(
         self,
@@ -57,8 +58,11 @@ class Inpainting(Reconstruction):
     def loss(self, views, progress) -> Output:
         endpoints = self.backbone(views["image"], train=True)
         restored = self.decoder(endpoints, train=True)
-        loss = losses.masked_mse(restored, views["target"], views["hole"])
-        return Output(loss, {}, views["image"], endpoints["pooled"])
+        target, hole = views["target"], views["hole"]
+        loss = losses.masked_mse(restored, target, hole)
+        inside = jnp.broadcast_to(hole, target.shape).astype(jnp.float32)
+        of_images = losses.image_shares(losses.squared_errors(restored, target), inside, target.shape[0])
+        return Output(loss, {}, views["image"], endpoints["pooled"], image_losses=of_images)
 
     def _hole(self, key, space):
         sides = [(self.side, self.side)] * len(space)

@@ -34,6 +34,7 @@ class Jigsaw(Task):
     """
 
     NAME = "jigsaw"
+    IMAGE_LOSSES = True
     DIMENSIONS = (2,)
     RECIPE = grid.RECIPE
     FIXED = {"rotation": 0.0}
@@ -74,5 +75,5 @@ class Jigsaw(Task):
         features = self.backbone(images, train=True)["pooled"]
         hidden = jax.nn.relu(self.hidden(features, train=True))
         logits = self.head(hidden.reshape(labels.shape[0], -1))
-        loss = losses.cross_entropy(logits, labels)
-        return Output(loss, {"accuracy": accuracy(logits, labels)}, images, features)
+        rows = losses.cross_entropies(logits, labels)
+        return Output(jnp.mean(rows), {"accuracy": accuracy(logits, labels)}, images, features, image_losses=rows)

@@ -84,6 +84,7 @@ class MAE(Task):
     """
 
     NAME = "mae"
+    IMAGE_LOSSES = True
     RECIPE = {"crop_scale": (0.2, 1.0), "flip_horizontal": 0.5}
 
     def __init__(
@@ -125,8 +126,9 @@ class MAE(Task):
         encoded = self.backbone.encode(chosen(self.backbone.tokens(images), views["visible"]))
         restored = self.decoder(encoded, views["visible"], hidden, self.space)
         wanted = chosen(vit.patchify(images, self.backbone.patch), hidden)
-        loss = losses.mse(restored, standardised(wanted) if self.normalised else wanted)
-        return Output(loss, {}, images, self.backbone.pool(encoded))
+        errors = losses.squared_errors(restored, standardised(wanted) if self.normalised else wanted)
+        of_images = losses.image_means(errors, images.shape[0])
+        return Output(jnp.mean(errors), {}, images, self.backbone.pool(encoded), image_losses=of_images)
 
 
 def visible_count(task: Task, share: float, space: tuple[int, ...], patch: int) -> int:

@@ -28,6 +28,7 @@ class MoCoV1(MomentumContrast):
     """
 
     NAME = "moco_v1"
+    IMAGE_LOSSES = True
     RECIPE = NPID.RECIPE
 
     def __init__(

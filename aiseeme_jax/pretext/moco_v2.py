@@ -25,6 +25,7 @@ class MoCoV2(MomentumContrast):
     """
 
     NAME = "moco_v2"
+    IMAGE_LOSSES = True
     RECIPE = {
         "crop_scale": (0.2, 1.0),
         "jitter_probability": 0.8,

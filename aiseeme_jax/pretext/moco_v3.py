@@ -4,6 +4,7 @@ No queue: the batch is large. A predictor on the query side, as in BYOL.
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -32,6 +33,7 @@ class MoCoV3(TwoViews):
     """
 
     NAME = "moco_v3"
+    IMAGE_LOSSES = True
     MINIMUM_BATCH = 3
     RECIPE = {**BYOL.RECIPE, "crop_scale": (0.2, 1.0)}
     SHARES = BYOL.SHARES
@@ -76,9 +78,10 @@ class MoCoV3(TwoViews):
             return features, normalise(self.predictor(embedded, train=True)), normalise(key)
 
         (features_1, query_1, key_1), (features_2, query_2, key_2) = view("first"), view("second")
-        forth = losses.info_nce_in_batch(query_1, key_2, temperature=self.temperature)
-        back = losses.info_nce_in_batch(query_2, key_1, temperature=self.temperature)
-        return self.output(2 * self.temperature * (forth + back), views, features_1, features_2)
+        forth = losses.info_nces_in_batch(query_1, key_2, temperature=self.temperature)
+        back = losses.info_nces_in_batch(query_2, key_1, temperature=self.temperature)
+        loss = 2 * self.temperature * (jnp.mean(forth) + jnp.mean(back))
+        return self.output(loss, views, features_1, features_2, 2 * self.temperature * (forth + back))
 
     def after_update(self, progress: Float[Array, ""]) -> None:
         self.target.update(self.encoder, raise_momentum(self.momentum, progress))

@@ -32,6 +32,7 @@ class ModelsGenesis(Reconstruction):
     """
 
     NAME = "models_genesis"
+    IMAGE_LOSSES = True
     SKIPS = True
 
     def __init__(

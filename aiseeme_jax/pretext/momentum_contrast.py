@@ -84,9 +84,9 @@ class MomentumContrast(Task):
         features, query = self.encoder(views["query"], train=True)
         _, keys = shuffled_keys(self.encoder, self.target, views["key"], views["shuffle"], self.groups)
         keys = normalise(keys)
-        loss = losses.info_nce(normalise(query), keys, self.queue.rows.get_value(), temperature=self.temperature)
+        rows = losses.info_nces(normalise(query), keys, self.queue.rows.get_value(), temperature=self.temperature)
         self.queue.push(keys)
-        return Output(loss, {}, views["query"], features)
+        return Output(jnp.mean(rows), {}, views["query"], features, image_losses=rows)
 
     def after_update(self, progress: Float[Array, ""]) -> None:
         self.target.update(self.encoder, self.momentum)

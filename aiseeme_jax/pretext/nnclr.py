@@ -37,6 +37,7 @@ class NNCLR(TwoViews):
     """
 
     NAME = "nnclr"
+    IMAGE_LOSSES = True
     MINIMUM_BATCH = 3
     RECIPE = SimCLR.RECIPE
     EMBEDDING_DISTANCE = "contrastive"
@@ -74,10 +75,11 @@ class NNCLR(TwoViews):
             return features, normalise(embedded), normalise(self.predictor(embedded, train=True))
 
         (features_1, z1, prediction_1), (features_2, z2, prediction_2) = view("first"), view("second")
-        forth = losses.info_nce_in_batch(nearest(z1, support), prediction_2, temperature=self.temperature)
-        back = losses.info_nce_in_batch(nearest(z2, support), prediction_1, temperature=self.temperature)
+        forth = losses.info_nces_in_batch(nearest(z1, support), prediction_2, temperature=self.temperature)
+        back = losses.info_nces_in_batch(nearest(z2, support), prediction_1, temperature=self.temperature)
         self.support.push(jax.lax.stop_gradient(z1))
-        return self.output((forth + back) / 2, views, features_1, features_2)
+        loss = (jnp.mean(forth) + jnp.mean(back)) / 2
+        return self.output(loss, views, features_1, features_2, (forth + back) / 2)
 
 
 def nearest(rows: Float[Array, "b d"], support: Float[Array, "s d"]) -> Float[Array, "b d"]:

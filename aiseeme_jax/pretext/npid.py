@@ -31,6 +31,7 @@ class NPID(Task):
     """
 
     NAME = "npid"
+    IMAGE_LOSSES = True
     RECIPE = {
         "crop_scale": (0.2, 1.0),
         "jitter_probability": 1.0,
@@ -79,7 +80,7 @@ class NPID(Task):
         features = self.backbone(views["image"], train=True)["pooled"]
         query = normalise(self.projector(features))
         candidates = self._candidates(views["negatives"])
-        loss = losses.info_nce(
+        rows = losses.info_nces(
             query,
             bank[index],
             bank[candidates],
@@ -88,7 +89,7 @@ class NPID(Task):
         )
         moved = self.momentum * bank[index] + (1 - self.momentum) * jax.lax.stop_gradient(query)
         self.bank.set_value(bank.at[index].set(normalise(moved)))
-        return Output(loss, {}, views["image"], features)
+        return Output(jnp.mean(rows), {}, views["image"], features, image_losses=rows)
 
     def _candidates(self, key: PRNGKeyArray):
         """Bank rows to contrast with; an image's own row among them is masked in the loss."""

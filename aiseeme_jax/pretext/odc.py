@@ -73,6 +73,7 @@ class ODC(Task):
     """
 
     NAME = "odc"
+    IMAGE_LOSSES = True
     MINIMUM_BATCH = 3
     RECIPE = DeepCluster.RECIPE
     AT_EPOCH = "first"
@@ -129,7 +130,9 @@ class ODC(Task):
         features = self.backbone(views["image"], train=True)["pooled"]
         embedded = self.projector(features, train=True, key=views["dropout"])
         logits, labels, counts = self.head(embedded), kept[index], sizes(kept, self.clusters)
-        loss = losses.cross_entropy(logits, labels, weights=jax.lax.rsqrt(jnp.maximum(counts, 1.0)))
+        weights = jax.lax.rsqrt(jnp.maximum(counts, 1.0))
+        loss = losses.cross_entropy(logits, labels, weights=weights)
+        of_images = losses.image_shares(losses.cross_entropies(logits, labels), weights[labels], len(labels))
         memory = self.memory.get_value()
         rows = self.momentum * memory[index] + (1 - self.momentum) * jax.lax.stop_gradient(normalise(embedded))
         rows = normalise(rows)
@@ -141,7 +144,7 @@ class ODC(Task):
             "relabelled": jnp.mean(nearest != labels),
             "largest_cluster": jnp.max(counts) / len(kept),
         }
-        return Output(loss, metrics, views["image"], features)
+        return Output(loss, metrics, views["image"], features, image_losses=of_images)
 
     def after_update(self, progress: Float[Array, ""]) -> None:
         memory, labels, centroids = self.memory.get_value(), self.labels.get_value(), self.centroids.get_value()

@@ -59,10 +59,13 @@ class PseudoLabels(Task):
         labels = self.labels.get_value()[views["index"]]
         features = self.backbone(views["image"], train=True)["pooled"]
         logits = self.head(features)
-        loss = losses.cross_entropy(logits, labels, weights=self.weights())
+        weights = self.weights()
+        loss = losses.cross_entropy(logits, labels, weights=weights)
+        counted = jnp.ones(len(labels)) if weights is None else weights[labels]
+        of_images = losses.image_shares(losses.cross_entropies(logits, labels), counted, len(labels))
         counts = self.counts.get_value()
         metrics = {"accuracy": accuracy(logits, labels), "largest_cluster": jnp.max(counts) / jnp.sum(counts)}
-        return Output(loss, metrics, views["image"], features)
+        return Output(loss, metrics, views["image"], features, image_losses=of_images)
 
     def weights(self) -> Float[Array, "k"] | None:
         """What an image of each cluster counts in the loss; None: all alike."""

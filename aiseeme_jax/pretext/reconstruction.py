@@ -39,8 +39,9 @@ class Reconstruction(Task):
 
     def loss(self, views, progress) -> Output:
         endpoints = self.backbone(views["image"], train=True)
-        loss = losses.mse(self.decoder(endpoints, train=True), views["target"])
-        return Output(loss, {}, views["image"], endpoints["pooled"])
+        errors = losses.squared_errors(self.decoder(endpoints, train=True), views["target"])
+        of_images = losses.image_means(errors, errors.shape[0])
+        return Output(jnp.mean(errors), {}, views["image"], endpoints["pooled"], image_losses=of_images)
 
 
 def image_keys(key: PRNGKeyArray, images: Array) -> PRNGKeyArray:

@@ -22,6 +22,7 @@ class RelativeLocation(Task):
     """
 
     NAME = "relative_location"
+    IMAGE_LOSSES = True
     DIMENSIONS = (2,)
     RECIPE = grid.RECIPE
     FIXED = {"rotation": 0.0}
@@ -68,5 +69,7 @@ class RelativeLocation(Task):
         hidden = jax.nn.relu(self.hidden(pairs.reshape(-1, pairs.shape[-1]), train=True))
         logits = self.head(drop(views["dropout"], hidden, self.dropout))
         labels = jnp.tile(jnp.arange(len(self.neighbours)), count)
-        loss = losses.cross_entropy(logits, labels)
-        return Output(loss, {"accuracy": accuracy(logits, labels)}, images, features)
+        rows = losses.cross_entropies(logits, labels)
+        of_images = losses.image_means(rows, count)
+        metrics = {"accuracy": accuracy(logits, labels)}
+        return Output(jnp.mean(rows), metrics, images, features, image_losses=of_images)

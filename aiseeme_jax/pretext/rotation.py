@@ -18,6 +18,7 @@ class Rotation(Task):
     """Four-way cross-entropy over all four rotations of each image. Views: [B, s, s, C]."""
 
     NAME = "rotation"
+    IMAGE_LOSSES = True
     DIMENSIONS = (2,)
 
     RECIPE = {"crop_scale": (0.08, 1.0), "flip_horizontal": 0.5}
@@ -36,5 +37,7 @@ class Rotation(Task):
         labels = jnp.tile(jnp.arange(ANGLES), turned.shape[0] // ANGLES)
         features = self.backbone(turned, train=True)["pooled"]
         logits = self.head(features)
-        loss = losses.cross_entropy(logits, labels)
-        return Output(loss, {"accuracy": accuracy(logits, labels)}, turned, features)
+        rows = losses.cross_entropies(logits, labels)
+        of_images = losses.image_means(rows, views["image"].shape[0])
+        metrics = {"accuracy": accuracy(logits, labels)}
+        return Output(jnp.mean(rows), metrics, turned, features, image_losses=of_images)

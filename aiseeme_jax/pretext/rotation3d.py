@@ -23,6 +23,7 @@ class Rotation3D(Task):
     """
 
     NAME = "rotation3d"
+    IMAGE_LOSSES = True
     DIMENSIONS = (3,)
     RECIPE = {"crop_scale": (0.2, 1.0)}
     # A view that was already turned has no true answer, and two flips are half a turn; one alone is none.
@@ -41,5 +42,7 @@ class Rotation3D(Task):
     def loss(self, views, progress) -> Output:
         features = self.backbone(views["image"], train=True)["pooled"]
         logits = self.head(features)
-        loss = losses.cross_entropy(logits, views["label"])
-        return Output(loss, {"accuracy": accuracy(logits, views["label"])}, views["image"], features)
+        rows = losses.cross_entropies(logits, views["label"])
+        of_images = losses.image_means(rows, views["image"].shape[0])
+        metrics = {"accuracy": accuracy(logits, views["label"])}
+        return Output(jnp.mean(rows), metrics, views["image"], features, image_losses=of_images)

@@ -40,6 +40,7 @@ class Rubik(Task):
     """
 
     NAME = "rubik"
+    IMAGE_LOSSES = True
     DIMENSIONS = (3,)
     RECIPE = {"crop_scale": (0.7, 1.0)}
     # A turn of the whole volume would change the answer for every cube. One flip alone is no turn.
@@ -92,13 +93,16 @@ class Rubik(Task):
         features = self.backbone(images, train=True)["pooled"]
         hidden = jax.nn.relu(self.hidden(features, train=True)).reshape(order.shape[0], -1)
         orders, turns, gaps = self.order_head(hidden), self.turn_head(hidden), self.gap_head(hidden)
-        order_loss = losses.cross_entropy(orders, order)
-        turn_loss = losses.binary_cross_entropy(turns, views["turned"].reshape(turns.shape))
-        gap_loss = losses.binary_cross_entropy(gaps, views["gaps"])
+        order_rows = losses.cross_entropies(orders, order)
+        turn_rows = losses.binary_cross_entropies(turns, views["turned"].reshape(turns.shape))
+        gap_rows = losses.binary_cross_entropies(gaps, views["gaps"])
+        order_loss, turn_loss, gap_loss = jnp.mean(order_rows), jnp.mean(turn_rows), jnp.mean(gap_rows)
         metrics = {"accuracy": accuracy(orders, order), "order_loss": order_loss, "orientation_loss": turn_loss}
         metrics["masking_loss"] = gap_loss
         loss = order_loss + self.orientation * turn_loss + self.masking * gap_loss
-        return Output(loss, metrics, images, features)
+        of_turns, of_gaps = jnp.mean(turn_rows, axis=1), jnp.mean(gap_rows, axis=1)
+        of_images = order_rows + self.orientation * of_turns + self.masking * of_gaps
+        return Output(loss, metrics, images, features, image_losses=of_images)
 
 
 def _beside(chosen: Array, cubes: Float[Array, "b n *size c"]) -> Array:

@@ -20,6 +20,7 @@ class SimCLR(Task):
     """
 
     NAME = "simclr"
+    IMAGE_LOSSES = True
     MINIMUM_BATCH = 2
     RECIPE = {
         "crop_scale": (0.08, 1.0),
@@ -62,5 +63,5 @@ class SimCLR(Task):
         features = self.backbone(images, train=True)["pooled"]
         z = self.projector(features, train=True).astype(jnp.float32)
         z1, z2 = z[0::2], z[1::2]
-        loss = losses.nt_xent(z1, z2, temperature=self.temperature)
-        return Output(loss, {}, images, features)
+        rows = losses.nt_xents(z1, z2, temperature=self.temperature)
+        return Output(jnp.mean(rows), {}, images, features, image_losses=jnp.mean(rows.reshape(2, -1), axis=0))

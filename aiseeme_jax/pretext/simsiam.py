@@ -4,6 +4,7 @@ This is BYOL without the moving average. Stopping the gradient on one side keeps
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from aiseeme_jax import augment, losses, models
@@ -27,6 +28,7 @@ class SimSiam(TwoViews):
     """
 
     NAME = "simsiam"
+    IMAGE_LOSSES = True
     MINIMUM_BATCH = 3
     RECIPE = MoCoV2.RECIPE
     CONSTANT_RATE = ("predictor",)
@@ -54,6 +56,7 @@ class SimSiam(TwoViews):
     def loss(self, views, progress) -> Output:
         features_1, z1 = self.encoder(views["first"], train=True)
         features_2, z2 = self.encoder(views["second"], train=True)
-        forth = losses.negative_cosine(self.predictor(z1, train=True), jax.lax.stop_gradient(z2))
-        back = losses.negative_cosine(self.predictor(z2, train=True), jax.lax.stop_gradient(z1))
-        return self.output((forth + back) / 2, views, features_1, features_2)
+        forth = -losses.cosines(self.predictor(z1, train=True), jax.lax.stop_gradient(z2))
+        back = -losses.cosines(self.predictor(z2, train=True), jax.lax.stop_gradient(z1))
+        loss = (jnp.mean(forth) + jnp.mean(back)) / 2
+        return self.output(loss, views, features_1, features_2, (forth + back) / 2)

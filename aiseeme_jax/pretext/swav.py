@@ -48,6 +48,7 @@ class SwAV(Task):
     """
 
     NAME = "swav"
+    IMAGE_LOSSES = True
     MINIMUM_BATCH = 2
     RECIPE = {**SimCLR.RECIPE, "crop_scale": (0.14, 1.0)}
     EMBEDDING_DISTANCE = "prototypes"
@@ -111,11 +112,12 @@ class SwAV(Task):
         use_queue = (progress >= self.queue_start) & (self.filled.get_value() >= self.queues[0].rows.shape[0])
         codes = jnp.stack([self._codes(i, *known, use_queue) for i in range(2)], axis=1)
         loss = losses.swapped_prediction(scores, codes, temperature=self.temperature)
+        of_images = losses.swapped_predictions(scores, codes, temperature=self.temperature)
         for i, queue in enumerate(self.queues):
             queue.push(known[0][:, i])
         size = self.queues[0].rows.shape[0]
         self.filled.set_value(jnp.minimum(self.filled.get_value() + count, size))
-        return Output(loss, {}, views["global"], pooled)
+        return Output(loss, {}, views["global"], pooled, image_losses=of_images)
 
     def _codes(
         self,

@@ -57,7 +57,13 @@ class TwoViews(Task):
         return interleave(views["first"], views["second"])
 
     def output(
-        self, loss: Float[Array, ""], views: dict[str, Array], first: Float[Array, "b d"], second: Float[Array, "b d"]
+        self,
+        loss: Float[Array, ""],
+        views: dict[str, Array],
+        first: Float[Array, "b d"],
+        second: Float[Array, "b d"],
+        image_losses: Float[Array, " b"] | None = None,
     ) -> Output:
         """The output of a loss, given the pooled features of both views."""
-        return Output(loss, {}, self.shown_images(views), interleave(first, second))
+        features = interleave(first, second)
+        return Output(loss, {}, self.shown_images(views), features, image_losses=image_losses)

@@ -23,6 +23,7 @@ from aiseeme_jax.store import checkpoints, claims, records
 from aiseeme_jax.store.artifacts import explain_remedy
 from aiseeme_jax.task import Task
 from aiseeme_jax.training.health import collapse_warning, feature_health
+from aiseeme_jax.training.samples import Samples
 from aiseeme_jax.training.state import Program, Recipe, TrainState, make_state, split_state, task_of
 from aiseeme_jax.training.step import Steps, at_epoch
 from aiseeme_jax.training.stopping import Clock, Preempted, StopSignal
@@ -71,12 +72,14 @@ class Callbacks:
         within an epoch. It may write to the task's own variables.
       pictures: name -> [H, W, C], 0 to 1, for TensorBoard when the training begins.
       watch: what may end the training before its last step.
+      samples: chooses the images of each epoch; None: all of them.
     """
 
     gather_features: Callable[[nnx.Module], Float[np.ndarray, "n d"]] | None = None
     after_epoch: Callable[[Task, int], None] | None = None
     pictures: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     watch: Watch = Watch()
+    samples: Samples | None = None
 
 
 @dataclasses.dataclass
@@ -170,9 +173,10 @@ class _Training:
             return state
         if not start:
             self.telemetry.images(0, {name: picture[None] for name, picture in self.callbacks.pictures.items()})
-        stream, advance = batches(start), Steps(self.program)
+        stream, advance = None, Steps(self.program)
         for step in range(start + 1, self.recipe.total_steps + 1):
             state = self._begin_epoch(state, step - 1)
+            stream = self._open_stream(stream, state, step - 1, batches)
             state, metrics, features = advance(state, next(stream), self.key)
             self._limit_queue(metrics["loss"])
             if self._is_due(step, self.folder.log_every) or step == start + 1:
@@ -201,12 +205,26 @@ class _Training:
         if len(self.queued) > QUEUED_STEPS:
             self.queued.popleft().block_until_ready()
 
+    def _open_stream(
+        self, stream: Iterator[dict[str, Array]] | None, state: TrainState, done: int, batches: Callable
+    ) -> Iterator[dict[str, Array]]:
+        """The batches that follow `done` steps: those that are open, unless there are none or the images change."""
+        samples = self.callbacks.samples
+        if samples is None:
+            return batches(done) if stream is None else stream
+        if stream is None or samples.is_changed(done):
+            return samples.open(task_of(self.program, state), done)
+        return stream
+
     def _begin_epoch(self, state: TrainState, done: int) -> TrainState:
-        """The task's `at_epoch`, where it comes before the step that follows `done` steps.
+        """What comes before the step that follows `done` steps: the losses of all images are measured where they are
+        due, and the task's `at_epoch` is called, which may draw anew what they depend on.
 
         All it needs follows from the state and `done`. So a training that goes on from a checkpoint that was saved just
         before it does the same once more.
         """
+        if self.callbacks.samples is not None:
+            state = self.callbacks.samples.begin_epoch(self.program, state, done, self.record)
         first, every = done == 0, done % self.recipe.steps_per_epoch == 0
         if not {"never": False, "first": first, "every": every}[self.at_epoch_due]:
             return state

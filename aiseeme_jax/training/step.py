@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from aiseeme_jax.task import Output, Part
 from aiseeme_jax.training import optimizers
 from aiseeme_jax.training.parts import join_parameters, select_parameters, split_parameters
+from aiseeme_jax.training.samples import measure_batch
 from aiseeme_jax.training.state import (
     PerProgram,
     Program,
@@ -323,7 +324,8 @@ def at_epoch(program: Program, state: TrainState, features: Float[Array, "n d"],
 @contextlib.contextmanager
 def transient_programs() -> Iterator[None]:
     """Lets go, at its end, of the programs compiled since its begin: the host's memory holds each of them whole."""
-    before = {function: set(function.programs) for function in (train_step, choose_turn, at_epoch)}
+    functions = (train_step, choose_turn, at_epoch, measure_batch)
+    before = {function: set(function.programs) for function in functions}
     try:
         yield
     finally:

@@ -73,6 +73,11 @@ OTHER = {
     "schedule.milestones": (0.5,),
     "seed": 11,
     "data": (("another/set", 1.0),),
+    "samples.order": "hardest",
+    "samples.every": 2,
+    "samples.start": 0.9,
+    "samples.warmup": 0.4,
+    "samples.until": 0.8,
 }
 # What cannot be changed alone: a task has its own fields, epochs or examples beside the steps are an error, and views
 # fit the images. (0,) is the same teacher as 'previous'.
@@ -98,10 +103,14 @@ def change(node, path, value):
         node[path[-1]] = other
 
 
+# Of 24 images as many as a batch of 16 at least.
+PACED = {"order": "easiest", "start": 0.75, "until": 0.7}
+
+
 def full_stage():
     """A stage whose fields are all read."""
     judge = base.proxy("knn", size=tiny.SIZE, neighbours=3, samples=5)
-    return stage("npid", 5, distill={"kind": "mse", "weight": 0.5}, stop=base.stopping(judge))
+    return stage("npid", 9, distill={"kind": "mse", "weight": 0.5}, stop=base.stopping(judge), samples=PACED)
 
 
 def stage_fields():
@@ -131,6 +140,17 @@ def test_every_field_of_a_stage_changes_its_key_and_that_of_what_follows(path):
         assert set(before) < set(after) and len(keys(made, PlannedFisher)) == 1
     else:
         assert not set(after[1:]) & set(before[1:])
+
+
+def test_pacing_is_in_a_key_where_images_are_paced_and_only_what_is_read_of_it():
+    plain = keys(config((stage("npid", 9),), baselines=()))
+    # All images: the other fields say nothing.
+    assert keys(config((stage("npid", 9, samples={"order": "all", "start": 0.7}),), baselines=())) == plain
+    found = [
+        keys(config((stage("npid", 9, samples=samples),), baselines=()))
+        for samples in (PACED, {**PACED, "order": "random"}, {**PACED, "order": "random", "every": 2, "passes": 2})
+    ]
+    assert plain != found[0] != found[1] == found[2]
 
 
 def test_no_field_of_runtime_is_in_a_key(tmp_path):

@@ -122,6 +122,36 @@ def test_output_pairs_each_image_seen_with_its_features(name):
     np.testing.assert_allclose(output.features, pooled, rtol=1e-5, atol=1e-6)
 
 
+def reversed_images(views):
+    """The views of a batch of 8 in the reverse order of its images; keys of random numbers stay."""
+
+    def turn(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return leaf.reshape(8, -1, *leaf.shape[1:])[::-1].reshape(leaf.shape)
+
+    return jax.tree.map(turn, views)
+
+
+@pytest.mark.parametrize("name", marked())
+def test_losses_of_images_go_with_their_images_and_their_mean_is_the_loss(name):
+    # What dropout drops does not go with the images.
+    fields = {"dropout": 0.0} if "dropout" in pretext.task_fields(name) else {}
+    views = jax.jit(tiny.table_task(name, **fields).views)(jax.random.key(0), tiny.table_batch(name))
+    forth, back = (tiny.loss(tiny.table_task(name, **fields), shown) for shown in (views, reversed_images(views)))
+    if not pretext.TASKS[name].IMAGE_LOSSES:
+        assert forth.image_losses is None
+        return
+    assert forth.image_losses.shape == (8,) and len(np.unique(forth.image_losses)) > 4
+    np.testing.assert_allclose(np.mean(forth.image_losses), forth.loss, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(back.image_losses[::-1], forth.image_losses, rtol=1e-3, atol=1e-5)
+
+
+def test_all_tasks_but_those_that_compare_dimensions_have_losses_of_images():
+    without = {name for name, task in pretext.TASKS.items() if not task.IMAGE_LOSSES}
+    assert without == {"barlow_twins", "vicreg"}
+
+
 SEEN = {"rotation": 4, "npid": 1, "moco_v1": 1, "moco_v2": 1, "densecl": 1, "simclr": 2, "byol": 2, "dino": 2}
 
 
