@@ -1,11 +1,13 @@
 """Every field of a run, with its default and its meaning. A file of an experiment changes values, and adds no fields.
 
 The fields of a pretext task are the keyword arguments of its class, with their defaults. `stage` puts them under
-`fields`. Parts that several nodes have in common are in `nodes.py`, the fields of stages with members in `members.py`.
-These three files are no experiments. The others beside them say what to expect of theirs.
+`fields`. Parts that several nodes have in common are in `nodes.py`, the fields of stages with members in `members.py`,
+those of a search of a learning rate and a batch size in `tuning.py`. These four files are no experiments. The others
+beside them say what to expect of theirs.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -28,6 +30,7 @@ from configs.nodes import (
     training,
     views,
 )
+from configs.tuning import read_auto, tuning
 
 
 def stopping(proxy: ConfigDict | None = None, **changes: Any) -> ConfigDict:
@@ -61,7 +64,10 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
       **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it;
         `samples` as `sample_pacing` takes it; `members`, `weights` and `teacher` as `combined_fields` takes them.
 
-    Raises AttributeError that names an unknown field, UserError for members that cannot be.
+    `learning_rate="auto"` and `batch_size="auto"` have them searched, as `tuning` says: see `docs/tuning.md`.
+
+    Raises AttributeError that names an unknown field, UserError for members that cannot be, and for "auto" without a
+    score to search by.
     """
     kind = pretext.task_class(task)
     config = training()
@@ -82,6 +88,9 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
     config.seed = placeholder(int)  # None: derived from the run's seed and the stage's position
     config.samples = sample_pacing(changes.pop("samples", "all"))  # or samples="easiest"
     config.stop = stopping()  # nothing ends the stage early; or stop=stopping(...)
+    config.tuning = tuning()  # learning rate and batch size are not searched; or tuning=tuning(...)
+    has_views = "views" in config
+    changes = read_auto(changes, functools.partial(proxy, "knn", size=size, preset=preset) if has_views else None)
     if isinstance(changes.get("distill"), tuple | list):
         config.distill = several(changes.pop("distill"))
     if "data" in changes:
@@ -277,7 +286,7 @@ def from_values(values: Mapping[str, Any]) -> ConfigDict:
 def stage_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A stage from the plain values of all its fields."""
     changes = _training_from_values(values)
-    terms, stop = changes.pop("distill"), changes.pop("stop")
+    terms, stop, search = changes.pop("distill"), changes.pop("stop"), changes.pop("tuning")
     given: dict[str, Any] = {"distill": terms if "kind" in terms else ()}
     if changes["task"] in pacing.COMBINED:
         members = {name: _member_from_values(member) for name, member in values["fields"]["members"].items()}
@@ -288,9 +297,15 @@ def stage_from_values(values: Mapping[str, Any]) -> ConfigDict:
     if "kind" not in terms:
         with made.unlocked():
             made.distill = several(terms.values())
-    judged = proxy_from_values(stop["proxy"]) if stop["proxy"] else None
-    limits = {name: value for name, value in stop.items() if name != "proxy"}
-    return change(made, {**changes, "stop": stopping(judged, **limits)})
+    return change(
+        made, {**changes, "stop": _judged_from_values(stopping, stop), "tuning": _judged_from_values(tuning, search)}
+    )
+
+
+def _judged_from_values(make: Callable[..., ConfigDict], values: Mapping[str, Any]) -> ConfigDict:
+    """A node that has a proxy, from the plain values of all its fields."""
+    judge = proxy_from_values(values["proxy"]) if values["proxy"] else None
+    return make(judge, **{name: value for name, value in values.items() if name != "proxy"})
 
 
 def _member_from_values(values: Mapping[str, Any]) -> ConfigDict:

@@ -27,6 +27,7 @@ from configs import (
     isic_imbalance,
     isic_order,
     isic_pacing,
+    isic_tuning,
     lidc_curriculum,
     pretext_tasks,
     study_architecture,
@@ -139,7 +140,7 @@ def test_every_experiment_orders_its_tasks_alike():
 
 # Experiment, and the names of its variants in the order of its docstring.
 DOCUMENTED = {
-    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, *STUDIES], VARIANTS),
+    **dict.fromkeys([*EXPERIMENTS.values(), isic_order, isic_imbalance, isic_tuning, *STUDIES], VARIANTS),
     isic_pacing: (*VARIANTS, "samples"),
     pretext_tasks: ("resnet", "vit", "pairs"),
     study_curriculum: ("full", "small", "xray", "demo"),
@@ -256,6 +257,23 @@ class TestPacing:
 
     def test_is_locked_throughout(self, variant):
         for path, node in nodes(isic_pacing.get_config(variant)):
+            assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+class TestTuning:
+    def test_each_task_stands_beside_itself_without_a_search(self, variant):
+        arms = isic_tuning.get_config(variant).curricula
+        assert {name.partition(",")[0] for name in arms} == set(isic_tuning.TASKS) and len(arms) == 4
+        for task in isic_tuning.TASKS:
+            (searched,), (plain,) = arms[f"{task}, searched"], arms[f"{task}, as it is"]
+            assert searched.tuning.auto == ("learning_rate", "batch_size") and not plain.tuning.auto
+            assert searched.batch_size in searched.tuning.batches
+            different = [name for name in plain if name != "tuning" and plain[name] != searched[name]]
+            assert different == []
+
+    def test_is_locked_throughout(self, variant):
+        for path, node in nodes(isic_tuning.get_config(variant)):
             assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
 
@@ -391,7 +409,8 @@ def test_every_field_is_read_in_a_run(tmp_path):
         add_unread(node)
     with field_reads.recorded() as reads:
         curriculum.run(made, tmp_path / "run")
-    fields = [path for path, _ in nodes(made) if path and ".".join(path) not in NAMED]
+    # Of a search, the next test.
+    fields = [path for path, _ in nodes(made) if path and ".".join(path) not in NAMED and "tuning" not in path]
     dead = {".".join(path) for path in fields if not is_read(made, path, reads)}
     parts = [
         f"{part}.{node}" for part in ("stages.0", "stages.1", "stages.2", "targets.2") for node in ("", "optimizer.")
@@ -415,6 +434,27 @@ def test_every_field_of_a_search_is_read(tmp_path):
     inside = [path for path, _ in nodes(made.search) if path and path[0] != "pool" and "views" not in path]
     dead = {".".join(path) for path in inside if not is_read(made.search, path, reads)}
     assert dead == {"nonsense", "proxy.nonsense"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_events", "tiny_in_the_table", "splits")
+def test_every_field_of_a_search_of_a_learning_rate_is_read(tmp_path):
+    judge = base.proxy("knn", size=tiny.SIZE, neighbours=3, samples=4)
+    both = {"auto": ("learning_rate", "batch_size"), "batches": (8, 16), "share": 1.0, "rungs": 1}
+    whole = base.tuning(judge, **both, sampler="grid", points=2, pruner="none", trials=1, round=1)
+    halved = base.tuning(
+        judge, **{**both, "rungs": 2}, keep=2, trials=2, range_test=True, range_steps=30, noise_scale=True,
+        noise_batches=1,
+    )  # fmt: skip
+    stages = tuple(stage("rotation", 4, batch_size=16, tuning=search) for search in (whole, halved))
+    made = short_config(stages, baselines=(), targets=())
+    for one in made.stages:
+        add_unread(one.tuning)
+    with field_reads.recorded() as reads:
+        curriculum.run(made, tmp_path / "run")
+    for one in made.stages:
+        inside = [path for path, _ in nodes(one.tuning) if path and "views" not in path]
+        assert [".".join(path) for path in inside if not is_read(one.tuning, path, reads)] == ["nonsense"]
 
 
 def test_every_field_of_a_study_is_read():

@@ -23,6 +23,7 @@ from configs import base
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
+TUNING = (REPOSITORY / "docs" / "tuning.md").read_text()
 ADDING = (REPOSITORY / "docs" / "adding_a_task.md").read_text()
 
 # Without the tests' virtual devices.
@@ -31,6 +32,17 @@ ONE_DEVICE = {**os.environ, "XLA_FLAGS": QUICK_TO_COMPILE}
 
 def code_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_stages_of_the_page_about_searches_can_be_made():
+    lines = code_blocks(TUNING)[0].splitlines()
+    made = [eval(line, {name: getattr(base, name) for name in ("stage", "tuning", "proxy")}) for line in lines]
+    assert [stage.tuning.auto for stage in made] == [
+        ("learning_rate", "batch_size"),
+        ("learning_rate",),
+        ("batch_size",),
+    ]
+    assert [stage.tuning.proxy.proxy for stage in made] == ["knn", "knn", "lidar"]
 
 
 @pytest.mark.slow

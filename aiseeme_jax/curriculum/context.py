@@ -9,6 +9,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage, RandomWeights, Start
+from aiseeme_jax.curriculum.trials import Candidate
+from aiseeme_jax.curriculum.tuning import set_candidate
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import keys
 from aiseeme_jax.store.artifacts import Store
@@ -62,6 +64,13 @@ class Context:
     def load_classifier(self, measurement: PlannedMeasurement) -> weights.Classifier:
         """Loads the classifier of a finished measurement. Raises UserError if it is not that of the record."""
         return weights.load_classifier(self.store.directory(measurement.artifact))
+
+    def settle(self, stage: PlannedStage) -> PlannedStage:
+        """The stage with the learning rate and the batch size that its search has found, if there was one."""
+        if stage.tuning is None:
+            return stage
+        found = self.store.record(stage.tuning.artifact)
+        return set_candidate(stage, Candidate(found["learning_rate"], found["batch_size"]))
 
     def read_hash(self, stage: PlannedStage) -> str:
         """Hash of the backbone of a finished stage."""

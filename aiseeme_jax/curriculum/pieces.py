@@ -10,6 +10,7 @@ from aiseeme_jax import distill
 from aiseeme_jax.curriculum import teachers
 from aiseeme_jax.curriculum.arms import count_images, list_members
 from aiseeme_jax.curriculum.datasets import Sets
+from aiseeme_jax.curriculum.trials import PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.store import keys
 from aiseeme_jax.store.artifacts import Artifact
@@ -61,6 +62,8 @@ class PlannedStage:
       terms: of its distillation.
       teachers: by the labels that the terms use.
       fishers: Fisher information of teachers, if a term needs it: planned, or from a file.
+      tuning: the search that chooses its learning rate and batch size, or None. Until it is finished, `fields` and
+        `total_steps` have the values around which it searches; they show as many images as those that it finds.
     """
 
     artifact: Artifact
@@ -78,6 +81,7 @@ class PlannedStage:
     terms: tuple[distill.Term, ...]
     teachers: Mapping[str, "Start"]
     fishers: Mapping[str, "PlannedFisher | WeightsFile"]
+    tuning: PlannedTuning | None = None
 
     def content(self) -> dict[str, Any]:
         return {"stage": self.artifact.key}
@@ -111,7 +115,8 @@ class PlannedStage:
         """The pieces that must be finished first, by the part that they have in this one."""
         named = {"start": self.start, **{f"teacher {name}": teacher for name, teacher in self.teachers.items()}}
         named |= {f"Fisher information of {name}": fisher for name, fisher in self.fishers.items()}
-        return {name: piece for name, piece in named.items() if isinstance(piece, PlannedStage | PlannedFisher)}
+        found = {name: piece for name, piece in named.items() if isinstance(piece, PlannedStage | PlannedFisher)}
+        return found if self.tuning is None else {**found, "tuning": self.tuning}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -191,7 +196,7 @@ class PlannedScore:
 
 
 Start = RandomWeights | WeightsFile | PlannedStage
-Piece = PlannedStage | PlannedFisher | PlannedMeasurement | PlannedScore
+Piece = PlannedStage | PlannedFisher | PlannedMeasurement | PlannedScore | PlannedTuning | PlannedTrial | PlannedProbe
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -231,6 +236,11 @@ class Plan:
             for piece in arm.pieces():
                 found.setdefault(piece.artifact.key, piece)
         return list(found.values())
+
+
+def find_planned_key(piece: Piece) -> str:
+    """The key of the piece of the plan that a piece belongs to: its own, or of a trial that of its search."""
+    return piece.search if isinstance(piece, PlannedTrial | PlannedProbe) else piece.artifact.key
 
 
 def _all_inputs(piece: Piece) -> Iterator[Piece]:

@@ -6,9 +6,7 @@ can be carried out.
 
 import dataclasses
 import functools
-import itertools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +20,26 @@ from aiseeme_jax.curriculum.pieces import (
     Plan,
     PlannedArm,
     PlannedFisher,
-    PlannedMeasurement,
     PlannedStage,
     RandomWeights,
     Start,
     WeightsFile,
 )
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
+from aiseeme_jax.curriculum.targets import TargetPlanner
+from aiseeme_jax.curriculum.tuning import attach_tuning, fit_batches
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import protocols, results
-from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
 from aiseeme_jax.training.samples import ALL, MEASURED
 
 # Increase one of these when a change of the code changes the results of such pieces of work.
-STAGE_VERSION, FISHER_VERSION, MEASUREMENT_VERSION = 2, 1, 2
+STAGE_VERSION, FISHER_VERSION = 2, 1
 # Fisher information is estimated on at most so many batches, unless the stage sets their number.
 FISHER_BATCHES = 100
-# Fields of a target that say which measurements are made. They do not belong to the key of a measurement.
-COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
-# Fields of a target that are not in the key where they have these values. Before they existed, there were no others.
-SILENT_VALUES = {"endpoint": DEFAULT_ENDPOINT}
 # Fields of a stage that are not in its key as they are. What they mean is there, under names of its own.
-RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop", "samples")
+RESOLVED_FIELDS = ("seed", "data", "distill", "fisher_batches", "made_for", "stop", "samples", "tuning")
 
 
 def make_plan(config: ConfigDict, datasets: DataSets, *, checked: set[str] | None = None) -> Plan:
@@ -65,16 +58,17 @@ class _Planner:
     """Makes the plan of one config."""
 
     def __init__(self, config: ConfigDict, datasets: DataSets, checked: set[str]):
-        self.config, self.datasets, self.checked = config, datasets, checked
+        checks.check_run(config)
+        self.config, self.datasets, self.checked = fit_batches(config, datasets), datasets, checked
         self.model = keys.to_json(config.model)
+        self.targets = TargetPlanner(config, datasets, checked)
 
     def make(self) -> Plan:
-        checks.check_run(self.config)
         arms = [self.fit_budget(arm) for arm in list_arms(self.config)]
         starts = {arm.init: self.open_start(arm.init) for arm in arms}
         stages = [self.plan_stages(arm, starts[arm.init]) for arm in arms]
-        self.check_targets()
-        self.warn_of_shared_groups(stages)
+        self.targets.check()
+        self.targets.warn_of_shared_groups(dict.fromkeys(stage.sets for found in stages for stage in found.values()))
         if not self.config.targets and not any(stages):
             raise UserError("no stages and no targets: there is nothing to do")
         return Plan(tuple(self.plan_arm(arm, starts[arm.init], found) for arm, found in zip(arms, stages, strict=True)))
@@ -90,9 +84,7 @@ class _Planner:
         found = tuple(stages.values())
         backbone = found[-1] if found else start
         fishers = tuple(_plan_fisher(stage) for stage in found if stage.fields.fisher_batches and not arm.single)
-        return PlannedArm(arm.name, found, fishers, backbone, tuple(self.plan_measurements(arm.name, backbone)))
-
-    # Stages
+        return PlannedArm(arm.name, found, fishers, backbone, tuple(self.targets.plan_measurements(arm.name, backbone)))
 
     def fit_budget(self, arm: Arm) -> Arm:
         """The arm with stages whose lengths fit the budget. A single task has the length of its stage."""
@@ -155,7 +147,7 @@ class _Planner:
             **_describe_samples(fields.samples),
         }
         artifact = Artifact(artifacts.STAGES, teachers.label_stage(place.position, fields.task), keys.to_json(content))
-        return PlannedStage(
+        planned = PlannedStage(
             artifact=artifact,
             arm=arm.name,
             place=place,
@@ -172,6 +164,7 @@ class _Planner:
             teachers=found,
             fishers=fishers,
         )
+        return attach_tuning(planned, self.config, self.datasets) if fields.tuning.auto else planned
 
     def check_stage_once(
         self,
@@ -238,88 +231,6 @@ class _Planner:
         if len(sets) == 1:
             return [{"name": sets[0][0], **self.datasets.pretraining(sets).fingerprint()}]
         return [{"share": share, **self.describe_sets(((name, 1.0),))[0]} for name, share in sets]
-
-    # Measurements
-
-    def check_targets(self) -> None:
-        names: list[str] = []
-        for position, target in enumerate(self.config.targets):
-            with checks.name_in_errors(f"targets[{position}] ({target.protocol})"):
-                protocols.find_protocol(target.protocol)
-                checks.check_made_for(target, "protocol", "target")
-                splits = self.datasets.target(find_set(self.config, target))
-                data.check_model(splits["train"], self.config.model)
-                checks.check_views(self.config.model, target, splits["train"])
-                protocols.check_target(target, splits["train"])
-                checks.check_endpoint(self.config.model, target)
-                if protocols.find_protocol(target.protocol).trains:
-                    checks.check_finetuning(self.config.model, target, len(splits["train"]))
-                name = self.name_target(target)
-            if name in names:
-                raise UserError(
-                    f"targets[{position}]: a second target '{name}'; there can be one of each protocol, data set, "
-                    "endpoint and method against imbalance"
-                )
-            names.append(name)
-        for name in dict.fromkeys(find_set(self.config, target) for target in self.config.targets):
-            alike = f"labels of {self.datasets.data_dir}, {name}"
-            with checks.name_in_errors("targets"):
-                if alike not in self.checked:
-                    protocols.check_labels(self.datasets.target(name))
-                    self.checked.add(alike)
-
-    def warn_of_shared_groups(self, stages: Sequence[Mapping[int, PlannedStage]]) -> None:
-        trained_on = dict.fromkeys(stage.sets for found in stages for stage in found.values())
-        measured_on = dict.fromkeys(find_set(self.config, target) for target in self.config.targets)
-        for sets, name in itertools.product(trained_on, measured_on):
-            self.datasets.warn_of_shared_groups(sets, name, self.datasets.target(name))
-
-    def name_target(self, target: ConfigDict) -> str:
-        return results.name_target(target, self.config.data.name)
-
-    def plan_measurements(self, arm: str, backbone: Start) -> Iterator[PlannedMeasurement]:
-        for target in self.config.targets:
-            for fraction in target.fractions:
-                for seed in protocols.seeds_for(target.protocol, fraction, target.seeds):
-                    yield self.plan_measurement(arm, target, fraction, seed, backbone)
-
-    def plan_measurement(
-        self, arm: str, target: ConfigDict, fraction: float, seed: int, backbone: Start
-    ) -> PlannedMeasurement:
-        protocol = protocols.find_protocol(target.protocol)
-        if isinstance(backbone, RandomWeights) and target.protocol == "finetune":
-            # Without pretraining, each seed also has random weights of its own.
-            backbone = RandomWeights(seed)
-        plain = protocol.plan_baseline(target)
-        baseline = plain and self.plan_measurement(arm, plain, fraction, seed, backbone)
-        name = find_set(self.config, target)
-        content = {
-            "version": MEASUREMENT_VERSION,
-            "model": self.model,
-            "target": {
-                field: value
-                for field, value in target.items()
-                if field not in COUNTING_FIELDS and (field not in SILENT_VALUES or value != SILENT_VALUES[field])
-            },
-            "fraction": fraction,
-            # On all labels a protocol that trains nothing draws nothing.
-            "seed": seed if fraction < 1 or protocol.trains else None,
-            "patience": self.config.patience if target.protocol == "finetune" else None,
-            "data": self.describe_target(name),
-            "backbone": backbone.content(),
-            **({"baseline": baseline.artifact.key} if baseline else {}),
-        }
-        share = f"{100 * fraction:g}pct"
-        label = re.sub(r"[/:(),]+-?", "-", f"{self.name_target(target)}-{share}-seed{seed}")
-        artifact = Artifact(artifacts.MEASUREMENTS, label, keys.to_json(content))
-        return PlannedMeasurement(
-            artifact, arm, FrozenConfigDict(target), self.name_target(target), name, fraction, seed, backbone, baseline
-        )
-
-    @functools.cache  # noqa: B019
-    def describe_target(self, name: str) -> dict[str, Any]:
-        splits = self.datasets.target(name)
-        return {"name": name, **{split: opened.fingerprint() for split, opened in splits.items()}}
 
 
 def _term_content(term: distill.Term, found: Mapping[str, Start]) -> dict[str, Any]:

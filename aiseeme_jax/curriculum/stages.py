@@ -18,7 +18,9 @@ from aiseeme_jax.curriculum.checks import make_stage_task
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pictures import save_views
 from aiseeme_jax.curriculum.pieces import PlannedFisher, PlannedStage, Start, WeightsFile
+from aiseeme_jax.curriculum.tuning import SET_FIELDS
 from aiseeme_jax.evaluate import features, proxies
+from aiseeme_jax.store import keys
 from aiseeme_jax.training import loop, samples, step
 from aiseeme_jax.training.watch import Watch
 
@@ -45,6 +47,8 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
 
     Returns the record.
     """
+    chosen = describe_tuning(stage, context)
+    stage = context.settle(stage)
     prepared = prepare_stage(stage, context)
     split = prepared.split
     log.info("%s: %d steps of %d images", stage.title, stage.total_steps, stage.fields.batch_size)
@@ -75,7 +79,21 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
             split, result.record["steps"], stage.fields.batch_size, find_pace(stage)
         )
     record = {"task": stage.fields.task, "backbone_hash": written, "speed_of": stage.speed_of}
-    return {**record, **counts, **result.record, **averaged, **result.task.summary()}
+    return {**record, **counts, **result.record, **averaged, **result.task.summary(), **chosen}
+
+
+def describe_tuning(stage: PlannedStage, context: Context) -> dict[str, Any]:
+    """What the record of a stage says about the search of its learning rate and batch size; nothing without one.
+
+    `fields` are those parts of its config that the search has changed.
+    """
+    if stage.tuning is None:
+        return {}
+    found = context.store.record(stage.tuning.artifact)
+    fields = context.settle(stage).fields
+    settled = {name: keys.to_json(fields[name]) for name in SET_FIELDS}
+    told = ("learning_rate", "batch_size", "score", "sentences", "trials", "images", "device_seconds")
+    return {"tuning": {**{name: found[name] for name in told}, "fields": settled}}
 
 
 def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:
@@ -187,14 +205,14 @@ def estimate_fisher(fisher: PlannedFisher, context: Context, directory: Path) ->
 
     Returns the record. Raises UserError if that checkpoint does not exist any more.
     """
-    stage = fisher.stage
+    stage = context.settle(fisher.stage)
     prepared = prepare_stage(stage, context)
-    trained = context.store.directory(stage.artifact)
+    trained = context.store.directory(fisher.stage.artifact)
     recipe, folder = make_recipe(stage, context), make_folder(stage, context, trained, prepared.split)
     task = loop.restore_trained(prepared.task, recipe, folder, frozen=prepared.frozen)
-    nnx.update(task.backbone, nnx.state(context.load_stage(stage)))
-    batches = itertools.islice(prepared.batches(read_steps(stage, context)), fisher.batches)
+    nnx.update(task.backbone, nnx.state(context.load_stage(fisher.stage)))
+    batches = itertools.islice(prepared.batches(read_steps(fisher.stage, context)), fisher.batches)
     found = distill.estimate_fisher(task, batches, jax.random.key(seeds.derive(stage.seed, "fisher")))
     written = weights.save_fisher(directory, found, task.backbone)
-    of = context.read_hash(stage)
+    of = context.read_hash(fisher.stage)
     return {"task": stage.fields.task, "batches": fisher.batches, "fisher_of": of, "fisher_hash": written}

@@ -17,9 +17,13 @@ from aiseeme_jax.curriculum.measurements import Measurer
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedStage
 from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.curriculum.stages import estimate_fisher, train_stage
+from aiseeme_jax.curriculum.trials import PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.working import work_through
+from aiseeme_jax.search.probing import probe
+from aiseeme_jax.search.trial_work import TrialWork
+from aiseeme_jax.search.tuning import conclude
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.training.compilation import keep_programs
@@ -72,7 +76,7 @@ def write_tables(workdir: Path) -> None:
 
 def choose_work(context: Context) -> Callable[[Piece, Path], dict[str, Any]]:
     """Returns the function that does a piece of work in its folder and returns the record."""
-    measurer = Measurer(context)
+    measurer, trial_work = Measurer(context), TrialWork(context)
 
     def make(piece: Piece, directory: Path) -> dict[str, Any]:
         match piece:
@@ -82,6 +86,12 @@ def choose_work(context: Context) -> Callable[[Piece, Path], dict[str, Any]]:
                 return estimate_fisher(piece, context, directory)
             case PlannedMeasurement():
                 return measurer.measure(piece, directory)
+            case PlannedTrial():
+                return trial_work.do(piece, directory)
+            case PlannedProbe():
+                return probe(piece, context)
+            case PlannedTuning():
+                return conclude(piece, context.store)
 
     return make
 
@@ -98,7 +108,13 @@ def list_artifacts(plan: Plan, store: str) -> workdirs.WorkdirPlan:
         workdirs.ArmEntry(
             arm.name,
             tuple(
-                workdirs.StageEntry(stage.artifact.label, stage.fields.task, stage.total_steps, stage.artifact.key)
+                workdirs.StageEntry(
+                    stage.artifact.label,
+                    stage.fields.task,
+                    stage.total_steps,
+                    stage.artifact.key,
+                    stage.tuning.artifact.key if stage.tuning else "",
+                )
                 for stage in arm.stages
             ),
             tuple(

@@ -102,6 +102,9 @@ def freeze(workdir: Path, arm: str = CURRICULUM) -> Values:
 
 def freeze_stage(stage: Values, record: Mapping[str, Any]) -> Iterator[Values]:
     """The plain stages of a stage with members; any other stage as it is."""
+    if "tuning" in record:
+        # What the search has found, with the length that the budget made of it.
+        stage = {**stage, **to_values(record["tuning"]["fields"]), "tuning": {**stage["tuning"], "auto": ()}}
     pacing = record.get("pacing")
     if pacing is None:
         yield stage

@@ -3,6 +3,10 @@
 from collections.abc import Iterator
 
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedScore, PlannedStage
+from aiseeme_jax.curriculum.trials import PlannedTuning
+from aiseeme_jax.curriculum.tuning import BATCH, RATE
+from aiseeme_jax.search import hparams
+from aiseeme_jax.search.tuning import list_trials
 from aiseeme_jax.store import artifacts
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import find_holder
@@ -23,7 +27,7 @@ def describe_plan(plan: Plan, store: Store) -> str:
                 missing.append(piece)
             shown.add(piece.artifact.key)
             lines.append(
-                f"    {piece.artifact.name}: {'shared, see above' if shared else state}{_describe_length(piece)}"
+                f"    {piece.artifact.name}: {'shared, see above' if shared else state}{_describe_length(piece, store)}"
             )
     return "\n".join([*lines, *_sum_up(missing, plan, store)])
 
@@ -45,12 +49,41 @@ def describe_state(piece: Piece, store: Store) -> str:
     return "begun" if (directory / artifacts.KEY).exists() else "not begun"
 
 
-def _describe_length(piece: Piece) -> str:
+def _describe_length(piece: Piece, store: Store) -> str:
+    if isinstance(piece, PlannedTuning):
+        return f"; {describe_search(piece, store)}"
     if not isinstance(piece, PlannedStage):
         return ""
     shown = piece.images_shown
+    about = "about " if piece.tuning and BATCH in piece.tuning.fields.auto else ""
     sets = " + ".join(name if len(piece.sets) == 1 else f"{share:g} {name}" for name, share in piece.sets)
-    return f"; {piece.total_steps:,} steps of {piece.fields.batch_size} images, {shown:,} in all, of {sets}"
+    return f"; {about}{piece.total_steps:,} steps of {piece.fields.batch_size} images, {shown:,} in all, of {sets}"
+
+
+def describe_search(tuning: PlannedTuning, store: Store) -> str:
+    """What a search of a learning rate and a batch size tries, and how many of its trials exist."""
+    search, published = tuning.fields, tuning.published
+    tried = []
+    if RATE in search.auto:
+        low, high = published.learning_rate / search.spread, published.learning_rate * search.spread
+        tried.append(f"learning rate {low:.3g} to {high:.3g} at batches of {published.batch_size}")
+    if BATCH in search.auto:
+        tried.append(f"batch size {', '.join(map(str, tuning.batches))}")
+    brackets = hparams.list_brackets(search)
+    lengths = " and ".join(
+        ", ".join(f"{count} at {100 * share:.3g} %" for count, share in bracket) for bracket in brackets
+    )
+    ready = all(store.record(piece.artifact) for piece in tuning.inputs.values())
+    trials = list_trials(tuning, store) if ready else []
+    exist = sum(store.record(trial.artifact) is not None for trial in trials)
+    text = f"{' and '.join(tried)}, by {search.sampler}: {lengths} of the stage; {exist} trials exist"
+    return "; ".join([text, *tuning.skipped])
+
+
+def _count_images(tuning: PlannedTuning) -> int:
+    """Images that a search shows at most."""
+    shares = [count * share for bracket in hparams.list_brackets(tuning.fields) for count, share in bracket]
+    return round(sum(shares) * tuning.stage.images_shown)
 
 
 def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
@@ -64,6 +97,10 @@ def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
         steps = sum(stage.total_steps for stage in stages)
         images = sum(stage.images_shown for stage in stages)
         yield f"to train: {len(stages)} stages, {steps:,} steps, {images:,} images{_estimate(stages, store)}"
+    searches = [piece for piece in missing if isinstance(piece, PlannedTuning)]
+    if searches:
+        images = sum(map(_count_images, searches))
+        yield f"to search: settings of {len(searches)} stages, in trials that show {images:,} images at most"
     if fishers:
         yield f"to estimate: Fisher information of {len(fishers)} stages"
     if measurements:

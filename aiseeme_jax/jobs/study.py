@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from aiseeme_jax import report
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.datasets import DataSets, find_share_seed
-from aiseeme_jax.curriculum.pieces import Piece, Plan
+from aiseeme_jax.curriculum.pieces import Piece, Plan, find_planned_key
 from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
@@ -126,7 +126,7 @@ class StudyJob:
         last_of_runs = {one.plan.pieces()[-1].artifact.key for one in self.planned}
 
         def make(piece: Piece, directory: Path) -> dict[str, Any]:
-            return self.choose_maker(pieces[piece.artifact.key][1])(piece, directory)
+            return self.choose_maker(pieces[find_planned_key(piece)][1])(piece, directory)
 
         for piece in work_around_divergence([piece for piece, _ in pieces.values()], self.store, make, self.diverged):
             if piece.artifact.key in last_of_runs:

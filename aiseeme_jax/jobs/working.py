@@ -1,6 +1,7 @@
 """Works through a plan. It makes only what does not exist, and waits for what another process is making."""
 
 import contextlib
+import itertools
 import logging
 import shlex
 import time
@@ -13,10 +14,13 @@ import numpy as np
 
 from aiseeme_jax import weights
 from aiseeme_jax.curriculum.pieces import Piece
+from aiseeme_jax.curriculum.trials import PlannedTuning
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.search.tuning import list_rounds, note_trials
 from aiseeme_jax.store import claims, files
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import Holder, claim
+from aiseeme_jax.training import barrier
 from aiseeme_jax.training.loop import Diverged
 from aiseeme_jax.training.memory import give_back_memory
 
@@ -25,13 +29,16 @@ log = logging.getLogger(__name__)
 # Seconds between two checks of what another process is making.
 LOOK_AGAIN = 2.0
 # What a run does next with a piece.
-MAKE, PASS_OVER, WAIT, FAIL = 0, 1, 2, 3
+MAKE, PASS_OVER, WAIT, FAIL, UNFOLD = 0, 1, 2, 3, 4
 
 
 def work_through(
     pieces: Sequence[Piece], store: Store, make: Callable[[Piece, Path], dict[str, Any]]
 ) -> Iterator[Piece]:
     """Makes every piece that is not finished, and yields each piece when it is finished.
+
+    The trials of a search of a learning rate and a batch size are pieces too, though no plan lists them. Each round of
+    them is put before the search when the round before it is finished.
 
     If one run has several processes, the first decides, and all make the same piece together. If several runs share a
     store, a piece that another run is making is made here only if that run ends without finishing it.
@@ -42,11 +49,17 @@ def work_through(
 
     Raises UserError if a finished piece was made from other inputs than those that exist now.
     """
+    pieces = list(pieces)
     left = list(pieces)
     waiting_for = None
     while left:
         with contextlib.ExitStack() as stack:
             place, action, holder = _agree_on_next(left, pieces, store, stack)
+            if action == UNFOLD:
+                new = _list_next_round(left[place], pieces, store)
+                left[place:place] = new
+                pieces += new
+                continue
             if action == WAIT:
                 if holder is not None and str(holder) != waiting_for:
                     waiting_for = str(holder)
@@ -81,7 +94,8 @@ def work_around_divergence(
         left = {key: piece for key, piece in left.items() if not needs_any(piece, diverged)}
         try:
             for piece in work_through(list(left.values()), store, note_divergence):
-                del left[piece.artifact.key]
+                # A trial of a search is none of them.
+                left.pop(piece.artifact.key, None)
                 yield piece
         except Diverged as error:
             log.warning("%s diverged, and what needs it is left out: %s", failed[-1].artifact.name, error)
@@ -91,6 +105,18 @@ def work_around_divergence(
 def needs_any(piece: Piece, keys: set[str]) -> bool:
     """Whether a piece is one of those with these keys, or needs one of them."""
     return piece.artifact.key in keys or any(needs_any(needed, keys) for needed in piece.inputs.values())
+
+
+def _list_next_round(tuning: PlannedTuning, pieces: Sequence[Piece], store: Store) -> list[Piece]:
+    """The trials of the next round of a search, without those that are among the pieces already.
+
+    All processes of a run find the same, since a round depends on the finished rounds before it alone.
+    """
+    if jax.process_index() == 0:
+        note_trials(tuning, store)
+    known = {piece.artifact.key for piece in pieces}
+    new = ([trial for trial in found if trial.artifact.key not in known] for found in list_rounds(tuning, store))
+    return next(filter(None, new))
 
 
 def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, Any]]) -> None:
@@ -104,7 +130,7 @@ def _make(piece: Piece, store: Store, make: Callable[[Piece, Path], dict[str, An
         # Written last: a piece without a record is not finished.
         store.finish(piece.artifact, {**record, "made_from": made_from})
     give_back_memory()
-    _wait_for_all(f"made {piece.artifact.name}")
+    barrier.wait_for_all(f"made {piece.artifact.name}")
 
 
 def _agree_on_next(
@@ -145,6 +171,12 @@ def _choose_next(
             return place, PASS_OVER, None
         if any(needed.artifact.key in unfinished for needed in piece.inputs.values()):
             continue
+        if isinstance(piece, PlannedTuning):
+            trials = {trial.artifact.key for trial in itertools.chain(*list_rounds(piece, store))}
+            if trials - {known.artifact.key for known in pieces}:
+                return place, UNFOLD, None
+            if trials & unfinished:
+                continue
         with contextlib.ExitStack() as attempt:
             holder = attempt.enter_context(claim(store.begin(piece.artifact)))
             # It may have been finished between the first check and the claim.
@@ -194,13 +226,6 @@ def _is_stale(piece: Piece, store: Store) -> bool:
 def _identify(piece: Piece, store: Store) -> dict[str, str]:
     """Identifies a finished piece by its key and by the hash of its result."""
     record = store.record(piece.artifact)
-    hashes = (record.get(name) for name in ("classifier_hash", "backbone_hash", "fisher_hash", "fisher_of"))
+    names = ("classifier_hash", "backbone_hash", "fisher_hash", "fisher_of", "tuning_hash")
+    hashes = (record.get(name) for name in names)
     return {"key": piece.artifact.key, "hash": next(filter(None, hashes))}
-
-
-def _wait_for_all(name: str) -> None:
-    """Waits until all processes are here. Then the others find what the first one has written."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)

@@ -70,6 +70,8 @@ def render(contents: Contents) -> str:
         stages=tables.list_stages(contents),
         losses=charts.draw_losses(contents),
         pacing=charts.draw_pacing(contents),
+        searches=tables.list_searches(contents),
+        search_charts=charts.draw_tuning(contents),
         views=[(stage, _make_data_uri(stage.views)) for stage in contents.stages if stage.views],
         config=json.dumps(contents.config, indent=2),
         describe_target=names.describe_target,

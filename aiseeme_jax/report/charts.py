@@ -84,6 +84,41 @@ def _share_steps(pacing: Mapping[str, Any]) -> tuple[list[float], list[list[floa
     return ends.tolist(), shares
 
 
+def draw_tuning(contents: Contents) -> dict[str, tuple[list[tuple[str, str]], Markup]]:
+    """Scores of the shortest trials over the learning rate, a line for each batch size with its tone, by the title of
+    the stage. Stages whose learning rate was not searched, or of whose shortest trials none has a score, are left out.
+    """
+    found = {}
+    for stage in contents.stages:
+        trials = ((stage.record or {}).get("tuning") or {}).get("trials", ())
+        shortest = min((trial["share"] for trial in trials), default=None)
+        scored = [trial for trial in trials if trial["share"] == shortest and trial["value"] is not None]
+        if len({trial["learning_rate"] for trial in scored}) > 1:
+            batches = sorted({trial["batch_size"] for trial in scored})
+            tones = {batch: f"tone-{place % TONES}" for place, batch in enumerate(batches)}
+            lines = [_make_tuning_line(scored, batch, tone) for batch, tone in tones.items()]
+            label = f"Score of the shortest trials of {stage.title} over the learning rate"
+            chart = draw_lines(lines, label=label, x_label="learning rate", x_ticks=_choose_rates(scored))
+            found[stage.title] = [(tone, f"batches of {batch}") for batch, tone in tones.items()], chart
+    return found
+
+
+def _make_tuning_line(trials: Sequence[Mapping[str, Any]], batch: int, tone: str) -> Line:
+    """Scores over the logarithm of the learning rate, with whiskers of a standard error."""
+    of_batch = sorted((t for t in trials if t["batch_size"] == batch), key=lambda t: t["learning_rate"])
+    errors = [math.nan if t["error"] is None else t["error"] for t in of_batch]
+    ys = [t["value"] for t in of_batch]
+    ranges = [(y - error, y + error) for y, error in zip(ys, errors, strict=True)]
+    return Line(tone, [math.log10(t["learning_rate"]) for t in of_batch], ys, ranges)
+
+
+def _choose_rates(trials: Sequence[Mapping[str, Any]]) -> Ticks:
+    """The smallest and the largest learning rate, and that in the middle of their logarithms."""
+    rates = [trial["learning_rate"] for trial in trials]
+    low, high = math.log10(min(rates)), math.log10(max(rates))
+    return [(x, f"{10**x:.2g}") for x in (low, (low + high) / 2, high)]
+
+
 def draw_fractions(estimates: Estimates) -> list[tuple[str, Markup]]:
     """The main metric over the share of labels, for each target that was measured with several, under its title."""
     found = []

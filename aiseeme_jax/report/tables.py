@@ -1,6 +1,6 @@
 """The tables of the report: numbers with their intervals, the best of each column marked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,6 +136,36 @@ def list_stages(contents: Contents) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def list_searches(contents: Contents) -> list[dict[str, Any]]:
+    """The search of a learning rate and a batch size of each stage that had one: what was found, and its trials."""
+    found = []
+    for stage in contents.stages:
+        search = (stage.record or {}).get("tuning")
+        if search:
+            sentences = " ".join([*search["sentences"], _describe_search_cost(search)])
+            rows = [_describe_trial(trial) for trial in search["trials"]]
+            found.append({"stage": stage, "score": search["score"], "sentences": sentences, "rows": rows})
+    return found
+
+
+def _describe_search_cost(search: Mapping[str, Any]) -> str:
+    return f"It cost {search['images']:,} images and {duration(search['device_seconds'])} times devices."
+
+
+def _describe_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
+    error = "" if trial["error"] is None else f"± {trial['error']:.3f}"
+    return {
+        "rate": f"{trial['learning_rate']:.3g}",
+        "batch": f"{trial['batch_size']:,}",
+        "length": f"{100 * trial['share']:.3g} %",
+        "score": _format(trial["value"], ".3f"),
+        "error": error,
+        "state": trial["state"],
+        "chosen": trial["state"] == "chosen",
+        "time": duration(trial["seconds"]),
+    }
 
 
 def list_choices(estimates: Estimates) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedStage
+from aiseeme_jax.curriculum.tuning import sum_search_cost
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate.proxies import error_of_difference
 from aiseeme_jax.search.certainty import Compared
@@ -119,16 +120,21 @@ def correlate_ranks(outcome: Outcome) -> tuple[tuple[float, float, float], ...]:
 
 
 def sum_cost(arms: Iterable[PlannedArm], store: Store, without: Iterable[PlannedArm] = ()) -> Cost:
-    """The cost of the finished stages of arms, each counted once; without those that belong to other arms."""
+    """The cost of the finished stages of arms, each counted once; without those that belong to other arms.
+
+    If the learning rate or the batch size of a stage was searched, that is part of its cost.
+    """
     known = {stage.artifact.key for arm in without for stage in arm.stages}
     stages: dict[str, PlannedStage] = {stage.artifact.key: stage for arm in arms for stage in arm.stages}
     stages = {key: stage for key, stage in stages.items() if key not in known}
     finished = [(stage, record) for stage in stages.values() if (record := store.record(stage.artifact))]
+    searched_images, searched_seconds = sum_search_cost((stage for stage, _ in finished), store)
+    # A stage of an earlier version does not say on how many devices it was trained.
+    seconds = sum(record["seconds"] * record.get("devices", 1) for _, record in finished)
     return Cost(
         len(finished),
-        sum(stage.images_shown for stage, _ in finished),
-        # A stage of an earlier version does not say on how many devices it was trained.
-        round(sum(record["seconds"] * record.get("devices", 1) for _, record in finished), 1),
+        sum(stage.images_shown for stage, _ in finished) + searched_images,
+        round(seconds + searched_seconds, 1),
     )
 
 

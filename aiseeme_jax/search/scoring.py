@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,21 @@ class Scorer:
     def score(self, planned: PlannedScore, directory: Path) -> dict[str, Any]:
         """Scores a backbone, and writes its features of some validation images. Returns the record."""
         start = time.monotonic()
-        backbone, batch = self.context.load_start(planned.start), self.context.runtime.evaluation_batch
-        proxy = proxies.find_proxy(planned.proxy.proxy)
-        found = proxy.score(planned.proxy, backbone, self.select_images(planned.proxy, planned.set), batch)
+        backbone = self.context.load_start(planned.start)
+        found = self.score_backbone(planned.proxy, planned.set, backbone)
         self.write_features(planned, backbone, directory)
         log.info("%s %.4f", planned.title, found.value)
         return {
             "proxy": planned.proxy.proxy,
-            "value": _to_json(found.value),
-            "draws": [_to_json(draw) for draw in found.draws],
+            **score_to_json(found),
             "backbone_hash": weights.backbone_hash(backbone),
             "seconds": round(time.monotonic() - start, 1),
         }
+
+    def score_backbone(self, proxy: Any, name: str, backbone: nnx.Module) -> Score:
+        """The score of a backbone by a proxy, on images of a data set."""
+        images, batch = self.select_images(proxy, name), self.context.runtime.evaluation_batch
+        return proxies.find_proxy(proxy.proxy).score(proxy, backbone, images, batch)
 
     @functools.cache  # noqa: B019 - one object lives as long as a run
     def select_images(self, proxy: Any, name: str) -> dict[str, data.Split]:
@@ -71,8 +75,7 @@ class Scorer:
 
 def read_score(store: Store, planned: PlannedScore) -> Score:
     """The score of a backbone that was scored."""
-    record = store.record(planned.artifact)
-    return Score(_from_json(record["value"]), np.array(list(map(_from_json, record["draws"]))))
+    return score_from_json(store.record(planned.artifact))
 
 
 def compare_backbones(store: Store, one: PlannedScore, other: PlannedScore) -> float:
@@ -85,6 +88,16 @@ def _read_features(store: Store, planned: PlannedScore) -> Float[np.ndarray, "n 
     if not (directory / FEATURES).exists():
         raise MissingFile(f"{directory} has lost its {FEATURES}; {artifacts.explain_remedy(directory)}")
     return np.load(directory / FEATURES, allow_pickle=False)
+
+
+def score_to_json(score: Score) -> dict[str, Any]:
+    """A score as it is in a record."""
+    return {"value": _to_json(score.value), "draws": [_to_json(draw) for draw in score.draws]}
+
+
+def score_from_json(record: Mapping[str, Any]) -> Score:
+    """The score in a record."""
+    return Score(_from_json(record["value"]), np.array(list(map(_from_json, record["draws"]))))
 
 
 def _to_json(value: float) -> float | None:

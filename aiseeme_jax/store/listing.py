@@ -10,6 +10,9 @@ from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.claims import find_holder
 from aiseeme_jax.store.keys import shorten
 
+# In the folder of a search of a learning rate and a batch size: the keys of its trials.
+TRIALS_OF_A_SEARCH = "trials.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -79,17 +82,21 @@ def _list_keys(workdir: Path) -> set[str]:
     arms = _read_plan(workdir).arms
     listed = [entry.key for arm in arms for entry in (*arm.stages, *arm.measurements, *arm.scores)]
     needed = [entry.baseline for arm in arms for entry in arm.measurements if entry.baseline]
+    needed += [entry.tuning for arm in arms for entry in arm.stages if entry.tuning]
     return {shorten(key) for key in (*listed, *needed)}
 
 
 def _find_needed(store: Store, keys: set[str]) -> Iterator[str]:
-    """Short keys of the Fisher information of wanted stages. No plan lists it, but stages need it."""
+    """Short keys of what no plan lists: Fisher information of wanted stages, and trials of wanted searches."""
     for directory in sorted((store.root / artifacts.FISHER).glob("*")):
         if _describe_state(directory) != "finished":
             continue
         made_from = artifacts.read_record(directory)["made_from"]
         if any(shorten(needed["key"]) in keys for needed in made_from.values()):
             yield _short_key(directory)
+    for file in sorted((store.root / artifacts.TUNING).glob(f"*/{TRIALS_OF_A_SEARCH}")):
+        if _short_key(file.parent) in keys:
+            yield from map(shorten, records.read_json(file, remedy="the next run writes it anew")["trials"])
 
 
 def _short_key(directory: Path) -> str:

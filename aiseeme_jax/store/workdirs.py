@@ -29,12 +29,17 @@ CURRICULUM = "curriculum"
 
 @dataclasses.dataclass(frozen=True)
 class StageEntry:
-    """A stage of an arm, with its key."""
+    """A stage of an arm, with its key.
+
+    Attributes:
+      tuning: key of the search that chooses its learning rate and batch size; '' if there is none.
+    """
 
     label: str
     task: str
     steps: int
     key: str
+    tuning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from aiseeme_jax.curriculum.pieces import Plan, PlannedArm
+from aiseeme_jax.curriculum.tuning import sum_search_cost
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.bootstrap import Draws
 from aiseeme_jax.evaluate.scores import check_predictions
@@ -124,7 +125,9 @@ class Reader:
     def _sum_cost(self, arm: PlannedArm) -> Cost:
         records = [self.store.record(stage.artifact) for stage in arm.stages]
         seconds = [np.nan if one is None else one["seconds"] * one.get("devices", 1) for one in records]
-        return Cost(sum(stage.images_shown for stage in arm.stages), float(sum(seconds)))
+        searched_images, searched_seconds = sum_search_cost(arm.stages, self.store)
+        images = sum(stage.images_shown for stage in arm.stages)
+        return Cost(images + searched_images, float(sum(seconds)) + searched_seconds)
 
 
 def score(predictions: results.Predictions, statistics: Mapping[str, int]) -> Scored:

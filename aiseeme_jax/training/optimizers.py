@@ -95,6 +95,19 @@ def make_optimizer(
     return optimizer
 
 
+def scale_rate(rate: float, ratio: float, rule: str, optimizer: str) -> float:
+    """A learning rate for batches that are `ratio` times larger.
+
+    Args:
+      rule: 'linear' (Goyal et al., arXiv 1706.02677, section 2.1), 'square_root' (for Adam: Malladi et al., arXiv
+        2205.10287), 'none', or 'by_optimizer': the square root for AdamW, linear for the others.
+      optimizer: its name.
+    """
+    if rule == "by_optimizer":
+        rule = "square_root" if optimizer == "adamw" else "linear"
+    return rate * ratio ** SCALING_EXPONENTS[rule]
+
+
 def decayed(params: Any) -> Any:
     """Pytree of bools like `params`: True for the parameters that take weight decay and LARS adaptation."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
@@ -149,6 +162,13 @@ def _cosine(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Sc
     if not 0 <= config.final_scale <= 1:
         raise UserError(f"schedule.final_scale is {config.final_scale}; it must lie in [0, 1]")
     return optax.cosine_decay_schedule(peak, total_steps - warmup, alpha=config.final_scale)
+
+
+def _exponential(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:
+    """From the peak to final_scale · peak at `total_steps`, by the same factor in every step. It may rise."""
+    if not 0 < config.final_scale < math.inf:
+        raise UserError(f"schedule.final_scale is {config.final_scale}; of 'exponential' it must be above 0 and finite")
+    return optax.exponential_decay(peak, total_steps - warmup, config.final_scale)
 
 
 def _step(config: Any, peak: float, total_steps: int, warmup: int) -> optax.Schedule:
@@ -243,9 +263,12 @@ def _adam(b1: float, b2: float, eps: float = 1e-8) -> optax.GradientTransformati
     return optax.GradientTransformation(init, update)
 
 
+SCALING_EXPONENTS = {"linear": 1.0, "square_root": 0.5, "none": 0.0}
+SCALINGS = ("by_optimizer", *SCALING_EXPONENTS)
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "constant": _constant,
     "cosine": _cosine,
+    "exponential": _exponential,
     "step": _step,
 }
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

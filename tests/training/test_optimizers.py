@@ -72,6 +72,17 @@ def rates(config, steps, total=100, peak=2.0):
     return [float(schedule(step)) for step in steps]
 
 
+@pytest.mark.parametrize(
+    "rule, optimizer, expected",
+    [
+        ("linear", "adamw", 0.4), ("square_root", "sgd", 0.2), ("none", "sgd", 0.1),
+        ("by_optimizer", "sgd", 0.4), ("by_optimizer", "lars", 0.4), ("by_optimizer", "adamw", 0.2),
+    ],
+)  # fmt: skip
+def test_the_rate_is_scaled_with_the_batch(rule, optimizer, expected):
+    assert optimizers.scale_rate(0.1, 4.0, rule, optimizer) == pytest.approx(expected)
+
+
 class TestSchedule:
     def test_cosine_with_warmup(self):
         config = schedule_config("cosine", warmup=duration(epochs=2), final_scale=0.1)
@@ -82,6 +93,11 @@ class TestSchedule:
         quarter = 1 + np.cos(np.pi / 4)
         values = rates(schedule_config(), [0, 25, 50, 100])
         np.testing.assert_allclose(values, [2, quarter, 1, 0], rtol=1e-5, atol=1e-6)
+
+    def test_exponential_changes_by_the_same_factor_in_every_step(self):
+        falling, rising = (schedule_config("exponential", final_scale=scale) for scale in (0.01, 100.0))
+        np.testing.assert_allclose(rates(falling, [0, 25, 50, 100]), [2, 2 / 10**0.5, 0.2, 0.02], rtol=1e-5)
+        np.testing.assert_allclose(rates(rising, [0, 50, 100]), [2, 20, 200], rtol=1e-5)
 
     def test_it_rises_and_falls_without_a_jump(self):
         values = np.array(rates(schedule_config(warmup=duration(steps=10)), range(101)))
@@ -110,9 +126,10 @@ class TestSchedule:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"name": "linear"}, "schedule.name is 'linear'; known: constant, cosine, step"),
+            ({"name": "linear"}, "schedule.name is 'linear'; known: constant, cosine, exponential, step"),
             ({"warmup": duration(epochs=10)}, "schedule.warmup lasts 100 steps, the whole stage 100"),
             ({"warmup": duration()}, "exactly one"),
+            ({"name": "exponential"}, "schedule.final_scale is 0.0; of 'exponential' it must be above 0 and finite"),
             ({"final_scale": 1.5}, "schedule.final_scale is 1.5"),
             ({"name": "step", "milestones": (0.5, 30)}, r"schedule.milestones are \(0.5, 30\)"),
             ({"name": "step", "factor": 0.0}, "schedule.factor is 0.0"),

@@ -1,0 +1,124 @@
+"""The targets of a config: checked, and planned as measurements of a backbone, each with its key."""
+
+import functools
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from aiseeme_jax import data
+from aiseeme_jax.curriculum import checks
+from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set
+from aiseeme_jax.curriculum.pieces import PlannedMeasurement, RandomWeights, Start
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
+from aiseeme_jax.store import artifacts, keys
+from aiseeme_jax.store.artifacts import Artifact
+
+# Increase it when a change of the code changes the results of measurements.
+MEASUREMENT_VERSION = 2
+# Fields of a target that say which measurements are made. They do not belong to the key of a measurement.
+COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
+# Fields of a target that are not in the key where they have these values. Before they existed, there were no others.
+SILENT_VALUES = {"endpoint": DEFAULT_ENDPOINT}
+
+
+class TargetPlanner:
+    """Checks the targets of a config, and plans their measurements.
+
+    Args:
+      checked: labels that an earlier plan has checked. Those of this plan are added.
+    """
+
+    def __init__(self, config: ConfigDict, datasets: DataSets, checked: set[str]):
+        self.config, self.datasets, self.checked = config, datasets, checked
+        self.model = keys.to_json(config.model)
+
+    def check(self) -> None:
+        """Raises UserError for a target that cannot be measured, and for one that is there twice."""
+        names: list[str] = []
+        for position, target in enumerate(self.config.targets):
+            with checks.name_in_errors(f"targets[{position}] ({target.protocol})"):
+                protocols.find_protocol(target.protocol)
+                checks.check_made_for(target, "protocol", "target")
+                splits = self.datasets.target(find_set(self.config, target))
+                data.check_model(splits["train"], self.config.model)
+                checks.check_views(self.config.model, target, splits["train"])
+                protocols.check_target(target, splits["train"])
+                checks.check_endpoint(self.config.model, target)
+                if protocols.find_protocol(target.protocol).trains:
+                    checks.check_finetuning(self.config.model, target, len(splits["train"]))
+                name = self.name_target(target)
+            if name in names:
+                raise UserError(
+                    f"targets[{position}]: a second target '{name}'; there can be one of each protocol, data set, "
+                    "endpoint and method against imbalance"
+                )
+            names.append(name)
+        for name in dict.fromkeys(find_set(self.config, target) for target in self.config.targets):
+            alike = f"labels of {self.datasets.data_dir}, {name}"
+            with checks.name_in_errors("targets"):
+                if alike not in self.checked:
+                    protocols.check_labels(self.datasets.target(name))
+                    self.checked.add(alike)
+
+    def warn_of_shared_groups(self, trained_on: Iterable[Sets]) -> None:
+        """Warns if stages are trained on lesions or patients of the held-out images of a target.
+
+        Args:
+          trained_on: the data sets of all stages.
+        """
+        measured_on = dict.fromkeys(find_set(self.config, target) for target in self.config.targets)
+        for sets, name in itertools.product(trained_on, measured_on):
+            self.datasets.warn_of_shared_groups(sets, name, self.datasets.target(name))
+
+    def name_target(self, target: ConfigDict) -> str:
+        return results.name_target(target, self.config.data.name)
+
+    def plan_measurements(self, arm: str, backbone: Start) -> Iterator[PlannedMeasurement]:
+        """The measurements of the backbone of an arm."""
+        for target in self.config.targets:
+            for fraction in target.fractions:
+                for seed in protocols.seeds_for(target.protocol, fraction, target.seeds):
+                    yield self.plan_measurement(arm, target, fraction, seed, backbone)
+
+    def plan_measurement(
+        self, arm: str, target: ConfigDict, fraction: float, seed: int, backbone: Start
+    ) -> PlannedMeasurement:
+        protocol = protocols.find_protocol(target.protocol)
+        if isinstance(backbone, RandomWeights) and target.protocol == "finetune":
+            # Without pretraining, each seed also has random weights of its own.
+            backbone = RandomWeights(seed)
+        plain = protocol.plan_baseline(target)
+        baseline = plain and self.plan_measurement(arm, plain, fraction, seed, backbone)
+        name = find_set(self.config, target)
+        content = {
+            "version": MEASUREMENT_VERSION,
+            "model": self.model,
+            "target": {
+                field: value
+                for field, value in target.items()
+                if field not in COUNTING_FIELDS and (field not in SILENT_VALUES or value != SILENT_VALUES[field])
+            },
+            "fraction": fraction,
+            # On all labels a protocol that trains nothing draws nothing.
+            "seed": seed if fraction < 1 or protocol.trains else None,
+            "patience": self.config.patience if target.protocol == "finetune" else None,
+            "data": self.describe_target(name),
+            "backbone": backbone.content(),
+            **({"baseline": baseline.artifact.key} if baseline else {}),
+        }
+        share = f"{100 * fraction:g}pct"
+        label = re.sub(r"[/:(),]+-?", "-", f"{self.name_target(target)}-{share}-seed{seed}")
+        artifact = Artifact(artifacts.MEASUREMENTS, label, keys.to_json(content))
+        return PlannedMeasurement(
+            artifact, arm, FrozenConfigDict(target), self.name_target(target), name, fraction, seed, backbone, baseline
+        )
+
+    @functools.cache  # noqa: B019
+    def describe_target(self, name: str) -> dict[str, Any]:
+        splits = self.datasets.target(name)
+        return {"name": name, **{split: opened.fingerprint() for split, opened in splits.items()}}
