@@ -109,19 +109,6 @@ def test_tasks_that_compare_images_say_so():
 PARTLY = ("mae",)
 
 
-@pytest.mark.parametrize("name", marked())
-def test_output_pairs_each_image_seen_with_its_features(name):
-    task = tiny.table_task(name)
-    views = jax.jit(task.views)(jax.random.key(0), tiny.table_batch(name))
-    output = tiny.loss(task, views)
-    assert output.loss.shape == () and output.loss.dtype == jnp.float32 and jnp.isfinite(output.loss)
-    np.testing.assert_array_equal(output.images, task.shown_images(views))
-    if name in PARTLY:
-        return
-    pooled = task.backbone(output.images, train=True)["pooled"]
-    np.testing.assert_allclose(output.features, pooled, rtol=1e-5, atol=1e-6)
-
-
 def reversed_images(views):
     """The views of a batch of 8 in the reverse order of its images; keys of random numbers stay."""
 
@@ -134,17 +121,33 @@ def reversed_images(views):
 
 
 @pytest.mark.parametrize("name", marked())
-def test_losses_of_images_go_with_their_images_and_their_mean_is_the_loss(name):
+def test_a_loss_comes_with_those_of_its_images_and_their_features_and_writes_to_no_parameter(name):
     # What dropout drops does not go with the images.
     fields = {"dropout": 0.0} if "dropout" in pretext.task_fields(name) else {}
-    views = jax.jit(tiny.table_task(name, **fields).views)(jax.random.key(0), tiny.table_batch(name))
-    forth, back = (tiny.loss(tiny.table_task(name, **fields), shown) for shown in (views, reversed_images(views)))
-    if not pretext.TASKS[name].IMAGE_LOSSES:
-        assert forth.image_losses is None
+    task = tiny.table_task(name, **fields)
+    graph, state = nnx.split(task)
+
+    @jax.jit
+    def run(state, views):
+        merged = nnx.merge(graph, state)
+        output = merged.loss(views, jnp.zeros(()))
+        return output, nnx.as_pure(nnx.state(merged, nnx.Param))
+
+    views = jax.jit(task.views)(jax.random.key(0), tiny.table_batch(name))
+    output, after = run(nnx.as_pure(state), views)
+    tiny.assert_same(after, tiny.arrays(nnx.as_pure(nnx.state(task, nnx.Param))))
+    assert output.loss.shape == () and output.loss.dtype == jnp.float32 and jnp.isfinite(output.loss)
+    np.testing.assert_array_equal(output.images, task.shown_images(views))
+    if name not in PARTLY:
+        pooled = task.backbone(output.images, train=True)["pooled"]
+        np.testing.assert_allclose(output.features, pooled, rtol=1e-5, atol=1e-6)
+    if not task.IMAGE_LOSSES:
+        assert output.image_losses is None
         return
-    assert forth.image_losses.shape == (8,) and len(np.unique(forth.image_losses)) > 4
-    np.testing.assert_allclose(np.mean(forth.image_losses), forth.loss, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(back.image_losses[::-1], forth.image_losses, rtol=1e-3, atol=1e-5)
+    assert output.image_losses.shape == (8,) and len(np.unique(output.image_losses)) > 4
+    np.testing.assert_allclose(np.mean(output.image_losses), output.loss, rtol=1e-5, atol=1e-6)
+    back, _ = run(nnx.as_pure(state), reversed_images(views))
+    np.testing.assert_allclose(back.image_losses[::-1], output.image_losses, rtol=1e-3, atol=1e-5)
 
 
 def test_all_tasks_but_those_that_compare_dimensions_have_losses_of_images():
@@ -219,21 +222,6 @@ def test_views_depend_on_the_key_and_on_stored_images_alone(name):
     batch = tiny.table_batch(name)
     with pytest.raises(TypeError, match="uint8|int16"):
         task.views(jax.random.key(0), {**batch, "image": batch["image"].astype(jnp.float32)})
-
-
-@pytest.mark.parametrize("name", marked())
-def test_the_loss_writes_to_no_parameter(name):
-    task = tiny.table_task(name)
-    before = tiny.arrays(nnx.as_pure(nnx.state(task, nnx.Param)))
-    graph, state = nnx.split(task)
-
-    def run(state, views):
-        merged = nnx.merge(graph, state)
-        merged.loss(views, jnp.zeros(()))
-        return nnx.as_pure(nnx.state(merged, nnx.Param))
-
-    views = jax.jit(task.views)(jax.random.key(0), tiny.table_batch(name))
-    tiny.assert_same(jax.jit(run)(nnx.as_pure(state), views), before)
 
 
 def test_unknown_task_names_the_known_ones():
