@@ -5,13 +5,14 @@
     python launch.py --config=configs/isic_tuning.py:demo --workdir=runs/demo       synthetic images, no download
 
 Each task is an arm of its own: it is searched in short trials, and then trained with what was found. Beside each of
-them stands the same task as it is without a search. `docs/tuning.md` explains the fields of a search.
+them stands the same task without a search. `docs/tuning.md` explains the fields of a search.
 
 What to expect:
 
 full: not measured yet.
 
-small: not measured yet.
+small: results/curriculum.md, 11 minutes on two CPU cores beside other work. AUROC of the linear probe: SimCLR 0.813
+[0.792–0.832] with a search and 0.813 [0.794–0.832] without, rotation 0.771 [0.742–0.795] and 0.761 [0.736–0.788].
 
 demo: not measured yet.
 """
@@ -83,7 +84,7 @@ def compare(config, stages, search):
         searched = stage.copy_and_resolve_references()
         with searched.unlocked():
             searched.tuning = search.copy_and_resolve_references().lock()
-        arms |= {f"{task}, searched": (searched.lock(),), f"{task}, as it is": (stage,)}
+        arms |= {f"{task}, searched": (searched.lock(),), f"{task}, not searched": (stage,)}
     with config.unlocked():
         config.curricula = base.ConfigDict(arms).lock()
     config.baselines = ("scratch",)

@@ -266,7 +266,7 @@ class TestTuning:
         arms = isic_tuning.get_config(variant).curricula
         assert {name.partition(",")[0] for name in arms} == set(isic_tuning.TASKS) and len(arms) == 4
         for task in isic_tuning.TASKS:
-            (searched,), (plain,) = arms[f"{task}, searched"], arms[f"{task}, as it is"]
+            (searched,), (plain,) = arms[f"{task}, searched"], arms[f"{task}, not searched"]
             assert searched.tuning.auto == ("learning_rate", "batch_size") and not plain.tuning.auto
             assert searched.batch_size in searched.tuning.batches
             different = [name for name in plain if name != "tuning" and plain[name] != searched[name]]
