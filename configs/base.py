@@ -159,7 +159,7 @@ def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any
     """A score of backbones by which a search decides. `docs/search.md` explains them.
 
     Args:
-      name: 'knn', 'linear', 'rankme' or 'lidar'.
+      name: 'knn', 'linear', 'norms', 'rankme' or 'lidar'.
       size, preset: of its views, as in `stage`.
       **changes: fields, as in `stage`.
     """
@@ -172,7 +172,7 @@ def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any
         }
     )
     recipe = FineTuning.RECIPE
-    if name in ("knn", "linear"):
+    if name in ("knn", "linear", "norms"):
         config.share = 1.0  # of the labelled training images
         config.validation_share = 1.0  # of the labelled validation images, on which it is scored
         config.metric = "auroc"  # auroc | average_precision; of classes also balanced_accuracy, macro_f1, accuracy, …
@@ -184,6 +184,11 @@ def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any
     elif name == "linear":
         config.strength = 0.1  # C of the logistic regression
         config.max_iter = 1000
+    elif name == "norms":
+        config.update(training())
+        config.duration = duration(steps=100)
+        config.batch_size = 64
+        config.optimizer.update({"name": "adamw", "learning_rate": 1e-2})
     elif name in ("rankme", "lidar"):
         config.images = 2000 if name == "rankme" else 500  # of the validation split, at most one of each group
         config.samples = 20  # random halves of the images, for the uncertainty
@@ -192,7 +197,7 @@ def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any
             config.ridge = 1e-4  # added to the diagonal of the covariance within the views of an image
             recipe = pretext.task_class("simclr").RECIPE
     else:
-        raise UserError(f"unknown proxy '{name}': known are knn, linear, rankme, lidar")
+        raise UserError(f"unknown proxy '{name}': known are knn, linear, norms, rankme, lidar")
     config.views = views(recipe, FineTuning.FIXED, size=size, preset=preset)
     return change(config, changes)
 
@@ -325,13 +330,18 @@ def _member_from_values(values: Mapping[str, Any]) -> ConfigDict:
 
 def proxy_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A proxy from the plain values of all its fields."""
-    return change(proxy(values["proxy"], preset=_preset_of(values["views"])), dict(values))
+    return change(proxy(values["proxy"], preset=_preset_of(values["views"])), _plain_training(values))
 
 
 def target_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A target from the plain values of all its fields."""
     made = target(values["protocol"], preset=_preset_of(values["views"]))
-    return change(made, _training_from_values(values) if "duration" in values else dict(values))
+    return change(made, _plain_training(values))
+
+
+def _plain_training(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a node that may have the fields of a training."""
+    return _training_from_values(values) if "duration" in values else dict(values)
 
 
 def _training_from_values(values: Mapping[str, Any]) -> dict[str, Any]:
