@@ -139,6 +139,7 @@ class Task(nnx.Module):
       alternatives: ways in which a step can go. Where there are several, `choose` says which way a step goes, and only
         that is computed.
       turn: the way that `views`, `loss` and `after_update` go, from 0.
+      rate_factors: (dotted name, from the task's top, factor of the learning rate of the parameters under it).
     """
 
     NAME: ClassVar[str]
@@ -160,6 +161,7 @@ class Task(nnx.Module):
     compares_losses: bool = False
     alternatives: int = 1
     turn: int = 0
+    rate_factors: tuple[tuple[str, float], ...] = ()
 
     def __init__(self, backbone: nnx.Module, spec: augment.AnyViews):
         self.backbone = backbone

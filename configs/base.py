@@ -2,8 +2,8 @@
 
 The fields of a pretext task are the keyword arguments of its class, with their defaults. `stage` puts them under
 `fields`. Parts that several nodes have in common are in `nodes.py`, the fields of stages with members in `members.py`,
-those of a search of a learning rate and a batch size in `tuning.py`. These four files are no experiments. The others
-beside them say what to expect of theirs.
+those of a search of a learning rate and a batch size in `tuning.py`. These four files, `recipes.py` and `evaluate.py`
+are no experiments. The others beside them say what to expect of theirs.
 """
 
 import functools
@@ -104,7 +104,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     """A measurement of a backbone on labelled data.
 
     Args:
-      protocol: 'knn', 'linear' or 'finetune'.
+      protocol: 'knn', 'linear', 'svm' or 'finetune'.
       size, preset: of its views, as in `stage`.
       **changes: fields, as in `stage`; of 'finetune' `imbalance` as `imbalance_method` takes it.
     """
@@ -115,11 +115,13 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
             # Shares of the labelled training images: nested, stratified, of whole groups. Validation always has all its
             # labels. So k, C and epoch are chosen on more labels than a fraction says.
             "fractions": (1.0,),
+            "shots": 0,  # so many labelled training images of each class, instead of a share; 0: as fractions say
             "data": "",  # data set and config; empty: config.data.name
+            "test_data": "",  # another data set, on whose test images is measured; empty: that of `data`
             "seeds": (0,),  # of the draw of the labels, and of fine-tuning
         }
     )
-    if protocol in ("knn", "linear"):
+    if protocol in ("knn", "linear", "svm"):
         config.endpoint = "pooled"  # of the backbone: stem | stage1 … stage4, each averaged over its positions | pooled
     if protocol == "knn":
         config.neighbours = (5, 10, 20, 50, 100, 200, 500)  # chosen on validation
@@ -129,8 +131,17 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
         config.strengths = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of the logistic regression, chosen on validation
         config.class_weight = "balanced"  # balanced | none
         config.max_iter = 1000  # of each fit
+    elif protocol == "svm":
+        config.strengths = (1e-2, 1e-1, 1.0, 10.0, 100.0)  # C of the machines, chosen on validation
+        config.class_weight = "balanced"  # balanced | none
+        config.max_iter = 2000  # of each machine
     elif protocol == "finetune":
         config.update(training())
+        # all | norms: of the backbone only the scales and biases of its normalisation layers. The head always learns.
+        config.trained = "all"
+        config.layer_decay = 1.0  # learning rate of a layer over that of the next; of a ViT 0.5 to 0.75 is usual
+        # central | flip | right_angles | nine_crops: views of a test image, over which probabilities are averaged
+        config.test_views = "central"
         # An epoch is always one of all labelled training images, also for the warm-up. So every fraction takes the same
         # number of steps, and is validated at the same steps.
         config.duration = duration(epochs=50)
@@ -139,7 +150,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
         # `docs/measuring.md` explains them, and `aiseeme_jax/evaluate/imbalance/` their fields.
         config.imbalance = imbalance_method(changes.pop("imbalance", imbalance.DEFAULT))
     else:
-        raise UserError(f"unknown protocol '{protocol}': known are knn, linear, finetune")
+        raise UserError(f"unknown protocol '{protocol}': known are knn, linear, svm, finetune")
     config.views = views(FineTuning.RECIPE, FineTuning.FIXED, size=size, preset=preset)
     return change(config, changes)
 
@@ -148,7 +159,7 @@ def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any
     """A score of backbones by which a search decides. `docs/search.md` explains them.
 
     Args:
-      name: 'knn', 'linear', 'rankme' or 'lidar'.
+      name: 'knn', 'linear', 'norms', 'rankme' or 'lidar'.
       size, preset: of its views, as in `stage`.
       **changes: fields, as in `stage`.
     """
@@ -161,7 +172,7 @@ def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any
         }
     )
     recipe = FineTuning.RECIPE
-    if name in ("knn", "linear"):
+    if name in ("knn", "linear", "norms"):
         config.share = 1.0  # of the labelled training images
         config.validation_share = 1.0  # of the labelled validation images, on which it is scored
         config.metric = "auroc"  # auroc | average_precision; of classes also balanced_accuracy, macro_f1, accuracy, …
@@ -173,6 +184,11 @@ def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any
     elif name == "linear":
         config.strength = 0.1  # C of the logistic regression
         config.max_iter = 1000
+    elif name == "norms":
+        config.update(training())
+        config.duration = duration(steps=100)
+        config.batch_size = 64
+        config.optimizer.update({"name": "adamw", "learning_rate": 1e-2})
     elif name in ("rankme", "lidar"):
         config.images = 2000 if name == "rankme" else 500  # of the validation split, at most one of each group
         config.samples = 20  # random halves of the images, for the uncertainty
@@ -181,7 +197,7 @@ def proxy(name: str, *, size: int = 224, preset: str = "natural", **changes: Any
             config.ridge = 1e-4  # added to the diagonal of the covariance within the views of an image
             recipe = pretext.task_class("simclr").RECIPE
     else:
-        raise UserError(f"unknown proxy '{name}': known are knn, linear, rankme, lidar")
+        raise UserError(f"unknown proxy '{name}': known are knn, linear, norms, rankme, lidar")
     config.views = views(recipe, FineTuning.FIXED, size=size, preset=preset)
     return change(config, changes)
 
@@ -314,13 +330,18 @@ def _member_from_values(values: Mapping[str, Any]) -> ConfigDict:
 
 def proxy_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A proxy from the plain values of all its fields."""
-    return change(proxy(values["proxy"], preset=_preset_of(values["views"])), dict(values))
+    return change(proxy(values["proxy"], preset=_preset_of(values["views"])), _plain_training(values))
 
 
 def target_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A target from the plain values of all its fields."""
     made = target(values["protocol"], preset=_preset_of(values["views"]))
-    return change(made, _training_from_values(values) if "duration" in values else dict(values))
+    return change(made, _plain_training(values))
+
+
+def _plain_training(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a node that may have the fields of a training."""
+    return _training_from_values(values) if "duration" in values else dict(values)
 
 
 def _training_from_values(values: Mapping[str, Any]) -> dict[str, Any]:

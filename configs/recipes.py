@@ -102,7 +102,7 @@ def narrow_combined(
 def narrow_targets(
     *, preset: str, size: int, fractions: tuple[float, ...], finetune_epochs: int
 ) -> tuple[ConfigDict, ...]:
-    """All three protocols on each share of the labels. Fine-tuning takes few epochs."""
+    """kNN, linear probe and fine-tuning on each share of the labels. Fine-tuning takes few epochs."""
     common = {"preset": preset, "size": size, "fractions": fractions}
     return (
         target("knn", seeds=(0, 1, 2), **common),

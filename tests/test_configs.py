@@ -14,6 +14,7 @@ from short_runs import splits, stage  # noqa: F401
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import augment, distill, models, pretext, weights
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import imbalance, protocols
 from aiseeme_jax.jobs import curriculum, search
 from aiseeme_jax.pretext import pacing
@@ -23,6 +24,7 @@ from aiseeme_jax.training.samples import ORDERS
 from configs import (
     base,
     cxr_curriculum,
+    evaluate,
     isic_curriculum,
     isic_imbalance,
     isic_order,
@@ -260,6 +262,25 @@ class TestPacing:
             assert not isinstance(node, ConfigDict) or node.is_locked, ".".join(path)
 
 
+class TestEvaluate:
+    @pytest.mark.parametrize("kind", evaluate.KINDS)
+    def test_measures_one_kind_of_images_by_every_protocol(self, kind):
+        whole, frozen = (evaluate.get_config(variant) for variant in (kind, f"{kind},32,frozen"))
+        assert whole.job == "evaluate" and {one.protocol for one in whole.targets} == set(protocols.PROTOCOLS)
+        assert {one.protocol for one in frozen.targets} == {*protocols.PROTOCOLS} - {"finetune"}
+        assert {one.views.size for one in frozen.targets} == {32} and frozen.data.name.endswith("/32")
+        assert {one.views.dimensions for one in whole.targets} == {whole.model.dimensions}
+
+    @pytest.mark.parametrize("options", ["64,32", "thawed", "64,frozen,6x"])
+    def test_what_it_does_not_know_is_named(self, options):
+        with pytest.raises(UserError, match=f"after 'cxr' may follow a size of .* not '{options.replace(',', ', ')}'"):
+            evaluate.get_config(f"cxr,{options}")
+
+    def test_an_unknown_kind_names_the_known_ones(self):
+        with pytest.raises(UserError, match="unknown variant 'mri' of evaluate: known are dermoscopy, cxr, ct, own"):
+            evaluate.get_config("mri")
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 class TestTuning:
     def test_each_task_stands_beside_itself_without_a_search(self, variant):
@@ -351,8 +372,8 @@ class TestBase:
     def test_unknown_names_name_the_known_ones(self):
         with pytest.raises(ValueError, match="unknown pretext task 'guesswork': known are"):
             base.stage("guesswork")
-        with pytest.raises(ValueError, match="unknown protocol 'svm': known are knn, linear, finetune"):
-            base.target("svm")
+        with pytest.raises(ValueError, match="unknown protocol 'forest': known are knn, linear, svm, finetune"):
+            base.target("forest")
         with pytest.raises(
             ValueError, match="unknown view preset 'x-ray': known are ct, ct_planes, cxr, dermoscopy, natural"
         ):

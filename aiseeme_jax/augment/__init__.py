@@ -7,9 +7,12 @@ from aiseeme_jax.augment.geometry import rotate90
 from aiseeme_jax.augment.patches import patches
 from aiseeme_jax.augment.presets import PRESETS, make_views
 from aiseeme_jax.augment.views import (
+    CENTRAL,
+    EVALUATION_VIEWS,
     AnyViews,
     Views,
     central_view,
+    evaluation_views,
     from_display,
     random_view,
     stored_to_display,
@@ -19,11 +22,14 @@ from aiseeme_jax.augment.views import (
 from aiseeme_jax.augment.volumes import VolumeViews, rotate_cube
 
 __all__ = [
+    "CENTRAL",
+    "EVALUATION_VIEWS",
     "PRESETS",
     "AnyViews",
     "Views",
     "VolumeViews",
     "central_view",
+    "evaluation_views",
     "from_display",
     "make_views",
     "patches",

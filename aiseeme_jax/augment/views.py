@@ -134,6 +134,50 @@ def central_view(images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[
     return _normalise(_unit(crop(images), views), views)
 
 
+CENTRAL = "central"
+EVALUATION_VIEWS = (CENTRAL, "flip", "right_angles", "nine_crops")
+# Side of each of nine crops, as a share of the image's.
+CROP_SHARE = 0.875
+
+
+def evaluation_views(
+    images: Shaped[Array, "b *space c"], views: AnyViews, name: str
+) -> list[Float[Array, "b *size c"]]:
+    """Views of each image whose predictions are averaged. Nothing in them is random.
+
+    Args:
+      name: 'central': the central view alone; 'flip': also its mirror image, left to right; 'right_angles': it and its
+        mirror image, each turned by 0, 90, 180 and 270 degrees; 'nine_crops': squares, or boxes of the image's shape,
+        of 7/8 of its sides, at the corners, in the middle of the edges and in the centre.
+
+    Raises ValueError for volumes and another name than 'central', and as `random_view`.
+    """
+    central = central_view(images, views)
+    if name == CENTRAL:
+        return [central]
+    if views.dimensions == 3:
+        raise ValueError(f"'{name}' is for images: volumes have '{CENTRAL}' alone")
+    if name == "nine_crops":
+        return _nine_crops(images, views)
+    turns = range(1 if name == "flip" else 4)
+    return [jnp.rot90(view, turn, axes=(1, 2)) for view in (central, central[:, :, ::-1]) for turn in turns]
+
+
+def _nine_crops(images: Shaped[Array, "b h w c"], views: AnyViews) -> list[Float[Array, "b s s c"]]:
+    _, height, width, _ = images.shape
+    free, side = 1 - CROP_SHARE, CROP_SHARE
+    boxes = [
+        geometry.Box(free * height * down / 2, free * width * right / 2, side * height, side * width)
+        for down in range(3)
+        for right in range(3)
+    ]
+    crops = [
+        jax.vmap(lambda image, box=box: geometry.crop_resize(image.astype(jnp.float32), box, views.size))(images)
+        for box in boxes
+    ]
+    return [_normalise(_unit(crop, views), views) for crop in crops]
+
+
 def to_display(view: Float[Array, "... c"], views: AnyViews) -> Float[Array, "... c"]:
     """Undoes the normalisation, for pictures. Values are in [0, 1]."""
     mean, std = _statistics(views, view.shape[-1])

@@ -40,6 +40,11 @@ def find_set(config: ConfigDict, target: ConfigDict) -> str:
     return target.data or config.data.name
 
 
+def find_test_set(config: ConfigDict, target: ConfigDict) -> str:
+    """The data set on whose test images a target is measured: one that it names, or that which it learns from."""
+    return target.test_data or find_set(config, target)
+
+
 def find_share_seed(config: ConfigDict) -> int:
     """The seed by which `data.share` of the images is drawn."""
     return config.seed if config.data.share_seed == -1 else config.data.share_seed
@@ -67,9 +72,14 @@ class DataSets:
         return next(iter(splits.values())) if len(sets) == 1 else data.mix(splits, dict(sets))
 
     @functools.cache  # noqa: B019
-    def target(self, name: str) -> Mapping[str, data.Split]:
-        """The labelled images of each split of a data set."""
-        return {split: data.labelled(self._open(name, split)) for split in SPLITS}
+    def target(self, name: str, test: str = "") -> Mapping[str, data.Split]:
+        """The labelled images of each split of a data set; the test images are those of `test`, if it is given."""
+        sets = {"train": name, "validation": name, "test": test or name}
+        return {split: self._labelled(sets[split], split) for split in SPLITS}
+
+    @functools.cache  # noqa: B019
+    def _labelled(self, name: str, split: str) -> data.Split:
+        return data.labelled(self._open(name, split))
 
     @functools.cache  # noqa: B019
     def searched(self, name: str, split: str) -> data.Split:

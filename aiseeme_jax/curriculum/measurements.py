@@ -59,8 +59,8 @@ class Measurer:
         )
 
     def find_subject(self, planned: PlannedMeasurement) -> protocols.Subject:
-        """The backbone that is measured, with the splits of the target's data set. The last one is kept."""
-        wanted = (str(planned.start.content()), planned.set)
+        """The backbone that is measured, with the splits of the target's data sets. The last one is kept."""
+        wanted = (str(planned.start.content()), planned.set, planned.test_set)
         if self._subject is None or self._subject[0] != wanted:
             # Released before the next one is loaded: memory need not hold both.
             self._subject = None
@@ -69,7 +69,9 @@ class Measurer:
 
     def open_subject(self, planned: PlannedMeasurement) -> protocols.Subject:
         return protocols.Subject(
-            planned.arm, self.context.load_start(planned.start), self.context.datasets.target(planned.set)
+            planned.arm,
+            self.context.load_start(planned.start),
+            self.context.datasets.target(planned.set, planned.test_set),
         )
 
     def write_events(self, planned: PlannedMeasurement, directory: Path, predictions: results.Predictions) -> None:

@@ -141,7 +141,8 @@ class PlannedMeasurement:
       arm: the first arm that needs it; others may share it.
       target: config of the target.
       name: of the target in results and report.
-      set: the data set it is measured on.
+      set: the data set it learns from.
+      test_set: the data set on whose test images it is measured.
       fraction: share of the labels.
       seed: of the draw of the labels, and of fine-tuning.
       start: the backbone.
@@ -153,6 +154,7 @@ class PlannedMeasurement:
     target: FrozenConfigDict
     name: str
     set: str
+    test_set: str
     fraction: float
     seed: int
     start: "Start"
@@ -165,7 +167,7 @@ class PlannedMeasurement:
 
     @property
     def title(self) -> str:
-        return f"{self.arm}: {self.name} on {in_words(self.fraction)}, seed {self.seed}"
+        return f"{self.arm}: {self.name} on {in_words(self.fraction, self.target.shots)}, seed {self.seed}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,14 +3,14 @@
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data
 from aiseeme_jax.curriculum import checks
-from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set
+from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, find_test_set
 from aiseeme_jax.curriculum.pieces import PlannedMeasurement, RandomWeights, Start
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import protocols, results
@@ -21,9 +21,15 @@ from aiseeme_jax.store.artifacts import Artifact
 # Increase it when a change of the code changes the results of measurements.
 MEASUREMENT_VERSION = 2
 # Fields of a target that say which measurements are made. They do not belong to the key of a measurement.
-COUNTING_FIELDS = ("fractions", "seeds", "data", "made_for")
+COUNTING_FIELDS = ("fractions", "seeds", "data", "test_data", "made_for")
 # Fields of a target that are not in the key where they have these values. Before they existed, there were no others.
-SILENT_VALUES = {"endpoint": DEFAULT_ENDPOINT}
+SILENT_VALUES = {
+    "endpoint": DEFAULT_ENDPOINT,
+    "shots": 0,
+    "trained": "all",
+    "layer_decay": 1.0,
+    "test_views": "central",
+}
 
 
 class TargetPlanner:
@@ -44,8 +50,10 @@ class TargetPlanner:
             with checks.name_in_errors(f"targets[{position}] ({target.protocol})"):
                 protocols.find_protocol(target.protocol)
                 checks.check_made_for(target, "protocol", "target")
-                splits = self.datasets.target(find_set(self.config, target))
-                data.check_model(splits["train"], self.config.model)
+                splits = self.open_splits(target)
+                check_test_set(splits["train"], splits["test"])
+                for split in (splits["train"], splits["test"]):
+                    data.check_model(split, self.config.model)
                 checks.check_views(self.config.model, target, splits["train"])
                 protocols.check_target(target, splits["train"])
                 checks.check_endpoint(self.config.model, target)
@@ -55,14 +63,14 @@ class TargetPlanner:
             if name in names:
                 raise UserError(
                     f"targets[{position}]: a second target '{name}'; there can be one of each protocol, data set, "
-                    "endpoint and method against imbalance"
+                    "endpoint, number of shots, method against imbalance, and way to train and to test"
                 )
             names.append(name)
-        for name in dict.fromkeys(find_set(self.config, target) for target in self.config.targets):
-            alike = f"labels of {self.datasets.data_dir}, {name}"
+        for name, test in self.list_sets():
+            alike = f"labels of {self.datasets.data_dir}, {name}, {test}"
             with checks.name_in_errors("targets"):
                 if alike not in self.checked:
-                    protocols.check_labels(self.datasets.target(name))
+                    protocols.check_labels(self.datasets.target(name, test))
                     self.checked.add(alike)
 
     def warn_of_shared_groups(self, trained_on: Iterable[Sets]) -> None:
@@ -71,9 +79,17 @@ class TargetPlanner:
         Args:
           trained_on: the data sets of all stages.
         """
-        measured_on = dict.fromkeys(find_set(self.config, target) for target in self.config.targets)
-        for sets, name in itertools.product(trained_on, measured_on):
-            self.datasets.warn_of_shared_groups(sets, name, self.datasets.target(name))
+        for sets, (name, test) in itertools.product(trained_on, self.list_sets()):
+            both = name if test == name else f"{name}>{test}"
+            self.datasets.warn_of_shared_groups(sets, both, self.datasets.target(name, test))
+
+    def list_sets(self) -> list[tuple[str, str]]:
+        """The data sets of the targets, each pair once: to learn from, and to measure on."""
+        pairs = [(find_set(self.config, target), find_test_set(self.config, target)) for target in self.config.targets]
+        return list(dict.fromkeys(pairs))
+
+    def open_splits(self, target: ConfigDict) -> Mapping[str, data.Split]:
+        return self.datasets.target(find_set(self.config, target), find_test_set(self.config, target))
 
     def name_target(self, target: ConfigDict) -> str:
         return results.name_target(target, self.config.data.name)
@@ -82,7 +98,7 @@ class TargetPlanner:
         """The measurements of the backbone of an arm."""
         for target in self.config.targets:
             for fraction in target.fractions:
-                for seed in protocols.seeds_for(target.protocol, fraction, target.seeds):
+                for seed in protocols.seeds_for(target, fraction):
                     yield self.plan_measurement(arm, target, fraction, seed, backbone)
 
     def plan_measurement(
@@ -94,7 +110,7 @@ class TargetPlanner:
             backbone = RandomWeights(seed)
         plain = protocol.plan_baseline(target)
         baseline = plain and self.plan_measurement(arm, plain, fraction, seed, backbone)
-        name = find_set(self.config, target)
+        name, test = find_set(self.config, target), find_test_set(self.config, target)
         content = {
             "version": MEASUREMENT_VERSION,
             "model": self.model,
@@ -105,20 +121,47 @@ class TargetPlanner:
             },
             "fraction": fraction,
             # On all labels a protocol that trains nothing draws nothing.
-            "seed": seed if fraction < 1 or protocol.trains else None,
+            "seed": seed if protocols.is_random(target, fraction) else None,
             "patience": self.config.patience if target.protocol == "finetune" else None,
-            "data": self.describe_target(name),
+            "data": self.describe_target(name, test),
             "backbone": backbone.content(),
             **({"baseline": baseline.artifact.key} if baseline else {}),
         }
         share = f"{100 * fraction:g}pct"
-        label = re.sub(r"[/:(),]+-?", "-", f"{self.name_target(target)}-{share}-seed{seed}")
+        label = re.sub(r"[/:(),>]+-?", "-", f"{self.name_target(target)}-{share}-seed{seed}")
         artifact = Artifact(artifacts.MEASUREMENTS, label, keys.to_json(content))
         return PlannedMeasurement(
-            artifact, arm, FrozenConfigDict(target), self.name_target(target), name, fraction, seed, backbone, baseline
+            artifact=artifact,
+            arm=arm,
+            target=FrozenConfigDict(target),
+            name=self.name_target(target),
+            set=name,
+            test_set=test,
+            fraction=fraction,
+            seed=seed,
+            start=backbone,
+            baseline=baseline,
         )
 
     @functools.cache  # noqa: B019
-    def describe_target(self, name: str) -> dict[str, Any]:
-        splits = self.datasets.target(name)
-        return {"name": name, **{split: opened.fingerprint() for split, opened in splits.items()}}
+    def describe_target(self, name: str, test: str) -> dict[str, Any]:
+        splits = self.datasets.target(name, test)
+        found = {"name": name, **{split: opened.fingerprint() for split, opened in splits.items()}}
+        return found if test == name else {**found, "test_name": test}
+
+
+def check_test_set(train: data.Split, test: data.Split) -> None:
+    """Checks that what is learnt from one data set can be measured on another.
+
+    Raises UserError for other classes or findings.
+    """
+    if (train.class_names, train.kind) != (test.class_names, test.kind):
+        raise UserError(
+            f"test_data: {test.name} has {_describe_labels(test)}, and {train.name}, from which the target learns, "
+            f"{_describe_labels(train)}; both must have the same, in the same order"
+        )
+
+
+def _describe_labels(split: data.Split) -> str:
+    kind = {"class": "the classes", "findings": "the findings", "none": "no labels"}[split.kind]
+    return " ".join([kind, ", ".join(split.class_names)]).strip()

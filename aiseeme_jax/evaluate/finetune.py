@@ -26,28 +26,54 @@ from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork
 from aiseeme_jax.training import checks, loop, optimizers
 from aiseeme_jax.weights.classifier import Classifier
 
+# What fine-tuning may train of the backbone.
+TRAINED = ("all", "norms")
+
 
 def predict(
-    network: ClassifierNetwork, split: data.Split, *, kind: str, views: augment.AnyViews, batch_size: int
+    network: ClassifierNetwork,
+    split: data.Split,
+    *,
+    kind: str,
+    views: augment.AnyViews,
+    batch_size: int,
+    shown: str = augment.CENTRAL,
 ) -> Float[np.ndarray, "n k"]:
-    """Probabilities of each image's central view, in the order of the split; changes nothing."""
-    logits = predict_logits(network, split, views=views, batch_size=batch_size)
-    return np.asarray(PROBABILITIES[kind](jnp.asarray(logits)))
+    """Probabilities of each image, in the order of the split; changes nothing.
+
+    Args:
+      shown: one of `augment.EVALUATION_VIEWS`; the probability is the mean over these views.
+    """
+    each = [
+        np.asarray(PROBABILITIES[kind](jnp.asarray(logits)))
+        for logits in predict_views(network, split, views=views, batch_size=batch_size, shown=shown)
+    ]
+    return np.mean(each, axis=0)
 
 
 def predict_logits(
     network: ClassifierNetwork, split: data.Split, *, views: augment.AnyViews, batch_size: int
 ) -> Float[np.ndarray, "n k"]:
     """Logits of each image's central view, in the order of the split; changes nothing."""
+    return predict_views(network, split, views=views, batch_size=batch_size, shown=augment.CENTRAL)[0]
+
+
+def predict_views(
+    network: ClassifierNetwork, split: data.Split, *, views: augment.AnyViews, batch_size: int, shown: str
+) -> Float[np.ndarray, "v n k"]:
+    """Logits of each of several views of each image."""
     batches = data.evaluation_batches(split, batch_size)
-    return fetch_rows((_logits(network, batch["image"], views) for batch in batches), len(split))
+    found = fetch_rows((_logits(network, batch["image"], views, shown) for batch in batches), len(split))
+    return np.moveaxis(found, 1, 0)
 
 
-@functools.partial(nnx.jit, static_argnames=("views",))
+@functools.partial(nnx.jit, static_argnames=("views", "shown"))
 def _logits(
-    network: ClassifierNetwork, images: Shaped[Array, "b *space c"], views: augment.AnyViews
-) -> Float[Array, "b k"]:
-    return on_every_device(network(augment.central_view(images, views), train=False)[0])
+    network: ClassifierNetwork, images: Shaped[Array, "b *space c"], views: augment.AnyViews, shown: str
+) -> Float[Array, "b v k"]:
+    # One after another: a batch of all views might not fit.
+    made = augment.evaluation_views(images, views, shown)
+    return on_every_device(jnp.stack([network(view, train=False)[0] for view in made], axis=1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +129,8 @@ def make_task(measurement: Measurement, subject: Subject, runtime: Runtime) -> F
         counts=imbalance.count(labels),
         kind=labels.KIND,
         difficulty=difficulty,
+        trained=measurement.target.trained,
+        layer_decay=measurement.target.layer_decay,
         rngs=nnx.Rngs(seeds.derive(measurement.seed, "heads")),
     )
 
@@ -126,7 +154,9 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
     task = result.task
     best = task.recall()
     chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}
-    probs = predict(task.network, subject.splits["test"], kind=task.kind, views=views, batch_size=batch_size)
+    test = subject.splits["test"]
+    shown = measurement.target.test_views
+    probs = predict(task.network, test, kind=task.kind, views=views, batch_size=batch_size, shown=shown)
     validation = predict_logits(task.network, subject.splits["validation"], views=views, batch_size=batch_size)
     temperature = fit_temperature(validation, subject.labels("validation"))
     classifier = Classifier(
@@ -193,7 +223,17 @@ def _train(
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for a batch size, length, optimizer, schedule or method against imbalance that cannot be."""
+    """Raises UserError for a batch size, length, optimizer, schedule, method against imbalance, or a way to train and
+    to test, that cannot be.
+    """
+    if target.trained not in TRAINED:
+        raise UserError(f"trained is '{target.trained}'; known are {', '.join(TRAINED)}")
+    if not 0 < target.layer_decay <= 1:
+        raise UserError(f"layer_decay is {target.layer_decay}; it must lie in (0, 1]")
+    if target.test_views not in augment.EVALUATION_VIEWS:
+        raise UserError(f"test_views is '{target.test_views}'; known are {', '.join(augment.EVALUATION_VIEWS)}")
+    if target.test_views != augment.CENTRAL and augment.views_of(target.views).dimensions == 3:
+        raise UserError(f"test_views is '{target.test_views}'; volumes have only '{augment.CENTRAL}'")
     for fraction in target.fractions:
         batch_size_for(target.batch_size, round(len(train) * fraction))
     # The lengths are those of all labels, whatever the fraction.

@@ -54,8 +54,41 @@ def nested_fraction(labels: ArrayLike, groups: Sequence, fraction: float, seed: 
     return np.flatnonzero(chosen[member])
 
 
-def in_words(fraction: float) -> str:
-    """'all labels', '10 % of the labels'."""
+def draw_shots(labels: ArrayLike, groups: Sequence, shots: int, seed: int) -> Int[np.ndarray, "k"]:
+    """Sorted indices of a few rows of each class; all rows of a class that has no more.
+
+    The groups have one random order, a function of `seed` and their names. Of each class the first row of each group is
+    taken, in this order, then the second, and so on. So for one seed fewer shots are part of more.
+
+    Args:
+      labels: int [N], none negative.
+      groups: [N] lesion or patient of each row.
+      shots: rows of each class, at least 1.
+
+    Raises ValueError for a number out of range.
+    """
+    if shots < 1:
+        raise ValueError(f"shots must be at least 1, got {shots}")
+    labels = np.asarray(labels)
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    member = member.reshape(-1)
+    place = np.empty(len(names), np.int64)
+    place[np.random.default_rng(seed).permutation(len(names))] = np.arange(len(names))
+    chosen = []
+    for c in np.unique(labels):
+        rows = np.flatnonzero(labels == c)
+        rows = rows[np.argsort(place[member[rows]], kind="stable")]
+        # Rows of a group lie side by side now: its first row is its turn 0.
+        _, first, size = np.unique(place[member[rows]], return_index=True, return_counts=True)
+        turn = np.arange(len(rows)) - np.repeat(first, size)
+        chosen.append(rows[np.argsort(turn, kind="stable")][:shots])
+    return np.sort(np.concatenate(chosen))
+
+
+def in_words(fraction: float, shots: int = 0) -> str:
+    """'all labels', '10 % of the labels', '8 labels of each class'."""
+    if shots:
+        return f"{shots} label{'s' * (shots > 1)} of each class"
     return "all labels" if fraction == 1 else f"{100 * fraction:g} % of the labels"
 
 

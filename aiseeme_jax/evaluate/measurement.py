@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, data
 from aiseeme_jax.evaluate import features, results
-from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
+from aiseeme_jax.evaluate.fractions import draw_shots, in_words, nested_fraction
 from aiseeme_jax.evaluate.labels import Labels, make_labels
 from aiseeme_jax.weights.classifier import Classifier
 
@@ -44,7 +44,7 @@ class Measurement:
 
     def __str__(self) -> str:
         name = results.name_target(self.target, self.target.data)
-        return f"{name} on {in_words(self.fraction)}, seed {self.seed}"
+        return f"{name} on {in_words(self.fraction, self.target.shots)}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ class Subject:
     def training_rows(self, measurement: Measurement) -> Int[np.ndarray, "k"]:
         """The rows of the training split that a measurement uses."""
         train = self.splits["train"]
+        if measurement.target.shots:
+            return draw_shots(train.labels, train.groups, measurement.target.shots, measurement.seed)
         return nested_fraction(train.labels, train.groups, measurement.fraction, measurement.seed)
 
     def features_and_labels(

@@ -16,9 +16,10 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.finetune import FINETUNE
 from aiseeme_jax.evaluate.knn import KNN
-from aiseeme_jax.evaluate.labels import make_labels
+from aiseeme_jax.evaluate.labels import ClassLabels, make_labels
 from aiseeme_jax.evaluate.linear import LINEAR
 from aiseeme_jax.evaluate.measurement import SPLITS, Measured, Measurement, Outcome, Protocol, Runtime, Subject
+from aiseeme_jax.evaluate.svm import SVM
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,12 @@ __all__ = [
     "check_labels",
     "check_target",
     "find_protocol",
+    "is_random",
     "measure",
     "seeds_for",
 ]
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({protocol.name: protocol for protocol in (KNN, LINEAR, FINETUNE)})
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({one.name: one for one in (KNN, LINEAR, SVM, FINETUNE)})
 
 # What follows if the labelled images of a split lack a class or finding.
 LACKING = {
@@ -60,9 +62,14 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
     return Outcome(predictions, found.chosen, found.classifier)
 
 
-def seeds_for(protocol: str, fraction: float, seeds: Sequence[int]) -> Sequence[int]:
+def seeds_for(target: ConfigDict, fraction: float) -> Sequence[int]:
     """The seeds a target is measured with: on all labels the first alone, if the protocol trains nothing."""
-    return seeds[:1] if fraction == 1 and not PROTOCOLS[protocol].trains else seeds
+    return target.seeds if is_random(target, fraction) else target.seeds[:1]
+
+
+def is_random(target: ConfigDict, fraction: float) -> bool:
+    """Whether a result depends on the seed: if labels are drawn, or the protocol trains."""
+    return fraction < 1 or target.shots > 0 or PROTOCOLS[target.protocol].trains
 
 
 def find_protocol(name: str) -> Protocol:
@@ -83,6 +90,12 @@ def check_target(target: ConfigDict, train: data.Split) -> None:
     whole = bool(seeds) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
     if len(set(seeds)) < len(seeds) or not whole:
         raise UserError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
+    if not isinstance(target.shots, int) or target.shots < 0:
+        raise UserError(f"shots is {target.shots}; it must be a whole number of labels of each class, or 0 for all")
+    if target.shots and shares != (1.0,):
+        raise UserError(f"shots is {target.shots} and fractions are {shares}; leave fractions at (1.0,)")
+    if target.shots and make_labels(train.labels, len(train.class_names)).KIND != ClassLabels.KIND:
+        raise UserError(f"shots is {target.shots}; they need one class for each image, and {train.name} has findings")
     find_protocol(target.protocol).check(target, train)
 
 

@@ -23,6 +23,7 @@ from aiseeme_jax.evaluate.fractions import nested_fraction
 from aiseeme_jax.evaluate.knn import knn_probabilities
 from aiseeme_jax.evaluate.labels import check_class_weight, make_labels
 from aiseeme_jax.evaluate.linear import linear_probe
+from aiseeme_jax.evaluate.norms import check_training, train_norms
 
 # Opens the training or the validation images; there is no other split that it could open.
 Open = Callable[[str], data.Split]
@@ -152,6 +153,13 @@ def score_by_regression(
     return _score_predictions(fields, splits["validation"], probe.probs["validation"])
 
 
+def score_by_norms(
+    fields: FrozenConfigDict, backbone: nnx.Module, splits: Mapping[str, data.Split], batch: int
+) -> Score:
+    """Fine-tuning of the normalisation layers and a head, applied to the validation images."""
+    return _score_predictions(fields, splits["validation"], train_norms(fields, backbone, splits, batch))
+
+
 def _extract_all(
     fields: FrozenConfigDict, backbone: nnx.Module, splits: Mapping[str, data.Split], batch: int
 ) -> dict[str, Float[np.ndarray, "n d"]]:
@@ -262,6 +270,12 @@ def check_regression(fields: ConfigDict) -> None:
         raise UserError(f"strength is {fields.strength}; it must be positive")
 
 
+def check_norms(fields: ConfigDict) -> None:
+    """Raises UserError for fields of `norms` that cannot be."""
+    _check_shares(fields)
+    check_training(fields)
+
+
 def check_rank(fields: ConfigDict) -> None:
     """Raises UserError for fields of `rankme` that cannot be."""
     _check_samples(fields)
@@ -284,6 +298,7 @@ PROXIES: Mapping[str, Proxy] = MappingProxyType(
         for proxy in (
             Proxy("knn", BOTH, True, check_neighbours, score_by_neighbours),
             Proxy("linear", BOTH, True, check_regression, score_by_regression),
+            Proxy("norms", BOTH, True, check_norms, score_by_norms),
             Proxy("rankme", HELD_OUT, False, check_rank, score_by_rank),
             Proxy("lidar", HELD_OUT, False, check_discriminants, score_by_discriminants),
         )

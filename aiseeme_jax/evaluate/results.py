@@ -126,22 +126,37 @@ def hash_predictions(directory: Path) -> str:
     return keys.hash_file(path)
 
 
+# Fields that the name of a target says, where they have another value than this.
+NAMED_FIELDS = (
+    ("endpoint", DEFAULT_ENDPOINT, "{}"),
+    ("shots", 0, "{}shots"),
+    ("trained", "all", "{}"),
+    ("layer_decay", 1.0, "layer_decay({:g})"),
+    ("test_views", "central", "{}"),
+)
+
+
 def name_target(fields: Mapping[str, Any], default: str) -> str:
     """A target in results and report: its protocol, with what differs from the default.
 
     Such as 'knn'; 'knn:derm/64' where its data set is not that of the run; 'knn+stage2' where it measures another
-    endpoint than the pooled features; 'finetune+focal' with a method against class imbalance that is not the default
-    one.
+    endpoint than the pooled features; 'svm+8shots' with so many labels of each class; 'finetune+focal' with a method
+    against class imbalance that is not the default one; 'linear:derm/64>other/64' where it is measured on the test
+    images of another data set than that which it learns from.
 
     Args:
       fields: of the target.
       default: the data set of the run.
     """
-    method = imbalance.describe(fields["imbalance"]) if "imbalance" in fields else ""
-    endpoint = fields.get("endpoint", DEFAULT_ENDPOINT)
-    method = method or ("" if endpoint == DEFAULT_ENDPOINT else endpoint)
-    data = "" if fields["data"] in ("", default) else f":{fields['data']}"
-    return fields["protocol"] + (f"+{method}" if method else "") + data
+    parts = [imbalance.describe(fields["imbalance"]) if "imbalance" in fields else ""]
+    # A field, what it says where nothing is to be said, and how another value is written.
+    for field, silent, written in NAMED_FIELDS:
+        value = fields.get(field, silent)
+        parts.append("" if value == silent else written.format(value))
+    data = fields["data"] or default
+    test = fields["test_data"] or data
+    where = "" if (data, test) == (default, default) else f":{data}" + ("" if test == data else f">{test}")
+    return "+".join(filter(None, [fields["protocol"], *parts])) + where
 
 
 def write_rows(workdir: Path, rows: Iterable[Row]) -> None:

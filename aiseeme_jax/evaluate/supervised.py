@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from aiseeme_jax import augment
 from aiseeme_jax.evaluate.imbalance import Counts, Method, Moment
 from aiseeme_jax.evaluate.labels import ClassLabels
 from aiseeme_jax.losses import accuracy, cross_entropies
+from aiseeme_jax.models import layers
 from aiseeme_jax.models.classifier import ClassifierNetwork
 from aiseeme_jax.task import Bank, Batch, Output, Task
 
@@ -31,12 +32,15 @@ class FineTuning(Task):
     and in the last one. Checkpoints hold both, so a run that was killed and goes on ends with the same weights.
 
     Args:
-      backbone: starts from whatever weights it has; all of it is trained.
+      backbone: starts from whatever weights it has.
       spec: the training views.
       method: against the imbalance of the classes.
       counts: training images of each class, or a pair for each finding, as `imbalance.count` gives them.
       kind: of the labels.
       difficulty: [C] mean loss of each class, for a method that takes it from a baseline.
+      trained: what of the backbone is trained: 'all', or 'norms', the scales and biases of its normalisation layers
+        (Frankle et al., arXiv 2003.00152). The head always is. Running statistics always follow the images.
+      layer_decay: the learning rate of each layer is that of the next one, nearer to the head, times this.
     """
 
     NAME = "finetune"
@@ -59,9 +63,15 @@ class FineTuning(Task):
         counts: Counts,
         kind: str = "class",
         difficulty: Float[np.ndarray, " c"] | None = None,
+        trained: str = "all",
+        layer_decay: float = 1.0,
         rngs: nnx.Rngs,
     ):
         super().__init__(backbone, spec)
+        self.held = {"all": (), "norms": layers.list_outside_norms(backbone)}[trained]
+        if layer_decay < 1:
+            scales = layers.scale_by_layer(backbone, layer_decay)
+            self.rate_factors = tuple((f"backbone.{name}", factor) for name, factor in scales)
         self.kind, self.method, self.counts = kind, method, method.needed_counts(counts)
         self.head = method.make_head(backbone.features, len(self.counts), rngs=rngs)
         if method.measures_difficulty:
@@ -143,6 +153,9 @@ class FineTuning(Task):
             self._add_losses(jax.lax.stop_gradient(cross_entropies(logits, labels)), labels)
         metrics = {"accuracy": accuracy(logits, labels)} if self.kind == ClassLabels.KIND else {}
         return Output(loss=loss.value, metrics=metrics, images=views["image"], features=features, empty=loss.empty)
+
+    def frozen(self, progress: Float[Array, ""]) -> Mapping[str, Bool[Array, ""]]:
+        return {f"backbone.{name}": jnp.bool_(True) for name in self.held}
 
     def _add_losses(self, rows: Float[Array, " b"], labels: Array) -> None:
         """Adds the losses of a batch, of all its rows, to those of the epoch."""

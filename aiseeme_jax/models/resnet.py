@@ -211,6 +211,11 @@ class ResNet(nnx.Module):
             "dimensions": self.dimensions,
         }
 
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Dotted names of the parameters of each layer: the stem, then the stages."""
+        return ("stem_convolution", "stem_norm"), *((f"stages.{stage}",) for stage in range(len(self.stages)))
+
     def __call__(self, x: Map, *, train: bool) -> dict[str, Array]:
         """Endpoints of a batch.
 

@@ -130,6 +130,11 @@ class ViT(nnx.Module):
             "dimensions": self.dimensions,
         }
 
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Dotted names of the parameters of each layer: the embedding, then the blocks. The last norm is after them."""
+        return ("embedding", "class_token"), *((f"blocks.{block}",) for block in range(len(self.blocks)))
+
     def __call__(self, x: Float[Array, "b *space c"], *, train: bool) -> dict[str, Array]:
         """Endpoints of a batch.
 

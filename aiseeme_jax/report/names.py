@@ -15,7 +15,7 @@ METRICS = {
 }
 # What is called otherwise where each image has several findings.
 METRICS_OF_FINDINGS = {"auroc": "Macro AUROC", "average_precision": "Macro average precision"}
-PROTOCOLS = {"knn": "kNN", "linear": "Linear probe", "finetune": "Fine-tuning"}
+PROTOCOLS = {"knn": "kNN", "linear": "Linear probe", "svm": "Linear SVM", "finetune": "Fine-tuning"}
 # What the classes of a target are called.
 CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}
 

@@ -73,11 +73,18 @@ def make_schedule(
 
 
 def make_optimizer(
-    config: Any, schedule: optax.Schedule, *, constant: tuple[str, ...] = ()
+    config: Any,
+    schedule: optax.Schedule,
+    *,
+    constant: tuple[str, ...] = (),
+    factors: tuple[tuple[str, float], ...] = (),
 ) -> optax.GradientTransformation:
     """The optimizer that `config.name` says, at the rates of `schedule`; the global norm is clipped first.
 
-    Parameters under the dotted names `constant`, from the top of the tree, learn at `config.learning_rate` throughout.
+    Args:
+      constant: dotted names, from the top of the tree; the parameters under them learn at `config.learning_rate`
+        throughout.
+      factors: (dotted name, factor of the learning rate of the parameters under it).
 
     Raises UserError for an unknown name and for a field out of its range.
     """
@@ -90,9 +97,19 @@ def make_optimizer(
         optimizer = optax.multi_transform(
             {"constant": steady, "scheduled": optimizer}, functools.partial(_rates, constant)
         )
+    if factors:
+        # Updates of every optimizer are proportional to its rate, weight decay included.
+        optimizer = optax.chain(optimizer, optax.stateless(functools.partial(_scale_updates, factors)))
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer
+
+
+def _scale_updates(factors: tuple[tuple[str, float], ...], updates: Any, params: Any) -> Any:
+    def scale(path, update):
+        return update * math.prod(factor for name, factor in factors if _under(path, name))
+
+    return jax.tree.map_with_path(scale, updates)
 
 
 def scale_rate(rate: float, ratio: float, rule: str, optimizer: str) -> float:

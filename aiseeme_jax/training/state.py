@@ -76,6 +76,7 @@ class Program:
       fields, total_steps, steps_per_epoch, patience, hold: as in `Recipe`. After `patience` steps in a row that are
         not finite nothing is updated any more.
       constant_rate: attributes of the task that learn at the peak rate throughout.
+      rate_factors: of the task.
       parts: of the task.
       alternatives: of the task.
       turn: the way that a step of this program goes, from 0.
@@ -89,6 +90,7 @@ class Program:
     patience: int = 10
     hold: int = 0
     constant_rate: tuple[str, ...] = ()
+    rate_factors: tuple[tuple[str, float], ...] = ()
     parts: tuple[Part, ...] = ()
     alternatives: int = 1
     turn: int = 0
@@ -104,7 +106,9 @@ class Program:
 
     def optimizer(self) -> optax.GradientTransformation:
         """Of the parameters that no part owns."""
-        return optimizers.make_optimizer(self.fields.optimizer, self.schedule(), constant=self.constant_rate)
+        return optimizers.make_optimizer(
+            self.fields.optimizer, self.schedule(), constant=self.constant_rate, factors=self.rate_factors
+        )
 
     def part_optimizer(self, part: Part) -> optax.GradientTransformation:
         """Of one part. Its rate follows the stage's schedule, however many updates the part gets in a step."""
@@ -112,7 +116,7 @@ class Program:
         by_step = self._schedule(fields.learning_rate)
         constant = tuple(name for name in self.constant_rate if name in part.attributes)
         by_update = lambda count: by_step(count // part.updates * part.every)  # noqa: E731
-        return optimizers.make_optimizer(fields, by_update, constant=constant)
+        return optimizers.make_optimizer(fields, by_update, constant=constant, factors=self.rate_factors)
 
 
 def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> tuple[Program, TrainState]:
@@ -136,6 +140,7 @@ def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> 
         patience=recipe.patience,
         hold=recipe.hold,
         constant_rate=task.CONSTANT_RATE,
+        rate_factors=task.rate_factors,
         parts=parts,
         alternatives=task.alternatives,
     )

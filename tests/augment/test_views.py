@@ -195,6 +195,43 @@ def test_central_view_is_the_whole_image_resized_and_normalised():
         np.testing.assert_allclose(view, expected, atol=1e-4)
 
 
+class TestEvaluationViews:
+    IMAGES, VIEWS = random_images(2, 16, 16), augment.Views(size=16)
+
+    def views(self, name, views=VIEWS):
+        return [np.asarray(view) for view in augment.evaluation_views(self.IMAGES, views, name)]
+
+    def test_flip_is_the_central_view_and_its_mirror_image(self):
+        central = np.asarray(augment.central_view(self.IMAGES, self.VIEWS))
+        np.testing.assert_array_equal(self.views("central"), [central])
+        np.testing.assert_array_equal(self.views("flip"), [central, central[:, :, ::-1]])
+
+    def test_right_angles_are_the_eight_symmetries_of_a_square(self):
+        central = np.asarray(augment.central_view(self.IMAGES, self.VIEWS))
+        found = self.views("right_angles")
+        expected = [np.rot90(c, turns, (1, 2)) for c in (central, central.transpose(0, 2, 1, 3)) for turns in range(4)]
+        unmatched = [one for one in found if not any(np.array_equal(one, other) for other in expected)]
+        assert len(found) == 8 and not unmatched
+        assert all(not np.array_equal(a, b) for i, a in enumerate(found) for b in found[:i])
+
+    def test_nine_crops_are_boxes_of_seven_eighths_of_the_sides(self):
+        """With 14 of 16 pixels a crop is cut out as it is."""
+        found = self.views("nine_crops", augment.Views(size=14))
+        views = augment.Views(size=14)
+        boxes = [(down, right) for down in (0, 1, 2) for right in (0, 1, 2)]
+        assert len(found) == 9
+        for view, (down, right) in zip(found, boxes, strict=True):
+            cut = np.asarray(self.IMAGES)[:, down : down + 14, right : right + 14]
+            np.testing.assert_allclose(view, augment.central_view(jnp.asarray(cut), views), atol=1e-5)
+
+    def test_of_volumes_there_is_the_whole_alone(self):
+        views = augment.make_views("ct", size=8)
+        volumes = jnp.zeros((1, 8, 8, 8, 1), jnp.int16)
+        assert len(augment.evaluation_views(volumes, views, "central")) == 1
+        with pytest.raises(ValueError, match="'flip' is for images: volumes have 'central' alone"):
+            augment.evaluation_views(volumes, views, "flip")
+
+
 def test_display_undoes_the_normalisation():
     images = random_images(2, 16, 16)
     views = augment.Views(size=16)

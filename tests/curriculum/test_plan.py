@@ -312,8 +312,8 @@ class TestChangedNames:
         with pytest.raises(ValueError, match="unknown pretext task 'guesswork': known are barlow_twins, byol"):
             check(changed, opened("grey"))
         changed = config("grey")
-        changed.targets[0].protocol = "svm"
-        with pytest.raises(ValueError, match="unknown protocol 'svm': known are knn, linear, finetune"):
+        changed.targets[0].protocol = "forest"
+        with pytest.raises(ValueError, match="unknown protocol 'forest': known are knn, linear, svm, finetune"):
             check(changed, opened("grey"))
 
 

@@ -273,6 +273,54 @@ class TestEndpoints:
             self.measured("stage5")
 
 
+class TestLabelsAndTests:
+    """How many labels, what is trained of a backbone, and on what it is tested."""
+
+    def measured(self, *targets):
+        made = config((stage("rotation", 2),), baselines=())
+        made.targets = targets
+        return plan(made).arms[0].measurements
+
+    def target(self, protocol, **changes):
+        return base.target(protocol, size=tiny.SIZE, **({"batch_size": 8} if protocol == "finetune" else {}), **changes)
+
+    def test_each_is_in_the_key_and_the_defaults_are_as_before(self):
+        changes = ({}, {"trained": "norms"}, {"layer_decay": 0.5}, {"test_views": "flip"}, {"shots": 2})
+        found = self.measured(*(self.target("finetune", **change) for change in changes))
+        assert len({one.artifact.key for one in found}) == len(changes)
+        assert not {"trained", "layer_decay", "test_views", "shots", "test_data"} & {
+            *found[0].artifact.content["target"]
+        }
+
+    def test_shots_are_drawn_with_every_seed(self):
+        found = self.measured(self.target("svm", seeds=(0, 1)), self.target("svm", seeds=(0, 1), shots=2))
+        assert [(one.name, one.seed) for one in found] == [("svm", 0), ("svm+2shots", 0), ("svm+2shots", 1)]
+        assert len({one.artifact.key for one in found}) == 3
+
+    def test_another_data_set_can_be_tested_on(self):
+        plain, other = self.measured(self.target("knn"), self.target("knn", test_data="b/1"))
+        assert (other.name, other.set, other.test_set) == ("knn:isic2019/224>b/1", "isic2019/224", "b/1")
+        assert plain.artifact.key != other.artifact.key
+        assert (
+            other.artifact.content["data"]["test_name"] == "b/1" and "test_name" not in plain.artifact.content["data"]
+        )
+        assert other.artifact.label == "knn-isic2019-224-b-1-100pct-seed0"
+
+    def test_of_other_classes_it_is_refused(self, monkeypatch):
+        open_split = data.open_split
+
+        def others(name, split, data_dir):
+            opened = open_split(name, split, data_dir)
+            return opened if name != "b/1" else dataclasses.replace(opened, class_names=("dark", "bright", "grey"))
+
+        monkeypatch.setattr(data, "open_split", others)
+        message = (
+            r"targets\[0\] \(knn\): test_data: .* has the classes dark, bright, grey, and .*, from which the target"
+        )
+        with pytest.raises(UserError, match=message):
+            self.measured(self.target("knn", test_data="b/1"))
+
+
 class TestImbalance:
     def measured(self, *methods, **changes):
         """The planned measurements of fine-tuning with methods against class imbalance."""

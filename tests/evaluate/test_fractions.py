@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aiseeme_jax.evaluate.fractions import in_words, nested_fraction
+from aiseeme_jax.evaluate.fractions import draw_shots, in_words, nested_fraction
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.33, 0.5, 0.9, 1.0)
 
@@ -104,3 +104,39 @@ def test_bad_rows_are_named():
 
 def test_in_words():
     assert [in_words(f) for f in (0.01, 0.125, 1.0)] == ["1 % of the labels", "12.5 % of the labels", "all labels"]
+
+
+class TestShots:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_so_many_of_each_class_and_nested(self, seed):
+        labels, groups = lesions()
+        there, smaller = np.bincount(labels), np.array([], int)
+        for shots in (1, 2, 8, 96):
+            rows = draw_shots(labels, groups, shots, seed)
+            assert (np.diff(rows) > 0).all() and set(smaller) <= set(rows)
+            np.testing.assert_array_equal(np.bincount(labels[rows]), np.minimum(there, shots))
+            smaller = rows
+
+    def test_of_other_lesions_before_the_same_one_again(self):
+        labels, groups = np.zeros(7, int), ["a"] * 4 + ["b"] * 2 + ["c"]
+        for shots, most in ((3, 1), (5, 2), (6, 3)):
+            rows = draw_shots(labels, groups, shots, 0)
+            assert max(np.unique(np.array(groups)[rows], return_counts=True)[1]) == most
+
+    def test_other_seeds_draw_others_and_the_order_of_the_rows_does_not_matter(self):
+        labels, groups = lesions()
+        rows = draw_shots(labels, groups, 4, 0)
+        assert set(rows) != set(draw_shots(labels, groups, 4, 1))
+        back = draw_shots(labels[::-1], groups[::-1], 4, 0)
+        assert sorted(np.array(groups)[rows]) == sorted(np.array(groups[::-1])[back])
+
+    def test_none_are_an_error(self):
+        with pytest.raises(ValueError, match="shots must be at least 1, got 0"):
+            draw_shots([0, 1], ["a", "b"], 0, 0)
+
+    def test_in_words(self):
+        assert [in_words(1.0, shots) for shots in (0, 1, 8)] == [
+            "all labels",
+            "1 label of each class",
+            "8 labels of each class",
+        ]

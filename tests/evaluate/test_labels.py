@@ -45,3 +45,12 @@ def test_log_losses_are_those_of_scikit_learn():
     expected = sk.log_loss(findings[known], 1 / (1 + np.exp(-logits[known])))
     assert make_labels(findings).log_loss(logits) == pytest.approx(expected)
     assert np.isfinite(make_labels(findings).log_loss(1e4 * logits))
+
+
+def test_labels_can_be_limited_to_some_classes_or_findings():
+    rows, told = make_labels(np.array([0, 2, 1, 2]), 3).limit_to(np.array([True, False, True]))
+    assert rows.tolist() == [0, 1, 3] and told.values.tolist() == [0, 2, 2] and told.count == 3
+    findings = make_labels(np.float32([[0, 1], [np.nan, 1], [1, np.nan]]))
+    rows, told = findings.limit_to(np.array([True, False]))
+    assert rows.tolist() == [0, 2]
+    np.testing.assert_array_equal(told.values, np.float32([[0, np.nan], [1, np.nan]]))

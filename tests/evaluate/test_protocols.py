@@ -150,8 +150,39 @@ def test_a_share_takes_all_steps_remembers_the_best_and_survives_a_kill(tmp_path
 
 
 def test_a_frozen_protocol_is_asked_once_on_all_labels():
-    assert protocols.seeds_for("knn", 1, (3, 4)) == protocols.seeds_for("linear", 1.0, (3, 4)) == (3,)
-    assert protocols.seeds_for("knn", 0.1, (3, 4)) == protocols.seeds_for("finetune", 1.0, (3, 4)) == (3, 4)
+    asked = {name: target(name, seeds=(3, 4)) for name in protocols.PROTOCOLS}
+    assert {name: protocols.seeds_for(one, 1.0) for name, one in asked.items()} == {
+        "knn": (3,),
+        "linear": (3,),
+        "svm": (3,),
+        "finetune": (3, 4),
+    }
+    assert protocols.seeds_for(asked["knn"], 0.1) == (3, 4)
+    assert protocols.seeds_for(target("svm", seeds=(3, 4), shots=2), 1.0) == (3, 4)
+
+
+@pytest.mark.parametrize("shots, images", [(1, 3), (3, 9)])
+def test_shots_are_so_many_images_of_each_class(shots, images, tmp_path):
+    measured, measurement = subject(), Measurement(target("svm", shots=shots), 1.0, 5)
+    assert len(measured.training_rows(measurement)) == images
+    assert f"{shots} label" in str(measurement) and f"svm+{shots}shots" in str(measurement)
+    other = Measurement(target("svm", shots=shots), 1.0, 6)
+    assert not np.array_equal(measured.training_rows(measurement), measured.training_rows(other))
+    assert protocols.measure(measurement, measured, tmp_path, RUNTIME).predictions.probs.shape == (24, 3)
+
+
+@pytest.mark.slow
+def test_norms_alone_can_be_trained_and_a_prediction_can_be_the_mean_over_views(tmp_path):
+    measured = subject()
+    shown = {name: target(trained="norms", test_views=name) for name in ("central", "flip")}
+    one, mean = (protocols.measure(Measurement(t, 1.0, 0), measured, tmp_path / n, RUNTIME) for n, t in shown.items())
+    assert one.classifier.hash() == mean.classifier.hash(), "views of test images are of no effect before"
+    found, start = tiny.arrays(one.classifier.network.backbone), tiny.arrays(measured.backbone)
+    moved = {name for name in start if not np.array_equal(found[name], start[name])}
+    assert moved and all("norm" in name for name in moved)
+    mirrored = data.from_arrays(measured.splits["test"].images()[:, :, ::-1], measured.splits["test"].labels)
+    expected = (one.predictions.probs + one.classifier.predict(mirrored.images(), calibrated=False)) / 2
+    np.testing.assert_allclose(mean.predictions.probs, expected, rtol=1e-4, atol=1e-6)
 
 
 class TestCheckTarget:
@@ -194,10 +225,33 @@ class TestCheckTarget:
         with pytest.raises(UserError, match=message):
             protocols.check_target(target(protocol, **wrong), tiny.split(IMAGES))
 
+    @pytest.mark.parametrize(
+        "protocol, wrong, message",
+        [
+            ("svm", {"shots": -1}, "shots is -1; it must be a whole number of labels of each class, or 0 for all"),
+            ("knn", {"shots": 4, "fractions": (0.5,)}, r"shots is 4 and fractions are \(0.5,\); leave fractions at"),
+            ("finetune", {"trained": "head"}, "trained is 'head'; known are all, norms"),
+            ("finetune", {"layer_decay": 0.0}, r"layer_decay is 0.0; it must lie in \(0, 1\]"),
+            (
+                "finetune",
+                {"test_views": "ten"},
+                "test_views is 'ten'; known are central, flip, right_angles, nine_",
+            ),
+        ],
+    )
+    def test_what_cannot_be_learnt_from_trained_or_tested(self, protocol, wrong, message):
+        with pytest.raises(UserError, match=message):
+            protocols.check_target(target(protocol, **wrong), tiny.split(IMAGES))
+
+    def test_shots_of_findings_are_refused(self):
+        split = dataclasses.replace(tiny.split(4), labels=np.float32([[0], [1], [0], [1]]), class_names=("opacity",))
+        with pytest.raises(UserError, match="they need one class for each image, and tiny:train has findings"):
+            protocols.check_target(target("linear", shots=1), split)
+
     def test_an_unknown_protocol(self):
         unknown = target("knn")
-        unknown.protocol = "svm"
-        with pytest.raises(UserError, match="unknown protocol 'svm': known are knn, linear, finetune"):
+        unknown.protocol = "forest"
+        with pytest.raises(UserError, match="unknown protocol 'forest': known are knn, linear, svm, finetune"):
             protocols.check_target(unknown, tiny.split(IMAGES))
 
 

@@ -13,7 +13,14 @@ from aiseeme_jax.evaluate.proxies import PROXIES
 from configs import base
 
 SPLITS = {"train": tiny.split(24, seed=0), "validation": tiny.split(24, seed=1)}
-SMALL = {"knn": {"neighbours": 3}, "linear": {}, "rankme": {"images": 10}, "lidar": {"images": 8, "copies": 3}}
+SHORT = {"duration": base.duration(steps=3), "batch_size": 8}
+SMALL = {
+    "knn": {"neighbours": 3},
+    "linear": {},
+    "norms": SHORT,
+    "rankme": {"images": 10},
+    "lidar": {"images": 8, "copies": 3},
+}
 
 
 def fields(name, **changes):
@@ -64,7 +71,17 @@ class TestLabelled:
         for split in made.values():
             assert len(set(split.groups.tolist())) * 2 == len(split)
 
-    @pytest.mark.parametrize("name", ["knn", "linear"])
+    @pytest.mark.slow
+    def test_norms_learns_from_the_training_images_and_leaves_the_backbone_as_it_is(self):
+        body = tiny.backbone()
+        before = tiny.arrays(body)
+        splits = {"train": tiny.split(48, seed=0), "validation": tiny.split(24, seed=1)}
+        lengths = [{"duration": base.duration(steps=steps), "metric": "balanced_accuracy"} for steps in (1, 120)]
+        short, long = (score("norms", body, splits, **length).value for length in lengths)
+        assert long > short + 0.1
+        tiny.assert_same(body, before)
+
+    @pytest.mark.parametrize("name", ["knn", "linear", "norms"])
     def test_without_labels_names_the_proxies_that_need_none(self, name):
         bare = data.from_arrays(tiny.images(8), name="bare:train")
         with pytest.raises(UserError, match=f"'{name}' needs labels, and bare:train has none: .* rankme, lidar"):
@@ -84,6 +101,8 @@ class TestLabelled:
             ("knn", {"temperature": 0.0}, "temperature is 0.0; it must be positive"),
             ("knn", {"metric": "auc"}, "metric is 'auc'; known are balanced_accuracy"),
             ("linear", {"strength": 0.0}, "strength is 0.0; it must be positive"),
+            ("norms", {"duration": base.duration(epochs=1)}, "duration of the proxy 'norms' must be in steps"),
+            ("norms", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
             ("rankme", {"images": 3}, "images is 3; it must be at least 4"),
             ("lidar", {"copies": 1}, "copies is 1; it must be at least 2"),
             ("lidar", {"ridge": 0.0}, "ridge is 0.0; it must be positive"),
@@ -94,7 +113,7 @@ class TestLabelled:
             PROXIES[name].check(fields(name, **changes))
 
     def test_unknown_name_names_the_known_ones(self):
-        with pytest.raises(UserError, match="unknown proxy 'svm': known are knn, linear, rankme, lidar"):
+        with pytest.raises(UserError, match="unknown proxy 'svm': known are knn, linear, norms, rankme, lidar"):
             proxies.find_proxy("svm")
 
 

@@ -150,7 +150,7 @@ def test_a_target_names_what_differs_from_the_default():
         ("knn", "derm/64", "knn"),
         ("linear", "other/64", "linear:other/64"),
     ):
-        assert results.name_target({"protocol": protocol, "data": data}, "derm/64") == name
+        assert results.name_target(base.target(protocol, data=data), "derm/64") == name
     for method, data, name in (
         ("inverse_frequency", "", "finetune"),
         ("focal", "", "finetune+focal"),
@@ -158,3 +158,12 @@ def test_a_target_names_what_differs_from_the_default():
         ({"name": "ccl", "order": "static", "start": 0.3}, "", "finetune+ccl(order=static,start=0.3)"),
     ):
         assert results.name_target(base.target("finetune", imbalance=method, data=data), "derm/64") == name
+    for protocol, changes, name in (
+        ("linear", {"endpoint": "stage2", "shots": 8}, "linear+stage2+8shots"),
+        ("finetune", {"trained": "norms", "test_views": "flip"}, "finetune+norms+flip"),
+        ("finetune", {"imbalance": "focal", "layer_decay": 0.75}, "finetune+focal+layer_decay(0.75)"),
+        ("knn", {"test_data": "derm/64"}, "knn"),
+        ("knn", {"test_data": "other/64"}, "knn:derm/64>other/64"),
+        ("knn", {"data": "other/64", "test_data": "derm/64"}, "knn:other/64>derm/64"),
+    ):
+        assert results.name_target(base.target(protocol, **changes), "derm/64") == name

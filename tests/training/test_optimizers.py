@@ -265,6 +265,20 @@ def test_what_is_to_learn_at_a_constant_rate_does_not_follow_the_schedule(name):
     assert not updates["backbone"]["kernel"].any() and expected["backbone"]["kernel"].any()
 
 
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_factors_scale_the_rate_of_what_lies_under_a_name_its_weight_decay_included(name):
+    config = optimizer_config(name, weight_decay=0.1)
+    gradient = {part: {"kernel": jnp.full((2, 2), 0.3)} for part in ("head", "body")}
+    params = jax.tree.map(jnp.ones_like, gradient)
+    schedule = optax.constant_schedule(0.1)
+    plain = optimizers.make_optimizer(config, schedule)
+    scaled = optimizers.make_optimizer(config, schedule, factors=(("body", 0.25),))
+    (expected, _), (found, _) = (one.update(gradient, one.init(params), params) for one in (plain, scaled))
+    np.testing.assert_allclose(found["body"]["kernel"], 0.25 * expected["body"]["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(found["head"]["kernel"], expected["head"]["kernel"])
+    assert expected["body"]["kernel"].any()
+
+
 @pytest.mark.parametrize("name, constant", [("sgd", ("head",)), ("adamw", ()), ("lars", ())])
 def test_what_is_remembered_of_some_parameters_can_be_forgotten(name, constant):
     """And of those at the top of the tree alone, not of another module's part of the same name."""

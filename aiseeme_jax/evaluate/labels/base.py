@@ -90,6 +90,10 @@ class Labels(abc.ABC):
         """The labels of some rows, for the same classes or findings."""
 
     @abc.abstractmethod
+    def limit_to(self, columns: Bool[np.ndarray, "c"]) -> tuple[Int[np.ndarray, "k"], "Labels"]:
+        """The rows that say something of some classes or findings, and what they say of these alone."""
+
+    @abc.abstractmethod
     def strata(self) -> Bool[np.ndarray, "n s"]:
         """What fractions of the labels are stratified by: whether a row belongs to each stratum."""
 

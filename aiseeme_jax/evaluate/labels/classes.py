@@ -58,6 +58,11 @@ class ClassLabels(Labels):
     def take(self, rows: Int[np.ndarray, "k"]) -> "ClassLabels":
         return ClassLabels(self.values[rows], self.count)
 
+    def limit_to(self, columns: Bool[np.ndarray, "c"]) -> tuple[Int[np.ndarray, "k"], "ClassLabels"]:
+        """The rows of these classes."""
+        rows = np.flatnonzero(columns[self.values])
+        return rows, self.take(rows)
+
     def strata(self) -> Bool[np.ndarray, "n s"]:
         """The classes."""
         return self.present

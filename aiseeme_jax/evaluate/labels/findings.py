@@ -55,6 +55,12 @@ class FindingLabels(Labels):
     def take(self, rows: Int[np.ndarray, "k"]) -> "FindingLabels":
         return FindingLabels(self.values[rows])
 
+    def limit_to(self, columns: Bool[np.ndarray, "c"]) -> tuple[Int[np.ndarray, "k"], "FindingLabels"]:
+        """The rows in which one of these findings is known; the others are not known any more."""
+        limited = FindingLabels(np.where(columns, self.values, np.nan))
+        rows = np.flatnonzero(limited.known.any(axis=1))
+        return rows, limited.take(rows)
+
     def strata(self) -> Bool[np.ndarray, "n s"]:
         """The findings, and last the rows in which none is present."""
         return np.column_stack([self.present, ~self.present.any(axis=1)])
