@@ -95,7 +95,7 @@ def adjust_holm(p_values: ArrayLike) -> Float[np.ndarray, "tests"]:
 
 
 def adjust_false_discovery(p_values: ArrayLike) -> Float[np.ndarray, "tests"]:
-    """P-values adjusted by Benjamini & Hochberg (1995): of those below a level, so large a share is false on average."""
+    """P-values adjusted by Benjamini & Hochberg (1995): of those below a level, that share is false on average."""
     p_values = _check_p(p_values)
     order = np.argsort(p_values, kind="stable")
     scaled = p_values[order] * len(p_values) / np.arange(1, len(p_values) + 1)

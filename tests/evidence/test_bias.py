@@ -82,12 +82,8 @@ def test_equal_targets_have_no_effect_and_p_one():
 
 
 def test_p_is_uniform_where_nothing_is_associated():
-    found = [
-        bias.ieat(normal(6, 5, seed=s), normal(6, 5, seed=s + 999), normal(4, 5, seed=1), normal(4, 5, seed=2), seed=0)[
-            1
-        ]
-        for s in range(150)
-    ]
+    attributes = normal(4, 5, seed=1), normal(4, 5, seed=2)
+    found = [bias.ieat(normal(6, 5, seed=s), normal(6, 5, seed=s + 999), *attributes, seed=0)[1] for s in range(150)]
     assert np.mean(np.array(found) < 0.2) == pytest.approx(0.2, abs=0.08)
 
 

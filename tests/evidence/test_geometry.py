@@ -38,7 +38,7 @@ def test_the_slope_of_twonn_agrees_with_the_most_likely_dimension():
 
 def test_near_copies_destroy_twonn_and_are_counted():
     cloud = normal(1500, 10)
-    copies = cloud[:150] + 1e-6 * normal(150, 10, seed=1)
+    copies = cloud[:150] + 1e-3 * normal(150, 10, seed=1)
     assert geometry.share_of_copies(cloud) == 0
     assert geometry.twonn(np.concatenate([cloud[:1350], copies])) == pytest.approx(0.8, abs=0.2)
     assert geometry.share_of_copies(np.concatenate([cloud[:1350], copies])) == pytest.approx(0.2)
