@@ -67,6 +67,16 @@ def permuted(
     return float(np.mean([measure(x, y[generator.permutation(len(y))]) for _ in range(draws)]))
 
 
+def turn_into_rows(x: ArrayLike) -> Float[np.ndarray, "n k"]:
+    """Features with mean 0, turned so that there are no more than images: for measures that no rotation changes."""
+    x = np.asarray(x, np.float64)
+    x = x - x.mean(axis=0)
+    if x.shape[1] <= len(x):
+        return x
+    directions, values, _ = np.linalg.svd(x, full_matrices=False)
+    return directions * values
+
+
 def _leading(x: Float[np.ndarray, "n d"], kept: float) -> Float[np.ndarray, "n k"]:
     """Orthonormal directions over images: the fewest leading ones that have this share of the variance."""
     directions, values, _ = np.linalg.svd(x, full_matrices=False)

@@ -134,3 +134,14 @@ def _pool_random(
 
 def _average(rows: Float[Array, "b ..."]) -> Float[Array, "b d"]:
     return rows.mean(axis=tuple(range(1, rows.ndim - 1))) if rows.ndim > 2 else rows
+
+
+def flatten_layers(
+    network: nnx.Module, split: data.Split, *, views: augment.AnyViews, batch_size: int
+) -> dict[str, Float[np.ndarray, "n d"]]:
+    """What every layer of a network makes of each image, in evaluation mode; maps are flattened."""
+    kept: dict[str, list[np.ndarray]] = {}
+    for batch in data.evaluation_batches(split, batch_size):
+        for endpoint, rows in _run(network, batch["image"], views).items():
+            kept.setdefault(endpoint, []).append(np.asarray(rows.reshape(len(rows), -1)))
+    return {endpoint: np.concatenate(parts)[: len(split)] for endpoint, parts in kept.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from aiseeme_jax.evidence import relations
-from aiseeme_jax.evidence.canonical import permuted, pwcca, svcca
+from aiseeme_jax.evidence.canonical import permuted, pwcca, svcca, turn_into_rows
 from aiseeme_jax.evidence.networks import Compared, Layer
 from aiseeme_jax.evidence.similarity import cka, rbf_cka
 
@@ -95,6 +95,7 @@ def list_cka(compared: Compared) -> list[PairRow]:
 def measure_pairs(compared: Compared, names: Sequence[str], *, seed: int) -> list[PairRow]:
     """Other measures of all pairs of networks at each endpoint, on features averaged over the positions of a map."""
     found = []
+    turned = {layer: turn_into_rows(features) for layer, features in compared.features.items()} if names else {}
     for name in names:
         pairs = {
             (one, other): None
@@ -103,18 +104,22 @@ def measure_pairs(compared: Compared, names: Sequence[str], *, seed: int) -> lis
             for j, other in enumerate(compared.at(endpoint))
             if (i < j if MEASURES[name].symmetric else i != j)
         }
-        found += [_measure(name, one, other, compared, seed) for one, other in pairs]
+        found += [_measure(name, one, other, compared, turned, seed) for one, other in pairs]
     return found
 
 
-def _measure(name: str, one: Layer, other: Layer, compared: Compared, seed: int) -> PairRow:
-    x, y = compared.features[one], compared.features[other]
+def _measure(
+    name: str, one: Layer, other: Layer, compared: Compared, turned: Mapping[Layer, ArrayLike], seed: int
+) -> PairRow:
+    """One measure of two layers. What no rotation changes is computed on fewer features, for raw pixels are many."""
+    x, y = (turned if name in ("svcca", "procrustes") else compared.features)[one], compared.features[other]
+    y = turned[other] if name in ("svcca", "pwcca", "procrustes") else y
     if name == "rsa":
         found = relations.rsa_interval(x, y, seed=seed)
         return _row(name, one, other, compared, found.value, null=0.0, low=found.low, high=found.high)
     compute = MEASURES[name].compute
     if name in ("svcca", "pwcca", "procrustes"):
-        null = permuted(compute, x, y, seed=seed)
+        null = permuted(compute, x, y, seed=seed, draws=1)
     else:
         null = relations.NEIGHBOURS / (compared.images - 1) if name == "neighbours" else 0.0
     return _row(name, one, other, compared, compute(x, y), null=null)

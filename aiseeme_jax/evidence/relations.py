@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from aiseeme_jax.evidence.similarity import check_pair
 
@@ -40,19 +40,15 @@ def rsa_interval(x: ArrayLike, y: ArrayLike, *, seed: int, samples: int = 200) -
     """`rsa` with an interval over images: percentiles over bootstrap samples.
 
     Images are drawn, not pairs, for pairs that share an image are not independent. The pairs of an image with its own
-    copy are left out: their dissimilarity is 0 on both sides and would make every sample look similar.
+    copy are left out: their dissimilarity is 0 on both sides and would make every sample look similar. Ranks are those
+    among all images, not drawn anew, so a sample is Pearson's correlation of these under weights of the pairs.
     """
     one, other = _dissimilarities(x, y)
     value = _correlate(one, other)
-    one, other = squareform(one, checks=False), squareform(other, checks=False)
-    generator, count, found = np.random.default_rng(seed), len(one), []
-    for _ in range(samples):
-        rows = generator.integers(count, size=count)
-        first, second = np.triu_indices(count, 1)
-        first, second = rows[first], rows[second]
-        different = first != second
-        pair = first[different], second[different]
-        found.append(_correlate(one[pair], other[pair]))
+    ranks = [squareform(rankdata(side), checks=False) for side in (one, other)]
+    count = len(ranks[0])
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=samples)
+    found = _correlate_weighted(*ranks, drawn.astype(np.float64))
     low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
     return Interval(value, float(low), float(high))
 
@@ -98,6 +94,19 @@ def _dissimilarities(x: ArrayLike, y: ArrayLike) -> tuple[Float[np.ndarray, "pai
     if min(side.shape[1] for side in sides) < 2:
         raise ValueError("rsa correlates the features of two images: it needs at least 2 features")
     return tuple(pdist(side, "correlation") for side in sides)
+
+
+def _correlate_weighted(
+    one: Float[np.ndarray, "n n"], other: Float[np.ndarray, "n n"], weights: Float[np.ndarray, "s n"]
+) -> Float[np.ndarray, "s"]:
+    """Pearson's correlation over pairs of different images, where a pair counts as the product of their weights."""
+    off = 1 - np.eye(len(one))
+    total, *sums = (
+        np.einsum("sn,sn->s", weights @ (matrix * off), weights)
+        for matrix in (off, one, other, one * one, other * other, one * other)
+    )
+    x, y, xx, yy, xy = (part / total for part in sums)
+    return (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))
 
 
 def _correlate(one: Float[np.ndarray, "pairs"], other: Float[np.ndarray, "pairs"]) -> float:

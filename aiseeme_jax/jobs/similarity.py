@@ -166,8 +166,9 @@ def describe_levels(compared: Compared, ceilings: Sequence[tuple[str, str]]) -> 
     floor = [arms_of.name_random(seed) for seed in arms_of.RANDOM_SEEDS]
     trained = [name for name in compared.networks if name not in (*floor, PIXELS)]
     found = [
-        f"Floor: with a network with random weights, arms have a CKA of {_span(read(a, floor[0]) for a in trained)}; "
-        f"with raw pixels {_span(read(a, PIXELS) for a in trained)}; two random networks have {read(*floor):.2f}."
+        *(f"Floor: with {name}, arms have a CKA of {_span(read(arm, name) for arm in trained)}." for name in floor),
+        f"Two networks with random weights have {read(*floor):.2f}. An arm whose seed is one of theirs began with them.",
+        f"With raw pixels, arms have {_span(read(arm, PIXELS) for arm in trained)}.",
     ]
     if ceilings:
         found.append(f"Ceiling: the same arm with another seed, {_span(read(*pair) for pair in ceilings)}.")
