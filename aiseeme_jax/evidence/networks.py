@@ -17,6 +17,8 @@ from aiseeme_jax.evidence.layers import FEWEST, LayerCka
 
 # The network and the layer of what is not a network: the pixels of the views.
 PIXELS = "raw pixels"
+# The first and the last endpoint of a backbone; the stages lie between, in the order of their names.
+STEM, POOLED = "stem", features.DEFAULT_ENDPOINT
 
 
 @dataclass(frozen=True, order=True)
@@ -81,7 +83,7 @@ def compare_networks(
         made = {
             Layer(name, endpoint): rows
             for name, network in networks.items()
-            for endpoint, rows in _run(network, batch["image"], views).items()
+            for endpoint, rows in _run_in_order(network, batch["image"], views).items()
         }
         made[Layer(PIXELS, PIXELS)] = augment.central_view(batch["image"], views).reshape(size, -1)
         found.add(list(made.values()))
@@ -116,6 +118,14 @@ def _choose_batch(images: int, largest: int) -> int:
     return size
 
 
+def _run_in_order(
+    network: nnx.Module, images: Shaped[Array, "b *space c"], views: augment.AnyViews
+) -> dict[str, Float[Array, "b ..."]]:
+    """What the layers make of images, in the order in which they are computed: a compiled function sorts names."""
+    found = _run(network, images, views)
+    return {name: found[name] for name in sorted(found, key=lambda name: (name == POOLED, name != STEM, name))}
+
+
 @partial(nnx.jit, static_argnames="views")
 def _run(
     network: nnx.Module, images: Shaped[Array, "b *space c"], views: augment.AnyViews
@@ -142,6 +152,6 @@ def flatten_layers(
     """What every layer of a network makes of each image, in evaluation mode; maps are flattened."""
     kept: dict[str, list[np.ndarray]] = {}
     for batch in data.evaluation_batches(split, batch_size):
-        for endpoint, rows in _run(network, batch["image"], views).items():
+        for endpoint, rows in _run_in_order(network, batch["image"], views).items():
             kept.setdefault(endpoint, []).append(np.asarray(rows.reshape(len(rows), -1)))
     return {endpoint: np.concatenate(parts)[: len(split)] for endpoint, parts in kept.items()}

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     names = list(dict.fromkeys(getattr(test, side) for test in tests for side in "xyab"))
     images = {name: read_images(options.folder / name, options.size) for name in names}
     check_sizes(tests, images)
-    views = augment.make_views({}, options.preset, size=options.size)
+    views = augment.make_views(options.preset, options.size)
     backbones = {str(path): weights.load_backbone(path)[0] for path in options.backbone}
     rows: list[BiasRow] = []
     for network, endpoint, features in embed(images, backbones, options.endpoint, views, options.batch):

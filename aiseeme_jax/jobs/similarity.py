@@ -21,7 +21,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.evaluate.proxies import draw_images
 from aiseeme_jax.evaluate.results import write_table
-from aiseeme_jax.evidence import geometry, networks, pairs
+from aiseeme_jax.evidence import geometry, networks, pairs, relations
 from aiseeme_jax.evidence.networks import PIXELS, Compared
 from aiseeme_jax.jobs import arms as arms_of
 from aiseeme_jax.report import similarity_page
@@ -65,6 +65,11 @@ def main(arguments: Sequence[str]) -> None:
     split = data.each_picture(data.open_split(name, options.split, options.data_dir or config["runtime"]["data_dir"]))
     split = split.subset(draw_images(split, options.images, options.seed))
     backbones = arms_of.load_networks(arms, config)
+    if "neighbours" in measures and len(split) < relations.NEIGHBOURS + 2:
+        raise UserError(
+            f"{name}:{options.split} gives {len(split)} images of different lesions or patients, and the measure "
+            f"'neighbours' needs {relations.NEIGHBOURS + 2}: leave it out of --measure"
+        )
     layered = _choose_layers(options.layers, list(backbones))
     batch = config["runtime"]["evaluation_batch"]
     compared = networks.compare_networks(backbones, split, views=views, batch_size=batch)
@@ -167,7 +172,7 @@ def describe_levels(compared: Compared, ceilings: Sequence[tuple[str, str]]) -> 
     trained = [name for name in compared.networks if name not in (*floor, PIXELS)]
     found = [
         *(f"Floor: with {name}, arms have a CKA of {_span(read(arm, name) for arm in trained)}." for name in floor),
-        f"Two networks with random weights have {read(*floor):.2f}. An arm whose seed is one of theirs began with them.",
+        f"These two have {read(*floor):.2f}. An arm whose seed is one of theirs began with its weights.",
         f"With raw pixels, arms have {_span(read(arm, PIXELS) for arm in trained)}.",
     ]
     if ceilings:
