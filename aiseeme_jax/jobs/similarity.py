@@ -10,6 +10,7 @@ ceiling. It writes similarity.csv, geometry.csv and similarity.html into the fir
 """
 
 import argparse
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,10 +210,9 @@ def write_tables(page: similarity_page.Page) -> Iterator[str]:
     for name, row in zip(names, rows, strict=True):
         numbers = row.effective_rank, row.twonn, row.copies, row.alignment, row.uniformity, row.anisotropy
         yield f"{name[:left]:<{left}}" + "".join("       –" if np.isnan(x) else f"{x:>8.2f}" for x in numbers)
-    yield "rank " + geometry.NOTES["effective_rank"]
-    yield "TwoNN is " + geometry.NOTES["twonn"]
-    yield "copies: " + geometry.NOTES["copies"]
-    if page.gains:
-        yield from ("", page.gains.sentence)
-    if page.missing:
-        yield from ("", f"not finished, so left out: {', '.join(page.missing)}")
+    notes = ["rank " + geometry.NOTES["effective_rank"], "TwoNN is " + geometry.NOTES["twonn"]]
+    notes += ["copies: " + geometry.NOTES["copies"]]
+    notes += ["", page.gains.sentence] if page.gains else []
+    notes += ["", f"not finished, so left out: {', '.join(page.missing)}"] if page.missing else []
+    for note in notes:
+        yield from textwrap.wrap(note, WIDTH) or [""]
