@@ -66,14 +66,14 @@ def main(arguments: Sequence[str]) -> None:
     split = data.each_picture(data.open_split(name, options.split, options.data_dir or config["runtime"]["data_dir"]))
     split = split.subset(draw_images(split, options.images, options.seed))
     backbones = arms_of.load_networks(arms, config)
-    if "neighbours" in measures and len(split) < relations.NEIGHBOURS + 2:
-        raise UserError(
-            f"{name}:{options.split} gives {len(split)} images of different lesions or patients, and the measure "
-            f"'neighbours' needs {relations.NEIGHBOURS + 2}: leave it out of --measure"
-        )
     layered = _choose_layers(options.layers, list(backbones))
     batch = config["runtime"]["evaluation_batch"]
     compared = networks.compare_networks(backbones, split, views=views, batch_size=batch)
+    if "neighbours" in measures and compared.images < relations.NEIGHBOURS + 2:
+        raise UserError(
+            f"{name}:{options.split} gives {compared.images} images of different lesions or patients, and the measure "
+            f"'neighbours' needs {relations.NEIGHBOURS + 2}: leave it out of --measure"
+        )
     aligned = {
         label: geometry.alignment(
             *networks.align_views(backbone, split, views=views, batch_size=batch, seed=options.seed)

@@ -60,7 +60,7 @@ def test_the_command_compares_the_arms_of_runs(tmp_path, capsys):
     for seed in (0, 1):
         curriculum.run(config(stages, seed=seed, baselines=("scratch", "single")), tmp_path / str(seed))
     runs = [str(tmp_path / "0"), str(tmp_path / "1")]
-    # There are 8 lesions.
+    # There are 8 images in a batch of 8 devices; the other lesions are left over.
     with pytest.raises(UserError, match="8 images of different lesions or patients, .* needs 12"):
         similarity.main([*runs, "--measure", "all"])
     measures = "rbf_cka,svcca,pwcca,rsa,procrustes"
