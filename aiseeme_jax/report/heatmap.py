@@ -11,7 +11,7 @@ from aiseeme_jax.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, c
 
 CELL, LETTER, PAD = 30, 6.2, 8
 # Longer names are cut: the whole name is in the title of the row.
-LONGEST = 30
+LONGEST = 44
 
 
 @dataclass(frozen=True)
