@@ -24,7 +24,10 @@ class Measurer:
         self._subject: tuple[Any, protocols.Subject] | None = None
 
     def measure(self, planned: PlannedMeasurement, directory: Path) -> dict[str, Any]:
-        """Runs a protocol, and writes the predictions of test and validation images and, after fine-tuning, the classifier. Returns the record."""
+        """Runs a protocol, and writes the predictions of test and validation and, after fine-tuning, the classifier.
+
+        Returns the record.
+        """
         start = time.monotonic()
         subject = self.find_subject(planned)
         baseline = planned.baseline and self.context.load_classifier(planned.baseline)

@@ -229,9 +229,7 @@ def _decided(probs: Probs) -> np.ndarray:
     return decisions(probs)[:, None] == np.arange(probs.shape[1])
 
 
-def _shares(
-    labels: ClassLabels, probs: Probs, weights: Weights
-) -> tuple[PerClass, PerClass, Float[np.ndarray, "s"]]:
+def _shares(labels: ClassLabels, probs: Probs, weights: Weights) -> tuple[PerClass, PerClass, Float[np.ndarray, "s"]]:
     """The shares of the rows of each class, and decided for each class, and the weight of all rows."""
     total = weights.sum(axis=1)
     whole = np.maximum(total, 1e-12)[:, None]
