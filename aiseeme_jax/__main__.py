@@ -13,6 +13,7 @@ from aiseeme_jax.store.files import check_local, explain_disk_errors
 COMMANDS = {
     "compare": "aiseeme_jax.report.compare",
     "freeze": "aiseeme_jax.jobs.freezing",
+    "metrics": "aiseeme_jax.jobs.metrics_command",
     "store": "aiseeme_jax.jobs.store_command",
 }
 
