@@ -150,7 +150,7 @@ class Subgroups:
         rows = []
         for name in self.found:
             inside = self.rows(name)
-            enough = len(np.unique(self.members[inside & counted])) >= MIN_GROUPS
+            enough = self.carries(name, counted)
             runs = [run[name] for run in drawn if name in run]
             value = float(np.mean([run.value for run in runs])) if runs else math.nan
             low, high = interval(runs, self.seed) if enough and math.isfinite(value) else (math.nan, math.nan)
@@ -160,6 +160,10 @@ class Subgroups:
             rows.append(Subgroup(name, *sizes, value, low, high))
         return rows
 
+    def carries(self, name: str, counted: Bool[np.ndarray, "n"]) -> bool:
+        """Whether enough patients of a subgroup have a counted row for an interval, and for a part in a gap."""
+        return self._count(self.rows(name) & counted) >= MIN_GROUPS
+
     def _count(self, rows: Bool[np.ndarray, "n"]) -> int:
         """Patients or lesions that have some of these rows."""
         return len(np.unique(self.members[rows]))
@@ -168,17 +172,22 @@ class Subgroups:
         self,
         measures: Sequence[Measure],
         drawn: Sequence[Mapping[str, Draws]],
+        counted: Bool[np.ndarray, "n"],
         strata: Int[np.ndarray, "n"],
         deals: int = DEALS,
     ) -> Gap:
-        """The gap of a metric, a mean over runs, over the subgroups that have a value, with what it is by chance.
+        """The gap of a metric, a mean over runs, with what it is by chance.
+
+        Only subgroups that have a value and at least MIN_GROUPS patients with a counted row take part: with fewer, the
+        gap would say no more than that they are few.
 
         Args:
           measures, drawn: of each run what `measure` was given, and what it gave.
+          counted: as of `measure`.
           strata: [N], a number for the class of each image; patients of one class exchange their attribute.
         """
         means = {name: float(np.mean([run[name].value for run in drawn])) for name in drawn[0]}
-        values = {name: value for name, value in means.items() if math.isfinite(value)}
+        values = {name: value for name, value in means.items() if math.isfinite(value) and self.carries(name, counted)}
         if len(values) < 2:
             return Gap("", "", *[math.nan] * 6, 0)
         highest, lowest = max(values, key=values.get), min(values, key=values.get)
@@ -195,9 +204,12 @@ class Subgroups:
         self, measures: Sequence[Measure], found: Sequence[str], strata: Int[np.ndarray, "n"], deals: int
     ) -> Float[np.ndarray, "d"]:
         """The gap after each deal."""
-        dealt = deal_attribute(self.names, self.members, strata, deals, self.seed)
+        # Numbers are compared faster than names.
+        names, numbers = np.unique(self.names.astype(str), return_inverse=True)
+        dealt = deal_attribute(numbers.reshape(-1), self.members, strata, deals, self.seed)
         once = np.ones(dealt.shape)
-        of_each = np.array([np.mean([one(once, dealt == name) for one in measures], axis=0) for name in found])
+        insides = [dealt == int(np.flatnonzero(names == name)[0]) for name in found]
+        of_each = np.array([np.mean([one(once, inside) for one in measures], axis=0) for inside in insides])
         return of_each.max(axis=0) - of_each.min(axis=0)
 
 
@@ -208,7 +220,7 @@ def deal_attribute(
 
     What is dealt to is a part of a patient: the images that have one attribute and one class.
     """
-    names, strata = np.asarray(names, object), np.asarray(strata)
+    names, strata = np.asarray(names), np.asarray(strata)
     numbers = np.unique(names.astype(str), return_inverse=True)[1].reshape(-1)
     parts, first, part_of = np.unique(
         np.column_stack([members, numbers, strata]), axis=0, return_index=True, return_inverse=True

@@ -17,7 +17,7 @@ from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.report.measures.arms import MeasuredArm
 from aiseeme_jax.report.measures.everything import FOLDER, Measures, Request, measure_everything, write_tables
 from aiseeme_jax.report.measures.page import write_page
-from aiseeme_jax.report.measures.tables import CLASS_WISE, TOP_LABEL, THRESHOLDS
+from aiseeme_jax.report.measures.tables import CLASS_WISE, THRESHOLDS, TOP_LABEL
 from aiseeme_jax.report.measures.words import (
     describe_calibration,
     describe_measure,
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         thresholds=_read_range(options.thresholds),
         data_dir=options.data_dir,
     )
-    contents = read_contents(options.workdir)
+    contents = read_contents(options.workdir, scored=False)
     found = measure_everything(contents, asked)
     written = write_tables(options.workdir / FOLDER, found)
     written.append(write_page(options.workdir / FOLDER, contents, found, asked))

@@ -81,12 +81,12 @@ def test_a_subgroup_without_a_positive_has_no_value_and_no_part_in_the_gap():
     drawn = found.measure(measure, counted)
     rows = found.describe([drawn], counted, counted)
     assert np.isnan(rows[2].value)
-    gap = found.measure_gap([measure], [drawn], np.zeros(len(names), int), deals=20)
+    gap = found.measure_gap([measure], [drawn], counted, np.zeros(len(names), int), deals=20)
     assert {gap.highest, gap.lowest} == {"g0", "g1"}
     alone = s.Subgroups(np.full(80, "g0", object), groups, **STATISTICS)
     everyone = np.ones(80, bool)
     measure = functools.partial(share_called, called, everyone)
-    gap = alone.measure_gap([measure], [alone.measure(measure, everyone)], np.zeros(80, int), deals=20)
+    gap = alone.measure_gap([measure], [alone.measure(measure, everyone)], everyone, np.zeros(80, int), deals=20)
     assert gap.highest == ""
     assert np.isnan([gap.value, gap.p_value, gap.by_chance]).all()
 
@@ -100,7 +100,9 @@ def test_the_gap_by_chance(subgroups, positives, expected):
         everyone = np.ones(len(names), bool)
         measure = functools.partial(share_called, called, everyone)
         made = s.Subgroups(names, groups, samples=1, seed=seed)
-        gap = made.measure_gap([measure], [made.measure(measure, everyone)], np.zeros(len(names), int), deals=200)
+        gap = made.measure_gap(
+            [measure], [made.measure(measure, everyone)], everyone, np.zeros(len(names), int), deals=200
+        )
         found.append((gap.value, gap.by_chance, gap.p_value <= 0.05))
     value, chance, rejected = np.mean(found, axis=0)
     assert chance == pytest.approx(expected, rel=0.12)
@@ -113,7 +115,7 @@ def test_a_true_gap_is_found():
     everyone = np.ones(len(names), bool)
     measure = functools.partial(share_called, called, everyone)
     found = s.Subgroups(names, groups, **STATISTICS)
-    gap = found.measure_gap([measure], [found.measure(measure, everyone)], np.zeros(len(names), int))
+    gap = found.measure_gap([measure], [found.measure(measure, everyone)], everyone, np.zeros(len(names), int))
     assert (gap.highest, gap.lowest, gap.smallest) == ("g0", "g1", 120)
     assert gap.by_chance < gap.by_chance_95 < gap.low < gap.value < gap.high
     assert gap.p_value == pytest.approx(1 / 501)

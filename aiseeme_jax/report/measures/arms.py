@@ -23,7 +23,7 @@ from aiseeme_jax.evaluate.bootstrap import (
 )
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.labels import Labels, check_labels_and_probs, make_labels
-from aiseeme_jax.evaluate.scores import load_validation
+from aiseeme_jax.evaluate.scores import check_predictions, load_validation
 from aiseeme_jax.evidence.multiple import resampled_p_value
 from aiseeme_jax.evidence.reliability import Recalibration, recalibrate
 from aiseeme_jax.report.contents import Contents, Run
@@ -251,6 +251,8 @@ def _find_runs(contents: Contents, arms: Sequence[str], target: str, fraction: f
 
 def _load_arm(contents: Contents, arm: str, target: str, fraction: float, runs: list[list[Run]]) -> MeasuredArm:
     flat = [run for row in runs for run in row]
+    for run in flat:
+        check_predictions(run.directory)
     validations = [load_validation(run.directory) for run in flat]
     return MeasuredArm(
         arm=arm,

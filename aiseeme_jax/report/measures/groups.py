@@ -152,12 +152,14 @@ def tabulate_groups(
         of_metric = {}
         for metric in made:
             runs = [found.measure(measure, metric.counted) for measure in metric.measures]
-            drawn[attribute, metric.name] = runs
+            drawn[attribute, metric.name] = [
+                {name: one for name, one in run.items() if found.carries(name, metric.counted)} for run in runs
+            ]
             place = {**arm.place, "attribute": attribute, "metric": metric.name}
             for row in found.describe(runs, metric.counted, metric.positives):
                 numbers = dataclasses.asdict(row)
                 groups.append(GroupRow(**place, decided=metric.decided, subgroup=numbers.pop("name"), **numbers))
-            of_metric[metric.name] = found.measure_gap(metric.measures, runs, metric.strata)
+            of_metric[metric.name] = found.measure_gap(metric.measures, runs, metric.counted, metric.strata)
         gaps += [(attribute, name, gap) for name, gap in _with_equalised_odds(of_metric)]
     return GroupTables(groups, _adjust(arm, gaps), drawn)
 
