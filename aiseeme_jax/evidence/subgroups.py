@@ -116,6 +116,7 @@ class Subgroups:
         self.names, self.samples, self.seed = np.asarray(names, object), samples, seed
         self.members = number_groups(groups, len(self.names))
         self.groups = groups
+        self._dealt: tuple[np.ndarray, int, dict[str, np.ndarray]] | None = None
         found = sorted(set(self.names))
         # Last, since it is no subgroup of people.
         self.found = [name for name in found if name != UNKNOWN] + [name for name in found if name == UNKNOWN]
@@ -131,11 +132,21 @@ class Subgroups:
           counted: the rows that the metric needs, as the positives for a sensitivity; a subgroup without one has no
             value.
         """
-        made: dict[str, list[np.ndarray]] = {name: [] for name in self.found if (counted & self.rows(name)).any()}
+        return self.measure_all([(measure, counted)])[0]
+
+    def measure_all(self, asked: Sequence[tuple[Measure, Bool[np.ndarray, "n"]]]) -> list[dict[str, Draws]]:
+        """`measure` for many metrics, for which the resamples are drawn once."""
+        made: list[dict[str, list[np.ndarray]]] = [
+            {name: [] for name in self.found if (counted & self.rows(name)).any()} for _, counted in asked
+        ]
         for weights in draw_weights(self.groups, len(self.names), self.samples, self.seed):
-            for name, values in made.items():
-                values.append(measure(weights, self.rows(name)))
-        return {name: split_draws(np.concatenate(values), self.samples) for name, values in made.items()}
+            for (measure, _), of_groups in zip(asked, made, strict=True):
+                for name, values in of_groups.items():
+                    values.append(measure(weights, self.rows(name)))
+        return [
+            {name: split_draws(np.concatenate(values), self.samples) for name, values in of_groups.items()}
+            for of_groups in made
+        ]
 
     def describe(
         self, drawn: Sequence[Mapping[str, Draws]], counted: Bool[np.ndarray, "n"], positives: Bool[np.ndarray, "n"]
@@ -204,13 +215,19 @@ class Subgroups:
         self, measures: Sequence[Measure], found: Sequence[str], strata: Int[np.ndarray, "n"], deals: int
     ) -> Float[np.ndarray, "d"]:
         """The gap after each deal."""
-        # Numbers are compared faster than names.
-        names, numbers = np.unique(self.names.astype(str), return_inverse=True)
-        dealt = deal_attribute(numbers.reshape(-1), self.members, strata, deals, self.seed)
-        once = np.ones(dealt.shape)
-        insides = [dealt == int(np.flatnonzero(names == name)[0]) for name in found]
-        of_each = np.array([np.mean([one(once, inside) for one in measures], axis=0) for inside in insides])
+        insides = self._deal(strata, deals)
+        once = np.ones((deals, len(self.names)))
+        of_each = np.array([np.mean([one(once, insides[name]) for one in measures], axis=0) for name in found])
         return of_each.max(axis=0) - of_each.min(axis=0)
+
+    def _deal(self, strata: Int[np.ndarray, "n"], deals: int) -> dict[str, Bool[np.ndarray, "d n"]]:
+        """For each subgroup, which images are dealt to it. Those of the last strata are kept: metrics share them."""
+        if self._dealt is None or not np.array_equal(self._dealt[0], strata) or self._dealt[1] != deals:
+            # Numbers are compared faster than names.
+            names, numbers = np.unique(self.names.astype(str), return_inverse=True)
+            dealt = deal_attribute(numbers.reshape(-1), self.members, strata, deals, self.seed)
+            self._dealt = strata, deals, {name: dealt == number for number, name in enumerate(names.tolist())}
+        return self._dealt[2]
 
 
 def deal_attribute(

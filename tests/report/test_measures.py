@@ -365,7 +365,6 @@ def test_what_cannot_be_read_is_named(tmp_path, attributes):
     write_two_arms(tmp_path, ids=[f"other{i}" for i in range(80)])
     with pytest.raises(UserError, match="lacks 80 of the 80 test images"):
         run(tmp_path, "--by", "sex")
-    assert results.read_rows is not None and len(made) == 2
 
 
 def test_arms_with_other_test_images_are_not_subtracted(tmp_path):

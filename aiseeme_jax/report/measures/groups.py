@@ -150,8 +150,9 @@ def tabulate_groups(
     for attribute, names in attributes.items():
         found = subgroups.Subgroups(names, arm.groups, **arm.statistics)
         of_metric = {}
+        measured = iter(found.measure_all([(one, metric.counted) for metric in made for one in metric.measures]))
         for metric in made:
-            runs = [found.measure(measure, metric.counted) for measure in metric.measures]
+            runs = [next(measured) for _ in metric.measures]
             drawn[attribute, metric.name] = [
                 {name: one for name, one in run.items() if found.carries(name, metric.counted)} for run in runs
             ]
@@ -266,9 +267,8 @@ def measure_rate(name, known, present, called, prevalence, weights, inside) -> n
 
     A subgroup has another ppv than others if it has the class more often, whatever the classifier does.
     """
-    chosen = weights * (inside & known)
-    positive, negative = chosen @ present.astype(np.float64), chosen @ (~present).astype(np.float64)
-    hits, alarms = chosen @ (present & called).astype(np.float64), chosen @ (~present & called).astype(np.float64)
+    tables = np.column_stack([present, ~present, present & called, ~present & called]).astype(np.float64)
+    positive, negative, hits, alarms = _sum(tables, known, weights, inside).T
     if name == "sensitivity":
         return _ratio(hits, positive)
     if name == "false_alarms":
@@ -281,8 +281,16 @@ def measure_rate(name, known, present, called, prevalence, weights, inside) -> n
 
 def measure_excess(known, present, scores, weights, inside) -> np.ndarray:
     """Mean probability less the share of positives: above 0 where a subgroup gets too high probabilities."""
-    chosen = weights * (inside & known)
-    return _ratio(chosen @ (scores - present), chosen.sum(axis=1))
+    tables = np.column_stack([np.where(known, scores - present, 0.0), np.ones(len(known))])
+    return _ratio(*_sum(tables, known, weights, inside).T)
+
+
+def _sum(tables: np.ndarray, known: np.ndarray, weights: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Sums [S, K] of tables [N, K] over the known rows of a subgroup, under each weighting."""
+    if inside.ndim == 1:
+        rows = np.flatnonzero(inside & known)
+        return weights[:, rows] @ tables[rows]
+    return (weights * inside) @ (tables * known[:, None])
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
