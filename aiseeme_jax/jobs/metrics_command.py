@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.evidence.subgroups import DEALS
 from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.report.measures.arms import MeasuredArm
 from aiseeme_jax.report.measures.everything import FOLDER, Measures, Request, measure_everything, write_tables
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data_dir", default="", help="where prepared data sets lie; by default where the run had them"
     )
+    parser.add_argument("--deals", type=int, default=DEALS, help="times an attribute is dealt out for gaps by chance")
     options = parser.parse_args(arguments)
     asked = Request(
         arms=options.arm,
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         least=options.least,
         thresholds=_read_range(options.thresholds),
         data_dir=options.data_dir,
+        deals=options.deals,
     )
     contents = read_contents(options.workdir, scored=False)
     found = measure_everything(contents, asked)

@@ -243,6 +243,16 @@ def test_ppv_at_one_prevalence():
     assert same == pytest.approx(0.3 / (0.3 + 0.7 * 0.5))
 
 
+def test_too_few_deals_for_so_many_gaps_are_noted(tmp_path, attributes, capsys):
+    write_arms(tmp_path)
+    found = run(tmp_path, "--arm", "scratch", "--by", "sex", "--classes", "BCC", "--deals", "99")
+    tested = sum(bool(row["p"]) for row in found["gaps.csv"])
+    assert {row["metric"].partition("/")[2] for row in found["gaps.csv"]} == {"", "BCC"}
+    assert f"{tested} gaps were tested with 99 deals" in capsys.readouterr().out
+    run(tmp_path, "--arm", "scratch", "--by", "sex", "--classes", "BCC", "--deals", "999")
+    assert "gaps were tested" not in capsys.readouterr().out
+
+
 def test_differences_are_paired_and_adjusted(tables):
     found, made = tables
     one, two = (made[arm, "linear", 1.0, 0] for arm in ("curriculum", "scratch"))
@@ -347,6 +357,7 @@ def test_tables_of_an_earlier_command_are_deleted(tmp_path, attributes):
         (["--thresholds", "0.5"], "write two numbers, as in 0.02:0.5"),
         (["--thresholds", "0.5:0.2"], "they must grow, and lie between 0 and 1"),
         (["--least", "90"], "the least sensitivity is 90"),
+        (["--deals", "0"], "deals are 0; there must be at least 1"),
     ],
 )
 def test_bad_input_is_named(tmp_path, attributes, arguments, message):

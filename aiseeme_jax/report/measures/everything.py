@@ -7,12 +7,15 @@ from typing import Any
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate.results import write_table
+from aiseeme_jax.evidence.subgroups import DEALS
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.measures import differences, groups, tables
 from aiseeme_jax.report.measures.arms import AS_STORED, MeasuredArm, collect_arms
 
 # The folder in a workdir, and in it a file for each kind of row.
 FOLDER = "metrics"
+# A Holm's p that can never be below it is worth a note.
+LEVEL = 0.05
 FILES: Mapping[str, type] = {
     "metrics.csv": tables.MetricRow,
     "areas.csv": tables.AreaRow,
@@ -38,6 +41,7 @@ class Request:
       least: sensitivity, and specificity, of the thresholds that are chosen on validation.
       thresholds: of the decision curves.
       data_dir: of the prepared data sets; by default that of the run.
+      deals: of each attribute among the patients, for the gaps by chance.
     """
 
     arms: Sequence[str] = ("*",)
@@ -49,6 +53,7 @@ class Request:
     least: float = 0.9
     thresholds: tuple[float, float] = tables.THRESHOLDS
     data_dir: str = ""
+    deals: int = DEALS
 
 
 @dataclass
@@ -106,6 +111,8 @@ def _check(asked: Request) -> None:
     low, high = asked.thresholds
     if not 0 < low < high < 1:
         raise UserError(f"thresholds reach from {low:g} to {high:g}: they must grow, and lie between 0 and 1")
+    if asked.deals < 1:
+        raise UserError(f"deals are {asked.deals}; there must be at least 1")
     if not 0 < asked.least <= 1:
         raise UserError(f"the least sensitivity is {asked.least:g}; it must lie above 0 and not above 1")
 
@@ -147,9 +154,16 @@ def _measure_groups(found: Measures, contents: Contents, arm: MeasuredArm, asked
     if not attributes:
         _note(found, f"{arm.measured}: no subgroups, since {name} tells no test images apart by sex, age, site or view")
         return None
-    made = groups.tabulate_groups(arm, attributes, asked.least, asked.classes)
+    made = groups.tabulate_groups(arm, attributes, asked.least, asked.classes, asked.deals)
     found.rows["subgroups.csv"] += made.groups
     found.rows["gaps.csv"] += made.gaps
+    tested = sum(row.p == row.p for row in made.gaps)
+    if tested > LEVEL * (asked.deals + 1):
+        _note(
+            found,
+            f"{arm.measured}: {tested} gaps were tested with {asked.deals} deals, so that Holm's p of none can be below "
+            f"{min(1.0, tested / (asked.deals + 1)):.2f}: name fewer (--classes, --by) or raise --deals",
+        )
     return made
 
 

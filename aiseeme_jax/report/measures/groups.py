@@ -136,7 +136,11 @@ def read_attributes(arm: MeasuredArm, name: str, data_dir: str, wanted: Sequence
 
 
 def tabulate_groups(
-    arm: MeasuredArm, attributes: Mapping[str, Sequence[str]], least: float, classes: Sequence[str]
+    arm: MeasuredArm,
+    attributes: Mapping[str, Sequence[str]],
+    least: float,
+    classes: Sequence[str],
+    deals: int = subgroups.DEALS,
 ) -> GroupTables:
     """Subgroups and gaps of every metric.
 
@@ -144,6 +148,7 @@ def tabulate_groups(
       attributes: of `read_attributes`.
       least: sensitivity on validation of the threshold for all subgroups.
       classes: names of those that are measured by themselves; by default all.
+      deals: of each attribute, for the gaps by chance.
     """
     made = list(list_metrics(arm, least, classes))
     groups, gaps, drawn = [], [], {}
@@ -160,7 +165,7 @@ def tabulate_groups(
             for row in found.describe(runs, metric.counted, metric.positives):
                 numbers = dataclasses.asdict(row)
                 groups.append(GroupRow(**place, decided=metric.decided, subgroup=numbers.pop("name"), **numbers))
-            of_metric[metric.name] = found.measure_gap(metric.measures, runs, metric.counted, metric.strata)
+            of_metric[metric.name] = found.measure_gap(metric.measures, runs, metric.counted, metric.strata, deals)
         gaps += [(attribute, name, gap) for name, gap in _with_equalised_odds(of_metric)]
     return GroupTables(groups, _adjust(arm, gaps), drawn)
 
@@ -267,30 +272,33 @@ def measure_rate(name, known, present, called, prevalence, weights, inside) -> n
 
     A subgroup has another ppv than others if it has the class more often, whatever the classifier does.
     """
-    tables = np.column_stack([present, ~present, present & called, ~present & called]).astype(np.float64)
-    positive, negative, hits, alarms = _sum(tables, known, weights, inside).T
-    if name == "sensitivity":
-        return _ratio(hits, positive)
-    if name == "false_alarms":
-        return _ratio(alarms, negative)
-    if name == "ppv":
-        return _ratio(hits, hits + alarms)
-    found, false = prevalence * _ratio(hits, positive), (1 - prevalence) * _ratio(alarms, negative)
+    tables = {
+        "sensitivity": [present & called, present],
+        "false_alarms": [~present & called, ~present],
+        "ppv": [present & called, called],
+        "ppv_at_one_prevalence": [present & called, present, ~present & called, ~present],
+    }[name]
+    hits, whole, *alarms = _sum(tables, known, weights, inside)
+    if not alarms:
+        return _ratio(hits, whole)
+    found, false = prevalence * _ratio(hits, whole), (1 - prevalence) * _ratio(*alarms)
     return _ratio(found, found + false)
 
 
 def measure_excess(known, present, scores, weights, inside) -> np.ndarray:
     """Mean probability less the share of positives: above 0 where a subgroup gets too high probabilities."""
-    tables = np.column_stack([np.where(known, scores - present, 0.0), np.ones(len(known))])
-    return _ratio(*_sum(tables, known, weights, inside).T)
+    return _ratio(*_sum([scores - present, np.ones(len(known))], known, weights, inside))
 
 
-def _sum(tables: np.ndarray, known: np.ndarray, weights: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Sums [S, K] of tables [N, K] over the known rows of a subgroup, under each weighting."""
+def _sum(tables: Sequence[np.ndarray], known: np.ndarray, weights: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Sums [K, S] of tables [N] over the known rows of a subgroup, under each weighting."""
+    stacked = np.column_stack([np.asarray(table, np.float64) for table in tables])
+    rows = known & (stacked != 0).any(axis=1)
     if inside.ndim == 1:
-        rows = np.flatnonzero(inside & known)
-        return weights[:, rows] @ tables[rows]
-    return (weights * inside) @ (tables * known[:, None])
+        rows = np.flatnonzero(rows & inside)
+        return (weights[:, rows] @ stacked[rows]).T
+    rows = np.flatnonzero(rows)
+    return ((weights[:, rows] * inside[:, rows]) @ stacked[rows]).T
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
