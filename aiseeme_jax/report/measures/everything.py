@@ -161,7 +161,7 @@ def _measure_groups(found: Measures, contents: Contents, arm: MeasuredArm, asked
     if tested > LEVEL * (asked.deals + 1):
         _note(
             found,
-            f"{arm.measured}: {tested} gaps were tested with {asked.deals} deals, so that Holm's p of none can be below "
+            f"{arm.measured}: {tested} gaps were tested with {asked.deals} deals, so that no Holm's p can be below "
             f"{min(1.0, tested / (asked.deals + 1)):.2f}: name fewer (--classes, --by) or raise --deals",
         )
     return made
