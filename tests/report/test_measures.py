@@ -386,3 +386,22 @@ def test_arms_with_other_test_images_are_not_subtracted(tmp_path):
         write_measurement(tmp_path, (arm, "linear", 1.0, 0), made)
     with pytest.raises(UserError, match="measured on test images with different ids"):
         run(tmp_path, "--against", "scratch")
+
+
+def test_a_curve_below_zero_is_drawn_below_zero(tmp_path):
+    """A rare class that the model calls at random: acting on it costs more than it finds."""
+    target = {**make_target("linear"), "class_weight": "none"}
+    begin_run(tmp_path, {**TWO_ARMS, "targets": [target]})
+    made = make_predictions("curriculum", "linear", 1.0, 0)
+    labels = np.where(np.arange(80) < 2, 2, np.arange(80) % 2).astype(np.int32)
+    probs = np.full((80, 3), [0.3, 0.3, 0.4], np.float32)
+    write_measurement(tmp_path, ("curriculum", "linear", 1.0, 0), dataclasses.replace(made, labels=labels, probs=probs))
+    found = run(tmp_path, "--classes", "BCC", "--thresholds", "0.1:0.3")
+    rows = [row for row in found["decision_curves.csv"] if row["of"] == "BCC"]
+    assert all(float(row["net_benefit"]) < 0 for row in rows)
+    svg = (
+        (tmp_path / "metrics" / "metrics.html").read_text().split("Net benefit of acting on BCC")[1].split("</svg>")[0]
+    )
+    # Of the two lines the one of nobody is above that of the model, and above means a smaller y.
+    nobody, model = (float(part.split(",")[1].split()[0]) for part in svg.split('points="')[1:])
+    assert nobody < model

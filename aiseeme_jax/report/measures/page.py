@@ -165,13 +165,15 @@ def _draw_curves(
         for arm in arms:
             rows = [row for row in found.of("decision_curves.csv", arm) if row.of == of]
             if rows:
-                best = max(max(row.net_benefit, row.treat_all) for row in rows)
+                # No net benefit is above the prevalence.
+                floor = -float(binary(arm, arm.class_names.index(of)).mean()) / 4
                 if not lines:
                     # Acting on everybody soon costs more than the picture has room for.
-                    room = [row for row in rows if row.treat_all >= -best / 4]
-                    lines.append(Line("tone-line", [r.threshold for r in room], [r.treat_all for r in room]))
+                    room = [row for row in rows if row.treat_all >= floor]
+                    if room:
+                        lines.append(Line("tone-line", [r.threshold for r in room], [r.treat_all for r in room]))
                     lines.append(Line("tone-line", [rows[0].threshold, rows[-1].threshold], [0, 0]))
-                worth = [max(row.net_benefit, -best / 4) for row in rows]
+                worth = [max(row.net_benefit, floor) for row in rows]
                 lines.append(Line(tones[arm.arm], [row.threshold for row in rows], worth))
         if lines:
             label = f"Net benefit of acting on {of} over the threshold"
