@@ -31,6 +31,8 @@ UNKNOWN = "unknown"
 AGES = (20, 40, 60, 80)
 # Times that an attribute is dealt out anew.
 DEALS = 500
+# Entries of one block of deals.
+_BLOCK = 2**18
 
 # Weightings of all rows [S, N], and whether a row is of the subgroup ([N], or [S, N]) -> a value for each weighting, or
 # NaN where it is undefined.
@@ -216,9 +218,15 @@ class Subgroups:
     ) -> Float[np.ndarray, "d"]:
         """The gap after each deal."""
         insides = self._deal(strata, deals)
-        once = np.ones((deals, len(self.names)))
-        of_each = np.array([np.mean([one(once, insides[name]) for one in measures], axis=0) for name in found])
-        return of_each.max(axis=0) - of_each.min(axis=0)
+        # Blocks that fit into the cache of a core are several times as fast.
+        block = max(1, _BLOCK // len(self.names))
+        gaps = []
+        for start in range(0, deals, block):
+            part = slice(start, start + block)
+            once = np.ones(insides[found[0]][part].shape)
+            of_each = [np.mean([one(once, insides[name][part]) for one in measures], axis=0) for name in found]
+            gaps.append(np.ptp(of_each, axis=0))
+        return np.concatenate(gaps)
 
     def _deal(self, strata: Int[np.ndarray, "n"], deals: int) -> dict[str, Bool[np.ndarray, "d n"]]:
         """For each subgroup, which images are dealt to it. Those of the last strata are kept: metrics share them."""

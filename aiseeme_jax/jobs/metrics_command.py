@@ -9,6 +9,7 @@ is trained. Attributes of the test images are read from the prepared data set.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,11 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         deals=options.deals,
     )
     contents = read_contents(options.workdir, scored=False)
-    found = measure_everything(contents, asked)
+    found = measure_everything(contents, asked, tell=_show_progress)
     written = write_tables(options.workdir / FOLDER, found)
     written.append(write_page(options.workdir / FOLDER, contents, found, asked))
     print("\n".join(summarise(found)))
     print(f"\nwritten in {options.workdir / FOLDER}: {', '.join(path.name for path in written)}")
+
+
+def _show_progress(title: str) -> None:
+    print(f"measuring {title}", file=sys.stderr, flush=True)
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """All tables of the arms that the command `metrics` was asked for, and their files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,13 @@ class Measures:
         return [row for row in self.rows[file] if (row.arm, row.target, row.fraction) == place]
 
 
-def measure_everything(contents: Contents, asked: Request) -> Measures:
+def measure_everything(
+    contents: Contents, asked: Request, tell: Callable[[str], None] = lambda title: None
+) -> Measures:
     """Computes all tables.
+
+    Args:
+      tell: is given the title of each arm before it is measured, which may take minutes.
 
     Raises UserError for arms, targets, classes or attributes that are not there, and for thresholds that cannot be.
     """
@@ -87,6 +92,7 @@ def measure_everything(contents: Contents, asked: Request) -> Measures:
         raise UserError(f"there is no class or finding '{unknown[0]}': there are {', '.join(sorted(known))}")
     grouped = {}
     for arm in found.arms:
+        tell(arm.title)
         _fill(found, arm, asked)
         if made := _measure_groups(found, contents, arm, asked):
             grouped[arm.arm, arm.target, arm.fraction] = made
