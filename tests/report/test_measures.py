@@ -23,7 +23,7 @@ from sklearn import metrics as sk
 
 from aiseeme_jax import data
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.evidence import auc
+from aiseeme_jax.evidence import auc, subgroup_measures
 from aiseeme_jax.jobs import metrics_command
 from aiseeme_jax.report.measures import arms, groups
 from aiseeme_jax.store import workdirs
@@ -234,7 +234,7 @@ def test_ppv_at_one_prevalence():
     present = np.array([1, 1, 0, 0, 1, 0, 0, 0, 0, 0], bool)
     called = np.array([1, 1, 1, 0, 1, 1, 0, 0, 0, 0], bool)
     inside, everyone = np.arange(10) < 4, np.ones(10, bool)
-    measure = functools.partial(groups.measure_rate, known=everyone, present=present, called=called)
+    measure = functools.partial(subgroup_measures.measure_rate, known=everyone, present=present, called=called)
     weights = np.ones((1, 10))
     ppv = measure("ppv", prevalence=0.3, weights=weights, inside=inside)[0]
     same = measure("ppv_at_one_prevalence", prevalence=0.3, weights=weights, inside=inside)[0]

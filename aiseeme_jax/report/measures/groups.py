@@ -12,8 +12,8 @@ from aiseeme_jax import data
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import metrics, weighted
 from aiseeme_jax.evaluate.bootstrap import Draws
-from aiseeme_jax.evaluate.labels import ClassLabels, make_labels
-from aiseeme_jax.evidence import subgroups
+from aiseeme_jax.evaluate.labels import ClassLabels
+from aiseeme_jax.evidence import subgroup_measures, subgroups
 from aiseeme_jax.evidence.multiple import adjust_holm
 from aiseeme_jax.report.measures.arms import MeasuredArm, Number
 from aiseeme_jax.report.measures.tables import choose_thresholds
@@ -195,7 +195,10 @@ def list_metrics(arm: MeasuredArm, least: float, classes: Sequence[str]) -> Iter
     everything = np.ones(len(labels), bool)
     strata = labels.values if labels.KIND == ClassLabels.KIND else labels.present.any(axis=1).astype(np.int64)
     for name in metrics.headline_names(arm.tests[0].labels):
-        measures = [functools.partial(measure_all, metrics.METRICS[name], labels, probs) for probs in arm.probs]
+        measures = [
+            functools.partial(subgroup_measures.measure_all, metrics.METRICS[name], labels, probs)
+            for probs in arm.probs
+        ]
         yield GroupMetric(name, measures, everything, everything, strata)
     for c, name in enumerate(arm.class_names):
         known = arm.known(c)
@@ -210,9 +213,15 @@ def _metrics_of_class(
 ) -> Iterator[GroupMetric]:
     name, strata = arm.class_names[c], present.astype(np.int64)
     for metric, across in (("auroc", False), ("auroc_against_others", True)):
-        measures = [functools.partial(measure_area, known, present, probs[:, c], across) for probs in arm.probs]
+        measures = [
+            functools.partial(subgroup_measures.measure_area, known, present, probs[:, c], across)
+            for probs in arm.probs
+        ]
         yield GroupMetric(f"{metric}/{name}", measures, known & present, present, strata)
-    excess = [functools.partial(measure_excess, known, present, probs[:, c]) for probs in arm.states[arm.calibrated]]
+    excess = [
+        functools.partial(subgroup_measures.measure_excess, known, present, probs[:, c])
+        for probs in arm.states[arm.calibrated]
+    ]
     yield GroupMetric(f"excess_probability/{name}", excess, known, present, strata, arm.calibrated)
     called, decided = call_positive(arm, c, least)
     if not called:
@@ -224,7 +233,9 @@ def _metrics_of_class(
         ("ppv", known),
         ("ppv_at_one_prevalence", known),
     ):
-        measures = [functools.partial(measure_rate, metric, known, present, one, prevalence) for one in called]
+        measures = [
+            functools.partial(subgroup_measures.measure_rate, metric, known, present, one, prevalence) for one in called
+        ]
         yield GroupMetric(f"{metric}/{name}", measures, counted, present, strata, decided)
 
 
@@ -240,69 +251,6 @@ def call_positive(arm: MeasuredArm, c: int, least: float) -> tuple[list[np.ndarr
     if arm.labels.KIND == ClassLabels.KIND:
         return [weighted.decisions(probs) == c for probs in arm.probs], "highest probability"
     return [], ""
-
-
-# Measures of a subgroup: (weights [S, N], inside [N] or [S, N]) -> [S]
-
-
-def measure_all(metric: metrics.Metric, labels, probs, weights, inside) -> np.ndarray:
-    """A metric over all classes. A subgroup that lacks one of them has no value: it would be another quantity."""
-    if inside.ndim > 1:
-        return metric.weighted(labels, probs, weights * inside)
-    rows = np.flatnonzero(inside)
-    part = make_labels(labels.values[rows], labels.count)
-    if len(part.measured) < len(labels.measured):
-        return np.full(len(weights), np.nan)
-    return metric.weighted(part, probs[rows], weights[:, rows])
-
-
-def measure_area(known, present, scores, across, weights, inside) -> np.ndarray:
-    """The area under the ROC curve, of the positives of a subgroup against its negatives, or against those outside."""
-    inside = np.where(present, inside, ~inside) if across else inside
-    rows = np.flatnonzero(known & inside) if inside.ndim == 1 else np.flatnonzero(known)
-    if not len(rows):
-        return np.full(len(weights), np.nan)
-    chosen = weights[:, rows] if inside.ndim == 1 else (weights * inside)[:, rows]
-    labels = make_labels(present[rows].astype(np.float32)[:, None])
-    return weighted.auroc(labels, scores[rows, None], chosen)[:, 0]
-
-
-def measure_rate(name, known, present, called, prevalence, weights, inside) -> np.ndarray:
-    """Sensitivity, share of false alarms, ppv, or ppv if the class were as frequent in all subgroups.
-
-    A subgroup has another ppv than others if it has the class more often, whatever the classifier does.
-    """
-    tables = {
-        "sensitivity": [present & called, present],
-        "false_alarms": [~present & called, ~present],
-        "ppv": [present & called, called],
-        "ppv_at_one_prevalence": [present & called, present, ~present & called, ~present],
-    }[name]
-    hits, whole, *alarms = _sum(tables, known, weights, inside)
-    if not alarms:
-        return _ratio(hits, whole)
-    found, false = prevalence * _ratio(hits, whole), (1 - prevalence) * _ratio(*alarms)
-    return _ratio(found, found + false)
-
-
-def measure_excess(known, present, scores, weights, inside) -> np.ndarray:
-    """Mean probability less the share of positives: above 0 where a subgroup gets too high probabilities."""
-    return _ratio(*_sum([scores - present, np.ones(len(known))], known, weights, inside))
-
-
-def _sum(tables: Sequence[np.ndarray], known: np.ndarray, weights: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Sums [K, S] of tables [N] over the known rows of a subgroup, under each weighting."""
-    stacked = np.column_stack([np.asarray(table, np.float64) for table in tables])
-    rows = known & (stacked != 0).any(axis=1)
-    if inside.ndim == 1:
-        rows = np.flatnonzero(rows & inside)
-        return (weights[:, rows] @ stacked[rows]).T
-    rows = np.flatnonzero(rows)
-    return ((weights[:, rows] * inside[:, rows]) @ stacked[rows]).T
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
 
 
 def subtract_gaps(arm: MeasuredArm, one: list[dict[str, Draws]], two: list[dict[str, Draws]]) -> Number:
