@@ -7,7 +7,7 @@ The gap of a metric is the highest value of a subgroup less the lowest. It is bi
 50 positives each have on average a gap of .12 at a sensitivity of .8. So beside each gap stands what it is by chance:
 the attribute is dealt out anew among the patients (or lesions) with the same class, so that each subgroup keeps its
 number of patients of each class. Where a patient has images in several subgroups, each of these parts is dealt by
-itself.
+itself. What depends on how frequent the class is, as a ppv does, is dealt out among all patients.
 
 The interval of a gap is that of the difference between the two subgroups that are highest and lowest on these images.
 It does not cover that they were picked for that: the p-value from dealing does.

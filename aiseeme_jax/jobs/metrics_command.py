@@ -17,6 +17,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evidence.subgroups import DEALS
 from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.report.measures.arms import MeasuredArm
+from aiseeme_jax.report.measures.differences import OBUCHOWSKI, OVERALL
 from aiseeme_jax.report.measures.everything import FOLDER, Measures, Request, measure_everything, write_tables
 from aiseeme_jax.report.measures.page import write_page
 from aiseeme_jax.report.measures.tables import CLASS_WISE, THRESHOLDS, TOP_LABEL
@@ -145,7 +146,7 @@ def _list_differences(found: Measures) -> Iterator[str]:
         of_pair = [row for row in rows if (row.arm, row.against, row.target, row.fraction) == pair]
         arm = next(arm for arm in found.arms if (arm.arm, arm.target, arm.fraction) == (pair[0], *pair[2:]))
         yield f"{arm.title}, minus {pair[1]}"
-        shown = [row for row in of_pair if "/" not in row.metric or row.method != "bootstrap"]
+        shown = [row for row in of_pair if row.kind == OVERALL or row.method == OBUCHOWSKI]
         lines = [
             (
                 describe_measure(row.metric),
@@ -155,7 +156,6 @@ def _list_differences(found: Measures) -> Iterator[str]:
                 row.method,
             )
             for row in shown
-            if not row.metric.startswith("gap by")
         ]
         yield from align([("", "difference", "95 % interval", "p (Holm)", ""), *lines])
         yield ""

@@ -13,6 +13,7 @@ from aiseeme_jax.report.measures.arms import MeasuredArm, binary
 from aiseeme_jax.report.measures.groups import GroupTables, subtract_gaps
 
 BOOTSTRAP, OBUCHOWSKI = "bootstrap", "Obuchowski"
+OVERALL, OF_CLASS, GAP = "overall", "class", "gap"
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class DifferenceRow:
 
     Attributes:
       method: of interval and p: 'bootstrap', or 'Obuchowski' for areas under the ROC curve of one class.
-      p_holm: for all differences of one target and method together.
+      kind: of the metric: over all classes, of one class, or a gap of subgroups.
+      p_holm: for all arms and metrics of one kind and method on one target together.
     """
 
     arm: str
     against: str
     target: str
     fraction: float
+    kind: str
     metric: str
     method: str
     difference: float
@@ -62,9 +65,9 @@ def subtract(arm: MeasuredArm, other: MeasuredArm, groups: Sequence[GroupTables]
 
 
 def adjust(rows: Sequence[DifferenceRow]) -> list[DifferenceRow]:
-    """The rows with Holm's p-values: for all arms and metrics of one target, share of the labels and method."""
+    """The rows with Holm's p-values: for all arms and metrics of one target, share of the labels, kind and method."""
     adjusted = np.full(len(rows), np.nan)
-    tables = [(row.target, row.fraction, row.method) for row in rows]
+    tables = [(row.target, row.fraction, row.kind, row.method) for row in rows]
     for table in set(tables):
         places = [place for place, of in enumerate(tables) if of == table]
         adjusted[places] = adjust_holm([rows[place].p for place in places])
@@ -79,7 +82,8 @@ def _subtract_metrics(arm: MeasuredArm, other: MeasuredArm) -> Iterator[Differen
         found = arm.combine(drawn, of_class is None or bool(arm.carried[of_class]))
         if math.isfinite(found.value):
             numbers = found.value, found.low, found.high, found.p_value
-            yield DifferenceRow(arm.arm, other.arm, arm.target, arm.fraction, name, BOOTSTRAP, *numbers)
+            kind = OF_CLASS if "/" in name else OVERALL
+            yield DifferenceRow(arm.arm, other.arm, arm.target, arm.fraction, kind, name, BOOTSTRAP, *numbers)
 
 
 def _subtract_areas(arm: MeasuredArm, other: MeasuredArm) -> Iterator[DifferenceRow]:
@@ -93,7 +97,8 @@ def _subtract_areas(arm: MeasuredArm, other: MeasuredArm) -> Iterator[Difference
         difference, error = auc.measure_areas(truth, scores, np.asarray(arm.groups)[rows]).contrast(weights)
         half = 1.959964 * error if error > 0 else math.nan
         numbers = difference, difference - half, difference + half, auc.compare_areas(difference, error)[1]
-        yield DifferenceRow(arm.arm, other.arm, arm.target, arm.fraction, f"auroc/{name}", OBUCHOWSKI, *numbers)
+        place = arm.arm, other.arm, arm.target, arm.fraction, OF_CLASS
+        yield DifferenceRow(*place, f"auroc/{name}", OBUCHOWSKI, *numbers)
 
 
 def _subtract_gaps(arm: MeasuredArm, other: MeasuredArm, groups: Sequence[GroupTables]) -> Iterator[DifferenceRow]:
@@ -105,6 +110,5 @@ def _subtract_gaps(arm: MeasuredArm, other: MeasuredArm, groups: Sequence[GroupT
         if math.isfinite(found.value):
             attribute, metric = place
             numbers = found.value, found.low, found.high, found.p_value
-            yield DifferenceRow(
-                arm.arm, other.arm, arm.target, arm.fraction, f"gap by {attribute}: {metric}", BOOTSTRAP, *numbers
-            )
+            place = arm.arm, other.arm, arm.target, arm.fraction, GAP
+            yield DifferenceRow(*place, f"gap by {attribute}: {metric}", BOOTSTRAP, *numbers)

@@ -212,6 +212,8 @@ def _metrics_of_class(
     arm: MeasuredArm, c: int, known: np.ndarray, present: np.ndarray, least: float
 ) -> Iterator[GroupMetric]:
     name, strata = arm.class_names[c], present.astype(np.int64)
+    # What depends on how frequent the class is has no gap by chance that keeps the frequencies.
+    one_stratum = np.zeros(len(present), np.int64)
     for metric, across in (("auroc", False), ("auroc_against_others", True)):
         measures = [
             functools.partial(subgroup_measures.measure_area, known, present, probs[:, c], across)
@@ -222,7 +224,7 @@ def _metrics_of_class(
         functools.partial(subgroup_measures.measure_excess, known, present, probs[:, c])
         for probs in arm.states[arm.calibrated]
     ]
-    yield GroupMetric(f"excess_probability/{name}", excess, known, present, strata, arm.calibrated)
+    yield GroupMetric(f"excess_probability/{name}", excess, known, present, one_stratum, arm.calibrated)
     called, decided = call_positive(arm, c, least)
     if not called:
         return
@@ -236,7 +238,8 @@ def _metrics_of_class(
         measures = [
             functools.partial(subgroup_measures.measure_rate, metric, known, present, one, prevalence) for one in called
         ]
-        yield GroupMetric(f"{metric}/{name}", measures, counted, present, strata, decided)
+        within = one_stratum if metric == "ppv" else strata
+        yield GroupMetric(f"{metric}/{name}", measures, counted, present, within, decided)
 
 
 def call_positive(arm: MeasuredArm, c: int, least: float) -> tuple[list[np.ndarray], str]:

@@ -14,6 +14,7 @@ from aiseeme_jax.report.charts import Line, choose_tone, draw_lines
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.dots import Dot, draw_dots
 from aiseeme_jax.report.measures.arms import AS_STORED, MeasuredArm, binary
+from aiseeme_jax.report.measures.differences import OBUCHOWSKI, OVERALL
 from aiseeme_jax.report.measures.everything import Measures, Request
 from aiseeme_jax.report.measures.tables import CLASS_WISE, TOP_LABEL
 from aiseeme_jax.report.measures.words import (
@@ -227,7 +228,7 @@ def _list_gaps(found: Measures, arms: Sequence[MeasuredArm]) -> list[tuple[str, 
 
 
 def _list_differences(found: Measures, arms: Sequence[MeasuredArm]) -> list[tuple[str, ...]]:
-    rows = [row for arm in arms for row in found.of("differences.csv", arm) if not row.metric.startswith("gap by")]
+    rows = [row for arm in arms for row in found.of("differences.csv", arm)]
     return [
         (
             row.arm,
@@ -237,5 +238,5 @@ def _list_differences(found: Measures, arms: Sequence[MeasuredArm]) -> list[tupl
             row.method,
         )
         for row in rows
-        if "/" not in row.metric or row.method != "bootstrap"
+        if row.kind == OVERALL or row.method == OBUCHOWSKI
     ]
