@@ -128,7 +128,7 @@ def _list_gaps(found: Measures, arm: MeasuredArm) -> Iterator[str]:
     head = "", "gap", "by chance", "p (Holm)", "highest, lowest", "smallest"
     rows = [
         (
-            f"{describe_measure(row.metric, True)} by {row.attribute}",
+            f"{row.attribute}: {describe_measure(row.metric, True)}",
             write_number(row.gap),
             write_number(row.by_chance),
             f"{write_p(row.p)} ({write_p(row.p_holm)})",
