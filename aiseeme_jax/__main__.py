@@ -14,6 +14,7 @@ COMMANDS = {
     "bias": "aiseeme_jax.jobs.bias",
     "compare": "aiseeme_jax.report.compare",
     "freeze": "aiseeme_jax.jobs.freezing",
+    "metrics": "aiseeme_jax.jobs.metrics_command",
     "similarity": "aiseeme_jax.jobs.similarity",
     "store": "aiseeme_jax.jobs.store_command",
 }

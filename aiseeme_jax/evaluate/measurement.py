@@ -121,20 +121,23 @@ class Measured:
 
     Attributes:
       probs: float [N, C], of the test images.
+      validation: float [M, C], of the validation images, by the same classifier.
       chosen: JSON values: what was chosen on validation, and figures for the record.
       classifier: the trained one, if the protocol trains the backbone.
     """
 
     probs: Float[np.ndarray, "n c"]
+    validation: Float[np.ndarray, "m c"]
     chosen: dict[str, Any]
     classifier: Classifier | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a measurement gives: `Measured`, with the probabilities beside the truth."""
+    """What a measurement gives: `Measured`, with the probabilities of test and validation beside the truth."""
 
     predictions: results.Predictions
+    validation: results.Predictions
     chosen: dict[str, Any]
     classifier: Classifier | None = None
 

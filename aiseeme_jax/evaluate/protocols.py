@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from aiseeme_jax import data
@@ -57,9 +58,13 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
       directory: for checkpoints and logs of fine-tuning, which goes on from a checkpoint that is there.
     """
     found = PROTOCOLS[measurement.target.protocol].measure(measurement, subject, directory, runtime)
-    test = subject.splits["test"]
-    predictions = results.Predictions(test.labels, found.probs, test.ids, test.groups, test.class_names)
-    return Outcome(predictions, found.chosen, found.classifier)
+    predictions = _join_truth(subject.splits["test"], found.probs)
+    validation = _join_truth(subject.splits["validation"], found.validation)
+    return Outcome(predictions, validation, found.chosen, found.classifier)
+
+
+def _join_truth(split: data.Split, probs: Float[np.ndarray, "n c"]) -> results.Predictions:
+    return results.Predictions(split.labels, probs, split.ids, split.groups, split.class_names)
 
 
 def seeds_for(target: ConfigDict, fraction: float) -> Sequence[int]:

@@ -24,6 +24,8 @@ from tfds_builders.common.tables import as_cell, from_cell
 
 RESULTS = "results.csv"
 PREDICTIONS = "predictions.npz"
+# What the same classifier gave for the validation images: thresholds and temperatures are chosen on these.
+VALIDATION = "validation.npz"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 @dataclass(frozen=True)
 class Predictions:
-    """The probabilities that one measurement gave for each test image, and the truth.
+    """The probabilities that one measurement gave for each test (or validation) image, and the truth.
 
     Attributes:
       labels: the truth: a class for each image, int32 [N], or findings, float32 [N, C] (1, 0, NaN: not known).
@@ -88,8 +90,8 @@ class Predictions:
         return ""
 
 
-def save_predictions(directory: Path, predictions: Predictions) -> str:
-    """Writes predictions.npz whole or not at all, and returns its hex SHA-256.
+def save_predictions(directory: Path, predictions: Predictions, name: str = PREDICTIONS) -> str:
+    """Writes predictions.npz, or another file of them, whole or not at all, and returns its hex SHA-256.
 
     Only the first process writes; every one gets the hash.
     """
@@ -101,14 +103,17 @@ def save_predictions(directory: Path, predictions: Predictions) -> str:
         **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
     )
     if not jax.process_index():
-        with files.write_whole(directory / PREDICTIONS, buffer.getbuffer().nbytes) as beside:
+        with files.write_whole(directory / name, buffer.getbuffer().nbytes) as beside:
             beside.write_bytes(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def load_predictions(directory: Path) -> Predictions:
-    """Reads predictions.npz. Raises MissingFile if it is not there, UserError that names it if it is damaged."""
-    path = directory / PREDICTIONS
+def load_predictions(directory: Path, name: str = PREDICTIONS) -> Predictions:
+    """Reads predictions.npz, or another file of them.
+
+    Raises MissingFile if it is not there, UserError that names it if it is damaged.
+    """
+    path = directory / name
     try:
         with np.load(path, allow_pickle=False) as stored:
             return Predictions(**{field.name: stored[field.name] for field in fields(Predictions)})
@@ -118,9 +123,9 @@ def load_predictions(directory: Path) -> Predictions:
         raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict once more") from error
 
 
-def hash_predictions(directory: Path) -> str:
-    """Hex SHA-256 of predictions.npz. Raises MissingFile if it is not there."""
-    path = directory / PREDICTIONS
+def hash_predictions(directory: Path, name: str = PREDICTIONS) -> str:
+    """Hex SHA-256 of predictions.npz, or of another file of them. Raises MissingFile if it is not there."""
+    path = directory / name
     if not path.exists():
         raise MissingFile(f"there is no {path}: run again to make it")
     return keys.hash_file(path)

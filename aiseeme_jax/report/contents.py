@@ -130,8 +130,11 @@ class Contents:
         return [arm for arm in self.arms if arm in measured]
 
 
-def read_contents(workdir: Path) -> Contents:
+def read_contents(workdir: Path, *, scored: bool = True) -> Contents:
     """Reads what the present config of a workdir asks for, as far as it is there.
+
+    Args:
+      scored: with the metrics of all measurements. Without, `rows` is empty.
 
     Raises MissingFile for a folder in which no run was begun, and UserError that names what is damaged.
     """
@@ -148,7 +151,7 @@ def read_contents(workdir: Path) -> Contents:
         config=config,
         arms=[arm.name for arm in arms],
         targets=[_name_target(config, fields) for fields in config["targets"]],
-        rows=[row for run in runs for row in _score_run(run, config["statistics"])],
+        rows=[row for run in runs for row in _score_run(run, config["statistics"])] if scored else [],
         runs=runs,
         stages=stages,
         missing=[*_describe_missing_stages(stages), *_describe_missing_runs(arms, runs)],
