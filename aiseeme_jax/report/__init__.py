@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from aiseeme_jax.evaluate import bootstrap, results
-from aiseeme_jax.report import charts, names, summary, tables
+from aiseeme_jax.report import charts, costs, names, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.report.search_page import write_search_report
@@ -73,11 +73,18 @@ def render(contents: Contents) -> str:
         searches=tables.list_searches(contents),
         search_charts=charts.draw_tuning(contents),
         views=[(stage, _make_data_uri(stage.views)) for stage in contents.stages if stage.views],
-        config=json.dumps(contents.config, indent=2),
+        configs=_list_configs(contents),
+        costs={arm: cost.words for arm, cost in costs.sum_costs(contents).items()},
         describe_target=names.describe_target,
         choose_tone=charts.choose_tone,
         tone_of=lambda arm: charts.choose_tone(arm, contents.arms),
     )
+
+
+def _list_configs(contents: Contents) -> list[tuple[str, str]]:
+    """Configs as JSON under their titles."""
+    shown = {f"Configuration of {name}": one.config for name, one in contents.runs_shown.items()}
+    return [(title, json.dumps(config, indent=2)) for title, config in (shown or {"Configuration": contents.config}).items()]
 
 
 def _make_data_uri(png: bytes) -> str:
