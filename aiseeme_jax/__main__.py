@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "aiseeme_jax.report.compare",
     "freeze": "aiseeme_jax.jobs.freezing",
     "metrics": "aiseeme_jax.jobs.metrics_command",
+    "report": "aiseeme_jax.jobs.report_command",
     "similarity": "aiseeme_jax.jobs.similarity",
     "store": "aiseeme_jax.jobs.store_command",
 }

@@ -67,7 +67,9 @@ addEventListener("load", () => {{
 
 
 def look_at(page: str, folder: Path, width: int = PHONE) -> Mapping[str, Any]:
-    """What `LOOK` finds, with `console`: the lines that the page wrote there. Skips the test where there is no Chromium.
+    """What `LOOK` finds, and in `console` the lines that the page wrote there.
+
+    Skips the test where there is no Chromium.
 
     Args:
       folder: of the page, to which it refers, and of the browser's own files.

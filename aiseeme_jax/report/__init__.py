@@ -6,10 +6,11 @@ missing.
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiseeme_jax.evaluate import bootstrap, results
-from aiseeme_jax.report import charts, costs, names, summary, tables
+from aiseeme_jax.report import charts, costs, names, several, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.report.search_page import write_search_report
@@ -17,7 +18,15 @@ from aiseeme_jax.report.study_page import write_study_report
 from aiseeme_jax.report.templates import REPORT, load_template
 from aiseeme_jax.store import records
 
-__all__ = ["REPORT", "render", "write_report", "write_results", "write_search_report", "write_study_report"]
+__all__ = [
+    "REPORT",
+    "render",
+    "write_report",
+    "write_report_of_several",
+    "write_results",
+    "write_search_report",
+    "write_study_report",
+]
 
 # The metrics of the first table of the page, and those under its details.
 HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
@@ -40,6 +49,12 @@ def write_report(workdir: str | Path) -> Path:
     workdir = Path(workdir)
     records.write_text(workdir / REPORT, render(read_contents(workdir)))
     return workdir / REPORT
+
+
+def write_report_of_several(workdirs: Sequence[Path], page: Path) -> Path:
+    """Writes one page for several runs whole or not at all, and returns its path. Raises as `several.read_several`."""
+    records.write_text(page, render(several.read_several(workdirs)))
+    return page
 
 
 def render(contents: Contents) -> str:
@@ -84,7 +99,9 @@ def render(contents: Contents) -> str:
 def _list_configs(contents: Contents) -> list[tuple[str, str]]:
     """Configs as JSON under their titles."""
     shown = {f"Configuration of {name}": one.config for name, one in contents.runs_shown.items()}
-    return [(title, json.dumps(config, indent=2)) for title, config in (shown or {"Configuration": contents.config}).items()]
+    return [
+        (title, json.dumps(config, indent=2)) for title, config in (shown or {"Configuration": contents.config}).items()
+    ]
 
 
 def _make_data_uri(png: bytes) -> str:

@@ -103,9 +103,16 @@ class Contents:
         return bool(self.config["data"]["synthetic"])
 
     def reference_of(self, arm: str) -> str:
-        """The arm without pretraining of the run that an arm belongs to; it need not have been measured."""
+        """The arm without pretraining that belongs to an arm: of its run, and in a study of its variant and seed.
+
+        It need not have been measured.
+        """
         run = next((name for name in self.runs_shown if arm.startswith(name_in_run(name, ""))), None)
-        return SCRATCH if run is None else name_in_run(run, SCRATCH)
+        config = self.config if run is None else self.runs_shown[run].config
+        # The arms of a study are called 'curriculum, seed 1'.
+        _, comma, which = arm.partition(", ") if config["job"] == "study" else ("", "", "")
+        name = f"{SCRATCH}{comma}{which}"
+        return name if run is None else name_in_run(run, name)
 
     def fields_of(self, target: str) -> dict[str, Any]:
         """The fields of a target in the config."""
@@ -146,9 +153,7 @@ def name_in_run(run: str, arm: str) -> str:
     return f"{run}: {arm}"
 
 
-def read_contents(
-    workdir: Path, *, scored: bool = True, statistics: Mapping[str, int] | None = None
-) -> Contents:
+def read_contents(workdir: Path, *, scored: bool = True, statistics: Mapping[str, int] | None = None) -> Contents:
     """Reads what the present config of a workdir asks for, as far as it is there.
 
     Args:

@@ -1,7 +1,6 @@
 """Every page in headless Chromium at the width of a phone: no error, no sideways scrolling, tables that sort."""
 
 import csv
-import dataclasses
 import io
 import re
 import xml.dom.minidom
@@ -94,7 +93,7 @@ def test_the_page_of_a_run(run_page, tmp_path):
     assert len(stages["orders"][0]["texts"][0]) == 5
     text = dict(found["saved"])["results.csv"].partition(",")[2]
     rows = list(csv.reader(io.StringIO(text)))
-    assert rows[0][1:] == ["Arm", "kNN", "Linear probe", "Fine-tuning", "Images shown", "Time of one device"]
+    assert rows[0][1:] == ["Arm", "kNN", "Linear probe", "Fine-tuning", "Images shown", "Device time"]
     assert {row[1] for row in rows[1:]} == set(ARMS) and len({len(row) for row in rows}) == 1
     (scratch,) = {tuple(row[5:]) for row in rows[1:] if row[1] == "scratch"}
     assert scratch == ("0", "0 s")
