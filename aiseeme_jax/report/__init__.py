@@ -66,7 +66,10 @@ def render(contents: Contents) -> str:
     differences = tables.tabulate_differences(estimates)
     return template.render(
         contents=contents,
-        sentences=summary.write_sentences(estimates, differences),
+        sentences=[
+            *summary.write_sentences(estimates, differences),
+            *several.describe_differing_targets(contents),
+        ],
         facts=summary.list_facts(estimates),
         kinds=sorted({estimates.labels_of(target).KIND for target in targets}),
         headline=tables.tabulate_metrics(estimates, HEADLINE),

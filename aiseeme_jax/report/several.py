@@ -8,9 +8,13 @@ from typing import Any
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.report.contents import Contents, Run, Stage, name_in_run, read_contents
+from aiseeme_jax.report.names import describe_target
+from aiseeme_jax.store.records import describe_differences
 
 # Jobs whose workdirs hold measurements of arms.
 MEASURED = ("curriculum", "evaluate", "study")
+# Fields of a target that say how often it is measured, and not how; what it was made for says nothing.
+COUNTS = ("fractions", "seeds", "made_for")
 
 
 def read_several(workdirs: Sequence[Path]) -> Contents:
@@ -107,6 +111,21 @@ def _merge(runs: Mapping[str, Contents]) -> Contents:
         data_warnings=list(dict.fromkeys(warning for one in runs.values() for warning in one.data_warnings)),
         runs_shown=dict(runs),
     )
+
+
+def describe_differing_targets(contents: Contents) -> list[str]:
+    """Sentences about targets of one name that two of the runs measured with other fields."""
+    found = []
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name, one in contents.runs_shown.items():
+        for target, fields in zip(one.targets, one.config["targets"], strict=True):
+            other, known = first.setdefault(target, (name, fields))
+            # A config of an earlier version lacks fields.
+            common = [field for field in known if field in fields and field not in COUNTS]
+            old, new = ({field: which[field] for field in common} for which in (known, fields))
+            if differing := describe_differences(old, new):
+                found.append(f"{describe_target(target)} is not the same in {other} and in {name}: {differing}.")
+    return found
 
 
 def _check_test_images(contents: Contents) -> None:
