@@ -12,6 +12,7 @@ from aiseeme_jax.store.files import check_local, explain_disk_errors
 # Command -> module with a `main(arguments)`. It is imported only when the command is given.
 COMMANDS = {
     "bias": "aiseeme_jax.jobs.bias",
+    "card": "aiseeme_jax.jobs.card_command",
     "compare": "aiseeme_jax.report.compare",
     "freeze": "aiseeme_jax.jobs.freezing",
     "metrics": "aiseeme_jax.jobs.metrics_command",
