@@ -1,4 +1,4 @@
-"""What is known of the data sets of an arm: versions and counts from the records, licence and citation from builders."""
+"""What is known of the data sets of an arm: versions and counts from records, licence and citation from builders."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -24,8 +24,8 @@ def list_limits(estimates: Estimates, arms: Sequence[str], scores: Sequence[Scor
     for groups, images in sorted(sizes):
         if groups < FEW_GROUPS:
             yield (
-                f"One test split has {groups} lesions or patients alone ({images:,} images): with so few, 95 % intervals "
-                "are less reliable than they say."
+                f"One test split has {groups} lesions or patients alone ({images:,} images): with so few, 95 % "
+                "intervals are less reliable than they say."
             )
     yield from _list_small_classes(estimates, scores)
     yield from _list_weak(estimates, arms)
@@ -33,9 +33,7 @@ def list_limits(estimates: Estimates, arms: Sequence[str], scores: Sequence[Scor
         count = len(contents.data_warnings)
         yield f"The preparation of the data sets gave {count} warning{'s' if count > 1 else ''}: report.html has them."
     if scores:
-        yield (
-            "Test images come from the data sets named above. Other devices, hospitals and populations were not measured."
-        )
+        yield "Test images come from the data sets above. Other devices, hospitals and populations were not measured."
 
 
 def _list_seeds(contents: Contents, arms: Sequence[str]) -> Iterator[str]:

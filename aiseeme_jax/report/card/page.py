@@ -1,6 +1,7 @@
 """MODEL_CARD.md of a workdir: one file, with a section for each curriculum."""
 
 import fnmatch
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -137,8 +138,8 @@ def _write_arm(workdir: Path, contents: Contents, arm: str, scores: list[Score])
     yield ""
     if scores:
         yield (
-            "Everything was chosen on validation images. Intervals are bootstrapped over whole lesions or patients, and "
-            "over the seeds where there are several. Images and time are those of the pretraining."
+            "Everything was chosen on validation images. Intervals are bootstrapped over whole lesions or patients, "
+            "and over the seeds where there are several. Images and time are those of the pretraining."
         )
         yield ""
         yield from write_scores(scores, cost.words)
@@ -171,11 +172,15 @@ def _write_loading(contents: Contents, arm: str) -> Iterator[str]:
     yield "```python"
     yield "import aiseeme_jax"
     yield ""
-    yield f"backbone, info = aiseeme_jax.load_backbone(WORKDIR, arm={arm!r})  # or the file backbone.safetensors"
+    name = json.dumps(arm, ensure_ascii=False)
+    yield f"backbone, info = aiseeme_jax.load_backbone(WORKDIR, arm={name})  # or the file backbone.safetensors"
     yield 'features = backbone(images, train=False)["pooled"]  # normalised images [B, H, W, C]'
     yield "```"
     yield ""
-    yield f"The hash of its weights is `{record['backbone_hash']}`." if "backbone_hash" in record else ""
+    sentences = [training.describe_normalisation(contents.stages_of[arm])]
+    if "backbone_hash" in record:
+        sentences.append(f"The hash of its weights is `{record['backbone_hash']}`.")
+    yield " ".join(filter(None, sentences))
     yield ""
 
 

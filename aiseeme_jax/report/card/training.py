@@ -31,9 +31,15 @@ def _describe_start(stages: Sequence[Stage]) -> str:
     return f"random weights (seed {start['random']})" if "random" in start else f"weights that are {NOT_RECORDED}"
 
 
-def list_seeds(stages: Sequence[Stage]) -> list[int]:
-    """The seeds of stages, each once."""
-    return list(dict.fromkeys(stage.made_from["seed"] for stage in stages if "seed" in stage.made_from))
+def describe_normalisation(stages: Sequence[Stage]) -> str:
+    """How images are normalised before the network; '' if the records do not tell."""
+    views = stages[-1].made_from.get("fields", {}).get("views") or {}
+    if "mean" not in views or "std" not in views:
+        return ""
+    mean, std = (", ".join(f"{value:g}" for value in views[name]) for name in ("mean", "std"))
+    window = views.get("window")
+    scaled = f"HU from {window[0]:g} to {window[1]:g} become 0 to 1" if window else "Pixels are scaled to 0 to 1"
+    return f"{scaled}, then the mean ({mean}) is subtracted and the result is divided by ({std})."
 
 
 def write_stages(stages: Sequence[Stage]) -> list[str]:
