@@ -14,13 +14,16 @@ from aiseeme_jax.report.estimates import Cell, Estimates
 from aiseeme_jax.report.measures.arms import MeasuredArm, collect_arms
 from aiseeme_jax.report.measures.everything import FOLDER
 from aiseeme_jax.report.measures.groups import GapRow
-from aiseeme_jax.report.measures.tables import CLASS_WISE, TOP_LABEL, MetricRow, tabulate_calibration
+from aiseeme_jax.report.measures.tables import CLASS_WISE, TOP_LABEL, CalibrationRow, MetricRow, tabulate_calibration
 from aiseeme_jax.report.measures.words import describe_calibration, describe_measure, write_number, write_p
 from aiseeme_jax.report.names import describe_target
 from tfds_builders.common.tables import from_cell
 
 # Gaps in the card: those that are least likely by chance.
 LISTED = 8
+COMMAND = "`python -m aiseeme_jax metrics WORKDIR`"
+# Probabilities whose calibration is measured while a card is written: more take longer than seconds.
+MOST_VALUES = 100_000
 # Decimals of numbers in the files of the command `metrics` do not matter beyond this.
 CLOSE = 1e-4
 
@@ -80,16 +83,29 @@ def write_scores(scores: list[Score], cost: tuple[str, str]) -> list[str]:
     return write_table((*head, "Images shown", "Device time"), rows)
 
 
-def write_calibration(contents: Contents, arm: str) -> list[str]:
-    """A table of calibration errors on the largest share of the labels, beside what is there by chance."""
-    rows = []
+def write_calibration(workdir: Path, contents: Contents, arm: str) -> Iterator[str]:
+    """A table of calibration errors on the largest share of the labels, beside what is there by chance.
+
+    It takes what the command `metrics` found for these predictions. Otherwise it measures them, where that takes
+    seconds.
+    """
+    rows, left_out = [], []
+    stored = _read_rows(workdir / FOLDER / "calibration.csv", CalibrationRow)
     for measured in collect_arms(contents, [_as_pattern(arm)], [], None):
-        for row in tabulate_calibration(measured):
+        found = [row for row in stored if _is_of(row, measured)]
+        if not (found and _is_of_these_predictions(workdir, measured)):
+            if sum(probs.size for probs in measured.probs) > MOST_VALUES:
+                left_out.append(measured.measured)
+                continue
+            found = list(tabulate_calibration(measured))
+        for row in found:
             if row.of in (TOP_LABEL, CLASS_WISE):
                 chance = write_number(row.ece_by_chance), write_number(row.ece_by_chance_95)
                 rows.append((measured.measured, describe_calibration(row), write_number(row.ece), *chance))
-    head = "Target", "Measure", "Error", "By chance", "95 % of those by chance are below"
-    return write_table(head, rows)
+    yield from write_table(("Target", "Measure", "Error", "By chance", "95 % of those by chance are below"), rows)
+    if left_out:
+        yield f"Not measured, since there are many test images: {', '.join(left_out)}. {COMMAND} measures it."
+        yield ""
 
 
 def _as_pattern(name: str) -> str:
@@ -99,18 +115,17 @@ def _as_pattern(name: str) -> str:
 
 def write_gaps(workdir: Path, contents: Contents, arm: str) -> Iterator[str]:
     """A table of the gaps between subgroups that the command `metrics` found, or that it was not run."""
-    command = "`python -m aiseeme_jax metrics WORKDIR`"
     rows = [row for row in _read_rows(workdir / FOLDER / "gaps.csv", GapRow) if row.arm == arm]
     known = {(row.target, row.fraction): row for row in rows}
     if not known:
-        yield f"Not measured: {command} measures them where the data set tells test images apart by sex, age or site."
+        yield f"Not measured: {COMMAND} measures them where the data set tells test images apart by sex, age or site."
         yield ""
         return
     for measured in collect_arms(contents, [_as_pattern(arm)], [], None):
         if (measured.target, measured.fraction) not in known:
             yield f"{measured.measured}: not measured."
         elif not _is_of_these_predictions(workdir, measured):
-            yield f"{measured.measured}: measured before the predictions changed; run {command} again."
+            yield f"{measured.measured}: measured before the predictions changed; run {COMMAND} again."
         else:
             mine = [row for row in rows if (row.target, row.fraction) == (measured.target, measured.fraction)]
             yield from _write_gaps(measured, mine)
@@ -141,12 +156,15 @@ def _write_gaps(measured: MeasuredArm, rows: list[GapRow]) -> Iterator[str]:
 
 def _is_of_these_predictions(workdir: Path, measured: MeasuredArm) -> bool:
     """Whether the files of `metrics` tell of the predictions that are there now, by the mean of a metric."""
-    place = measured.arm, measured.target, measured.fraction
     rows = _read_rows(workdir / FOLDER / "metrics.csv", MetricRow)
-    known = {row.metric: row.value for row in rows if (row.arm, row.target, row.fraction) == place}
+    known = {row.metric: row.value for row in rows if _is_of(row, measured)}
     shared = [name for name in measured.scores[0].names() if name in known]
     values = {name: sum(scores.of(name).value for scores in measured.scores) / len(measured.scores) for name in shared}
     return bool(shared) and all(math.isclose(values[name], known[name], abs_tol=CLOSE) for name in shared)
+
+
+def _is_of(row: Any, measured: MeasuredArm) -> bool:
+    return (row.arm, row.target, row.fraction) == (measured.arm, measured.target, measured.fraction)
 
 
 def _read_rows(path: Path, kind: type) -> list[Any]:

@@ -150,7 +150,7 @@ def _write_arm(workdir: Path, contents: Contents, arm: str, scores: list[Score])
             "same probabilities would have on as many images."
         )
         yield ""
-        yield from write_calibration(contents, arm)
+        yield from write_calibration(workdir, contents, arm)
         yield "### Gaps between subgroups"
         yield ""
         yield from write_gaps(workdir, contents, arm)

@@ -19,8 +19,10 @@ def describe_network(contents: Contents, arm: str) -> str:
     stages = contents.stages_of[arm]
     size = (stages[0].made_from.get("fields", {}).get("views") or {}).get("size") if stages else None
     side = f", for images of {size} pixels a side" if size else ""
+    seed = f" The seed of the run is {contents.config['seed']}." if "seed" in contents.config else ""
     return (
-        f"A {kind}{model['name']}{width}, trained in {model['dtype']}{side}. It starts from {_describe_start(stages)}."
+        f"A {kind}{model['name']}{width}, trained in {model['dtype']}{side}. "
+        f"It starts from {_describe_start(stages)}.{seed}"
     )
 
 
