@@ -9,8 +9,10 @@ import yaml
 from report_runs import (
     ARMS,
     CONFIG,
+    FINDINGS,
     TASKS,
     begin_run,
+    make_findings,
     make_predictions,
     make_stages,
     make_target,
@@ -18,7 +20,6 @@ from report_runs import (
     write_measurement,
     write_stage,
     write_targets,
-    write_two_kinds,
 )
 from test_measures import attributes, make_validation  # noqa: F401
 from test_measures import run as measure_run
@@ -202,10 +203,11 @@ def test_many_probabilities_are_not_calibrated_while_a_card_is_written(workdir, 
 
 
 def test_findings_have_a_card_too(tmp_path):
-    write_two_kinds(tmp_path)
-    contents = read_contents(tmp_path)
-    assert page.choose_arms(contents, []) == [], "a curriculum of no stages"
-    text = page.render(tmp_path, contents, ["curriculum"])
+    targets = [make_target(FINDINGS)]
+    begin_run(tmp_path, {**CONFIG, "stages": make_stages("rotation"), "targets": targets, "baselines": []})
+    write_stage(tmp_path, "curriculum", 0, "rotation")
+    write_measurement(tmp_path, ("curriculum", FINDINGS, 1.0, 0), make_findings("curriculum"))
+    text = page.write_card(tmp_path).read_text()
     assert find_row(text, "kNN, cxr/64", "all labels", "Macro AUROC")[5:8] == ["90", "45", "1"]
     assert find_row(text, "kNN, cxr/64", "ECE, class-wise")
     assert "Of cxr/64, too few lesions or patients carry an interval of their own for: Hernia (" in text
