@@ -1,5 +1,7 @@
 """The page that a person reads at the end: `report.html`, one file that needs no network.
 
+If its pictures are more than `MOST_BYTES`, they lie in a folder beside it, `report_pictures/`.
+
 It states what was measured and nothing else. Of a run that is not finished it shows what is there, and says what is
 missing.
 """
@@ -32,6 +34,9 @@ __all__ = [
 HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
 FURTHER = ("macro_f1", "macro_specificity", "accuracy")
 
+# Of pictures within a page; more of them lie beside it.
+MOST_BYTES = 10_000_000
+
 
 def write_results(workdir: str | Path) -> Path:
     """Writes `workdir/results.csv`, the metrics of all finished measurements that the present config asks for."""
@@ -47,18 +52,34 @@ def write_report(workdir: str | Path) -> Path:
     labels or groups.
     """
     workdir = Path(workdir)
-    records.write_text(workdir / REPORT, render(read_contents(workdir)))
-    return workdir / REPORT
+    return _write_page(workdir / REPORT, read_contents(workdir))
 
 
 def write_report_of_several(workdirs: Sequence[Path], page: Path) -> Path:
     """Writes one page for several runs whole or not at all, and returns its path. Raises as `several.read_several`."""
-    records.write_text(page, render(several.read_several(workdirs)))
+    return _write_page(page, several.read_several(workdirs))
+
+
+def _write_page(page: Path, contents: Contents) -> Path:
+    """Writes a page, and its pictures beside it if they are too many for one file."""
+    folder = page.with_name(f"{page.stem}_pictures")
+    pictures = {f"{place:02d}.png": stage.views for place, stage in enumerate(contents.stages) if stage.views}
+    beside = sum(map(len, pictures.values())) > MOST_BYTES
+    for name, png in pictures.items() if beside else ():
+        records.write_bytes(folder / name, png)
+    for old in folder.glob("*.png"):
+        if not beside or old.name not in pictures:
+            old.unlink(missing_ok=True)
+    records.write_text(page, render(contents, folder.name if beside else ""))
     return page
 
 
-def render(contents: Contents) -> str:
-    """The page as HTML."""
+def render(contents: Contents, folder: str = "") -> str:
+    """The page as HTML.
+
+    Args:
+      folder: of its pictures, which lie beside the page; by default they are within it.
+    """
     template = load_template("report.html.jinja")
     estimates = Estimates(contents)
     targets = contents.measured_targets()
@@ -90,7 +111,11 @@ def render(contents: Contents) -> str:
         pacing=charts.draw_pacing(contents),
         searches=tables.list_searches(contents),
         search_charts=charts.draw_tuning(contents),
-        views=[(stage, _make_data_uri(stage.views)) for stage in contents.stages if stage.views],
+        views=[
+            (stage, f"{folder}/{place:02d}.png" if folder else _make_data_uri(stage.views))
+            for place, stage in enumerate(contents.stages)
+            if stage.views
+        ],
         configs=_list_configs(contents),
         costs={arm: cost.words for arm, cost in costs.sum_costs(contents).items()},
         describe_target=names.describe_target,

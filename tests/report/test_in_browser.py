@@ -99,6 +99,26 @@ def test_the_page_of_a_run(run_page, tmp_path):
     assert scratch == ("0", "0 s")
 
 
+def test_many_pictures_lie_beside_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MOST_BYTES", 4 * len(make_png()))
+    begin_run(tmp_path)
+    for position, task in enumerate(TASKS):
+        folder = write_stage(tmp_path, "curriculum", position, task)
+        (folder / "views.png").write_bytes(make_png())
+    page = report.write_report(tmp_path).read_text()
+    assert page.count("data:image/png") == 3 and not (tmp_path / "report_pictures").exists()
+    for task in TASKS[1:]:
+        folder = write_stage(tmp_path, f"single:{task}", 0, task)
+        (folder / "views.png").write_bytes(make_png())
+    page = report.write_report(tmp_path).read_text()
+    assert "data:image/png" not in page and len(list((tmp_path / "report_pictures").iterdir())) == 5
+    found = check(page, tmp_path, tables=1, figures=5)
+    assert len(found["pictures"]) == 5
+    monkeypatch.setattr(report, "MOST_BYTES", 5 * len(make_png()))
+    assert report.write_report(tmp_path).read_text().count("data:image/png") == 5
+    assert list((tmp_path / "report_pictures").iterdir()) == [], "pictures of another page are not left"
+
+
 def test_tables_are_sorted_by_number_with_what_is_missing_last(tmp_path):
     numbers = ["0.5 [0.1–0.9]", "–", "−0.25", "1,234", "12.5"]
     times = ["1 min 20 s", "–", "45 s", "2 h 5 min", "3 d 4 h"]
