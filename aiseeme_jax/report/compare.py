@@ -3,10 +3,10 @@
     python -m aiseeme_jax compare runs/isic scratch                           every other arm against `scratch`
     python -m aiseeme_jax compare runs/pairs rotation-simclr 'rotation-simclr-*'
 
-Prints a Markdown table with the cost of each pretraining, and below it why a cell is empty. Each target is taken with the largest share of the labels
-that it was measured with, or with that of `--fraction`, where it was measured with it. An interval covers the test
-images and, where a target has several seeds, the draw of labels and the seed of fine-tuning. It does not cover another
-pretraining.
+Prints a Markdown table with the cost of each pretraining, and below it why a cell is empty. Each target is taken with
+the largest share of the labels that it was measured with, or with that of `--fraction`, where it was measured with it.
+An interval covers the test images and, where a target has several seeds, the draw of labels and the seed of fine-
+tuning. It does not cover another pretraining.
 """
 
 import argparse
