@@ -21,9 +21,7 @@ HEAD = "head"
 PASSES_BELOW = 0.2
 
 
-def make_random(
-    backbone: nnx.Module, head: nnx.Module | None, seed: int
-) -> tuple[nnx.Module, nnx.Module | None]:
+def make_random(backbone: nnx.Module, head: nnx.Module | None, seed: int) -> tuple[nnx.Module, nnx.Module | None]:
     """A backbone and a head (if there is one) like those given, with new random weights."""
     rngs = nnx.Rngs(seeds.derive(seed, "random network"))
     other = models.make_backbone(**backbone.config, rngs=rngs)
