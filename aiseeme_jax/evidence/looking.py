@@ -167,7 +167,7 @@ class Looker:
             shuffled=self.cases.score_others(maps),
             empty=localisation.find_empty(maps),
             random_empty=random_empty,
-            similarity=np.median(similar, axis=0),
+            similarity=_median_of_known(similar),
             cascade=cascade,
         )
 
@@ -203,16 +203,24 @@ class Looker:
         return {part: float(np.mean(values)) for part, values in found.items()}
 
 
+def _median_of_known(values: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:
+    """The median over seeds of each image, NaN where none is known."""
+    stacked = np.stack(values)
+    known = np.isfinite(stacked).any(axis=0)
+    found = np.full(stacked.shape[1], np.nan)
+    found[known] = np.nanmedian(stacked[:, known], axis=0)
+    return found
+
+
 def _all_seeds(backbone: nnx.Module, head: nnx.Module | None) -> Iterator[tuple]:
     for seed in RANDOM_SEEDS:
         yield from randomise_downwards(backbone, head, seed)
 
 
-def choose_cases(masks: UInt8[np.ndarray, "n h w"], count: int, seed: int) -> Int[np.ndarray, " k"]:
-    """Rows of images whose mask tells something, `count` of them drawn at random, in a random order; 0 is all."""
+def choose_cases(masks: UInt8[np.ndarray, "n h w"], seed: int) -> Int[np.ndarray, " k"]:
+    """Rows of images whose mask tells something, in a random order."""
     rows = np.flatnonzero([localisation.tells_something(mask) for mask in masks])
-    rows = np.random.default_rng(seed).permutation(rows)
-    return rows[:count] if count else rows
+    return np.random.default_rng(seed).permutation(rows)
 
 
 def list_wanted(labels: Shaped[np.ndarray, "n ..."], outputs: int) -> Float[np.ndarray, "n k"]:

@@ -26,7 +26,7 @@ from aiseeme_jax.evaluate import results
 from aiseeme_jax.evidence.attention import METHODS, enlarge
 from aiseeme_jax.evidence.halves import check_endpoint
 from aiseeme_jax.evidence.looking import Cases, Looked, Looker, Network, at_quantiles, choose_cases, list_wanted
-from aiseeme_jax.jobs.attention_networks import Arm, choose_arms, load_arm
+from aiseeme_jax.jobs.attention_networks import Arm, choose_arms, load_arms
 from aiseeme_jax.jobs.attention_tables import IMAGE_NUMBERS, NUMBERS, ImageRow, Row, Tables, write_summary
 from aiseeme_jax.report.attention_pictures import save_pictures
 from aiseeme_jax.store import workdirs
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_endpoint(options.endpoint)
     methods = choose_methods(options.methods)
     plan, config = read_workdir(options.workdir)
-    arms = [load_arm(options.workdir, plan, config, entry) for entry in choose_arms(plan, options.arm)]
-    networks = [network for arm in arms for network in arm.networks]
+    arms = load_arms(options.workdir, plan, config, choose_arms(plan, options.arm))
+    networks = [network for arm in arms for kind in (True, False) for network in arm.networks_for(kind).values()]
     if not networks:
         raise UserError(f"no arm of '{options.workdir}' has a stage or a fine-tuned classifier: there is no network")
     split = open_test(options.data or config["data"]["name"], options.data_dir or config["runtime"]["data_dir"])
@@ -120,7 +120,7 @@ def open_cases(split: data.Split, count: int) -> Cases:
     score there.
     """
     masks = split.segmentations()[..., 0]
-    rows = choose_cases(masks, 0, SEED)
+    rows = choose_cases(masks, SEED)
     log.info("%s: %d of %d images have a mask with an inside and an outside", split.name, len(rows), len(split))
     rows = rows[:count] if count else rows
     if len(set(split.groups[rows].tolist())) < 2:
@@ -134,11 +134,8 @@ def open_cases(split: data.Split, count: int) -> Cases:
 
 def look_at_all(
     arms: Sequence[Arm], methods: Sequence[str], looker: Looker, class_names: tuple[str, ...], *, sanity: bool
-) -> dict[tuple[str, str], dict[int, Looked]]:
-    """What each method finds of each arm, by seed. What cannot be used together is left out, with a line that says so.
-
-    Raises UserError for an unknown endpoint.
-    """
+) -> dict[tuple[str, str], dict[str, Looked]]:
+    """What each method finds of each arm, by run. A line says what cannot be used together and is left out."""
     found = {}
     for method in methods:
         for arm in arms:
@@ -146,10 +143,10 @@ def look_at_all(
             if reason:
                 log.info("%s of %s is left out: %s", method, arm.name, reason)
                 continue
-            networks = arm.classifiers if METHODS[method].needs_class else {0: arm.backbone}
+            networks = arm.networks_for(METHODS[method].needs_class)
             log.info("%s of %s", method, arm.name)
             found[arm.name, method] = {
-                seed: looker.look(method, network, sanity=sanity) for seed, network in networks.items()
+                run: looker.look(method, network, sanity=sanity) for run, network in networks.items()
             }
     return found
 
@@ -162,9 +159,9 @@ def why_not(arm: Arm, method: str, class_names: tuple[str, ...]) -> str:
             return "there is no fine-tuned classifier, and it explains a class"
         if arm.class_names != tuple(map(str, class_names)):
             return f"its classes are {', '.join(arm.class_names)}, and those of the images {', '.join(class_names)}"
-    elif arm.backbone is None:
+    elif not arm.backbones:
         return "the arm trained no stage; the rows of random weights are such a backbone"
-    network = next(iter(arm.classifiers.values())) if chosen.needs_class else arm.backbone
+    network = next(iter(arm.networks_for(chosen.needs_class).values()))
     return "" if chosen.takes(network.backbone) else chosen.why_not
 
 
@@ -172,7 +169,7 @@ def write(
     options: argparse.Namespace,
     config: dict[str, Any],
     looker: Looker,
-    found: dict[tuple[str, str], dict[int, Looked]],
+    found: dict[tuple[str, str], dict[str, Looked]],
     arms: Sequence[Arm],
 ) -> None:
     """Writes the tables and pictures, and prints what they show."""
@@ -194,15 +191,14 @@ def write(
 
 
 def draw_pictures(
-    path: Path, method: str, looker: Looker, found: dict[tuple[str, str], dict[int, Looked]], arms: dict[str, Arm]
+    path: Path, method: str, looker: Looker, found: dict[tuple[str, str], dict[str, Looked]], arms: dict[str, Arm]
 ) -> None:
     """Cases at fixed quantiles of the distance of the mask from the centre, which no map has a part in."""
     cases = looker.cases
     rows = at_quantiles(cases.distances, min(PICTURED, len(cases)))
     names = [arm for arm, used in found if used == method][:PICTURED_ARMS]
     maps = {name: next(iter(found[name, method].values())).maps for name in names}
-    arm = arms[names[0]]
-    network = next(iter(arm.classifiers.values())) if METHODS[method].needs_class else arm.backbone
+    network = next(iter(arms[names[0]].networks_for(METHODS[method].needs_class).values()))
     maps["random weights"] = looker.random_maps(method, network)
     shape = cases.masks.shape[1:]
     columns = {

@@ -1,6 +1,10 @@
-"""The networks of a finished workdir: the last backbone of each arm, and its fine-tuned classifiers."""
+"""The networks of a finished workdir: the last backbone of each arm, and its fine-tuned classifiers.
+
+In the workdir of a study, an arm has a name for each pretraining seed. Here they are one arm with several runs.
+"""
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +16,29 @@ from aiseeme_jax.evidence.looking import Network
 from aiseeme_jax.store import artifacts, workdirs
 
 FINETUNE = "finetune"
+STUDY = "study"
+# How an arm of a study with one pretraining seed is called.
+OF_A_SEED = re.compile(r"(.+), (seed \d+)")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is there of an arm.
+    """What is there of an arm, by the name of the run: seeds of pretraining in a study, and of fine-tuning.
 
     Attributes:
-      backbone: of its last finished stage; None if it trained nothing.
-      classifiers: by the seed of fine-tuning, on the largest share of the labels.
+      backbones: of the last finished stage; none if the arm trained nothing.
+      classifiers: on the largest share of the labels.
       class_names: of the classifiers.
     """
 
     name: str
-    backbone: Network | None
-    classifiers: dict[int, Network]
+    backbones: dict[str, Network]
+    classifiers: dict[str, Network]
     class_names: tuple[str, ...]
 
-    @property
-    def networks(self) -> list[Network]:
-        return [*([self.backbone] if self.backbone else []), *self.classifiers.values()]
+    def networks_for(self, needs_class: bool) -> dict[str, Network]:
+        """Those that a method takes."""
+        return self.classifiers if needs_class else self.backbones
 
 
 def choose_arms(plan: workdirs.WorkdirPlan, patterns: Sequence[str]) -> list[workdirs.ArmEntry]:
@@ -47,18 +54,44 @@ def choose_arms(plan: workdirs.WorkdirPlan, patterns: Sequence[str]) -> list[wor
     ]
 
 
-def load_arm(workdir: Path, plan: workdirs.WorkdirPlan, config: dict[str, Any], entry: workdirs.ArmEntry) -> Arm:
-    """Loads the networks of an arm.
+def load_arms(
+    workdir: Path, plan: workdirs.WorkdirPlan, config: dict[str, Any], entries: Sequence[workdirs.ArmEntry]
+) -> list[Arm]:
+    """Loads the networks of arms.
 
-    Raises MissingFile if its stages are not finished, UserError for a damaged file.
+    Raises MissingFile if stages are not finished, UserError for a damaged file.
     """
-    backbone = None
+    arms: dict[str, Arm] = {}
+    for entry in entries:
+        found = OF_A_SEED.fullmatch(entry.name) if config["job"] == STUDY else None
+        name, seed = found.groups() if found else (entry.name, "")
+        one = _load_arm(workdir, plan, config, entry, name, seed)
+        if name in arms:
+            arms[name].backbones.update(one.backbones)
+            arms[name].classifiers.update(one.classifiers)
+        else:
+            arms[name] = one
+    return list(arms.values())
+
+
+def _load_arm(
+    workdir: Path,
+    plan: workdirs.WorkdirPlan,
+    config: dict[str, Any],
+    entry: workdirs.ArmEntry,
+    name: str,
+    seed: str,
+) -> Arm:
+    backbones = {}
     if entry.stages:
         loaded = weights.load_backbone(workdirs.find_stage_folder(workdir, entry.name))[0]
-        backbone = Network(loaded, None, _views_of_a_target(config))
+        backbones[seed] = Network(loaded, None, _views_of_a_target(config))
     found = _list_classifiers(workdirs.open_store(workdir, plan), entry)
-    networks = {seed: Network(one.network.backbone, one.network.head, one.views) for seed, one in found.items()}
-    return Arm(entry.name, backbone, networks, next(iter(found.values())).class_names if found else ())
+    classifiers = {
+        ", ".join(filter(None, (seed, f"fine-tuning {one}"))): Network(c.network.backbone, c.network.head, c.views)
+        for one, c in found.items()
+    }
+    return Arm(name, backbones, classifiers, next(iter(found.values())).class_names if found else ())
 
 
 def _list_classifiers(store: artifacts.Store, entry: workdirs.ArmEntry) -> dict[int, weights.Classifier]:

@@ -1,4 +1,4 @@
-"""The tables of the command `attention`: rows of attention.csv and attention_images.csv, and what the terminal shows."""
+"""The tables of the command `attention`: attention.csv, attention_images.csv, and what the terminal shows."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,13 +50,13 @@ NUMBERS = ("value", "low", "high", "p", "p_holm")
 IMAGE_NUMBERS = ("area", "distance", "empty", *MEASURES, "spearman")
 ImageRow = make_dataclass(
     "ImageRow",
-    [*((name, str) for name in ("arm", "method", "seed", "source", "id", "group", "quarter")),
+    [*((name, str) for name in ("arm", "method", "run", "source", "id", "group", "quarter")),
      *((name, float) for name in IMAGE_NUMBERS)],
     frozen=True,
 )  # fmt: skip
 
-# By arm and method, of each run (seed).
-Found = Mapping[tuple[str, str], Mapping[int, Looked]]
+# By arm and method, of each run.
+Found = Mapping[tuple[str, str], Mapping[str, Looked]]
 
 
 class Tables:
@@ -88,8 +88,8 @@ class Tables:
         for name, scores in self.baselines.items():
             yield from self._image_rows("", "", "", name, scores)
         for (arm, method), runs in self.found.items():
-            for seed, one in runs.items():
-                place = arm, method, str(seed)
+            for run, one in runs.items():
+                place = arm, method, run
                 yield from self._image_rows(*place, OWN, one.own, one.empty, one.similarity)
                 yield from self._image_rows(*place, RANDOM, one.random, one.random_empty)
                 yield from self._image_rows(*place, SHUFFLED, one.shuffled)
@@ -142,7 +142,7 @@ class Tables:
         self,
         arm: str,
         method: str,
-        seed: str,
+        run: str,
         source: str,
         scores: Float[np.ndarray, "n m"],
         empty: np.ndarray | None = None,
@@ -154,7 +154,7 @@ class Tables:
         for i in range(len(cases)):
             numbers = cases.areas[i], cases.distances[i], empty[i], *scores[i], similarity[i]
             names = str(cases.ids[i]), str(cases.groups[i]), str(self.quarters[i] + 1)
-            yield ImageRow(arm, method, seed, source, *names, *map(float, numbers))
+            yield ImageRow(arm, method, run, source, *names, *map(float, numbers))
 
 
 def write_summary(rows: Sequence[Row], method: str, endpoint: str) -> Iterator[str]:
@@ -187,12 +187,12 @@ def _write_checks(rows: Sequence[Row], method: str, arms: Sequence[str]) -> Iter
         found = {(r.measure, r.source): r.value for r in mine}
         line = f"  {arm[:26]:28}"
         if (SIMILARITY, OWN) in found:
-            line += f"similarity to maps of random weights {found[SIMILARITY, OWN]:+.2f}; "
+            line += f"similarity to random weights {found[SIMILARITY, OWN]:+.2f}; "
         line += f"empty maps {100 * found[EMPTY, OWN]:.0f} %"
         yield line
         cascade = [f"{r.source.split()[2]} {r.value:+.2f}" for r in mine if r.measure == "spearman"]
         if cascade:
-            yield f"  {'':28}random from … upwards: {', '.join(cascade)}"
+            yield f"    random from … upwards: {', '.join(cascade)}"
     yield ""
 
 
