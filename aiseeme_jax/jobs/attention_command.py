@@ -11,7 +11,7 @@ docs/attention.md says how to read them.
 """
 
 import argparse
-import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +30,6 @@ from aiseeme_jax.jobs.attention_networks import Arm, choose_arms, load_arms
 from aiseeme_jax.jobs.attention_tables import IMAGE_NUMBERS, NUMBERS, ImageRow, Row, Tables, write_summary
 from aiseeme_jax.report.attention_pictures import save_pictures
 from aiseeme_jax.store import workdirs
-
-log = logging.getLogger(__name__)
 
 TABLE, IMAGES = "attention.csv", "attention_images.csv"
 SAMPLES, SEED, BATCH = 2000, 0, 64
@@ -121,7 +119,7 @@ def open_cases(split: data.Split, count: int) -> Cases:
     """
     masks = split.segmentations()[..., 0]
     rows = choose_cases(masks, SEED)
-    log.info("%s: %d of %d images have a mask with an inside and an outside", split.name, len(rows), len(split))
+    tell(f"{split.name}: {len(rows)} of {len(split)} images have a mask with an inside and an outside")
     rows = rows[:count] if count else rows
     if len(set(split.groups[rows].tolist())) < 2:
         raise UserError(
@@ -141,10 +139,10 @@ def look_at_all(
         for arm in arms:
             reason = why_not(arm, method, class_names)
             if reason:
-                log.info("%s of %s is left out: %s", method, arm.name, reason)
+                tell(f"{method} of {arm.name} is left out: {reason}")
                 continue
             networks = arm.networks_for(METHODS[method].needs_class)
-            log.info("%s of %s", method, arm.name)
+            tell(f"{method} of {arm.name}")
             found[arm.name, method] = {
                 run: looker.look(method, network, sanity=sanity) for run, network in networks.items()
             }
@@ -163,6 +161,11 @@ def why_not(arm: Arm, method: str, class_names: tuple[str, ...]) -> str:
         return "the arm trained no stage; the rows of random weights are such a backbone"
     network = next(iter(arm.networks_for(chosen.needs_class).values()))
     return "" if chosen.takes(network.backbone) else chosen.why_not
+
+
+def tell(message: str) -> None:
+    """Prints what is going on, apart from the tables."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def write(
