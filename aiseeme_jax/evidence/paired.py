@@ -67,10 +67,12 @@ class Resamples:
     def _average(self, values: Values, median: bool) -> Float[np.ndarray, " s"]:
         """Of the values under each row of weights; NaN where no value has a weight."""
         known = np.isfinite(values)
-        weights, values = self.weights[:, known], values[known]
-        total = weights.sum(axis=1)
+        total = self.weights @ known
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = _weighted_median(values, weights) if median else weights @ values / total
+            if median:
+                found = _weighted_median(values[known], self.weights[:, known])
+            else:
+                found = self.weights @ np.where(known, values, 0) / total
         return np.where(total > 0, found, np.nan)
 
 

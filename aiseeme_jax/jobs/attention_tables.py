@@ -136,7 +136,7 @@ class Tables:
         yield replace(place, measure=EMPTY, source=RANDOM, value=float(np.mean([one.random_empty for one in runs])))
         for part in runs[0].cascade:
             value = float(np.mean([one.cascade[part] for one in runs if part in one.cascade]))
-            yield replace(place, measure="spearman", source=f"random from {part} upwards", value=value)
+            yield replace(place, measure="spearman", source=f"random down to {part}", value=value)
 
     def _image_rows(
         self,
@@ -166,7 +166,7 @@ def write_summary(rows: Sequence[Row], method: str, endpoint: str) -> Iterator[s
         uniform = index.get(("", "", UNIFORM, PRIMARY, images, ""))
         if uniform is None:
             continue
-        far = "all images" if images == ALL else "the quarter whose masks are farthest from the centre"
+        far = "all images" if images == ALL else "the quarter farthest off centre"
         yield f"{method}{endpoint}, {far} ({uniform.count}): energy inside the mask"
         yield f"  {'':28}{'energy':20}{'- random weights':22}{'- ' + strong:22}{'lift':>6}"
         for arm in arms:
@@ -190,9 +190,9 @@ def _write_checks(rows: Sequence[Row], method: str, arms: Sequence[str]) -> Iter
             line += f"similarity to random weights {found[SIMILARITY, OWN]:+.2f}; "
         line += f"empty maps {100 * found[EMPTY, OWN]:.0f} %"
         yield line
-        cascade = [f"{r.source.split()[2]} {r.value:+.2f}" for r in mine if r.measure == "spearman"]
+        cascade = [f"{r.source.split()[-1]} {r.value:+.2f}" for r in mine if r.measure == "spearman"]
         if cascade:
-            yield f"    random from … upwards: {', '.join(cascade)}"
+            yield f"    random down to {', '.join(cascade)}"
     yield ""
 
 

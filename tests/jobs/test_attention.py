@@ -62,7 +62,7 @@ def test_a_finished_run_is_looked_at(masked, no_events, tiny_in_the_table, tmp_p
     assert "21 of 24 images have a mask" in told
     assert "rollout of curriculum is left out: it needs the attention of a ViT" in told
     assert "eigen_cam of scratch is left out" in told
-    assert "centre prior 0.15" in shown and max(len(x) for x in shown.splitlines() if "/" not in x) <= 104
+    assert "centre prior 0.15" in shown and max(len(x) for x in shown.splitlines() if "/" not in x) <= 100
 
     rows, images = read(tmp_path / "attention.csv"), read(tmp_path / "attention_images.csv")
     methods = {(row["arm"], row["method"]) for row in rows if row["arm"]}
@@ -96,7 +96,7 @@ def test_a_finished_run_is_looked_at(masked, no_events, tiny_in_the_table, tmp_p
     parts = [
         r["source"] for r in rows if (r["arm"], r["method"], r["measure"]) == ("curriculum", "grad_cam", "spearman")
     ]
-    assert parts[0] == "random from head upwards" and parts[-1] == "random from stem upwards"
+    assert parts[0] == "random down to head" and parts[-1] == "random down to stem"
 
     with Image.open(tmp_path / "attention_eigen_cam.png") as picture:
         assert picture.width > 300 and picture.height > 300
