@@ -209,5 +209,10 @@ def draw_pictures(
         for name, found_maps in maps.items()
     }
     shown = np.asarray(augment.stored_to_display(jnp.asarray(cases.images[rows]), network.views))
-    titles = [f"{cases.ids[row]}\noff centre {cases.distances[row]:.2f}" for row in rows]
+    titles = [f"{_cut(str(cases.ids[row]))}\noff centre {cases.distances[row]:.2f}" for row in rows]
     save_pictures(path, shown, cases.masks[rows], columns, titles)
+
+
+def _cut(name: str) -> str:
+    """A name that fits beside a picture."""
+    return name if len(name) <= 20 else f"{name[:19]}…"
