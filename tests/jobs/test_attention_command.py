@@ -122,6 +122,7 @@ def test_what_cannot_be_is_said(masked, no_events, tiny_in_the_table, tmp_path, 
             attention_command.main([workdir, *arguments])
     with pytest.raises(MissingFile, match="no run was begun"):
         attention_command.main([str(tmp_path / "other")])
-    monkeypatch.setattr("test_attention_command.masks", lambda count: np.zeros((count, tiny.SIZE, tiny.SIZE, 1), np.uint8))
+    empty = np.zeros((24, tiny.SIZE, tiny.SIZE, 1), np.uint8)
+    monkeypatch.setattr("test_attention_command.masks", lambda count: empty)
     with pytest.raises(UserError, match="neither empty nor full"):
         attention_command.main([workdir, "--data", "masked"])
