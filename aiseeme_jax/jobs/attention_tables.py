@@ -11,6 +11,7 @@ from jaxtyping import Float
 from aiseeme_jax.evidence.localisation import MEASURES, MEDIANS, PRIORS, quarter_by
 from aiseeme_jax.evidence.looking import Cases, Looked
 from aiseeme_jax.evidence.paired import Estimate, Resamples, adjust_holm
+from aiseeme_jax.evidence.sanity import PASSES_BELOW
 
 OWN, RANDOM, SHUFFLED, UNIFORM = "network", "random weights", "masks of other images", "uniform map"
 PRIOR_NAMES = {f"centre prior {sd:g}": sd for sd in PRIORS}
@@ -187,7 +188,9 @@ def _write_checks(rows: Sequence[Row], method: str, arms: Sequence[str]) -> Iter
         found = {(r.measure, r.source): r.value for r in mine}
         line = f"  {arm[:26]:28}"
         if (SIMILARITY, OWN) in found:
-            line += f"similarity to random weights {found[SIMILARITY, OWN]:+.2f}; "
+            similarity = found[SIMILARITY, OWN]
+            failed = "" if similarity < PASSES_BELOW else f", not below {PASSES_BELOW:g}"
+            line += f"similarity to random weights {similarity:+.2f}{failed}; "
         line += f"empty maps {100 * found[EMPTY, OWN]:.0f} %"
         yield line
         cascade = [f"{r.source.split()[-1]} {r.value:+.2f}" for r in mine if r.measure == "spearman"]
