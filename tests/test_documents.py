@@ -144,7 +144,7 @@ COMMAND_LINES = [line.strip() for line in README.splitlines() if line.startswith
 COMMAND_LINES += [" ".join(found.split()) for found in re.findall(r"`(python -m [^`]+)`", README)]
 # Those of the table.
 TABLE = README[README.index("| `python -m aiseeme_jax …` |") :].partition("\n\n")[0]
-COMMAND_LINES += [f"python -m aiseeme_jax {found}" for found in re.findall(r"^\| `(\w+ [^`]+)`", TABLE, re.MULTILINE)]
+COMMAND_LINES += [f"python -m aiseeme_jax {found}" for found in re.findall(r"\n\| `(\w+ [^`]+)`", TABLE)]
 
 
 def test_every_command_of_the_readme_exists():
