@@ -11,6 +11,7 @@ from aiseeme_jax.store.files import check_local, explain_disk_errors
 
 # Command -> module with a `main(arguments)`. It is imported only when the command is given.
 COMMANDS = {
+    "attention": "aiseeme_jax.jobs.attention_command",
     "bias": "aiseeme_jax.jobs.bias",
     "card": "aiseeme_jax.jobs.card_command",
     "compare": "aiseeme_jax.report.compare",

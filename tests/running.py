@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -146,3 +147,10 @@ def outcome(workdir: Path) -> dict[str, str]:
     """What must not depend on kills: hash of every backbone, and the table of results."""
     found = {label: record(workdir, label)["backbone_hash"] for label in ("00-rotation", "01-moco_v2")}
     return {**found, "results": (workdir / "results.csv").read_text()}
+
+
+def free_port() -> int:
+    """A port on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]

@@ -1,7 +1,6 @@
 """Several processes, and other numbers of devices, against one process on one machine."""
 
 import shutil
-import socket
 
 import numpy as np
 import pytest
@@ -14,12 +13,6 @@ from aiseeme_jax.store import artifacts
 from aiseeme_jax.weights import tensors
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +57,7 @@ def run_as_one_and_as_two(tmp_path, phantom, config):  # noqa: F811
     """One process with two devices, in the workdir 'one', and two processes with one each, in 'two'."""
     code, said = running.launch(tmp_path / "one", phantom, devices=2, config=config)
     assert code == 0, said
-    flags = ("--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2")
+    flags = ("--distributed", f"--coordinator=localhost:{running.free_port()}", "--num_processes=2")
     started = [running.start(tmp_path / "two", phantom, *flags, f"--process_id={i}", config=config) for i in range(2)]
     for process in started:
         code, said = running.finish(process)
@@ -78,7 +71,7 @@ def test_an_error_that_one_process_notices_ends_all_of_them(one_process, phantom
     # Noticed when the stage has been trained again, by the process that decides what comes next.
     (record,) = workdir.glob("measurements/*/record.json")
     record.write_text("{}")
-    flags = ("--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2")
+    flags = ("--distributed", f"--coordinator=localhost:{running.free_port()}", "--num_processes=2")
     processes = [running.start(workdir, phantom, *flags, f"--process_id={i}") for i in range(2)]
     said = [running.finish(process) for process in processes]
     assert [code for code, _ in said] == [2, 2], said
@@ -92,7 +85,7 @@ def test_who_has_lost_the_other_process_says_so_and_the_same_command_goes_on(
 ):
     workdir = tmp_path / "run"
     for victim, stage, step in ((1, "00-rotation", 22), (0, "01-moco_v2", 25), (None, "", 0)):
-        flags = ("--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2")
+        flags = ("--distributed", f"--coordinator=localhost:{running.free_port()}", "--num_processes=2")
         processes = [running.start(workdir, phantom, *flags, f"--process_id={i}") for i in range(2)]
         if victim is None:
             break

@@ -3,8 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
+import tempfile
+from pathlib import Path
 
+import optuna
 import pytest
 import running
 from running import phantom  # noqa: F401
@@ -48,6 +53,68 @@ def test_two_workers_of_which_one_is_killed_find_what_one_finds(alone, phantom, 
     assert code == 0, said
     assert outcome(workdir) == outcome(alone)
     assert not training(workdir)
+
+
+def list_trials(storage):
+    (name,) = optuna.get_all_study_names(storage)
+    return sorted(
+        tuple(trial.user_attrs["order"]) for trial in optuna.load_study(study_name=name, storage=storage).trials
+    )
+
+
+ORDERS = [("npid",), ("npid", "rotation"), ("rotation",), ("rotation", "npid")]
+
+
+def test_what_was_tried_stands_in_the_journal(alone):
+    journal = optuna.storages.journal.JournalFileBackend(str(alone / "search.journal"))
+    assert list_trials(optuna.storages.JournalStorage(journal)) == ORDERS
+
+
+@pytest.fixture
+def postgresql():
+    """The URL of an empty data base, of a server that lasts as long as the test."""
+    tools = {name: find_postgresql(name) for name in ("initdb", "pg_ctl", "createdb")}
+    if missing := [name for name, path in tools.items() if path is None]:
+        pytest.skip(f"PostgreSQL is not installed: no {', '.join(missing)}")
+    # Its path must be short, for a socket, and a server does not run as root.
+    folder, port = Path(tempfile.mkdtemp(dir="/tmp")), str(running.free_port())
+    other = {"user": "nobody"} if os.geteuid() == 0 else {}
+    if other:
+        shutil.chown(folder, **other)
+
+    def do(tool, *arguments):
+        command = [tools[tool], *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, **other)
+
+    made = do("initdb", "-D", folder / "data", "-U", "tester", "--auth=trust")
+    if made.returncode:
+        pytest.skip(f"PostgreSQL makes no data base here: {made.stderr.strip().splitlines()[-1]}")
+    options = f"-p {port} -k {folder} -c listen_addresses=localhost"
+    try:
+        started = do("pg_ctl", "-D", folder / "data", "-w", "-o", options, "-l", folder / "log", "start")
+        assert started.returncode == 0, started.stderr + (folder / "log").read_text()
+        assert do("createdb", "-h", "localhost", "-p", port, "-U", "tester", "trials").returncode == 0
+        yield f"postgresql://tester@localhost:{port}/trials"
+    finally:
+        do("pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_postgresql(tool):
+    """Debian keeps the tools of a server out of the path."""
+    return shutil.which(tool) or next(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{tool}")), None)
+
+
+def test_two_workers_tell_a_real_postgresql_of_each_trial_once(alone, phantom, postgresql, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    shutil.copytree(alone, workdir)
+    options = f"--config.search.storage={postgresql}"
+    workers = [running.start(workdir, phantom, options, **CONFIG) for _ in range(2)]
+    for worker in workers:
+        code, said = running.finish(worker)
+        assert code == 0, said
+    assert list_trials(postgresql) == ORDERS
+    assert outcome(workdir) == outcome(alone)
 
 
 def test_a_search_that_is_done_is_done_at_once(alone, phantom):  # noqa: F811

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data_dir", default="", help="where prepared data sets lie; by default where the run had them"
     )
     parser.add_argument("--deals", type=int, default=DEALS, help="times an attribute is dealt out for gaps by chance")
+    parser.add_argument("--ensemble", action="store_true", help="also the mean probabilities over the seeds of an arm")
     options = parser.parse_args(arguments)
     asked = Request(
         arms=options.arm,
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         thresholds=_read_range(options.thresholds),
         data_dir=options.data_dir,
         deals=options.deals,
+        ensemble=options.ensemble,
     )
     contents = read_contents(options.workdir, scored=False)
     found = measure_everything(contents, asked, tell=_show_progress)

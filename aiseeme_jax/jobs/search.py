@@ -31,8 +31,9 @@ from aiseeme_jax.search.best_order import write_best_order
 from aiseeme_jax.search.planning import TrialPlanner, name_order, name_trial
 from aiseeme_jax.search.problem import FINALIST, REVERSE, SINGLE, Problem, read_problem
 from aiseeme_jax.search.scoring import Scorer, compare_backbones, read_score
+from aiseeme_jax.search.storage import Storage
 from aiseeme_jax.search.trials import Order, Outcome, Trial
-from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.store import artifacts, keys, workdirs
 from aiseeme_jax.store.artifacts import Store
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Search:
         self.scores: dict[Trial, Score] = {}
         self.diverged: set[str] = set()
         self.workdir: Path | None = None
+        self.storage: Storage | None = None
         self.best: Order = ()
         self.compared: Sequence[certainty.Compared] = ()
         self.sentences: Sequence[str] = ()
@@ -101,8 +103,15 @@ class Search:
             self.datasets.warn_of_shared_groups(sets, self.planner.set, held_out)
 
     def write_to(self, workdir: Path) -> None:
-        """From now on the plan, the findings and the report are written to a workdir after every round."""
+        """From now on the plan, the findings and the report are written to a workdir after every round, and the trials
+        to the storage.
+
+        Raises UserError if the storage does not answer.
+        """
         self.workdir = workdir
+        fields = self.config.search
+        if fields.storage and not jax.process_index():
+            self.storage = Storage(fields.storage, workdir, name_study(self.config), tuple(fields.pool))
 
     # The search
 
@@ -214,8 +223,20 @@ class Search:
         plan = Plan((*self.arms.values(), *self.final_arms.values()))
         workdirs.write_plan(self.workdir, list_artifacts(plan, workdirs.name_store(self.config.runtime.store)))
         if self.scores:
-            findings.write_findings(self.workdir, self.find())
+            found = self.find()
+            findings.write_findings(self.workdir, found)
             report.write_search_report(self.workdir)
+            self.tell(found.nodes)
+
+    def tell(self, nodes: Sequence[findings.Node]) -> None:
+        """Tells the storage of trials. The search goes on without it if it does not answer any more."""
+        if self.storage is None:
+            return
+        try:
+            self.storage.tell(nodes)
+        except UserError as error:
+            log.warning("%s. It is told no more.", error)
+            self.storage = None
 
     def find(self) -> findings.Findings:
         """What was found so far."""
@@ -255,6 +276,19 @@ class Search:
         return (
             f"the next round of '{self.problem.strategy}':\n{printing.describe_plan(Plan(tuple(rounds)), self.store)}"
         )
+
+
+def name_study(config: ConfigDict) -> str:
+    """The name of a search in a storage: its data, and a key of everything that its trials depend on."""
+    fields = config.search
+    content = {
+        "pool": {name: keys.to_json(stage) for name, stage in fields.pool.items()},
+        "proxy": keys.to_json(fields.proxy),
+        "model": keys.to_json(config.model),
+        "data": keys.to_json(config.data),
+        **{name: config[name] for name in ("seed", "init")},
+    }
+    return f"{config.title or config.data.name} {keys.make_key(keys.to_json(content))[:12]}"
 
 
 def describe_score(config: ConfigDict) -> str:

@@ -121,8 +121,9 @@ class Contents:
         return next(found, {"data": ""})
 
     def data_of(self, target: str) -> str:
-        """The data set that a target is measured on."""
-        return self.fields_of(target)["data"] or self.data
+        """The data set on whose test images a target is measured."""
+        fields = self.fields_of(target)
+        return fields.get("test_data") or fields["data"] or self.data
 
     def fractions_of(self, target: str) -> list[float]:
         """The shares of the labels that a target was measured with, the smallest first."""

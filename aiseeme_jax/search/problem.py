@@ -11,6 +11,7 @@ from aiseeme_jax.curriculum.checks import check_at_least
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import protocols
 from aiseeme_jax.search.order import find_strategy
+from aiseeme_jax.search.storage import check_storage
 from aiseeme_jax.search.trials import Proposals, Settings, Space
 from aiseeme_jax.store import keys
 
@@ -54,6 +55,7 @@ def read_problem(config: ConfigDict) -> Problem:
     check_at_least(-math.inf, "search.margin", fields.margin)
     if not 0 < fields.shortest <= 1:
         raise UserError(f"search.shortest is {fields.shortest}; it must lie in (0, 1]")
+    check_storage(fields.storage)
     check_pool(config)
     check_comparison(config)
     check_targets(config)

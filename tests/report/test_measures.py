@@ -94,6 +94,25 @@ def tables(tmp_path, attributes):
     return run(tmp_path, "--against", "scratch"), made
 
 
+def test_the_ensemble_of_the_seeds_is_one_classifier(tmp_path, attributes):
+    made = write_arms(tmp_path, seeds=(0, 1, 2))
+    found = run(tmp_path, "--ensemble")
+    runs = [made["curriculum", "linear", 1.0, seed] for seed in (0, 1, 2)]
+    mean = np.mean([one.probs for one in runs], axis=0)
+    row = find(found["metrics.csv"], arm="curriculum, ensemble of 3", metric="balanced_accuracy")
+    assert row["value"] == pytest.approx(sk.balanced_accuracy_score(runs[0].labels, mean.argmax(axis=1)))
+    assert row["low"] < row["value"] < row["high"]
+    # Its temperature is its own: a mean of probabilities is less sure than they are.
+    assert find(found["calibration.csv"], arm="curriculum, ensemble of 3", of="top label", state="temperature")
+    assert {row["arm"] for row in found["metrics.csv"]} >= {"curriculum", "scratch", "scratch, ensemble of 3"}
+
+
+def test_an_ensemble_of_one_is_refused(tmp_path, attributes):
+    write_arms(tmp_path)
+    with pytest.raises(UserError, match="--ensemble: every arm was measured once only; give the target or the study"):
+        run(tmp_path, "--ensemble")
+
+
 def test_every_table_is_written(tables):
     found, _ = tables
     assert set(found) == {

@@ -4,7 +4,7 @@ import fnmatch
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -264,6 +264,24 @@ def _load_arm(contents: Contents, arm: str, target: str, fraction: float, runs: 
         pretrainings=len(runs),
         balanced=trains_balanced(contents.fields_of(target)),
         statistics=contents.statistics,
+    )
+
+
+def join_runs(arm: MeasuredArm) -> MeasuredArm:
+    """The ensemble of all runs of an arm: one classifier, whose probabilities are the means of theirs."""
+
+    def join(runs: Sequence[results.Predictions | None]) -> results.Predictions | None:
+        if None in runs or any(list(run.ids) != list(runs[0].ids) for run in runs):
+            return None
+        return replace(runs[0], probs=np.mean([run.probs for run in runs], axis=0))
+
+    return replace(
+        arm,
+        arm=f"{arm.arm}, ensemble of {len(arm.tests)}",
+        tests=(join(arm.tests),),
+        validations=(join(arm.validations),),
+        temperatures=(None,),
+        pretrainings=1,
     )
 
 

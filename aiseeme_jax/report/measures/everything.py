@@ -10,7 +10,7 @@ from aiseeme_jax.evaluate.results import write_table
 from aiseeme_jax.evidence.subgroups import DEALS
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.measures import differences, groups, tables
-from aiseeme_jax.report.measures.arms import AS_STORED, MeasuredArm, collect_arms
+from aiseeme_jax.report.measures.arms import AS_STORED, MeasuredArm, collect_arms, join_runs
 
 # The folder in a workdir, and in it a file for each kind of row.
 FOLDER = "metrics"
@@ -42,6 +42,7 @@ class Request:
       thresholds: of the decision curves.
       data_dir: of the prepared data sets; by default that of the run.
       deals: of each attribute among the patients, for the gaps by chance.
+      ensemble: whether the mean over the runs of an arm is measured beside it.
     """
 
     arms: Sequence[str] = ("*",)
@@ -54,6 +55,7 @@ class Request:
     thresholds: tuple[float, float] = tables.THRESHOLDS
     data_dir: str = ""
     deals: int = DEALS
+    ensemble: bool = False
 
 
 @dataclass
@@ -87,6 +89,8 @@ def measure_everything(
     _check(asked)
     patterns = list(dict.fromkeys([*asked.arms, *([asked.against] if asked.against else [])]))
     found = Measures(collect_arms(contents, patterns, asked.targets, asked.fraction))
+    if asked.ensemble:
+        found.arms += _join_all(found.arms)
     known = {name for arm in found.arms for name in arm.class_names}
     if unknown := [name for name in asked.classes if name not in known]:
         raise UserError(f"there is no class or finding '{unknown[0]}': there are {', '.join(sorted(known))}")
@@ -99,6 +103,14 @@ def measure_everything(
     if asked.against:
         found.rows["differences.csv"] = _subtract_all(found, asked.against, grouped)
     return found
+
+
+def _join_all(arms: Sequence[MeasuredArm]) -> list[MeasuredArm]:
+    """The ensembles of all arms that were measured more than once. Raises UserError if there are none."""
+    several = [arm for arm in arms if len(arm.tests) > 1]
+    if not several:
+        raise UserError("--ensemble: every arm was measured once only; give the target or the study several seeds")
+    return [join_runs(arm) for arm in several]
 
 
 def write_tables(folder: Path, found: Measures) -> list[Path]:
