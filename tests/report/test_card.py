@@ -137,7 +137,7 @@ def test_numbers_have_intervals_sizes_and_costs(workdir, card):
 def test_data_licences_and_citations_are_those_of_the_builders(card):
     assert find_row(card, "isic2019/64")[1:] == ["1.0.0", "pretraining", "700", "not recorded"]
     assert find_row(card, "derm_phantom/demo")[1:] == ["not known: fill in", "test", "80", "40"]
-    assert "`isic2019/64`. Licence: Licence of the data: CC BY-NC 4.0 (verify at https://challenge" in card
+    assert "`isic2019/64`. Licence: CC BY-NC 4.0 (verify at https://challenge" in card
     assert "**Synthetic.** Every image is drawn by a program" in card
     assert "@article{tschandl2018ham10000," in card and card.count("@misc{derm_phantom,") == 1
     assert "3 images were kept out of pretraining." in card

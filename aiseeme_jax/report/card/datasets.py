@@ -129,10 +129,11 @@ def describe_data_set(name: str) -> Described:
     paragraphs = [" ".join(text.split()) for text in head.split("\n\n")[1:]]
     stressed = [text for text in paragraphs if text.startswith("**")]
     licences = [text for text in paragraphs if re.search(r"\blicences?\b", text, re.IGNORECASE)]
+    licence = licences[0].removeprefix("Licence of the data: ") if licences else UNKNOWN
     bibliography = folder / "CITATIONS.bib"
     return Described(
         name,
-        licence=licences[0].replace("`CITATIONS.bib`", "the citations below") if licences else UNKNOWN,
+        licence=licence.replace("`CITATIONS.bib`", "the citations below"),
         warnings=stressed,
         citations=bibliography.read_text().strip() if bibliography.exists() else "",
     )
