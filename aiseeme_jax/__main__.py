@@ -13,7 +13,9 @@ from aiseeme_jax.store.files import check_local, explain_disk_errors
 COMMANDS = {
     "bias": "aiseeme_jax.jobs.bias",
     "compare": "aiseeme_jax.report.compare",
+    "embed": "aiseeme_jax.jobs.embed",
     "freeze": "aiseeme_jax.jobs.freezing",
+    "predict": "aiseeme_jax.jobs.predict",
     "similarity": "aiseeme_jax.jobs.similarity",
     "store": "aiseeme_jax.jobs.store_command",
 }

@@ -14,7 +14,7 @@ from aiseeme_jax.data.order import cumulated, endless_batches, endless_permutati
 from aiseeme_jax.data.sources import Union
 from aiseeme_jax.data.splits import Split
 from aiseeme_jax.errors import UserError
-from tfds_builders.common.storage import Storage, ImageStorage
+from tfds_builders.common.storage import ImageStorage, Storage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Num, Shaped, UInt8
 
 from aiseeme_jax import augment
 from aiseeme_jax.errors import UserError
-from tfds_builders.common.storage import Storage, ImageStorage, VolumeStorage, storage_of
+from tfds_builders.common.storage import ImageStorage, Storage, storage_of
 
 # The entry of a header.
 PREPROCESSING = "preprocessing"
@@ -67,7 +67,10 @@ class Preprocessing(dict):
         one_by_one = images if isinstance(images, list | tuple) else _split(np.asarray(images), self["dimensions"])
         if not len(one_by_one):
             raise UserError("there are no images to preprocess")
-        prepared = [self._prepare(np.asarray(image)) for image in one_by_one]
+        arrays = [np.asarray(image) for image in one_by_one]
+        if not self["window"]:
+            _check_bytes(arrays)
+        prepared = [self._prepare(image) for image in arrays]
         return jnp.concatenate([augment.central_view(jnp.asarray(image[None]), self.views) for image in prepared])
 
     def _prepare(self, image: Num[np.ndarray, "*space c"]) -> Shaped[np.ndarray, "*space c"]:
@@ -157,14 +160,18 @@ def _with_channels(image: Num[np.ndarray, "..."]) -> Num[np.ndarray, "h w c"]:
     return image
 
 
+def _check_bytes(images: Sequence[Num[np.ndarray, "..."]]) -> None:
+    """Raises UserError for uint8 that may be meant as 0 to 1, by all images together: one alone may be dark."""
+    if max((int(image.max(initial=0)) for image in images if image.dtype == np.uint8), default=0) == 1:
+        raise UserError(
+            "the pixels are uint8 and none is above 1: it cannot be told whether 1 is white or next to black. Give "
+            "uint8 from 0 to 255, or floats from 0 to 1"
+        )
+
+
 def _as_bytes(image: Num[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
     """0 to 255, of 0 to 1."""
     if image.dtype == np.uint8:
-        if image.max() == 1:
-            raise UserError(
-                "the pixels are uint8 and none is above 1: it cannot be told whether 1 is white or next to black. Give "
-                "uint8 from 0 to 255, or floats from 0 to 1"
-            )
         return image
     if not np.issubdtype(image.dtype, np.floating):
         raise UserError(
