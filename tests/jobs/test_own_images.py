@@ -45,8 +45,8 @@ def prepared(tmp_path_factory):
         table.add(f"visit {number % 2}/ü {number}.png", own_table.picture(number, height=90, width=120), **rows)
     table.add("grey, one.png", own_table.picture(9, grey=True, height=70, width=70), label=NAMES[0], split="test")
     table.write()
-    for config in ("64", "224"):
-        tfds_builders.prepare(f"image_table/{config}", data_dir=made, manual_dir=folder)
+    for size in ("64", "224"):
+        tfds_builders.prepare(f"image_table/{size}", data_dir=made, manual_dir=folder)
     return folder, made
 
 
@@ -73,13 +73,13 @@ def probabilities(rows, kind="probability"):
     return np.array([[row[f"{kind} of {name}"] for name in NAMES] for row in rows], np.float32)
 
 
-@pytest.mark.parametrize("config", ["64", "224"])
-def test_files_and_the_prepared_set_give_the_same_numbers(config, prepared, tmp_path):
+@pytest.mark.parametrize("size", ["64", "224"])
+def test_files_and_the_prepared_set_give_the_same_numbers(size, prepared, tmp_path):
     """At 224 pixels the data set stores JPEG."""
     folder, made = prepared
-    splits = [data.open_split(f"image_table/{config}", part, made) for part in ("train", "validation", "test")]
+    splits = [data.open_split(f"image_table/{size}", part, made) for part in ("train", "validation", "test")]
     stored = splits[0].storage
-    assert stored == ImageStorage(int(config), 3, config == "64")
+    assert stored == ImageStorage(int(size), 3, size == "64")
     model = save(tmp_path / "classifier.safetensors", dataclasses.replace(make(), stored=stored))
     out = tmp_path / "predictions.csv"
     assert call(predict, model, "--images", folder, "--out", out) == 0
