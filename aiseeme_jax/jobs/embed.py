@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     views = known.views if known else make_views(options)
     models.check_size(info["model"], views.size)
     stored = known.stored if known else None
-    storage = choose_storage(options.model, views, backbone.channels, stored, options)
+    storage = choose_storage(str(options.model), views, backbone.channels, stored, options)
     listing = own_images.list_images(options.images, volumes=isinstance(storage, VolumeStorage))
     unreadable, names, rows = list(listing.unreadable), [], []
     for images, (pixels,) in read_batches(listing.images, [storage], unreadable, options):

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.tta != augment.CENTRAL and any(one.views.dimensions == 3 for one in classifiers):
         raise UserError(f"--tta {options.tta} is for images: volumes have '{augment.CENTRAL}' alone")
     storages = [
-        choose_storage(path, one.views, one.network.backbone.channels, one.stored, options)
+        choose_storage(_tell(path, one), one.views, one.network.backbone.channels, one.stored, options)
         for path, one in zip(paths, classifiers, strict=True)
     ]
     listing = own_images.list_images(options.images, volumes=isinstance(storages[0], VolumeStorage))
@@ -136,34 +136,39 @@ def check_ensemble(classifiers: Sequence[Classifier], paths: Sequence[Path]) -> 
 
 
 def choose_storage(
-    path: Path, views: augment.AnyViews, channels: int, stored: Storage | None, options: argparse.Namespace
+    model: str, views: augment.AnyViews, channels: int, stored: Storage | None, options: argparse.Namespace
 ) -> Storage:
     """How the images are stored before views are made of them: as the file of the model says, else the options.
+
+    Args:
+      model: as messages name it.
+      views, channels: of its network.
+      stored: what its file says, None if that is nothing.
 
     Raises UserError for a model of planes in HU, for options that are not those of the file, and for a model of volumes
     of which nothing is known.
     """
     if views.dimensions == 2 and views.window:
         raise UserError(
-            f"{path} takes planes in HU that a builder cuts out of CT; this command reads images and volumes: give the "
-            "planes to `predict` of the classifier in Python"
+            f"{model} takes planes in HU that a builder cuts out of CT; this command reads images and volumes: give "
+            "the planes to the model in Python"
         )
     if stored is not None:
         for name, known in (("stored_size", stored.size), ("spacing", getattr(stored, "spacing", None))):
             asked = getattr(options, name)
             if asked is not None and asked != known:
-                raise UserError(f"--{name} is {asked}, but {path} says that its data set has {known}: leave it out")
+                raise UserError(f"--{name} is {asked}, but {model} says that its data set has {known}: leave it out")
         return stored
     if views.dimensions == 3:
         if options.spacing is None or options.stored_size is None:
             raise UserError(
-                f"{path} does not say which cubes of CT it was trained on: give the voxels along their side with "
+                f"{model} does not say which cubes of CT it was trained on: give the voxels along their side with "
                 "--stored_size, and the mm between these with --spacing"
             )
         return VolumeStorage(options.stored_size, options.spacing)
     size = options.stored_size or views.size
     print(
-        f"{path} does not say how its data set stores images: they are resized to {size} x {size}, "
+        f"{model} does not say how its data set stores images: they are resized to {size} x {size}, "
         + ("as --stored_size says" if options.stored_size else "the size of its views; --stored_size changes this"),
         file=sys.stderr,
     )
@@ -234,6 +239,12 @@ def finish(out: Path, listing: own_images.Listing, done: int, unreadable: Sequen
         first = unreadable[0]
         print(f"{len(unreadable)} could not be read, such as {first.name!r} ({first.reason}): {path}", file=sys.stderr)
         raise SystemExit(own_images.SOME_UNREADABLE)
+
+
+def _tell(path: Path, classifier: Classifier) -> str:
+    """A classifier for messages: older files say the data set that it was trained on, but not how that is stored."""
+    trained_on = classifier.info.get("trained_on")
+    return f"{path} (trained on {trained_on})" if trained_on else str(path)
 
 
 def _shapes(pixels: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
