@@ -14,8 +14,10 @@ COMMANDS = {
     "attention": "aiseeme_jax.jobs.attention_command",
     "bias": "aiseeme_jax.jobs.bias",
     "compare": "aiseeme_jax.report.compare",
+    "embed": "aiseeme_jax.jobs.embed",
     "freeze": "aiseeme_jax.jobs.freezing",
     "metrics": "aiseeme_jax.jobs.metrics_command",
+    "predict": "aiseeme_jax.jobs.predict",
     "similarity": "aiseeme_jax.jobs.similarity",
     "store": "aiseeme_jax.jobs.store_command",
 }
