@@ -72,7 +72,9 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
     )
     left = load_best(directory) if result.record.get("best") else result.task.handed_over()
     backbone, averaged = prepared.teachers.average_with(left)
-    written = weights.save_backbone(directory, backbone, {"task": stage.fields.task})
+    info = {"task": stage.fields.task}
+    info["preprocessing"] = weights.describe_preprocessing(prepared.task.spec, backbone.channels, split.storage)
+    written = weights.save_backbone(directory, backbone, info)
     counts = {"images": len(split), "excluded": split.excluded, "data_warnings": list(split.warnings)}
     counts |= {"devices": jax.device_count(), "made_with": describe_environment()}
     if len(stage.sets) > 1:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -14,6 +14,7 @@ from aiseeme_jax.data.order import cumulated, endless_batches, endless_permutati
 from aiseeme_jax.data.sources import Union
 from aiseeme_jax.data.splits import Split
 from aiseeme_jax.errors import UserError
+from tfds_builders.common.storage import ImageStorage, Storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +107,23 @@ def mix(splits: Mapping[str, Split], shares: Mapping[str, float]) -> Mixture:
         class_names=(),
         excluded=sum(part.excluded for part in parts),
         warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+        storage=_common_storage(parts),
         own_ids=all(part.own_ids for part in parts),
         own_groups=all(part.own_groups for part in parts),
         sets=dict(splits),
         shares={name: float(shares[name]) / total for name in splits},
     )
+
+
+def _common_storage(parts: Sequence[Split]) -> Storage | None:
+    """That of all parts. Of images that are stored in several ways, squares of the size that all are resized to."""
+    first, *others = [part.storage for part in parts]
+    if all(other == first for other in others):
+        return first
+    if all(isinstance(part.storage, ImageStorage) for part in parts):
+        side, _, channels = parts[0].shape
+        return ImageStorage(side, channels)
+    return None
 
 
 def _check_alike(splits: Mapping[str, Split]) -> None:

@@ -16,6 +16,7 @@ from tfds_builders.common import row_tables
 from tfds_builders.common.opening import open_prepared
 from tfds_builders.common.reading import StoredFeatures
 from tfds_builders.common.splits import JOINED, WARNINGS, split_of
+from tfds_builders.common.storage import AVERAGING, ImageStorage, Storage, VolumeStorage
 from tfds_builders.preparing import DATASETS, newest_version
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ def _open_stored(name: str, builder: Any, stored: str, layout: _Layout) -> Split
         segmentation=_masks(builder, stored, tables, layout.size, rows) if MASK in layout.features else None,
         picture_names=_picture_names(layout),
         warnings=_warnings(name, layout),
+        storage=_storage(builder.name, layout),
         own_ids=ID in tables,
         own_groups=layout.group is not None,
     )
@@ -295,6 +297,18 @@ def _warnings(name: str, layout: _Layout) -> tuple[str, ...]:
     """What the metadata warn of, each with the name of the data set."""
     dataset = name.rpartition(":")[0]
     return tuple(f"{dataset}: {warning}" for warning in layout.metadata.get(WARNINGS) or ())
+
+
+def _storage(name: str, layout: _Layout) -> Storage | None:
+    """How the data set `name` stores its pixels, as far as its features and metadata say."""
+    feature = layout.features[layout.pixels]
+    if layout.pixels == "image" and feature.np_dtype == np.uint8 and feature.shape[-1] in (1, 3):
+        side, lossless = feature.shape[0], feature.encoding_format != "jpeg"
+        return ImageStorage(side, feature.shape[-1], lossless or side is None, layout.size)
+    spacing = layout.metadata.get("spacing_mm")
+    if layout.pixels == "volume" and spacing:
+        return VolumeStorage(feature.shape[0], float(spacing), name in AVERAGING)
+    return None
 
 
 def _picture_names(layout: _Layout) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from aiseeme_jax.augment import AnyViews
 from aiseeme_jax.data.order import order
 from aiseeme_jax.data.sources import Pictures, Rows, read_many
 from aiseeme_jax.errors import UserError
+from tfds_builders.common.storage import Storage
 
 # Text in arrays: Python strings of any length, of which short ones take 16 bytes.
 TEXT = np.dtypes.StringDType()
@@ -44,6 +45,7 @@ class Split:
       segmentation: random access to masks, see `read_segmentation`; None if there are none.
       picture_names: names of the P pictures of each thing; none if there is one.
       warnings: what the preparation of the data set warned of, each with the name of the data set.
+      storage: how the data set stores its images; None if that is not known.
       own_ids, own_groups: whether ids and groups are the data set's own, not made from the order of the images.
     """
 
@@ -61,6 +63,7 @@ class Split:
     segmentation: Sequence | None = None
     picture_names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    storage: Storage | None = None
     own_ids: bool = True
     own_groups: bool = True
 

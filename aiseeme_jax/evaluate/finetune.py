@@ -165,6 +165,7 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
         class_names=tuple(map(str, split.class_names)),
         views=views,
         temperature=temperature.value,
+        stored=split.storage,
         info={"temperature_note": temperature.note, "trained_on": split.name, "images": len(split)},
     )
     fitted = {"temperature": temperature.value, "temperature_note": temperature.note}

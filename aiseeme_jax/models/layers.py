@@ -1,6 +1,24 @@
-"""Parameters of a backbone by their dotted names, for those who train some of them otherwise than the rest."""
+"""What backbones have in common: the check of their input, and their parameters by dotted names, for those who train
+some of them otherwise than the rest.
+"""
 
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Shaped
+
+from aiseeme_jax.errors import UserError
+
+
+def check_input(x: Shaped[Array, "..."], dimensions: int, channels: int) -> None:
+    """Raises UserError for pixels as they are stored, ValueError for a batch of another shape."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(
+            f"a backbone takes normalised images, float32, and not pixels of type {x.dtype}: make its input with "
+            '`preprocess`. backbone, info = load_backbone(path); x = info["preprocessing"].preprocess(images)'
+        )
+    if x.ndim != dimensions + 2 or x.shape[-1] != channels:
+        kind = "images [B, H, W" if dimensions == 2 else "volumes [B, D, H, W"
+        raise ValueError(f"this backbone takes {kind}, {channels}], not {x.shape}")
 
 
 def list_outside_norms(network: nnx.Module) -> tuple[str, ...]:

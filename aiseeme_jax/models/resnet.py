@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.models.convolution import make_convolution, max_pool
+from aiseeme_jax.models.layers import check_input
 
 # Name: (bottleneck blocks?, blocks of each stage).
 ARCHITECTURES = {
@@ -224,12 +225,12 @@ class ResNet(nnx.Module):
           train: normalise by the statistics of the batch, and update the running averages. Otherwise normalise by the
             running averages.
 
+        Raises UserError for pixels as they are stored, ValueError for another shape.
+
         Returns:
           stem (the input of the first stage), stage1 ... stage4: maps in the compute dtype; pooled: [B, D] float32.
         """
-        if x.ndim != self.dimensions + 2 or x.shape[-1] != self.channels:
-            kind = "images [B, H, W" if self.dimensions == 2 else "volumes [B, D, H, W"
-            raise ValueError(f"this backbone takes {kind}, {self.channels}], not {x.shape}")
+        check_input(x, self.dimensions, self.channels)
         x = self.stem_convolution(x.astype(self.dtype))
         x = jax.nn.relu(self.stem_norm(x, train=train))
         if self.stem == "standard":

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.models.layers import check_input
 
 # Name: (features, blocks, heads).
 ARCHITECTURES = {
@@ -142,6 +143,8 @@ class ViT(nnx.Module):
           x: normalised images [B, H, W, C], or volumes [B, D, H, W, C], of whole patches.
           train: changes nothing.
 
+        Raises UserError for pixels as they are stored, ValueError for another shape.
+
         Returns:
           stem (patches with their positions), stage1 ... stage4 (after each quarter of the blocks, the last
           normalised): the tokens of the patches as maps [B, H / patch, W / patch, D] in the compute dtype; pooled: the
@@ -157,9 +160,7 @@ class ViT(nnx.Module):
 
     def tokens(self, x: Float[Array, "b *space c"]) -> Tokens:
         """The patches of a batch, row by row, embedded, with their positions added. Raises what a call raises."""
-        if x.ndim != self.dimensions + 2 or x.shape[-1] != self.channels:
-            kind = "images [B, H, W" if self.dimensions == 2 else "volumes [B, D, H, W"
-            raise ValueError(f"this backbone takes {kind}, {self.channels}], not {x.shape}")
+        check_input(x, self.dimensions, self.channels)
         for side in x.shape[1:-1]:
             check_side(side, self.patch)
         tokens = self.embedding(patchify(x, self.patch))

@@ -16,6 +16,8 @@ from aiseeme_jax.weights.backbones import (
 )
 from aiseeme_jax.weights.classifier import Classifier, load_classifier, save_classifier
 from aiseeme_jax.weights.headers import BACKBONE, BEST, CLASSIFIER, FISHER, check_artifact
+from aiseeme_jax.weights.preprocessing import PREPROCESSING, Preprocessing
+from aiseeme_jax.weights.preprocessing import describe as describe_preprocessing
 
 __all__ = [
     "BACKBONE",
@@ -23,10 +25,13 @@ __all__ = [
     "CLASSIFIER",
     "Classifier",
     "FISHER",
+    "PREPROCESSING",
+    "Preprocessing",
     "SCRATCH",
     "any_backbone",
     "backbone_hash",
     "check_artifact",
+    "describe_preprocessing",
     "export_backbone",
     "find_backbone",
     "find_fisher",

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 from flax import nnx
 
-from aiseeme_jax import models, seeds
+from aiseeme_jax import augment, models, seeds
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.keys import tree_hash
-from aiseeme_jax.weights import tensors
+from aiseeme_jax.weights import preprocessing, tensors
 from aiseeme_jax.weights.formats import format_of
 from aiseeme_jax.weights.headers import BACKBONE, CLASSIFIER, FISHER, HEADER, explain_remedy, read_header
 
@@ -47,7 +47,8 @@ def export_backbone(
     Args:
       backbone: a ResNet or ViT of this package.
       path: file to write, ending in .safetensors.
-      info: JSON values that are stored in the file's header.
+      info: JSON values that are stored in the file's header: what `load_backbone` gave, so that the file says how
+        images become the input (`preprocessing`).
       size: side in pixels of the images that another program will give to a ViT. timm expects positions in the file,
         and these depend on the size. This package computes them.
     """
@@ -66,7 +67,9 @@ def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module,
       path: of one of these.
       arm: of a workdir; by default the curriculum, or the only one that has stages of its own.
 
-    Returns the backbone and the entries of its file's header: `model`, `backbone_hash`, `task`, …
+    Returns the backbone and the entries of its file's header: `model`, `backbone_hash`, `task`, … `preprocessing` says
+    how images become the input, and `info["preprocessing"].preprocess(images)` makes them so. Files of version 0.1 and
+    those exported without `info` lack it.
 
     Raises MissingFile if there is no backbone at `path`. Raises UserError if there are several and `arm` does not say
     which, if the file was not written by this package, or if its weights do not have the hash in its header. (Weights
@@ -78,7 +81,19 @@ def load_backbone(path: str | Path, arm: str | None = None) -> tuple[nnx.Module,
         raise UserError(
             f"{file} was not written by aiseeme_jax, so it does not name its model; use it as `init` of a config"
         )
-    return found.own_backbone(), found.info
+    return found.own_backbone(), _describe_input(file, found.info)
+
+
+def _describe_input(file: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """The header with its entry `preprocessing`, of an older classifier from its views. UserError if it is damaged."""
+    if preprocessing.PREPROCESSING in info:
+        entry = preprocessing.read(file, info[preprocessing.PREPROCESSING], explain_remedy(file))
+    elif "views" in info:
+        views = augment.views_of({k: tuple(v) if isinstance(v, list) else v for k, v in info["views"].items()})
+        entry = preprocessing.describe(views, info["model"]["channels"], None)
+    else:
+        return info
+    return {**info, preprocessing.PREPROCESSING: entry}
 
 
 def any_backbone(path: str | Path, model: Mapping[str, Any]) -> nnx.Module:

@@ -24,6 +24,8 @@ The header of the file has one entry, `aiseeme`, a JSON object with these member
     temperature       logits are divided by it before the softmax (class) or the sigmoid (findings)
     backbone_hash     of the backbone's weights, as in a file with only a backbone
     classifier_hash   of the weights of backbone and head, and of all members above except `file` and `format`
+    preprocessing     how images become the input, see `weights/preprocessing.py`; it has a hash of its own, and files
+                      of older versions lack it
 
 and other facts about the classifier, such as what it was trained on. As `init` of a config, and for `load_backbone`,
 the file stands for its backbone.
@@ -47,10 +49,12 @@ from aiseeme_jax import augment, models
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork, CosineHead, linear_head
 from aiseeme_jax.store.keys import tree_hash
+from aiseeme_jax.weights import preprocessing
 from aiseeme_jax.weights import tensors as tensor_files
 from aiseeme_jax.weights.backbones import backbone_hash
 from aiseeme_jax.weights.formats import format_of
 from aiseeme_jax.weights.headers import CLASSIFIER, HEADER, explain_remedy, read_header
+from tfds_builders.common.storage import Storage
 
 # Of a file with a linear head, and of one with another head.
 LINEAR_FORMAT, FORMAT = 1, 2
@@ -69,6 +73,7 @@ class Classifier:
       class_names: [K] names of the classes or findings.
       views: how an image is resized and normalised.
       temperature: divides the logits; 1 changes nothing.
+      stored: how the data set that it was trained on stores its images; None if that is not known.
       info: JSON values, other facts about the classifier. If it was loaded, the whole header of its file.
     """
 
@@ -77,12 +82,18 @@ class Classifier:
     class_names: tuple[str, ...]
     views: augment.AnyViews
     temperature: float = 1.0
+    stored: Storage | None = None
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def predict(
-        self, images: Shaped[np.ndarray, "n *space c"], *, calibrated: bool = True, batch_size: int = BATCH
+        self,
+        images: Shaped[np.ndarray, "n *space c"],
+        *,
+        calibrated: bool = True,
+        batch_size: int = BATCH,
+        shown: str = augment.CENTRAL,
     ) -> Float[np.ndarray, "n k"]:
-        """Probabilities of the central view of each image, float32 [N, K].
+        """Probabilities of each image, float32 [N, K].
 
         The probabilities of classes sum to 1 in each row. Those of findings do not: each is a probability of its own.
 
@@ -90,18 +101,32 @@ class Classifier:
           images: as they are stored: uint8 [N, H, W, C], or volumes in HU, int16 [N, D, H, W, 1]; of any size.
           calibrated: divide the logits by the temperature.
           batch_size: number of images on the device at once. It does not change the result.
+          shown: one of `augment.EVALUATION_VIEWS`; the probability is the mean over these views.
 
         Raises UserError for images of another type or shape than the classifier was trained on.
         """
+        logits = self.compute_logits(images, batch_size=batch_size, shown=shown)
+        return self.average_views(logits, calibrated=calibrated)
+
+    def compute_logits(
+        self, images: Shaped[np.ndarray, "n *space c"], *, batch_size: int = BATCH, shown: str = augment.CENTRAL
+    ) -> Float[np.ndarray, "n v k"]:
+        """Logits of each of the views `shown` of each image. Arguments and errors are those of `predict`."""
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        if shown not in augment.EVALUATION_VIEWS:
+            raise UserError(f"the views are {', '.join(augment.EVALUATION_VIEWS)}, not '{shown}'")
         images = np.asarray(images)
-        self._check(images)
-        temperature = self.temperature if calibrated else 1.0
+        self._check(images, shown)
         starts = range(0, len(images), batch_size)
-        logits = [_pad_and_run(self.network, images[i : i + batch_size], self.views) for i in starts]
-        logits = np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *logits])
-        return np.asarray(PROBABILITIES[self.kind](jnp.asarray(logits / np.float32(temperature))))
+        logits = [_pad_and_run(self.network, images[i : i + batch_size], self.views, shown) for i in starts]
+        return np.concatenate(logits) if logits else np.zeros((0, 1, len(self.class_names)), np.float32)
+
+    def average_views(self, logits: Float[np.ndarray, "n v k"], *, calibrated: bool = True) -> Float[np.ndarray, "n k"]:
+        """Probabilities, float32, each the mean over the views."""
+        temperature = np.float32(self.temperature if calibrated else 1.0)
+        each = np.asarray(PROBABILITIES[self.kind](jnp.asarray(logits / temperature)))
+        return each[:, 0] if each.shape[1] == 1 else each.mean(axis=1)
 
     def hash(self) -> str:
         """Hex SHA-256 of the weights of backbone and head, and of everything else that predictions depend on."""
@@ -119,8 +144,8 @@ class Classifier:
             **_describe_head(self.network.head),
         }
 
-    def _check(self, images: np.ndarray) -> None:
-        view = functools.partial(augment.central_view, views=self.views)
+    def _check(self, images: np.ndarray, shown: str) -> None:
+        view = functools.partial(augment.evaluation_views, views=self.views, name=shown)
         try:
             jax.eval_shape(view, jax.ShapeDtypeStruct(images.shape, images.dtype))
         except (TypeError, ValueError) as error:
@@ -152,6 +177,9 @@ def save_classifier(path: str | Path, classifier: Classifier) -> str:
         **classifier._settings(),
         "backbone_hash": backbone_hash(network.backbone),
         "classifier_hash": digest,
+        preprocessing.PREPROCESSING: preprocessing.describe(
+            classifier.views, network.backbone.channels, classifier.stored
+        ),
     }
     tensor_files.write_safetensors(path, tensors, {HEADER: json.dumps(header)})
     return digest
@@ -169,6 +197,9 @@ def load_classifier(path: str | Path) -> Classifier:
         raise MissingFile(f"no classifier at '{file}': fine-tuning leaves one as {CLASSIFIER}")
     header = read_header(file)
     _check_header(file, header)
+    if preprocessing.PREPROCESSING in header:
+        entry = preprocessing.read(file, header[preprocessing.PREPROCESSING], explain_remedy(file))
+        header = {**header, preprocessing.PREPROCESSING: entry}
     try:
         tensors = tensor_files.read_weights(file)
         classifier = _make(header, tensors)
@@ -223,6 +254,7 @@ def _make(header: Mapping[str, Any], tensors: tensor_files.Tensors) -> Classifie
         tuple(header["class_names"]),
         augment.views_of({k: tuple(v) if isinstance(v, list) else v for k, v in header["views"].items()}),
         header["temperature"],
+        header[preprocessing.PREPROCESSING].stored if preprocessing.PREPROCESSING in header else None,
         header,
     )
 
@@ -243,16 +275,18 @@ def _make_head(header: Mapping[str, Any], features: int) -> nnx.Module:
 
 
 def _pad_and_run(
-    network: ClassifierNetwork, images: Shaped[np.ndarray, "n *space c"], views: augment.AnyViews
-) -> Float[np.ndarray, "n k"]:
-    """Logits of a few images. They are filled up to a power of two, so that few programs must be compiled."""
+    network: ClassifierNetwork, images: Shaped[np.ndarray, "n *space c"], views: augment.AnyViews, shown: str
+) -> Float[np.ndarray, "n v k"]:
+    """Logits of the views of a few images, filled up to a power of two, so that few programs must be compiled."""
     size = 1 << (len(images) - 1).bit_length()
     filled = np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
-    return np.asarray(_logits(network, jnp.asarray(filled), views))[: len(images)]
+    return np.asarray(_logits(network, jnp.asarray(filled), views, shown))[: len(images)]
 
 
-@functools.partial(nnx.jit, static_argnames=("views",))
+@functools.partial(nnx.jit, static_argnames=("views", "shown"))
 def _logits(
-    network: ClassifierNetwork, images: Shaped[Array, "b *space c"], views: augment.AnyViews
-) -> Float[Array, "b k"]:
-    return network(augment.central_view(images, views), train=False)[0]
+    network: ClassifierNetwork, images: Shaped[Array, "b *space c"], views: augment.AnyViews, shown: str
+) -> Float[Array, "b v k"]:
+    # One after another: a batch of all views might not fit.
+    made = augment.evaluation_views(images, views, shown)
+    return jnp.stack([network(view, train=False)[0] for view in made], axis=1)

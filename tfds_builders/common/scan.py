@@ -114,19 +114,10 @@ class Scanner:
             digest=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
             size=(pixels.shape[1], pixels.shape[0]),
             notes=notes,
-            image=self._image(data, pixels, notes),
+            image=encode(data, pixels, notes, self.size, lossless=self.lossless, bare=self.bare),
             mask=mask,
             has_mask=has_mask,
         )
-
-    def _image(self, data: bytes, pixels: UInt8[np.ndarray, "height width channels"], notes: tuple[str, ...]) -> bytes:
-        if self.size is None:
-            # A file that any reader decodes to these pixels stays byte for byte.
-            as_it_is = not notes and data.startswith((images.PNG_START, images.JPEG_START))
-            file = without_metadata(data) if self.bare else data
-            return file if as_it_is and file else images.encode_png(pixels)
-        small = images.square(pixels, self.size)
-        return images.encode_png(small) if self.lossless else images.encode_jpeg(small, JPEG_QUALITY)
 
     def _mask(self, record: Record, shape: tuple[int, int], notes: tuple[str, ...]) -> tuple[bytes, bool]:
         """PNG of 0 and 255 in the stored image's size; all zero, and False, for an image without a mask."""
@@ -139,6 +130,31 @@ class Scanner:
         check_shape(where, mask.shape, shape, notes)
         resized = cv2.resize(mask.astype(np.uint8) * 255, target[::-1], interpolation=cv2.INTER_AREA)
         return images.encode_png((resized > images.INSIDE).astype(np.uint8) * 255), True
+
+
+def encode(
+    data: bytes,
+    pixels: UInt8[np.ndarray, "height width channels"],
+    notes: Sequence[str],
+    size: int | None,
+    *,
+    lossless: bool,
+    bare: bool = False,
+) -> bytes:
+    """The file that a data set stores of an image.
+
+    Args:
+      data: the file that was read.
+      pixels, notes: what `images.read_pixels` gives for it.
+      size, lossless, bare: as in `Scanner`.
+    """
+    if size is None:
+        # A file that any reader decodes to these pixels stays byte for byte.
+        as_it_is = not notes and data.startswith((images.PNG_START, images.JPEG_START))
+        file = without_metadata(data) if bare else data
+        return file if as_it_is and file else images.encode_png(pixels)
+    small = images.square(pixels, size)
+    return images.encode_png(small) if lossless else images.encode_jpeg(small, JPEG_QUALITY)
 
 
 def check_shape(mask: str, shape: Sequence[int], image: Sequence[int], notes: Sequence[str]) -> None:
