@@ -13,11 +13,13 @@ from aiseeme_jax.store.files import check_local, explain_disk_errors
 COMMANDS = {
     "attention": "aiseeme_jax.jobs.attention_command",
     "bias": "aiseeme_jax.jobs.bias",
+    "card": "aiseeme_jax.jobs.card_command",
     "compare": "aiseeme_jax.report.compare",
     "embed": "aiseeme_jax.jobs.embed",
     "freeze": "aiseeme_jax.jobs.freezing",
     "metrics": "aiseeme_jax.jobs.metrics_command",
     "predict": "aiseeme_jax.jobs.predict",
+    "report": "aiseeme_jax.jobs.report_command",
     "similarity": "aiseeme_jax.jobs.similarity",
     "store": "aiseeme_jax.jobs.store_command",
 }

@@ -3,6 +3,7 @@
 import dataclasses
 import html.parser
 import json
+import re
 
 import numpy as np
 
@@ -210,10 +211,17 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         tags = [tag for tag, _ in self.open]
-        if "style" not in tags and "pre" not in tags:
+        if not {"style", "pre", "script"} & set(tags):
             self.text += data
             if self.open and "best" in self.open[-1][1].get("class", ""):
                 self.bold.append(data)
+
+
+def without_script(page):
+    """A page without the script within it, which names a namespace of SVG; one from elsewhere stays."""
+    rest, scripts = re.subn(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert scripts == 1
+    return rest
 
 
 def words(page):

@@ -217,7 +217,7 @@ def check_end(workdir, said):
 def check_files(workdir):
     rows = [line.split(" | ") for line in README.splitlines() if line.startswith("| `")]
     top = {name for row in rows for name in re.findall(r"`([\w.]+)`", row[0]) if "." in name}
-    assert top == {"report.html", "results.csv", "config.json", "plan.json"}
+    assert top == {"report.html", "results.csv", "MODEL_CARD.md", "config.json", "plan.json"}
     assert all((workdir / name).exists() for name in top)
     for kind, pattern in (("stages", "*"), ("measurements", "finetune-*")):
         (row,) = (row for row in rows if row[0].startswith(f"| `{kind}/"))

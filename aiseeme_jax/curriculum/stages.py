@@ -22,6 +22,7 @@ from aiseeme_jax.curriculum.tuning import SET_FIELDS
 from aiseeme_jax.evaluate import features, proxies
 from aiseeme_jax.store import keys
 from aiseeme_jax.training import loop, samples, step
+from aiseeme_jax.training.environment import describe_environment
 from aiseeme_jax.training.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def train_stage(stage: PlannedStage, context: Context, directory: Path) -> dict[
     info["preprocessing"] = weights.describe_preprocessing(prepared.task.spec, backbone.channels, split.storage)
     written = weights.save_backbone(directory, backbone, info)
     counts = {"images": len(split), "excluded": split.excluded, "data_warnings": list(split.warnings)}
-    counts["devices"] = jax.device_count()
+    counts |= {"devices": jax.device_count(), "made_with": describe_environment()}
     if len(stage.sets) > 1:
         counts["images_shown"] = samples.count_sets(
             split, result.record["steps"], stage.fields.batch_size, find_pace(stage)

@@ -21,6 +21,7 @@ from aiseeme_jax.curriculum.trials import PlannedProbe, PlannedTrial, PlannedTun
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.working import work_through
+from aiseeme_jax.report.card.page import write_card
 from aiseeme_jax.search.probing import probe
 from aiseeme_jax.search.trial_work import TrialWork
 from aiseeme_jax.search.tuning import conclude
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
-    """Trains and measures what a config asks for, and writes results.csv and report.html.
+    """Trains and measures what a config asks for, and writes results.csv, report.html and MODEL_CARD.md.
 
     Args:
       plan_only: only print the plan. Nothing is done or written.
@@ -58,6 +59,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
             write_tables(workdir)
     # Once more: what another run was making may have come last.
     write_tables(workdir)
+    write_card(workdir)
     log.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
 
 

@@ -1,15 +1,18 @@
 """The page that a person reads at the end: `report.html`, one file that needs no network.
 
+If its pictures are more than `MOST_BYTES`, they lie in a folder beside it, `report_pictures/`.
+
 It states what was measured and nothing else. Of a run that is not finished it shows what is there, and says what is
 missing.
 """
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiseeme_jax.evaluate import bootstrap, results
-from aiseeme_jax.report import charts, names, summary, tables
+from aiseeme_jax.report import charts, costs, names, several, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.report.search_page import write_search_report
@@ -17,11 +20,22 @@ from aiseeme_jax.report.study_page import write_study_report
 from aiseeme_jax.report.templates import REPORT, load_template
 from aiseeme_jax.store import records
 
-__all__ = ["REPORT", "render", "write_report", "write_results", "write_search_report", "write_study_report"]
+__all__ = [
+    "REPORT",
+    "render",
+    "write_report",
+    "write_report_of_several",
+    "write_results",
+    "write_search_report",
+    "write_study_report",
+]
 
 # The metrics of the first table of the page, and those under its details.
 HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
 FURTHER = ("macro_f1", "macro_specificity", "accuracy")
+
+# Of pictures within a page; more of them lie beside it.
+MOST_BYTES = 10_000_000
 
 
 def write_results(workdir: str | Path) -> Path:
@@ -38,12 +52,34 @@ def write_report(workdir: str | Path) -> Path:
     labels or groups.
     """
     workdir = Path(workdir)
-    records.write_text(workdir / REPORT, render(read_contents(workdir)))
-    return workdir / REPORT
+    return _write_page(workdir / REPORT, read_contents(workdir))
 
 
-def render(contents: Contents) -> str:
-    """The page as HTML."""
+def write_report_of_several(workdirs: Sequence[Path], page: Path) -> Path:
+    """Writes one page for several runs whole or not at all, and returns its path. Raises as `several.read_several`."""
+    return _write_page(page, several.read_several(workdirs))
+
+
+def _write_page(page: Path, contents: Contents) -> Path:
+    """Writes a page, and its pictures beside it if they are too many for one file."""
+    folder = page.with_name(f"{page.stem}_pictures")
+    pictures = {f"{place:02d}.png": stage.views for place, stage in enumerate(contents.stages) if stage.views}
+    beside = sum(map(len, pictures.values())) > MOST_BYTES
+    for name, png in pictures.items() if beside else ():
+        records.write_bytes(folder / name, png)
+    for old in folder.glob("*.png"):
+        if not beside or old.name not in pictures:
+            old.unlink(missing_ok=True)
+    records.write_text(page, render(contents, folder.name if beside else ""))
+    return page
+
+
+def render(contents: Contents, folder: str = "") -> str:
+    """The page as HTML.
+
+    Args:
+      folder: of its pictures, which lie beside the page; by default they are within it.
+    """
     template = load_template("report.html.jinja")
     estimates = Estimates(contents)
     targets = contents.measured_targets()
@@ -51,7 +87,10 @@ def render(contents: Contents) -> str:
     differences = tables.tabulate_differences(estimates)
     return template.render(
         contents=contents,
-        sentences=summary.write_sentences(estimates, differences),
+        sentences=[
+            *summary.write_sentences(estimates, differences),
+            *several.describe_differing_targets(contents),
+        ],
         facts=summary.list_facts(estimates),
         kinds=sorted({estimates.labels_of(target).KIND for target in targets}),
         headline=tables.tabulate_metrics(estimates, HEADLINE),
@@ -72,12 +111,25 @@ def render(contents: Contents) -> str:
         pacing=charts.draw_pacing(contents),
         searches=tables.list_searches(contents),
         search_charts=charts.draw_tuning(contents),
-        views=[(stage, _make_data_uri(stage.views)) for stage in contents.stages if stage.views],
-        config=json.dumps(contents.config, indent=2),
+        views=[
+            (stage, f"{folder}/{place:02d}.png" if folder else _make_data_uri(stage.views))
+            for place, stage in enumerate(contents.stages)
+            if stage.views
+        ],
+        configs=_list_configs(contents),
+        costs={arm: cost.words for arm, cost in costs.sum_costs(contents).items()},
         describe_target=names.describe_target,
         choose_tone=charts.choose_tone,
         tone_of=lambda arm: charts.choose_tone(arm, contents.arms),
     )
+
+
+def _list_configs(contents: Contents) -> list[tuple[str, str]]:
+    """Configs as JSON under their titles."""
+    shown = {f"Configuration of {name}": one.config for name, one in contents.runs_shown.items()}
+    return [
+        (title, json.dumps(config, indent=2)) for title, config in (shown or {"Configuration": contents.config}).items()
+    ]
 
 
 def _make_data_uri(png: bytes) -> str:

@@ -1,11 +1,11 @@
 """What the report is made from: what the present config of a workdir asks for, as far as the store holds it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiseeme_jax.curriculum.arms import CURRICULUM, SINGLE
+from aiseeme_jax.curriculum.arms import CURRICULUM, SCRATCH, SINGLE
 from aiseeme_jax.errors import MissingFile
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.fractions import in_words
@@ -24,6 +24,7 @@ class Stage:
       record: what it left when it was finished, or None while it is not.
       metrics: the objects of metrics.jsonl, in order of the steps.
       views: sample views as PNG, or None.
+      made_from: what its key is made of: fields, data, seed, start; empty if it was not begun.
     """
 
     arm: str
@@ -31,6 +32,7 @@ class Stage:
     record: dict[str, Any] | None
     metrics: list[dict[str, Any]]
     views: bytes | None
+    made_from: dict[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -67,8 +69,10 @@ class Contents:
       rows: all metrics of the finished measurements.
       runs: the finished measurements, by arm and then in the order of the plan.
       stages: of all arms. A stage that several arms share is listed once, under the first of them.
+      stages_of: the stages of each arm, those included that other arms share.
       missing: sentences about what is not there yet.
       data_warnings: what the preparations of the data sets warned of.
+      runs_shown: of a page of several runs, the contents of each by its name; else empty.
     """
 
     config: dict[str, Any]
@@ -77,8 +81,10 @@ class Contents:
     rows: list[results.Row]
     runs: list[Run]
     stages: list[Stage]
+    stages_of: dict[str, list[Stage]]
     missing: list[str]
     data_warnings: list[str]
+    runs_shown: dict[str, "Contents"] = field(default_factory=dict)
 
     @property
     def data(self) -> str:
@@ -95,6 +101,18 @@ class Contents:
     @property
     def synthetic(self) -> bool:
         return bool(self.config["data"]["synthetic"])
+
+    def reference_of(self, arm: str) -> str:
+        """The arm without pretraining that belongs to an arm: of its run, and in a study of its variant and seed.
+
+        It need not have been measured.
+        """
+        run = next((name for name in self.runs_shown if arm.startswith(name_in_run(name, ""))), None)
+        config = self.config if run is None else self.runs_shown[run].config
+        # The arms of a study are called 'curriculum, seed 1'.
+        _, comma, which = arm.partition(", ") if config["job"] == "study" else ("", "", "")
+        name = f"{SCRATCH}{comma}{which}"
+        return name if run is None else name_in_run(run, name)
 
     def fields_of(self, target: str) -> dict[str, Any]:
         """The fields of a target in the config."""
@@ -131,11 +149,17 @@ class Contents:
         return [arm for arm in self.arms if arm in measured]
 
 
-def read_contents(workdir: Path, *, scored: bool = True) -> Contents:
+def name_in_run(run: str, arm: str) -> str:
+    """The name of an arm on a page of several runs."""
+    return f"{run}: {arm}"
+
+
+def read_contents(workdir: Path, *, scored: bool = True, statistics: Mapping[str, int] | None = None) -> Contents:
     """Reads what the present config of a workdir asks for, as far as it is there.
 
     Args:
       scored: with the metrics of all measurements. Without, `rows` is empty.
+      statistics: samples and seed of the bootstrap; by default those of the config.
 
     Raises MissingFile for a folder in which no run was begun, and UserError that names what is damaged.
     """
@@ -147,20 +171,23 @@ def read_contents(workdir: Path, *, scored: bool = True) -> Contents:
     store = workdirs.open_store(workdir, plan)
     arms = sorted(plan.arms, key=lambda arm: arm.name != CURRICULUM)
     runs = [run for arm in arms for run in _read_runs(store, arm)]
-    stages = list(_read_stages(store, arms))
+    stages = _read_stages(store, arms)
+    if statistics is not None:
+        config = {**config, "statistics": dict(statistics)}
     return Contents(
         config=config,
         arms=[arm.name for arm in arms],
         targets=[_name_target(config, fields) for fields in config["targets"]],
         rows=[row for run in runs for row in _score_run(run, config["statistics"])] if scored else [],
         runs=runs,
-        stages=stages,
-        missing=[*_describe_missing_stages(stages), *_describe_missing_runs(arms, runs)],
-        data_warnings=_list_data_warnings(stages, runs),
+        stages=list(stages.values()),
+        stages_of={arm.name: [stages[entry.key] for entry in arm.stages] for arm in arms},
+        missing=[*_describe_missing_stages(stages.values()), *_describe_missing_runs(arms, runs)],
+        data_warnings=_list_data_warnings(stages.values(), runs),
     )
 
 
-def _list_data_warnings(stages: list[Stage], runs: list[Run]) -> list[str]:
+def _list_data_warnings(stages: Iterable[Stage], runs: list[Run]) -> list[str]:
     found = [*(stage.record for stage in stages if stage.record), *(run.record for run in runs)]
     return list(dict.fromkeys(warning for record in found for warning in record.get("data_warnings", ())))
 
@@ -183,26 +210,32 @@ def _score_run(run: Run, statistics: dict[str, int]) -> Iterator[results.Row]:
         yield results.Row(run.arm, run.target, run.fraction, run.seed, **found)
 
 
-def _read_stages(store: artifacts.Store, arms: list[workdirs.ArmEntry]) -> Iterator[Stage]:
-    """The stages of all arms; one that several arms share is shown where it comes first."""
-    shown = set()
+def _read_stages(store: artifacts.Store, arms: list[workdirs.ArmEntry]) -> dict[str, Stage]:
+    """The stages of all arms by their keys; one that several arms share has the name of the first."""
+    found: dict[str, Stage] = {}
     for arm in arms:
         for entry in arm.stages:
-            if entry.key not in shown:
-                shown.add(entry.key)
-                yield _read_stage(arm.name, entry.task, store.find(artifacts.STAGES, shorten(entry.key)))
+            if entry.key not in found:
+                directory = store.find(artifacts.STAGES, shorten(entry.key))
+                found[entry.key] = _read_stage(arm.name, entry.task, directory)
+    return found
 
 
 def _read_stage(arm: str, task: str, directory: Path | None) -> Stage:
     if directory is None:
         return Stage(arm, task, None, [], None)
     views = directory / "views.png"
-    record = artifacts.read_record(directory)
-    metrics = read_journal(directory / METRICS)
-    return Stage(arm, task, record, metrics, views.read_bytes() if views.exists() else None)
+    return Stage(
+        arm,
+        task,
+        record=artifacts.read_record(directory),
+        metrics=read_journal(directory / METRICS),
+        views=views.read_bytes() if views.exists() else None,
+        made_from=artifacts.read_key(directory),
+    )
 
 
-def _describe_missing_stages(stages: list[Stage]) -> Iterator[str]:
+def _describe_missing_stages(stages: Iterable[Stage]) -> Iterator[str]:
     for stage in stages:
         if stage.record is None:
             at = f"at step {stage.metrics[-1]['step']}" if stage.metrics else "not begun"

@@ -44,7 +44,7 @@ def write_study_report(
 
 def render(study: Study, outcomes: Outcomes, found: StudyTables, missing: Sequence[str], config: dict[str, Any]) -> str:
     """The page as HTML."""
-    main = outcomes.main_tables()
+    main, costs = outcomes.main_tables(), list_costs(outcomes)
     shown = [one for one in found.differences if (one.target, one.fraction, one.metric) in main]
     return load_template("study.html.jinja").render(
         title=config["title"] or config["data"]["name"],
@@ -63,7 +63,8 @@ def render(study: Study, outcomes: Outcomes, found: StudyTables, missing: Sequen
             for one in found.differences
         ],
         name_compared=name_compared,
-        costs=list_costs(outcomes),
+        costs=costs,
+        cost_of={name: (images, time) for name, images, time in costs},
         alone=list_alone(outcomes),
         one_label_seed=list_one_label_seed(found.summaries),
         config=json.dumps(config, indent=2),

@@ -36,8 +36,23 @@ def write_sentences(estimates: Estimates, differences: Sequence[Table]) -> list[
 
 
 def list_facts(estimates: Estimates) -> list[str]:
-    """The line under the title: data set, model, test images."""
+    """The line under the title: data set, model, test images. Of several runs, what is not common to all is named."""
     contents = estimates.contents
+    runs = contents.runs_shown
+    facts_of = {name: _describe_training(one) for name, one in (runs or {"": contents}).items()}
+    common = [fact for fact in next(iter(facts_of.values())) if all(fact in found for found in facts_of.values())]
+    own = {name: [fact for fact in found if fact not in common] for name, found in facts_of.items()}
+    facts = [*common, *(f"{name}: {', '.join(found)}" for name, found in own.items() if found)]
+    # One target of each data set says what its test images are.
+    target_of = {contents.data_of(target): target for target in reversed(contents.measured_targets())}
+    for data, target in reversed(target_of.items()):
+        name = "" if list(target_of) == [contents.data] else f"{data}: "
+        facts += [name + fact for fact in _describe_test_images(estimates, target)]
+    return facts
+
+
+def _describe_training(contents: Contents) -> list[str]:
+    """Data sets and model of one run."""
     facts = [contents.data]
     if pretrained_on := _list_pretraining_sets(contents):
         facts.append(f"pretraining on {', '.join(pretrained_on)}")
@@ -52,11 +67,6 @@ def list_facts(estimates: Estimates) -> list[str]:
     excluded = max((stage.record.get("excluded", 0) for stage in contents.stages if stage.record), default=0)
     if excluded:
         facts.append(f"{excluded:,} images kept out of pretraining")
-    # One target of each data set says what its test images are.
-    target_of = {contents.data_of(target): target for target in reversed(contents.measured_targets())}
-    for data, target in reversed(target_of.items()):
-        name = "" if list(target_of) == [contents.data] else f"{data}: "
-        facts += [name + fact for fact in _describe_test_images(estimates, target)]
     return facts
 
 

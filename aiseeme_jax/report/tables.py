@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from aiseeme_jax.curriculum.arms import SCRATCH
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.labels import ClassLabels
@@ -89,13 +88,18 @@ def tabulate_classes(estimates: Estimates, target: str) -> Table | None:
 
 
 def tabulate_differences(estimates: Estimates) -> list[Table]:
-    """The main metric of each arm minus that of `scratch`, paired on the same test images.
+    """The main metric of each arm minus that of `scratch` of the same run, paired on the same test images.
 
     There is a table for each kind of labels.
     """
     contents = estimates.contents
-    targets = [target for target in contents.measured_targets() if contents.runs_of(SCRATCH, target)]
-    arms = [arm for arm in contents.arms if arm != SCRATCH]
+    references = {contents.reference_of(arm) for arm in contents.arms}
+    targets = [
+        target
+        for target in contents.measured_targets()
+        if any(contents.runs_of(reference, target) for reference in references)
+    ]
+    arms = [arm for arm in contents.arms if arm not in references]
     tables = []
     for alike in _group_by_kind(estimates, targets):
         rows = [(arm, [_subtract_scratch(estimates, arm, target) for target in alike]) for arm in arms]
@@ -215,7 +219,7 @@ def _compare_arms(estimates: Estimates, targets: Sequence[str], metric: str) -> 
 
 def _subtract_scratch(estimates: Estimates, arm: str, target: str) -> Cell | None:
     try:
-        return estimates.estimate_difference(arm, SCRATCH, target)
+        return estimates.estimate_difference(arm, estimates.contents.reference_of(arm), target)
     except Incomparable:
         return None
 

@@ -124,6 +124,14 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     return record
 
 
+def read_key(directory: Path) -> dict[str, Any]:
+    """What the key of an artifact is made of; empty if its folder was not begun. Raises UserError if it is damaged."""
+    path = directory / KEY
+    if not path.exists():
+        return {}
+    return records.read_json(path, remedy=explain_remedy(directory)).get("content", {})
+
+
 def explain_remedy(directory: Path) -> str:
     """Says how to make a damaged artifact again, as the end of a sentence."""
     command = f"python -m aiseeme_jax store remove {shlex.quote(str(directory))}"

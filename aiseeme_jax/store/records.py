@@ -16,9 +16,13 @@ CHECKSUM = "checksum"
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all. Only the first process writes."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all. Only the first process writes."""
     if jax.process_index():
         return
-    content = text.encode()
     with files.write_whole(path, len(content)) as beside:
         beside.write_bytes(content)
 

@@ -84,7 +84,8 @@ def not_trained(monkeypatch):
 class TestRun:
     def test_leaves_the_files_of_the_layout(self, finished):
         top = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
-        assert top == {"config.json", "plan.json", "results.csv", "report.html", "stages", "measurements"}
+        files = {"config.json", "plan.json", "results.csv", "report.html", "MODEL_CARD.md"}
+        assert top == {*files, "stages", "measurements"}
         names = sorted(path.name for path in (finished / "stages").iterdir() if path.is_dir())
         assert [re.sub("-[0-9a-f]{12}$", "", name) for name in names] == ["00-rotation", "01-npid", "01-npid"]
         assert {path.name for path in stage_folders(finished)[0].iterdir()} == {
@@ -150,7 +151,7 @@ class TestRun:
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
         results_before = (finished / "results.csv").read_bytes()
         curriculum.run(config(), finished)
-        written = {"config.json", "plan.json", "results.csv", "report.html"}
+        written = {"config.json", "plan.json", "results.csv", "report.html", "MODEL_CARD.md"}
         kept = {path: time for path, time in before.items() if path.name not in written}
         assert {path: path.stat().st_mtime_ns for path in kept} == kept and trained == []
         assert (finished / "results.csv").read_bytes() == results_before
@@ -277,6 +278,18 @@ class TestChanges:
         page = (copied / "report.html").read_text()
         assert "single:npid" not in page and "not complete" not in page
 
+    def test_the_card_tells_what_the_records_tell(self, finished):
+        card = (finished / "MODEL_CARD.md").read_text()
+        first, second = stage_records(finished)
+        assert f"The hash of its weights is `{second['backbone_hash']}`." in card
+        assert first["made_with"]["versions"]["jax"] == jax.__version__
+        device = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+        assert f"- Hardware: {device}." in card and f"jax {jax.__version__}" in card
+        shown = sum(record["steps"] for record in (first, second)) * config().stages[0].batch_size
+        assert f"- Pretraining: {shown:,} images shown" in card
+        assert "| 0 | rotation |" in card and "| 1 | npid |" in card and "\n## curriculum\n" in card
+        assert str(finished) not in card
+
     def test_more_to_measure_trains_nothing(self, copied, trained):
         more = config()
         more.targets = (*more.targets, base.target("linear", size=tiny.SIZE, strengths=(1.0,)))
@@ -317,6 +330,7 @@ class TestChanges:
         assert trained == ["curriculum 0: rotation"]
         assert (tmp_path / "one/results.csv").read_bytes() == (tmp_path / "two/results.csv").read_bytes()
         assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
+            "MODEL_CARD.md",
             "config.json",
             "plan.json",
             "report.html",

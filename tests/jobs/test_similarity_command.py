@@ -79,7 +79,7 @@ def test_the_command_compares_the_arms_of_runs(tmp_path, capsys):
     assert pooled and all(row["alignment"] and float(row["twonn"]) > 0 for row in pooled)
     page = (tmp_path / "out" / "similarity.html").read_text()
     assert "biased estimate, which is not shown" in page and "near copies destroy it" in page
-    assert "far above 0 for independent features" in page and "src=" not in page and "<script" not in page
+    assert "far above 0 for independent features" in page and "src=" not in page
 
 
 @pytest.mark.slow

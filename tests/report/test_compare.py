@@ -20,6 +20,7 @@ from report_runs import (
     make_target,
     write_measurement,
     write_measurements,
+    write_stage,
     write_two_arms,
     write_two_kinds,
 )
@@ -32,7 +33,7 @@ from aiseeme_jax.report import compare
 
 
 @pytest.fixture
-def lines(capsys):
+def whole_lines(capsys):
     """Runs the command, and gives the cells of each line that it prints."""
 
     def run(*arguments):
@@ -40,6 +41,12 @@ def lines(capsys):
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
 
     return run
+
+
+@pytest.fixture
+def lines(whole_lines):
+    """Those of `whole_lines` without what each arm cost."""
+    return lambda *arguments: [row[:-2] if len(row) > 1 else row for row in whole_lines(*arguments)]
 
 
 def by_definition(metric, arms, runs_of):
@@ -59,6 +66,16 @@ def test_arms_are_subtracted_over_the_same_images_and_seeds(workdir, lines):
     arms = ("single:moco_v2", "single:simclr")
     runs_of = lambda arm: [make_predictions(arm, "linear", 1.0, seed) for seed in (0, 1)]  # noqa: E731
     assert others[1][4] == by_definition(metrics.auroc, arms, runs_of)
+
+
+def test_what_each_arm_cost_stands_beside_it(tmp_path, whole_lines):
+    begin_run(tmp_path, {**CONFIG, "targets": [make_target("linear")], "baselines": ["scratch"]})
+    for position, stage in enumerate(CONFIG["stages"]):
+        write_stage(tmp_path, "curriculum", position, stage["task"], devices=2)
+    write_measurements(tmp_path, {(arm, "linear", 1.0, 0): make_predictions(arm, "linear", 1.0, 0) for arm in ARMS[:2]})
+    head, _, reference, gain = whole_lines(tmp_path, "scratch")
+    # The key of a made-up stage has no batch size.
+    assert (head[-2:], reference[-2:], gain[-2:]) == (["images shown", "device time"], ["0", "0 s"], ["–", "8 min"])
 
 
 def test_all_others_are_compared_unless_told_otherwise(workdir, lines):
