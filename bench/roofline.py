@@ -75,7 +75,7 @@ def describe(operations: float, moved: float, images: int, speed: float, card: C
 
 
 def count_operations(jaxpr: Any) -> float:
-    """Floating-point operations of the products and convolutions of a program. A multiplication with an addition is two.
+    """Floating-point operations of products and convolutions in a program. A multiplication with an addition is two.
 
     What meets padding, or the zeros between the values of a strided convolution's gradient, is not counted. A loop
     whose length is not known counts once, and of several branches the largest counts.
