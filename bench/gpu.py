@@ -26,11 +26,11 @@ import jax
 
 from aiseeme_jax import models, pretext
 from bench import measure
-from bench.gpu_parts import find_card, measure_determinism, measure_networks, measure_pipeline, measure_tasks
+from bench.gpu_parts import find_card, measure_networks, measure_pipeline, measure_tasks
 from bench.gpu_report import Report
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "torch")
-PARTS = (measure_networks, measure_pipeline, measure_determinism, measure_tasks)
+PARTS = (measure_networks, measure_pipeline, measure_tasks)
 
 
 def describe_machine(options: argparse.Namespace, arguments: Sequence[str]) -> str:

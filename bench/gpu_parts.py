@@ -45,29 +45,35 @@ Runner = Callable[[int], None]
 
 
 def measure_networks(options: argparse.Namespace, report: Report) -> None:
-    """The step of both networks, beside PyTorch's."""
-    measure_network(options.resnet, 0, options, report)
+    """The step of both networks, beside PyTorch's, and of the ResNet with operations that give the same bits always."""
+    measure_network(options.resnet, 0, options, report, deterministic=True)
     measure_network(options.vit, options.patch, options, report)
 
 
-def measure_network(model: str, patch: int, options: argparse.Namespace, report: Report) -> None:
+def measure_network(
+    model: str, patch: int, options: argparse.Namespace, report: Report, *, deterministic: bool = False
+) -> None:
     title = f"SimCLR step, {model} x {options.width:g}, {options.size} px, batch {options.batch}, views ready"
     table = report.begin(title, "", "images/s", "of PyTorch's best", *LIMIT, "MiB")
     views = vs_torch.draw_views(options.batch, options.size)
     network = {"width": options.width, "patch": patch}
+
+    def make_own(chosen: dict[str, bool] | None = None) -> steps.Step:
+        return vs_torch.make_step(model, views, dtype=options.dtype, options=chosen, **network)
 
     def make_torch(compiled: bool) -> TorchStep:
         half = options.dtype == "bfloat16"
         return TorchStep(model, views, half=half, channels_last=True, compiled=compiled, **network)
 
     makers: dict[str, Callable[[], Runner]] = {
-        OURS: lambda: vs_torch.make_step(model, views, dtype=options.dtype, **network),
+        OURS: make_own,
+        **({f"{OURS}, deterministic": lambda: make_own(DETERMINISTIC)} if deterministic else {}),
         "PyTorch, channels last, eager": lambda: make_torch(False),
         "PyTorch, channels last, torch.compile": lambda: make_torch(True),
     }
     made, problems = make_runners(report, makers, of=model)
     speeds = take_turns(report, made, problems, options)
-    best = max((speed for name, speed in speeds.items() if name != OURS), default=None)
+    best = max((speed for name, speed in speeds.items() if "PyTorch" in name), default=None)
     own = made.get(OURS)
     for name in makers:
         if name not in speeds:
@@ -75,7 +81,7 @@ def measure_network(model: str, patch: int, options: argparse.Namespace, report:
             continue
         speed = speeds[name]
         ratio = f"{speed / best:.2f}" if best else "–"
-        memory = f"{own.mebibytes:.0f}" if name == OURS else ""
+        memory = "" if "PyTorch" in name else f"{made[name].mebibytes:.0f}"
         report.add(table, name, f"{speed:.0f}", ratio, *compare(own, speed, options), memory)
     del own, made
     free_memory()
@@ -181,27 +187,6 @@ def run_loop(options: argparse.Namespace, feed: Callable[[int], Iterator]) -> fl
     )
 
 
-def measure_determinism(options: argparse.Namespace, report: Report) -> None:
-    """The same program with operations that give the same bits every time, and without."""
-    table = report.begin(f"Deterministic operations, SimCLR step, {options.resnet}", "", "images/s", "of the other")
-    views = vs_torch.draw_views(options.batch, options.size)
-
-    def make(chosen: dict) -> steps.Step:
-        return vs_torch.make_step(options.resnet, views, width=options.width, dtype=options.dtype, options=chosen)
-
-    makers = {"as the compiler likes": lambda: make({}), "deterministic": lambda: make(DETERMINISTIC)}
-    made, problems = make_runners(report, makers, of="determinism")
-    speeds = take_turns(report, made, problems, options)
-    free = speeds.get("as the compiler likes")
-    for name in makers:
-        if name in speeds:
-            report.add(table, name, f"{speeds[name]:.0f}", f"{speeds[name] / free:.2f}" if free else "–")
-        else:
-            report.add(table, name, problems[name])
-    made.clear()
-    free_memory()
-
-
 def measure_tasks(options: argparse.Namespace, report: Report) -> None:
     """The step of every pretext task, views ready, beside the supervised step of the same network."""
     title = f"All tasks, {options.task_model}, {options.task_size} px, batch {options.task_batch}, views ready"
@@ -220,14 +205,14 @@ def measure_tasks(options: argparse.Namespace, report: Report) -> None:
             f"--rounds={options.rounds}",
         ]
     )
-    supervised: dict[tasks.Ground, steps.Step] = {}
+    supervised: dict[str, steps.Step] = {}
 
     def measure_one(name: str) -> tuple[str, ...]:
         ((ground, _),) = tasks.grounds(choice, [name])
-        if ground not in supervised:
-            supervised[ground] = tasks.make_step(tasks.SUPERVISED, choice, ground)
+        if str(ground) not in supervised:
+            supervised[str(ground)] = tasks.make_step(tasks.SUPERVISED, choice, ground)
         made = tasks.make_step(name, choice, ground)
-        cells = tasks.row(name, made, supervised[ground], choice)[1:]
+        cells = tasks.row(name, made, supervised[str(ground)], choice)[1:]
         limits = roofline.describe(made.operations, made.bytes, choice.batch, float(cells[0]), find_card(choice.dtype))
         return (str(ground), *cells, *limits)
 
@@ -289,6 +274,5 @@ def free_memory() -> None:
     jax.clear_caches()
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
-        torch.compiler.reset()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

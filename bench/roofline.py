@@ -81,7 +81,13 @@ def count_operations(jaxpr: Any) -> float:
     whose length is not known counts once, and of several branches the largest counts.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return float(sum(_count(equation) for equation in jaxpr.eqns))
+    needed, total = set(map(id, jaxpr.outvars)), 0.0
+    for equation in reversed(jaxpr.eqns):
+        # The compiler leaves out what nobody uses.
+        if equation.effects or needed & set(map(id, equation.outvars)):
+            needed |= set(map(id, equation.invars))
+            total += _count(equation)
+    return total
 
 
 def _count(equation: Any) -> float:
