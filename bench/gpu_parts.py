@@ -15,7 +15,7 @@ from flax import nnx
 from aiseeme_jax import data, models, pretext
 from aiseeme_jax.task import Task
 from bench import measure, roofline, steps, tasks, vs_torch
-from bench.gpu_report import Report
+from bench.gpu_report import Report, Table
 from bench.torch_steps import TorchStep
 
 LIMIT = ("GFLOP an image", "MB an image", "limit, images/s", "of the limit")
@@ -71,7 +71,7 @@ def measure_network(
         "PyTorch, channels last, eager": lambda: make_torch(False),
         "PyTorch, channels last, torch.compile": lambda: make_torch(True),
     }
-    made, problems = make_runners(report, makers, of=model)
+    made, problems = make_runners(report, table, makers, of=model)
     speeds = take_turns(report, made, problems, options)
     best = max((speed for name, speed in speeds.items() if "PyTorch" in name), default=None)
     own = made.get(OURS)
@@ -224,7 +224,7 @@ def measure_tasks(options: argparse.Namespace, report: Report) -> None:
 
 
 def make_runners(
-    report: Report, makers: dict[str, Callable[[], Runner]], *, of: str
+    report: Report, table: Table, makers: dict[str, Callable[[], Runner]], *, of: str
 ) -> tuple[dict[str, Runner], dict[str, str]]:
     """What could be made and has run twice, and what went wrong with the others."""
 
@@ -235,12 +235,14 @@ def make_runners(
 
     made, problems = {}, {}
     for name, maker in makers.items():
+        begun = report.seconds
         runner, problem = report.attempt(f"{name} ({of})", lambda maker=maker: make(maker), kind="step")
         if problem:
             problems[name] = problem
             free_memory()
         else:
             made[name] = runner
+            report.note(table, f"- {name}: {report.seconds - begun:.0f} s to compile it and make two steps")
     return made, problems
 
 

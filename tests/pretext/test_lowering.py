@@ -12,7 +12,6 @@ from aiseeme_jax import pretext
 from aiseeme_jax.training.state import make_state
 from aiseeme_jax.training.step import train_step
 
-
 # Colour, blur and noise take long to trace, and are the same in all tasks: once of images, once of volumes.
 WITH_ALL_VIEWS = ("simclr", "rotation3d")
 
