@@ -65,13 +65,18 @@ def describe(operations: float, moved: float, images: int, speed: float, card: C
     Returns GFLOP an image, MB an image, the speed at the card's limit with which of the two limits it, and the share of
     it that was reached. For an unknown card, the last two are '–'.
     """
-    cells = (f"{operations / images / 1e9:.2f}", f"{moved / images / 1e6:.0f}")
+    cells = (_show(operations / images / 1e9), _show(moved / images / 1e6))
     if card is None:
         return (*cells, "–", "–")
     seconds = {"operations": operations / card.operations, "bytes": moved / card.bytes}
     what = max(seconds, key=seconds.get)
     limit = images / seconds[what]
     return (*cells, f"{limit:.0f} ({what})", f"{speed / limit:.0%}")
+
+
+def _show(number: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{number:.3g}" if number < 100 else f"{number:.0f}"
 
 
 def count_operations(jaxpr: Any) -> float:
