@@ -81,7 +81,7 @@ def measure_network(
             continue
         speed = speeds[name]
         ratio = f"{speed / best:.2f}" if best else "–"
-        memory = "" if "PyTorch" in name else f"{made[name].mebibytes:.0f}"
+        memory = "" if "PyTorch" in name else roofline.show_number(made[name].mebibytes)
         report.add(table, name, f"{speed:.0f}", ratio, *compare(own, speed, options), memory)
     del own, made
     free_memory()

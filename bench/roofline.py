@@ -65,7 +65,7 @@ def describe(operations: float, moved: float, images: int, speed: float, card: C
     Returns GFLOP an image, MB an image, the speed at the card's limit with which of the two limits it, and the share of
     it that was reached. For an unknown card, the last two are '–'.
     """
-    cells = (_show(operations / images / 1e9), _show(moved / images / 1e6))
+    cells = (show_number(operations / images / 1e9), show_number(moved / images / 1e6))
     if card is None:
         return (*cells, "–", "–")
     seconds = {"operations": operations / card.operations, "bytes": moved / card.bytes}
@@ -74,7 +74,7 @@ def describe(operations: float, moved: float, images: int, speed: float, card: C
     return (*cells, f"{limit:.0f} ({what})", f"{speed / limit:.0%}")
 
 
-def _show(number: float) -> str:
+def show_number(number: float) -> str:
     """Three digits, and all of those before the point."""
     return f"{number:.3g}" if number < 100 else f"{number:.0f}"
 
