@@ -44,6 +44,7 @@ CARDS = (
 SIZES = {"pred": 1, "token": 0, "opaque": 0, "bf16": 2, "c64": 8, "c128": 16}
 # Their results are views of other results, or take no time.
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id")
+SCRATCH = re.compile(r"\bu8\[\d+\]")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
@@ -155,7 +156,7 @@ def count_bytes(text: str) -> float:
 def _count_computation(name: str, computations: dict[str, list[tuple[str, str, str, str]]]) -> float:
     sizes = {instruction: _size(kind) for instruction, kind, _, _ in computations[name]}
     total = 0.0
-    for instruction, _, operation, rest in computations[name]:
+    for instruction, kind, operation, rest in computations[name]:
         operands, _, attributes = rest.partition(")")
         if operation in ("call", "while", "conditional"):
             called = re.findall(r"(?:to_apply|body|_computation)=%?([\w.\-]+)", attributes)
@@ -166,6 +167,10 @@ def _count_computation(name: str, computations: dict[str, list[tuple[str, str, s
         elif operation.endswith("-start"):
             # Its result holds its inputs, too.
             total += sizes[instruction]
+        elif operation == "custom-call" and kind.startswith("("):
+            # A library says how much it may use as scratch space, and not how much of it it writes.
+            result = _size(SCRATCH.sub("", kind))
+            total += result + sum(sizes.get(operand, 0.0) for operand in _names(operands))
         elif operation not in FREE and not operation.endswith("-done"):
             total += sizes[instruction] + sum(sizes.get(operand, 0.0) for operand in _names(operands))
     return total
