@@ -5,7 +5,7 @@
     python -m bench.tasks simclr byol dino                                  only these
 
 The views are made beforehand from noise. So a step is network, loss and update, without augmentation and disk.
-`operations` is the compiler's count of floating-point operations, with every forward and backward pass, head and loss.
+`operations` are those of all products and convolutions, with every forward and backward pass, head and loss.
 Both are relative to the supervised step. If the time is larger than the operations, the step costs more than its passes
 explain. Tasks of volumes run on volumes of `--side`, with the same network in 3-D. Tasks that need a ViT run with
 `--vit`. Each is compared with the supervised step of its own network.
@@ -19,17 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, models, pretext
 from aiseeme_jax.evaluate import imbalance
 from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.task import Task
-from aiseeme_jax.training.state import Recipe, make_state
-from aiseeme_jax.training.step import train_step
-from bench import measure
-from bench.train_step import Ready
-from configs import base
+from bench import measure, steps
+from bench.steps import Fields, Optimizer, Step
 
 # Number of images that a task is told. Banks, queues and clusters depend on it.
 IMAGES = 8192
@@ -53,31 +49,6 @@ class Ground:
         return f"{self.model['name']}, {shown}"
 
 
-@dataclasses.dataclass
-class Step:
-    """The compiled step of a task, with its state and a batch of views."""
-
-    compiled: Any
-    state: Any
-    batch: dict[str, Any]
-    key: jax.Array
-
-    def __call__(self, steps: int) -> None:
-        for _ in range(steps):
-            self.state, metrics, _ = self.compiled(self.state, self.batch, self.key)
-        jax.block_until_ready((self.state, metrics))
-
-    @property
-    def operations(self) -> float:
-        return self.compiled.cost_analysis()["flops"]
-
-    @property
-    def mebibytes(self) -> float:
-        """Memory of the state, the batch, and everything else during a step."""
-        memory = self.compiled.memory_analysis()
-        return (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
-
-
 def grounds(options: argparse.Namespace, names: Sequence[str]) -> list[tuple[Ground, list[str]]]:
     """Groups the tasks by the network and input with which they are measured."""
     network = {"name": options.model, "width": options.width, "stem": options.stem}
@@ -94,46 +65,33 @@ def grounds(options: argparse.Namespace, names: Sequence[str]) -> list[tuple[Gro
 def fits(name: str, options: argparse.Namespace, ground: Ground) -> bool:
     """Whether a task takes the network."""
     try:
-        nnx.eval_shape(lambda: make_task(name, options, ground)[0])
+        nnx.eval_shape(lambda: make_task(name, options, ground))
     except ValueError:
         return False
     return True
 
 
 def make_step(name: str, options: argparse.Namespace, ground: Ground) -> Step:
-    task, stage = make_task(name, options, ground)
+    task = make_task(name, options, ground)
     shape = (options.batch, *[ground.size] * ground.dimensions, task.backbone.channels)
     low, high, kind = (0, 255, np.uint8) if ground.dimensions == 2 else (-999, 400, np.int16)
     pixels = np.random.default_rng(0).integers(low, high, shape, kind)
     indices = np.arange(options.batch, dtype=np.int32)
     batch = {"image": pixels, "index": indices, "label": indices % CLASSES}
-    batch = jax.device_put({**batch, "views": jax.jit(task.views)(jax.random.key(0), batch)})
-    recipe = Recipe(stage, total_steps=1_000_000, steps_per_epoch=IMAGES // options.batch, seed=0)
-    program, state = make_state(Ready(task), recipe)
-    key = jax.random.key(0)
-    return Step(train_step.of(program).lower(state, batch, key).compile(), state, batch, key)
+    batch = jax.device_put(steps.make_views(task, batch))
+    fields = Fields(options.batch, Optimizer("adamw"))
+    return steps.compile_step(steps.Ready(task), fields, batch, steps_per_epoch=IMAGES // options.batch)
 
 
-def make_task(name: str, options: argparse.Namespace, ground: Ground) -> tuple[Task, FrozenConfigDict]:
-    views = {"size": ground.size, "preset": ground.preset}
+def make_task(name: str, options: argparse.Namespace, ground: Ground) -> Task:
     backbone = models.make_backbone(**ground.model, dtype=options.dtype, dimensions=ground.dimensions, rngs=nnx.Rngs(0))
-    optimizer = {"name": "adamw", "learning_rate": 1e-3}
     if name == SUPERVISED:
-        target = base.target("finetune", batch_size=options.batch, optimizer=optimizer, views=PLAIN, **views)
-        spec = augment.views_of(FrozenConfigDict(target).views)
-        made = FineTuning(
-            backbone, spec, method=imbalance.make_method({"name": "none"}), counts=(1,) * CLASSES, rngs=nnx.Rngs(0)
-        )
-        return made, _as_stage(target)
-    stage = base.stage(name, batch_size=options.batch, optimizer=optimizer, views=PLAIN, **views)
-    spec = augment.views_of(FrozenConfigDict(stage).views)
+        spec = augment.make_views(ground.preset, ground.size, FineTuning.RECIPE, FineTuning.FIXED)
+        spec = dataclasses.replace(spec, **PLAIN)
+        method = imbalance.make_method({"name": "none"})
+        return FineTuning(backbone, spec, method=method, counts=(1,) * CLASSES, rngs=nnx.Rngs(0))
     setting = pretext.Setting(IMAGES, options.batch, options.dtype)
-    return pretext.make_task(name, backbone, spec, setting, stage.fields, rngs=nnx.Rngs(0)), FrozenConfigDict(stage)
-
-
-def _as_stage(target: ConfigDict) -> FrozenConfigDict:
-    """Fine-tuning as a stage without a teacher."""
-    return FrozenConfigDict({**target.to_dict(), "task_weight": 1.0, "distill": base.distillation().to_dict()})
+    return steps.make_task(name, backbone, size=ground.size, preset=ground.preset, setting=setting, views=PLAIN)
 
 
 def row(name: str, step: Step, supervised: Step, options: argparse.Namespace) -> tuple[str, ...]:

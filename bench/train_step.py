@@ -10,7 +10,6 @@
 import argparse
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -19,49 +18,27 @@ from ml_collections import FrozenConfigDict
 
 from aiseeme_jax import augment, data, models, pretext
 from aiseeme_jax.evaluate import features
-from aiseeme_jax.task import Output, Task
+from aiseeme_jax.task import Task
 from aiseeme_jax.training import loop
 from aiseeme_jax.training.state import Recipe, make_state
 from aiseeme_jax.training.step import train_step
-from bench import measure
+from bench import measure, steps
+from bench.steps import Ready, forever
 from configs import base
 
 
-class Ready(Task):
-    """A task that gets its views ready-made: a step without augmentation."""
-
-    def __init__(self, task: Task):
-        super().__init__(task.backbone, task.spec)
-        self.task = task
-
-    def views(self, key, batch):
-        return batch["views"]
-
-    def loss(self, views, progress) -> Output:
-        return self.task.loss(views, progress)
-
-    def after_update(self, progress) -> None:
-        self.task.after_update(progress)
-
-
 class Runner:
-    """A task with its program and state. It runs a number of steps on any batches."""
+    """A task with its program and state. It runs a number of steps on any batches, and would compile for a new kind."""
 
     def __init__(self, task: Task, stage: FrozenConfigDict, steps_per_epoch: int):
-        total = 1_000_000
-        program, self.state = make_state(task, Recipe(stage, total, steps_per_epoch, seed=0))
+        program, self.state = make_state(task, Recipe(stage, steps.TOTAL_STEPS, steps_per_epoch, seed=0))
         self.advance = train_step.of(program)
         self.key = jax.random.key(0)
 
-    def __call__(self, batches, steps: int) -> None:
-        for _ in range(steps):
+    def __call__(self, batches, count: int) -> None:
+        for _ in range(count):
             self.state, metrics, _ = self.advance(self.state, next(batches), self.key)
         jax.block_until_ready((self.state, metrics))
-
-
-def forever(batch):
-    while True:
-        yield batch
 
 
 # Synthetic data set and view preset by the number of dimensions.
@@ -100,15 +77,17 @@ def make_task(options: argparse.Namespace, split: data.Split) -> tuple[Task, Fro
 def whole_loop(options: argparse.Namespace, split: data.Split, batches: data.Batches) -> float:
     """Speed of `loop.fit` after its first log line, with batches from disk, logging and a checkpoint."""
     task, stage = make_task(options, split)
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        recipe = loop.Recipe(stage, max(options.steps * options.rounds, 2), batches.steps_per_epoch, seed=0)
-        half = max(options.steps * options.rounds // 2, 1)
-        folder = loop.Folder(Path(directory), "whole loop", log_every=10, checkpoint_every=half)
-        callbacks = loop.Callbacks(
-            lambda backbone: features.extract_from_batches(backbone, batches.in_order(), len(split), views=task.spec)
-        )
-        result = loop.fit(task, batches, recipe, folder, callbacks=callbacks)
-    return result.record["images_per_second"]
+    callbacks = loop.Callbacks(
+        lambda backbone: features.extract_from_batches(backbone, batches.in_order(), len(split), views=task.spec)
+    )
+    return steps.run_loop(
+        task,
+        stage,
+        batches,
+        steps=options.steps * options.rounds,
+        steps_per_epoch=batches.steps_per_epoch,
+        callbacks=callbacks,
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -143,10 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     per_epoch = sources["stream"].steps_per_epoch
     batch = next(sources["stream"](0))
     task, stage = make_task(options, split)
-    views = jax.jit(lambda key, batch: task.views(key, batch))(jax.random.key(0), batch)
+    ready = steps.make_views(task, batch)
     whole = Runner(task, stage, per_epoch)
     bare = Runner(Ready(make_task(options, split)[0]), stage, per_epoch)
-    fixed, ready = forever(batch), forever({**batch, "views": views})
+    fixed, ready = forever(batch), forever(ready)
     streams = {residence: source(0) for residence, source in sources.items()}
     variants = {
         "step, views ready": lambda n: bare(ready, n),

@@ -8,6 +8,7 @@ the faster one counts. `--compile` adds torch.compile.
 """
 
 import argparse
+import importlib.util
 import os
 
 # Both frameworks share one accelerator.
@@ -17,109 +18,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import FrozenConfigDict
 
-from aiseeme_jax import augment, models, pretext
-from bench import measure
-from bench.train_step import Ready, Runner, forever
-from configs import base
-
-ARCHITECTURES = {"resnet18": (False, (2, 2, 2, 2)), "resnet50": (True, (3, 4, 6, 3))}
-TEMPERATURE = 0.1
+from aiseeme_jax import models, pretext
+from bench import measure, steps
+from bench.torch_steps import MODELS, TEMPERATURE, TorchStep
 
 
-def torch_resnet(nn, name: str, width: float):
-    """torchvision's ResNet (v1.5) with scaled channels, ending in pooled features; returns the module and D."""
-    bottleneck, depths = ARCHITECTURES[name]
-
-    class Block(nn.Module):
-        def __init__(self, inside: int, filters: int, stride: int):
-            super().__init__()
-            out = filters * 4 if bottleneck else filters
-            plan = [(inside, filters, 1, 1), (filters, filters, 3, stride), (filters, out, 1, 1)]
-            plan = plan if bottleneck else [(inside, filters, 3, stride), (filters, filters, 3, 1)]
-            layers = []
-            for i, (a, b, size, step) in enumerate(plan):
-                layers += [nn.Conv2d(a, b, size, step, size // 2, bias=False), nn.BatchNorm2d(b)]
-                layers += [nn.ReLU(inplace=True)] if i < len(plan) - 1 else []
-            self.body, self.relu = nn.Sequential(*layers), nn.ReLU(inplace=True)
-            same = stride == 1 and inside == out
-            projection = [] if same else [nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out)]
-            self.identity = nn.Sequential(*projection)
-
-        def forward(self, x):
-            return self.relu(self.body(x) + self.identity(x))
-
-    filters = [max(8, 8 * round(c * width / 8)) for c in (64, 128, 256, 512)]
-    layers = [nn.Conv2d(3, filters[0], 7, 2, 3, bias=False), nn.BatchNorm2d(filters[0]), nn.ReLU(inplace=True)]
-    layers += [nn.MaxPool2d(3, 2, 1)]
-    inside = filters[0]
-    for stage, depth in enumerate(depths):
-        for i in range(depth):
-            layers.append(Block(inside, filters[stage], 2 if stage and not i else 1))
-            inside = filters[stage] * (4 if bottleneck else 1)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), inside
+def draw_views(batch: int, size: int) -> np.ndarray:
+    """Noise [2B, s, s, 3], in the place of two views of each image."""
+    return np.random.default_rng(0).standard_normal((2 * batch, size, size, 3), dtype=np.float32)
 
 
-class TorchRunner:
-    """SimCLR in PyTorch, on ready views [2B, 3, s, s]."""
+def make_step(model: str, views: np.ndarray, *, width: float, patch: int = 0, dtype: str, **options) -> steps.Step:
+    """The step of SimCLR on ready views [2B, s, s, 3].
 
-    def __init__(self, torch, options: argparse.Namespace, views: np.ndarray, *, channels_last: bool):
-        self.torch, nn = torch, torch.nn
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        backbone, width = torch_resnet(nn, options.model, options.width)
-        projector = nn.Sequential(
-            nn.Linear(width, width, bias=False),
-            nn.BatchNorm1d(width),
-            nn.ReLU(inplace=True),
-            nn.Linear(width, 128, bias=False),
-            nn.BatchNorm1d(128),
-        )
-        form = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = nn.Sequential(backbone, projector).to(self.device, memory_format=form)
-        self.call = torch.compile(self.model) if options.compile else self.model
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
-        images = torch.from_numpy(np.ascontiguousarray(views.transpose(0, 3, 1, 2)))
-        self.images = images.to(self.device, memory_format=form)
-        self.half = options.dtype == "bfloat16"
-
-    def loss(self):
-        torch = self.torch
-        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.half):
-            z = self.call(self.images)
-        z = torch.nn.functional.normalize(z.float())
-        scores = (z @ z.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-        # Views lie side by side: the partner of 2i is 2i + 1.
-        partner = torch.arange(len(z), device=z.device) ^ 1
-        return torch.nn.functional.cross_entropy(scores, partner)
-
-    def __call__(self, steps: int) -> None:
-        for _ in range(steps):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.loss().backward()
-            self.optimizer.step()
-        if self.device == "cuda":
-            self.torch.cuda.synchronize()
-
-
-def jax_runner(options: argparse.Namespace, views: np.ndarray):
-    stage = base.stage("simclr", size=options.size, batch_size=options.batch, temperature=TEMPERATURE)
-    frozen = FrozenConfigDict(stage)
-    backbone = models.make_backbone(
-        options.model, width=options.width, stem="standard", dtype=options.dtype, rngs=nnx.Rngs(0)
-    )
-    setting = pretext.Setting(options.batch, options.batch, options.dtype)
-    spec = augment.views_of(frozen.views)
-    task = pretext.make_task("simclr", backbone, spec, setting, stage.fields, rngs=nnx.Rngs(0))
-    runner = Runner(Ready(task), frozen, 1000)
-    batches = forever({"views": {"image": jnp.asarray(views)}})
-    return lambda steps: runner(batches, steps)
+    Args:
+      options: of `steps.compile_step`.
+    """
+    batch, size = len(views) // 2, views.shape[1]
+    backbone = models.make_backbone(model, width=width, patch=patch, dtype=dtype, rngs=nnx.Rngs(0))
+    setting = pretext.Setting(batch, batch, dtype)
+    task = steps.make_task("simclr", backbone, size=size, preset="natural", setting=setting)
+    assert task.temperature == TEMPERATURE
+    ready = {"views": {"image": jnp.asarray(views)}}
+    return steps.compile_step(steps.Ready(task), steps.Fields(batch), ready, steps_per_epoch=1000, **options)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet18", choices=sorted(ARCHITECTURES))
+    parser.add_argument("--model", default="resnet18", choices=sorted(MODELS))
     parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--patch", type=int, default=0, help="of a ViT")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -131,17 +60,18 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    try:
-        import torch
-    except ImportError:
-        raise SystemExit("PyTorch is not installed; `pip install torch` beside this project to compare") from None
-    shape = (2 * options.batch, options.size, options.size, 3)
-    views = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    if importlib.util.find_spec("torch") is None:
+        raise SystemExit("PyTorch is not installed; `pip install torch` beside this project to compare")
+    import torch
+
+    views = draw_views(options.batch, options.size)
+    network = {"width": options.width, "patch": options.patch}
+    kind = {**network, "half": options.dtype == "bfloat16", "compiled": options.compile}
     formats = {
-        f"PyTorch, {name}": TorchRunner(torch, options, views, channels_last=last)
+        f"PyTorch, {name}": TorchStep(options.model, views, channels_last=last, **kind)
         for name, last in (("channels first", False), ("channels last", True))
     }
-    variants = {"aiseeme_jax": jax_runner(options, views), **formats}
+    variants = {"aiseeme_jax": make_step(options.model, views, dtype=options.dtype, **network), **formats}
     speeds = measure.images_per_second(
         variants, images_per_step=options.batch, steps=options.steps, rounds=options.rounds
     )

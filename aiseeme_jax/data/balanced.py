@@ -1,20 +1,23 @@
 """Splits whose batches hold all classes alike."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
 from aiseeme_jax import seeds
 from aiseeme_jax.data.order import endless_batches, endless_permutations
 from aiseeme_jax.data.splits import Split
 
+if TYPE_CHECKING:
+    import grain
+
 
 @dataclasses.dataclass(frozen=True)
 class Balanced(Split):
     """A split that training goes through so that every class that occurs has the same share of the images."""
 
-    def order(self, *, batch_size: int, seed: int) -> grain.MapDataset:
+    def order(self, *, batch_size: int, seed: int) -> "grain.MapDataset":
         """Indices int [batch_size] of every step, without end.
 
         The classes are spread over the batch by `order.spread`: among the first n images of the series, each class has

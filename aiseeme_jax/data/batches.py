@@ -7,12 +7,13 @@ epoch of a mixture has as many batches; which images they hold says `mixtures.py
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,11 @@ from jaxtyping import Array, Int, Shaped
 from aiseeme_jax.data.splits import Split
 from aiseeme_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import grain
+
+# Threads that read batches, and batches that are read ahead of the one that is placed.
+THREADS, READ_AHEAD = 4, 8
 # Batches made ready on the devices ahead of the step that wants them.
 AHEAD = 2
 
@@ -106,6 +112,8 @@ class Batches:
 
     def in_order(self) -> Iterator[dict[str, Array]]:
         """Every image once, by index; the last batch is filled up with the last image."""
+        import grain
+
         last = len(self.split) - 1
         rows = (last // self.batch_size + 1) * self.batch_size
         # `min` and not a lambda: it travels to worker processes.
@@ -127,18 +135,32 @@ class Batches:
 
     def shuffled(self, seed: int) -> Iterator[dict[str, Array]]:
         """Every image once, in one random order; the last batch is filled up with the first images of that order."""
+        import grain
+
         images = len(self.split)
         rows = np.random.default_rng(seed).permutation(images)
         padded = np.resize(rows, -(-images // self.batch_size) * self.batch_size)
         indices = grain.MapDataset.range(len(padded)).map(functools.partial(np.take, padded))
         return self._read(indices.batch(self.batch_size), 0)
 
-    def _read(self, source: grain.MapDataset, start_step: int) -> Iterator[dict[str, Array]]:
+    def of_rows(self, rows: Iterable[Int[np.ndarray, " b"]]) -> Iterator[dict[str, Array]]:
+        """Batches of the images that the caller lists: for each batch the positions of all its images, in any order.
+
+        They are read in threads of this process, without grain.
+        """
+        if self.loading.residence == "device":
+            return _ahead(iter(rows), self._gather)
+        load = _Load(self.split, self.segmentation, jax.process_index(), jax.process_count())
+        return _ahead(_read_in_threads(load, rows), self._place)
+
+    def _read(self, source: "grain.MapDataset", start_step: int) -> Iterator[dict[str, Array]]:
+        import grain
+
         place = self._gather if self.loading.residence == "device" else self._place
         if self.loading.residence == "stream":
             source = source.map(_Load(self.split, self.segmentation, jax.process_index(), jax.process_count()))
         stream = source.slice(slice(start_step, None)).to_iter_dataset(
-            grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+            grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=READ_AHEAD)
         )
         if self.loading.workers and self.loading.residence == "stream":
             workers = grain.MultiprocessingOptions(num_workers=self.loading.workers)
@@ -192,6 +214,18 @@ def _share(indices: np.ndarray, process: int, processes: int) -> np.ndarray:
 
 def _tables(split: Split, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {"index": rows.astype(np.int32), "label": split.labels[rows]}
+
+
+def _read_in_threads(load: Callable, rows: Iterable[np.ndarray]) -> Iterator[Any]:
+    """`load` of every item, in order, at most READ_AHEAD of them ahead of the one that is asked for."""
+    waiting: collections.deque = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        for indices in rows:
+            waiting.append(pool.submit(load, indices))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _ahead(stream: Iterator, place: Callable) -> Iterator[dict[str, Array]]:

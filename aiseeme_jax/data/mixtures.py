@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 from jaxtyping import Int
 
@@ -15,6 +15,9 @@ from aiseeme_jax.data.sources import Union
 from aiseeme_jax.data.splits import Split
 from aiseeme_jax.errors import UserError
 from tfds_builders.common.storage import ImageStorage, Storage
+
+if TYPE_CHECKING:
+    import grain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Mixture(Split):
     def names_of_rows(self) -> Iterator[tuple[str, ...]]:
         return itertools.chain.from_iterable(part.names_of_rows() for part in self.sets.values())
 
-    def order(self, *, batch_size: int, seed: int) -> grain.MapDataset:
+    def order(self, *, batch_size: int, seed: int) -> "grain.MapDataset":
         """Indices int [batch_size] of every step, without end.
 
         The sets are spread over the batch by `spread`. Each runs through fresh permutations of its own, whatever

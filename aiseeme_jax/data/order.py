@@ -1,23 +1,33 @@
-"""The order in which training takes images: a pure function of seed and step."""
+"""The order in which training takes images: a pure function of seed and step.
+
+grain is imported when an order is made: to train on images in memory, in an order of one's own, needs none.
+"""
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 from jaxtyping import Int
 
 from aiseeme_jax import seeds
 
+if TYPE_CHECKING:
+    import grain
 
-def order(images: int, *, batch_size: int, seed: int) -> grain.MapDataset:
+
+def order(images: int, *, batch_size: int, seed: int) -> "grain.MapDataset":
     """Indices int [batch_size] of every step, without end, a fresh permutation each epoch."""
+    import grain
+
     indices = grain.MapDataset.range(images).seed(seeds.derive(seed, "order")).shuffle()
     return indices.batch(batch_size, drop_remainder=True).repeat(None)
 
 
-def endless_permutations(images: int, *, seed: int) -> grain.MapDataset:
+def endless_permutations(images: int, *, seed: int) -> "grain.MapDataset":
     """Positions 0 … images - 1 without end, each time round in a fresh permutation; nothing is left out."""
+    import grain
+
     return grain.MapDataset.range(images).seed(seed).shuffle().repeat(None)
 
 
@@ -52,12 +62,12 @@ def spread(
 
 
 def endless_batches(
-    streams: Sequence[grain.MapDataset],
+    streams: Sequence["grain.MapDataset"],
     members: Sequence[Int[np.ndarray, "k"]],
     shares: Sequence[float],
     *,
     batch_size: int,
-) -> grain.MapDataset:
+) -> "grain.MapDataset":
     """Indices int [batch_size] of every step, without end, from several sets by their shares, see `spread`.
 
     Args:
@@ -65,6 +75,8 @@ def endless_batches(
       members: for each set, the indices that belong to it.
       shares: of the sets; positive, with sum 1.
     """
+    import grain
+
     return grain.MapDataset.range(sys.maxsize).map(_Batch(streams, members, tuple(shares), batch_size))
 
 

@@ -4,9 +4,8 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import grain
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
@@ -15,6 +14,9 @@ from aiseeme_jax.data.order import order
 from aiseeme_jax.data.sources import Pictures, Rows, read_many
 from aiseeme_jax.errors import UserError
 from tfds_builders.common.storage import Storage
+
+if TYPE_CHECKING:
+    import grain
 
 # Text in arrays: Python strings of any length, of which short ones take 16 bytes.
 TEXT = np.dtypes.StringDType()
@@ -172,7 +174,7 @@ class Split:
         for i, group, uid in zip(self.ids.tolist(), self.groups.tolist(), series, strict=True):
             yield (i, group, *self.other_names.get(group, ()), *([uid] if uid else ()))
 
-    def order(self, *, batch_size: int, seed: int) -> grain.MapDataset:
+    def order(self, *, batch_size: int, seed: int) -> "grain.MapDataset":
         """Indices int [batch_size] of every training step, without end, a fresh permutation each epoch."""
         return order(len(self), batch_size=batch_size, seed=seed)
 

@@ -105,6 +105,15 @@ class TestBatches:
         np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in batches]), split.images()[rows])
         assert {batch["image"].sharding.spec for batch in batches} == {jax.sharding.PartitionSpec("data")}
 
+    @pytest.mark.parametrize("residence", ["stream", "device"])
+    def test_batches_of_listed_rows_come_in_the_order_of_the_list(self, residence):
+        split = tiny.split()
+        listed = [np.random.default_rng(n).integers(0, 24, 8) for n in range(20)]
+        batches = data.Batches(split, batch_size=8, seed=0, loading=data.Loading(residence)).of_rows(iter(listed))
+        read = [{key: np.asarray(value) for key, value in batch.items()} for batch in batches]
+        wanted = [{"image": split.images()[r], "index": r, "label": split.labels[r]} for r in listed]
+        assert_same_batches(read, wanted)
+
     @pytest.mark.slow
     @pytest.mark.parametrize("workers", [1, 2, 3])
     def test_workers_do_not_change_a_bit(self, workers):
