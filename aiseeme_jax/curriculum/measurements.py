@@ -9,7 +9,8 @@ from typing import Any
 from aiseeme_jax import weights
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage
-from aiseeme_jax.evaluate import metrics, protocols, results
+from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate.scores import make_scoring
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.training import events
 
@@ -74,9 +75,9 @@ class Measurer:
             self.context.datasets.target(planned.set, planned.test_set),
         )
 
-    def write_events(self, planned: PlannedMeasurement, directory: Path, predictions: results.Predictions) -> None:
+    def write_events(self, planned: PlannedMeasurement, directory: Path, predictions: results.AnyPredictions) -> None:
         """Shows the main metrics in TensorBoard, at the last step of the backbone's last stage."""
         steps = planned.start.total_steps if isinstance(planned.start, PlannedStage) else 0
-        found = {f"{planned.name}/{name}": value for name, value in metrics.headline(predictions).items()}
+        found = {f"{planned.name}/{name}": value for name, value in make_scoring(predictions, samples=1, seed=0).headline().items()}
         events.write_scalars(directory, steps, found)
         log.info("%s: %s", planned.title, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))

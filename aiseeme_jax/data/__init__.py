@@ -14,7 +14,16 @@ from aiseeme_jax.data.mixtures import Mixture, mix
 from aiseeme_jax.data.order import order
 from aiseeme_jax.data.prepared import open_split, parse_name, prepared_directory
 from aiseeme_jax.data.shares import draw_share
-from aiseeme_jax.data.splits import Split, as_texts, check_model, check_views, each_picture, from_arrays, labelled
+from aiseeme_jax.data.splits import (
+    Split,
+    as_texts,
+    check_model,
+    check_views,
+    each_picture,
+    from_arrays,
+    labelled,
+    segmented,
+)
 
 __all__ = [
     "Balanced",
@@ -39,6 +48,7 @@ __all__ = [
     "order",
     "parse_name",
     "prepared_directory",
+    "segmented",
     "shared_groups",
     "steps_per_epoch",
     "without",

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -43,8 +43,44 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
+class ImageRows:
+    """Base of what a measurement stores, with a row for each test image. A subclass is a dataclass.
+
+    Class attributes:
+      TABLES: names of the fields that say which images these are, and what is true of them.
+      ROWS: names of the fields with a row for each image, and the type in which each is stored.
+    """
+
+    TABLES: ClassVar[tuple[str, ...]]
+    ROWS: ClassVar[Mapping[str, type]]
+
+    def by_id(self) -> Self:
+        """The same, in the order of the ids."""
+        order = np.argsort(np.asarray(self.ids), kind="stable")
+        return replace(self, **{name: np.asarray(getattr(self, name))[order] for name in self.ROWS})
+
+    def differing_table(self, other: Self) -> str:
+        """Name of the first of TABLES in which two differ; '' if none does.
+
+        Findings that are not known are equal to each other.
+        """
+        for name in self.TABLES:
+            one, two = np.asarray(getattr(self, name)), np.asarray(getattr(other, name))
+            if not np.array_equal(one, two, equal_nan=one.dtype.kind == two.dtype.kind == "f"):
+                return name
+        return ""
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All fields as they are stored."""
+        return {name: _to_array(getattr(self, name), kind) for name, kind in self.ROWS.items()}
+
+
+def _to_array(values: Any, kind: type) -> np.ndarray:
+    return np.array(list(values), np.str_) if kind is np.str_ else np.asarray(values, kind)
+
+
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(ImageRows):
     """The probabilities that one measurement gave for each test image, and the truth.
 
     Attributes:
@@ -53,6 +89,9 @@ class Predictions:
       ids, groups: name, and lesion or patient, of each image.
       class_names: [C], of the classes or findings.
     """
+
+    TABLES = ("ids", "class_names", "labels", "groups")
+    ROWS = {"labels": np.int32, "probs": np.float32, "ids": np.str_, "groups": np.str_}
 
     labels: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"]
     probs: Float[np.ndarray, "n c"]
@@ -70,48 +109,73 @@ class Predictions:
                 f"and {len(self.class_names)} class names for probs {rows, classes}"
             )
 
-    def by_id(self) -> "Predictions":
-        """The same, in the order of the ids."""
-        order = np.argsort(np.asarray(self.ids), kind="stable")
-        rows = {name: np.asarray(getattr(self, name))[order] for name in ("labels", "probs", "ids", "groups")}
-        return replace(self, **rows)
-
-    def differing_table(self, other: "Predictions") -> str:
-        """Name of the first of ids, class names, labels and groups in which two predictions differ; '' if none does.
-
-        Findings that are not known are equal to each other.
-        """
-        for name in ("ids", "class_names", "labels", "groups"):
-            one, two = np.asarray(getattr(self, name)), np.asarray(getattr(other, name))
-            if not np.array_equal(one, two, equal_nan=one.dtype.kind == two.dtype.kind == "f"):
-                return name
-        return ""
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        found = {**super().to_arrays(), "class_names": _to_array(self.class_names, np.str_)}
+        if np.ndim(self.labels) == 2:
+            found["labels"] = np.asarray(self.labels, np.float32)
+        return found
 
 
-def save_predictions(directory: Path, predictions: Predictions) -> str:
+@dataclass(frozen=True)
+class Overlaps(ImageRows):
+    """What the masks that one measurement predicted have in common with the true ones, for each test image.
+
+    `evaluate/masks.py` makes metrics of it.
+
+    Attributes:
+      common, predicted, true: int32 [N], pixels that are in both masks, in the predicted one, and in the true one.
+      hausdorff95: float32 [N], distance in pixels of the stored image; NaN where it is undefined.
+      ids, groups: name, and lesion or patient, of each image.
+    """
+
+    TABLES = ("ids", "true", "groups")
+    ROWS = {
+        "common": np.int32,
+        "predicted": np.int32,
+        "true": np.int32,
+        "hausdorff95": np.float32,
+        "ids": np.str_,
+        "groups": np.str_,
+    }
+
+    common: Int[np.ndarray, "n"]
+    predicted: Int[np.ndarray, "n"]
+    true: Int[np.ndarray, "n"]
+    hausdorff95: Float[np.ndarray, "n"]
+    ids: Sequence[str]
+    groups: Sequence[str]
+
+    def __post_init__(self):
+        lengths = {name: len(getattr(self, name)) for name in self.ROWS}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the rows of the masks do not fit together: {lengths}")
+        if (np.asarray(self.common) > np.minimum(self.predicted, self.true)).any():
+            raise ValueError("more pixels are in both masks than in one of them")
+
+
+AnyPredictions = Predictions | Overlaps
+
+
+def save_predictions(directory: Path, predictions: AnyPredictions) -> str:
     """Writes predictions.npz whole or not at all, and returns its hex SHA-256.
 
     Only the first process writes; every one gets the hash.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        labels=np.asarray(predictions.labels, np.int32 if np.ndim(predictions.labels) == 1 else np.float32),
-        probs=np.asarray(predictions.probs, np.float32),
-        **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
-    )
+    np.savez_compressed(buffer, **predictions.to_arrays())
     if not jax.process_index():
         with files.write_whole(directory / PREDICTIONS, buffer.getbuffer().nbytes) as beside:
             beside.write_bytes(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def load_predictions(directory: Path) -> Predictions:
+def load_predictions(directory: Path) -> AnyPredictions:
     """Reads predictions.npz. Raises MissingFile if it is not there, UserError that names it if it is damaged."""
     path = directory / PREDICTIONS
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return Predictions(**{field.name: stored[field.name] for field in fields(Predictions)})
+            kind = Predictions if "probs" in stored else Overlaps
+            return kind(**{field.name: stored[field.name] for field in fields(kind)})
     except FileNotFoundError:
         raise MissingFile(f"there is no {path}: run again to make it") from None
     except Exception as error:

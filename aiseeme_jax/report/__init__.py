@@ -20,8 +20,8 @@ from aiseeme_jax.store import records
 __all__ = ["REPORT", "render", "write_report", "write_results", "write_search_report", "write_study_report"]
 
 # The metrics of the first table of the page, and those under its details.
-HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
-FURTHER = ("macro_f1", "macro_specificity", "accuracy")
+HEADLINE = ("balanced_accuracy", "auroc", "average_precision", "jaccard", "dice", "threshold_jaccard", "hausdorff95")
+FURTHER = ("macro_f1", "macro_specificity", "accuracy", "hausdorff95_undefined")
 
 
 def write_results(workdir: str | Path) -> Path:
@@ -53,7 +53,7 @@ def render(contents: Contents) -> str:
         contents=contents,
         sentences=summary.write_sentences(estimates, differences),
         facts=summary.list_facts(estimates),
-        kinds=sorted({estimates.labels_of(target).KIND for target in targets}),
+        kinds=sorted({estimates.scoring_of(target).kind for target in targets}),
         headline=tables.tabulate_metrics(estimates, HEADLINE),
         further=tables.tabulate_metrics(estimates, FURTHER),
         differences=differences,
@@ -62,7 +62,7 @@ def render(contents: Contents) -> str:
         fraction_table=tables.tabulate_fractions(estimates),
         fraction_metrics=names.list_alternatives([estimates.describe_metric(target) for target in several_shares]),
         per_class=[
-            (target, estimates.labels_of(target).KIND, tables.tabulate_classes(estimates, target)) for target in targets
+            (target, estimates.scoring_of(target).kind, tables.tabulate_classes(estimates, target)) for target in targets
         ],
         confusions=tables.tabulate_confusions(estimates),
         chosen=tables.list_choices(estimates),

@@ -12,10 +12,21 @@ METRICS = {
     "macro_specificity": "Specificity, at the highest probability",
     "accuracy": "Accuracy",
     "sensitivity": "Sensitivity, at the highest probability",
+    "jaccard": "Jaccard index",
+    "dice": "Dice coefficient",
+    "threshold_jaccard": "Threshold Jaccard index",
+    "hausdorff95": "95 % Hausdorff distance in pixels, lower is better",
+    "hausdorff95_undefined": "Share of images without a Hausdorff distance, lower is better",
 }
 # What is called otherwise where each image has several findings.
 METRICS_OF_FINDINGS = {"auroc": "Macro AUROC", "average_precision": "Macro average precision"}
-PROTOCOLS = {"knn": "kNN", "linear": "Linear probe", "svm": "Linear SVM", "finetune": "Fine-tuning"}
+PROTOCOLS = {
+    "knn": "kNN",
+    "linear": "Linear probe",
+    "svm": "Linear SVM",
+    "finetune": "Fine-tuning",
+    "segment": "Segmentation",
+}
 # What the classes of a target are called.
 CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}
 
@@ -31,7 +42,7 @@ def describe_metric(metric: str, kind: str) -> str:
     """A metric over all classes or findings in words.
 
     Args:
-      kind: of the labels, as `Labels.KIND`.
+      kind: of the predictions, as `Scoring.kind`.
     """
     return METRICS_OF_FINDINGS[metric] if kind == FindingLabels.KIND else METRICS[metric]
 
