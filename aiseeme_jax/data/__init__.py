@@ -14,7 +14,11 @@ from aiseeme_jax.data.mixtures import Mixture, mix
 from aiseeme_jax.data.order import order
 from aiseeme_jax.data.prepared import open_split, parse_name, prepared_directory
 from aiseeme_jax.data.shares import draw_share
+from aiseeme_jax.data.sources import UNKNOWN
 from aiseeme_jax.data.splits import (
+    LABELS,
+    MASKS,
+    TAKE_IMAGES_WITH,
     Split,
     as_texts,
     check_model,
@@ -26,6 +30,10 @@ from aiseeme_jax.data.splits import (
 )
 
 __all__ = [
+    "LABELS",
+    "MASKS",
+    "TAKE_IMAGES_WITH",
+    "UNKNOWN",
     "Balanced",
     "Batches",
     "Loading",

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import grain
@@ -229,6 +230,11 @@ def segmented(split: Split) -> Split:
             "a target that needs no masks"
         )
     return split if len(rows) == len(split) else split.subset(rows)
+
+
+# What every image of a target's splits has.
+LABELS, MASKS = "labels", "masks"
+TAKE_IMAGES_WITH = MappingProxyType({LABELS: labelled, MASKS: segmented})
 
 
 def each_picture(split: Split) -> Split:

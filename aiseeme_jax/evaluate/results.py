@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import imbalance
@@ -48,11 +48,11 @@ class ImageRows:
 
     Class attributes:
       TABLES: names of the fields that say which images these are, and what is true of them.
-      ROWS: names of the fields with a row for each image, and the type in which each is stored.
+      ROWS: names of the fields with a row for each image.
     """
 
     TABLES: ClassVar[tuple[str, ...]]
-    ROWS: ClassVar[Mapping[str, type]]
+    ROWS: ClassVar[tuple[str, ...]]
 
     def by_id(self) -> Self:
         """The same, in the order of the ids."""
@@ -71,12 +71,12 @@ class ImageRows:
         return ""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All fields as they are stored."""
-        return {name: _to_array(getattr(self, name), kind) for name, kind in self.ROWS.items()}
+        """All fields, in the types in which they are stored."""
+        raise TypeError(f"{type(self).__name__} does not say how it is stored")
 
 
-def _to_array(values: Any, kind: type) -> np.ndarray:
-    return np.array(list(values), np.str_) if kind is np.str_ else np.asarray(values, kind)
+def _texts(values: Sequence[str]) -> Shaped[np.ndarray, "n"]:
+    return np.array(list(values), np.str_)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Predictions(ImageRows):
     """
 
     TABLES = ("ids", "class_names", "labels", "groups")
-    ROWS = {"labels": np.int32, "probs": np.float32, "ids": np.str_, "groups": np.str_}
+    ROWS = ("labels", "probs", "ids", "groups")
 
     labels: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"]
     probs: Float[np.ndarray, "n c"]
@@ -110,10 +110,11 @@ class Predictions(ImageRows):
             )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        found = {**super().to_arrays(), "class_names": _to_array(self.class_names, np.str_)}
-        if np.ndim(self.labels) == 2:
-            found["labels"] = np.asarray(self.labels, np.float32)
-        return found
+        return {
+            "labels": np.asarray(self.labels, np.int32 if np.ndim(self.labels) == 1 else np.float32),
+            "probs": np.asarray(self.probs, np.float32),
+            **{name: _texts(getattr(self, name)) for name in ("ids", "groups", "class_names")},
+        }
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,8 @@ class Overlaps(ImageRows):
     """
 
     TABLES = ("ids", "true", "groups")
-    ROWS = {
-        "common": np.int32,
-        "predicted": np.int32,
-        "true": np.int32,
-        "hausdorff95": np.float32,
-        "ids": np.str_,
-        "groups": np.str_,
-    }
+    COUNTS = ("common", "predicted", "true")
+    ROWS = (*COUNTS, "hausdorff95", "ids", "groups")
 
     common: Int[np.ndarray, "n"]
     predicted: Int[np.ndarray, "n"]
@@ -151,6 +146,13 @@ class Overlaps(ImageRows):
             raise ValueError(f"the rows of the masks do not fit together: {lengths}")
         if (np.asarray(self.common) > np.minimum(self.predicted, self.true)).any():
             raise ValueError("more pixels are in both masks than in one of them")
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {
+            **{name: np.asarray(getattr(self, name), np.int32) for name in self.COUNTS},
+            "hausdorff95": np.asarray(self.hausdorff95, np.float32),
+            **{name: _texts(getattr(self, name)) for name in ("ids", "groups")},
+        }
 
 
 AnyPredictions = Predictions | Overlaps

@@ -47,13 +47,14 @@ def render(contents: Contents) -> str:
     template = load_template("report.html.jinja")
     estimates = Estimates(contents)
     targets = contents.measured_targets()
+    kind_of = {target: estimates.scoring_of(target).kind for target in targets}
     several_shares = [target for target in targets if len(contents.fractions_of(target)) > 1]
     differences = tables.tabulate_differences(estimates)
     return template.render(
         contents=contents,
         sentences=summary.write_sentences(estimates, differences),
         facts=summary.list_facts(estimates),
-        kinds=sorted({estimates.scoring_of(target).kind for target in targets}),
+        kinds=sorted(set(kind_of.values())),
         headline=tables.tabulate_metrics(estimates, HEADLINE),
         further=tables.tabulate_metrics(estimates, FURTHER),
         differences=differences,
@@ -61,9 +62,7 @@ def render(contents: Contents) -> str:
         fractions=charts.draw_fractions(estimates),
         fraction_table=tables.tabulate_fractions(estimates),
         fraction_metrics=names.list_alternatives([estimates.describe_metric(target) for target in several_shares]),
-        per_class=[
-            (target, estimates.scoring_of(target).kind, tables.tabulate_classes(estimates, target)) for target in targets
-        ],
+        per_class=[(target, kind_of[target], tables.tabulate_classes(estimates, target)) for target in targets],
         confusions=tables.tabulate_confusions(estimates),
         chosen=tables.list_choices(estimates),
         fewest_groups=bootstrap.MIN_GROUPS,

@@ -255,9 +255,7 @@ def _describe_place(value: float, tried: Sequence[float]) -> str:
     return "the smallest tried" if value == min(tried) else ""
 
 
-def make_section(
-    title: str, rows: list[Row], signed: bool = False, *, lower_is_better: bool = False
-) -> Section:
+def make_section(title: str, rows: list[Row], signed: bool = False, *, lower_is_better: bool = False) -> Section:
     """Puts the cells on one scale and marks the best of each column. Rows without any cell are left out."""
     rows = [(arm, cells) for arm, cells in rows if any(cells)]
     cells = [cell for _, row in rows for cell in row if cell]
