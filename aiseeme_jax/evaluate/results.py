@@ -220,7 +220,8 @@ def name_target(fields: Mapping[str, Any], default: str) -> str:
         value = fields.get(field, silent)
         parts.append("" if value == silent else written.format(value))
     data = fields["data"] or default
-    test = fields["test_data"] or data
+    # A workdir of an earlier version does not say it.
+    test = fields.get("test_data") or data
     where = "" if (data, test) == (default, default) else f":{data}" + ("" if test == data else f">{test}")
     return "+".join(filter(None, [fields["protocol"], *parts])) + where
 
