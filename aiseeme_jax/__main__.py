@@ -11,9 +11,11 @@ from aiseeme_jax.store.files import check_local, explain_disk_errors
 
 # Command -> module with a `main(arguments)`. It is imported only when the command is given.
 COMMANDS = {
+    "attention": "aiseeme_jax.jobs.attention_command",
     "bias": "aiseeme_jax.jobs.bias",
     "compare": "aiseeme_jax.report.compare",
     "freeze": "aiseeme_jax.jobs.freezing",
+    "metrics": "aiseeme_jax.jobs.metrics_command",
     "similarity": "aiseeme_jax.jobs.similarity",
     "store": "aiseeme_jax.jobs.store_command",
 }

@@ -111,11 +111,13 @@ def write_stage(workdir, arm, position, task, done=True, **record):
     return directory
 
 
-def write_measurement(workdir, place, predictions, **chosen):
-    """The folder of a finished measurement of (arm, target, fraction, seed)."""
+def write_measurement(workdir, place, predictions, validation=None, **chosen):
+    """The folder of a finished measurement of (arm, target, fraction, seed); without `validation`, as it once was."""
     store, artifact = Store(workdir), measurement_artifact(*place)
     directory = store.begin(artifact)
     results.save_predictions(directory, predictions)
+    if validation is not None:
+        chosen["validation_sha256"] = results.save_predictions(directory, validation, results.VALIDATION)
     store.finish(artifact, {"made_from": {}, "predictions_sha256": results.hash_predictions(directory), **chosen})
     return directory
 

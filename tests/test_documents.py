@@ -142,6 +142,9 @@ def test_the_config_of_the_readme_can_be_done(splits, tmp_path, capsys):  # noqa
 COMMAND_LINES = [line.strip() for line in README.splitlines() if line.startswith("    python ")]
 # Commands within sentences.
 COMMAND_LINES += [" ".join(found.split()) for found in re.findall(r"`(python -m [^`]+)`", README)]
+# Those of the table.
+TABLE = README[README.index("| `python -m aiseeme_jax …` |") :].partition("\n\n")[0]
+COMMAND_LINES += [f"python -m aiseeme_jax {found}" for found in re.findall(r"\n\| `(\w+ [^`]+)`", TABLE)]
 
 
 def test_every_command_of_the_readme_exists():

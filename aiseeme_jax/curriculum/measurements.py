@@ -25,12 +25,16 @@ class Measurer:
         self._subject: tuple[Any, protocols.Subject] | None = None
 
     def measure(self, planned: PlannedMeasurement, directory: Path) -> dict[str, Any]:
-        """Runs a protocol, and writes the predictions and, after fine-tuning, the classifier. Returns the record."""
+        """Runs a protocol, and writes the predictions of test and validation and, after fine-tuning, the classifier.
+
+        Returns the record.
+        """
         start = time.monotonic()
         subject = self.find_subject(planned)
         baseline = planned.baseline and self.context.load_classifier(planned.baseline)
         measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed, baseline)
         outcome = protocols.measure(measurement, subject, directory, self.runtime)
+        validation = results.save_predictions(directory, outcome.validation, results.VALIDATION)
         written = results.save_predictions(directory, outcome.predictions)
         record = {
             "target": planned.name,
@@ -38,6 +42,7 @@ class Measurer:
             "measurement_seed": planned.seed,
             "backbone_hash": weights.backbone_hash(subject.backbone),
             "predictions_sha256": written,
+            "validation_sha256": validation,
             "data_warnings": list(subject.splits["test"].warnings),
             "seconds": round(time.monotonic() - start, 1),
             **outcome.chosen,

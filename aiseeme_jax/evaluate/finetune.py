@@ -168,7 +168,8 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
         info={"temperature_note": temperature.note, "trained_on": split.name, "images": len(split)},
     )
     fitted = {"temperature": temperature.value, "temperature_note": temperature.note}
-    return Measured(probs, {**chosen, **fitted, "images": len(split), **result.record}, classifier)
+    chosen |= {**fitted, "images": len(split), **result.record}
+    return Measured(probs, np.asarray(PROBABILITIES[task.kind](jnp.asarray(validation))), chosen, classifier)
 
 
 def recipe_for(measurement: Measurement, subject: Subject, patience: int) -> loop.Recipe:

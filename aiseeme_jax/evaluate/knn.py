@@ -49,7 +49,8 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
         class_weight=target.class_weight,
         classes=len(subject.splits["test"].class_names),
     )
-    return Measured(probe.probs["test"], {"neighbours": probe.k, "validation_score": probe.validation_score})
+    chosen = {"neighbours": probe.k, "validation_score": probe.validation_score}
+    return Measured(probe.probs["test"], probe.probs["validation"], chosen)
 
 
 def check(target: ConfigDict, train: data.Split) -> None:

@@ -66,7 +66,7 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
         "converged": probe.converged,
         "unconverged_candidates": probe.unconverged,
     }
-    return Measured(probe.probs["test"], chosen)
+    return Measured(probe.probs["test"], probe.probs["validation"], chosen)
 
 
 def check(target: ConfigDict, train: data.Split) -> None:

@@ -121,20 +121,23 @@ class Measured:
 
     Attributes:
       found: of the test images the probabilities, float [N, C]; or how well their masks were predicted.
+      validation: the same of the validation images, by the same network.
       chosen: JSON values: what was chosen on validation, and figures for the record.
       classifier: the trained one, if the protocol trains the backbone.
     """
 
     found: Float[np.ndarray, "n c"] | results.Overlaps
+    validation: Float[np.ndarray, "m c"] | results.Overlaps
     chosen: dict[str, Any]
     classifier: Classifier | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a measurement gives: `Measured`, with probabilities beside the truth."""
+    """What a measurement gives: `Measured`, with the probabilities of test and validation beside the truth."""
 
     predictions: results.AnyPredictions
+    validation: results.AnyPredictions
     chosen: dict[str, Any]
     classifier: Classifier | None = None
 

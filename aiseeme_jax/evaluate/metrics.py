@@ -41,6 +41,7 @@ from aiseeme_jax.evaluate.scoring import Scoring
 from aiseeme_jax.evaluate.weighted import Metric
 
 __all__ = [
+    "FURTHER",
     "METRICS",
     "PER_CLASS",
     "Metric",
@@ -50,12 +51,15 @@ __all__ = [
     "average_precision",
     "balanced_accuracy",
     "bootstrap_ci",
+    "brier",
     "confusion",
     "difference_ci",
     "f1",
+    "kappa",
     "macro_f1",
     "macro_specificity",
     "main_metric",
+    "mcc",
     "per_class_auroc",
     "per_class_average_precision",
     "sensitivity",
@@ -75,11 +79,18 @@ macro_f1 = Metric("macro_f1", "f1", weighted.macro)
 macro_specificity = Metric("macro_specificity", "specificity", weighted.macro)
 # Share of rows decided for their class.
 accuracy = Metric("accuracy", "accuracy", weighted.as_it_is)
+# Agreement of decision and truth beyond chance.
+kappa = Metric("kappa", "kappa", weighted.as_it_is)
+mcc = Metric("mcc", "mcc", weighted.as_it_is)
+# Squared error of the probabilities: of class 1 of two, summed over more classes (Brier 1950), the mean over findings.
+brier = Metric("brier", "brier", weighted.positive_class_or_sum)
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (balanced_accuracy, auroc, average_precision, macro_f1, macro_specificity, accuracy)
 }
+# Those that `results.csv` leaves out and the command `metrics` shows. A search is not led by them.
+FURTHER: dict[str, Metric] = {metric.name: metric for metric in (kappa, mcc, brier)}
 
 # Metrics that exist for each class, or some of them for each finding.
 PER_CLASS = ClassLabels.PER_CLASS
@@ -164,9 +175,12 @@ class Scores(Scoring):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def names(self) -> list[str]:
+    def names(self, further: bool = False) -> list[str]:
         """Every metric that exists for these labels, then those of each class ('auroc/MEL')."""
-        return [*self.metrics, *(f"{name}/{of}" for name in self.per_class for of in self.classes)]
+        whole, per_class = self.metrics, self.per_class
+        if further:
+            whole, per_class = (*whole, *self.labels.FURTHER), (*per_class, *self.labels.FURTHER_PER_CLASS)
+        return [*whole, *(f"{name}/{of}" for name in per_class for of in self.classes)]
 
     def class_of(self, name: str) -> int | None:
         """The one class or finding that a metric is about, None if it is about all."""
@@ -188,8 +202,8 @@ class Scores(Scoring):
         quantity, slash, of_class = name.partition("/")
         if slash:
             return split_draws(self._quantity(quantity)[:, self.classes[of_class]], self.samples)
-        weighted.check_exists(name, self.labels, self.labels.METRICS)
-        metric = METRICS[name]
+        weighted.check_exists(name, self.labels, (*self.labels.METRICS, *self.labels.FURTHER))
+        metric = (METRICS | FURTHER)[name]
         return split_draws(metric.reduce(self._quantity(metric.quantity), self.labels), self.samples)
 
     def has_interval(self, name: str) -> bool:
@@ -220,11 +234,16 @@ def summarise(
     samples: int,
     seed: int,
     class_names: Sequence[str],
+    further: bool = False,
 ) -> list[dict]:
     """All metrics, then those of each class or finding ('auroc/MEL'): {metric, value, low, high} as of `bootstrap_ci`.
 
     What is undefined on the data is left out. Low and high are NaN where there is no interval: for a class that fewer
     than MIN_GROUPS groups hold, for a finding that is present, or absent, in fewer than MIN_GROUPS groups, and where
     all resamples are 0 or all are 1.
+
+    Args:
+      further: with the metrics that `results.csv` leaves out.
     """
-    return Scores(labels, probs, groups=groups, samples=samples, seed=seed, class_names=class_names).summarise()
+    scores = Scores(labels, probs, groups=groups, samples=samples, seed=seed, class_names=class_names)
+    return scores.summarise(further)

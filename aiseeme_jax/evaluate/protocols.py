@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from aiseeme_jax import data
@@ -59,10 +60,15 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
       directory: for checkpoints and logs of fine-tuning, which goes on from a checkpoint that is there.
     """
     measured = PROTOCOLS[measurement.target.protocol].measure(measurement, subject, directory, runtime)
-    predictions, test = measured.found, subject.splits["test"]
-    if not isinstance(predictions, results.Overlaps):
-        predictions = results.Predictions(test.labels, predictions, test.ids, test.groups, test.class_names)
-    return Outcome(predictions, measured.chosen, measured.classifier)
+    predictions = _join_truth(subject.splits["test"], measured.found)
+    validation = _join_truth(subject.splits["validation"], measured.validation)
+    return Outcome(predictions, validation, measured.chosen, measured.classifier)
+
+
+def _join_truth(split: data.Split, found: Float[np.ndarray, "n c"] | results.Overlaps) -> results.AnyPredictions:
+    if isinstance(found, results.Overlaps):
+        return found
+    return results.Predictions(split.labels, found, split.ids, split.groups, split.class_names)
 
 
 def seeds_for(target: ConfigDict, fraction: float) -> Sequence[int]:

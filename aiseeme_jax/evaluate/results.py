@@ -24,6 +24,8 @@ from tfds_builders.common.tables import as_cell, from_cell
 
 RESULTS = "results.csv"
 PREDICTIONS = "predictions.npz"
+# What the same classifier gave for the validation images: thresholds and temperatures are chosen on these.
+VALIDATION = "validation.npz"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _texts(values: Sequence[str]) -> Shaped[np.ndarray, "n"]:
 
 @dataclass(frozen=True)
 class Predictions(ImageRows):
-    """The probabilities that one measurement gave for each test image, and the truth.
+    """The probabilities that one measurement gave for each test (or validation) image, and the truth.
 
     Attributes:
       labels: the truth: a class for each image, int32 [N], or findings, float32 [N, C] (1, 0, NaN: not known).
@@ -158,22 +160,25 @@ class Overlaps(ImageRows):
 AnyPredictions = Predictions | Overlaps
 
 
-def save_predictions(directory: Path, predictions: AnyPredictions) -> str:
-    """Writes predictions.npz whole or not at all, and returns its hex SHA-256.
+def save_predictions(directory: Path, predictions: AnyPredictions, name: str = PREDICTIONS) -> str:
+    """Writes predictions.npz, or another file of them, whole or not at all, and returns its hex SHA-256.
 
     Only the first process writes; every one gets the hash.
     """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **predictions.to_arrays())
     if not jax.process_index():
-        with files.write_whole(directory / PREDICTIONS, buffer.getbuffer().nbytes) as beside:
+        with files.write_whole(directory / name, buffer.getbuffer().nbytes) as beside:
             beside.write_bytes(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def load_predictions(directory: Path) -> AnyPredictions:
-    """Reads predictions.npz. Raises MissingFile if it is not there, UserError that names it if it is damaged."""
-    path = directory / PREDICTIONS
+def load_predictions(directory: Path, name: str = PREDICTIONS) -> AnyPredictions:
+    """Reads predictions.npz, or another file of them.
+
+    Raises MissingFile if it is not there, UserError that names it if it is damaged.
+    """
+    path = directory / name
     try:
         with np.load(path, allow_pickle=False) as stored:
             kind = Predictions if "probs" in stored else Overlaps
@@ -184,9 +189,9 @@ def load_predictions(directory: Path) -> AnyPredictions:
         raise UserError(f"{path} is damaged ({error}): delete its folder and run again to predict once more") from error
 
 
-def hash_predictions(directory: Path) -> str:
-    """Hex SHA-256 of predictions.npz. Raises MissingFile if it is not there."""
-    path = directory / PREDICTIONS
+def hash_predictions(directory: Path, name: str = PREDICTIONS) -> str:
+    """Hex SHA-256 of predictions.npz, or of another file of them. Raises MissingFile if it is not there."""
+    path = directory / name
     if not path.exists():
         raise MissingFile(f"there is no {path}: run again to make it")
     return keys.hash_file(path)
@@ -220,7 +225,6 @@ def name_target(fields: Mapping[str, Any], default: str) -> str:
         value = fields.get(field, silent)
         parts.append("" if value == silent else written.format(value))
     data = fields["data"] or default
-    # A workdir of an earlier version does not say it.
     test = fields.get("test_data") or data
     where = "" if (data, test) == (default, default) else f":{data}" + ("" if test == data else f">{test}")
     return "+".join(filter(None, [fields["protocol"], *parts])) + where

@@ -43,12 +43,33 @@ def _read_cache(path: Path) -> dict[str, Any]:
 
 
 def check_predictions(directory: Path) -> str:
-    """Hash of the predictions of a finished measurement, which is compared with that in its record."""
-    path = directory / results.PREDICTIONS
+    """Hash of the test predictions of a finished measurement.
+
+    They, and those of validation where they were kept, are compared with the hashes in the record.
+    """
+    record = artifacts.read_record(directory)
+    if "validation_sha256" in record:
+        _check_file(directory, results.VALIDATION, record["validation_sha256"])
+    return _check_file(directory, results.PREDICTIONS, record["predictions_sha256"])
+
+
+def load_validation(directory: Path) -> results.AnyPredictions | None:
+    """The predictions for the validation images of a finished measurement; None if it was made before they were kept.
+
+    Raises MissingFile or UserError if they are not there, or are not those that the record tells of.
+    """
+    wanted = artifacts.read_record(directory).get("validation_sha256")
+    if wanted is None:
+        return None
+    _check_file(directory, results.VALIDATION, wanted)
+    return results.load_predictions(directory, results.VALIDATION)
+
+
+def _check_file(directory: Path, name: str, wanted: str) -> str:
+    path = directory / name
     if not path.exists():
-        raise MissingFile(f"{directory} has lost its {results.PREDICTIONS}; {artifacts.explain_remedy(directory)}")
-    found = results.hash_predictions(directory)
-    if found != artifacts.read_record(directory)["predictions_sha256"]:
+        raise MissingFile(f"{directory} has lost its {name}; {artifacts.explain_remedy(directory)}")
+    if (found := results.hash_predictions(directory, name)) != wanted:
         raise UserError(f"{path} is damaged, or not the one of its record; {artifacts.explain_remedy(directory)}")
     return found
 

@@ -44,8 +44,12 @@ class Scoring(abc.ABC):
         """The two metrics that stand for all."""
         return self.metrics[:2]
 
-    def names(self) -> list[str]:
-        """Every metric, with those of each class."""
+    def names(self, further: bool = False) -> list[str]:
+        """Every metric, with those of each class.
+
+        Args:
+          further: with those that `results.csv` leaves out.
+        """
         return list(self.metrics)
 
     def has_interval(self, name: str) -> bool:
@@ -66,14 +70,17 @@ class Scoring(abc.ABC):
                 continue
         return found
 
-    def summarise(self) -> list[dict]:
+    def summarise(self, further: bool = False) -> list[dict]:
         """All metrics: {metric, value, low, high}; low and high are NaN where there is no interval.
 
         What is undefined on the data is left out. There is no interval where `has_interval` says so, and where all
         resamples are 0 or all are 1.
+
+        Args:
+          further: as of `names`.
         """
         rows = []
-        for name in self.names():
+        for name in self.names(further):
             drawn = self.of(name)
             if np.isfinite(drawn.value):
                 low, high = find_interval(drawn, self.seed) if self.has_interval(name) else (np.nan, np.nan)

@@ -34,10 +34,14 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
     split = train.subset(draw_rows(train, measurement.fraction, measurement.seed))
     result = _train(measurement, subject, split, directory, runtime)
     best = result.task.recall()
-    found = score_masks(result.task.network, subject.splits["test"], measurement.views, runtime.evaluation_batch)
+    found, validation = (
+        score_masks(result.task.network, subject.splits[name], measurement.views, runtime.evaluation_batch)
+        for name in ("test", "validation")
+    )
     chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}
     undefined = int(np.isnan(found.hausdorff95).sum())
-    return Measured(found, {**chosen, "images": len(split), "hausdorff95_undefined": undefined, **result.record})
+    record = {**chosen, "images": len(split), "hausdorff95_undefined": undefined, **result.record}
+    return Measured(found, validation, record)
 
 
 def draw_rows(train: data.Split, fraction: float, seed: int) -> Int[np.ndarray, "k"]:

@@ -64,7 +64,7 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
         "converged": found.converged,
         "temperature": found.temperature,
     }
-    return Measured(found.probs["test"], chosen)
+    return Measured(found.probs["test"], found.probs["validation"], chosen)
 
 
 def check(target: ConfigDict, train: data.Split) -> None:

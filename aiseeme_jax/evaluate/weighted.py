@@ -2,8 +2,8 @@
 
 Every quantity takes labels of N rows, probabilities [N, C] (both from `check_labels_and_probs`) and weights [S, N].
 It returns [S, C] or [S]. A row of weight k counts as k equal rows, so one call scores S bootstrap resamples. A value is
-NaN where a quantity is undefined. A class without a row of positive weight is undefined in all quantities, and then a
-mean over the classes is undefined too. Rows in which a finding is not known do not count for that finding.
+NaN where a quantity is undefined. A class without a row of positive weight is undefined in all quantities but `brier`,
+and then a mean over the classes is undefined too. Rows in which a finding is not known do not count for that finding.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,6 +51,43 @@ def f1(labels: ClassLabels, probs: Probs, weights: Weights) -> PerClass:
 def accuracy(labels: ClassLabels, probs: Probs, weights: Weights) -> Float[np.ndarray, "s"]:
     """The share of rows decided for their class."""
     return _ratio(weights @ (decisions(probs) == labels.values), weights.sum(axis=1))
+
+
+def ppv(labels: ClassLabels, probs: Probs, weights: Weights) -> PerClass:
+    """Positive predictive value, or precision: the share of the rows decided for a class that are of it."""
+    truth, decided = labels.present, _decided(probs)
+    values = _ratio(weights @ (truth & decided), weights @ decided)
+    return np.where(weights @ truth > 0, values, np.nan)
+
+
+def npv(labels: ClassLabels, probs: Probs, weights: Weights) -> PerClass:
+    """Negative predictive value: the share of the rows not decided for a class that are not of it."""
+    truth, decided = labels.present, _decided(probs)
+    values = _ratio(weights @ (~truth & ~decided), weights @ ~decided)
+    return np.where(weights @ truth > 0, values, np.nan)
+
+
+def kappa(labels: ClassLabels, probs: Probs, weights: Weights) -> Float[np.ndarray, "s"]:
+    """Cohen's kappa of decision and truth: (observed - expected) / (1 - expected) agreement (Cohen 1960)."""
+    truth, decided, total = _shares(labels, probs, weights)
+    expected = np.sum(truth * decided, axis=1)
+    return _ratio(accuracy(labels, probs, weights) - expected, np.where(total > 0, 1 - expected, 0))
+
+
+def mcc(labels: ClassLabels, probs: Probs, weights: Weights) -> Float[np.ndarray, "s"]:
+    """Matthews correlation of decision and truth, for any number of classes (Gorodkin 2004, eq. 8)."""
+    truth, decided, _ = _shares(labels, probs, weights)
+    undecided = 1 - decided.sum(axis=1)
+    spread = (1 - np.sum(truth**2, axis=1)) * (1 - np.sum(decided**2, axis=1) - undecided**2)
+    # Shares of all rows that are a rounding error away from 1 have no spread.
+    spread = np.where(spread > 1e-12, spread, 0)
+    return _ratio(accuracy(labels, probs, weights) - np.sum(truth * decided, axis=1), np.sqrt(spread))
+
+
+def brier(labels: Labels, probs: Probs, weights: Weights) -> PerClass:
+    """Mean squared error of the probability of each class against the others, or of each finding where it is known."""
+    error = np.where(labels.known, (probs - labels.present) ** 2, 0.0)
+    return _ratio(weights @ error, weights @ labels.known)
 
 
 def auroc(labels: Labels, probs: Probs, weights: Weights) -> PerClass:
@@ -101,6 +138,11 @@ QUANTITIES: Mapping[str, Callable[[Labels, Probs, Weights], np.ndarray]] = Mappi
         "specificity": specificity,
         "f1": f1,
         "accuracy": accuracy,
+        "ppv": ppv,
+        "npv": npv,
+        "kappa": kappa,
+        "mcc": mcc,
+        "brier": brier,
     }
 )
 
@@ -123,6 +165,15 @@ def positive_class_or_macro(values: PerClass, labels: Labels) -> Float[np.ndarra
     if labels.positive_class is None:
         return mean
     return np.where(np.isfinite(mean), values[:, labels.positive_class], np.nan)
+
+
+def positive_class_or_sum(values: PerClass, labels: Labels) -> Float[np.ndarray, "s"]:
+    """Of two classes the value of class 1; of more the sum over all classes; of findings the mean over those that are
+    present in some rows and absent in others.
+    """
+    if labels.positive_class is not None:
+        return values[:, labels.positive_class]
+    return values.sum(axis=1) if labels.KIND == ClassLabels.KIND else macro(values, labels)
 
 
 @dataclass(frozen=True)
@@ -160,7 +211,7 @@ class Metric:
 
         Raises ValueError if the metric does not exist for labels of that kind.
         """
-        check_exists(self.name, labels, labels.METRICS)
+        check_exists(self.name, labels, (*labels.METRICS, *labels.FURTHER))
         return self.reduce(QUANTITIES[self.quantity](labels, probs, weights), labels)
 
 
@@ -176,6 +227,13 @@ def check_exists(name: str, labels: Labels, known: tuple[str, ...]) -> None:
 def _decided(probs: Probs) -> np.ndarray:
     """Whether a row is decided for a class, [N, C]."""
     return decisions(probs)[:, None] == np.arange(probs.shape[1])
+
+
+def _shares(labels: ClassLabels, probs: Probs, weights: Weights) -> tuple[PerClass, PerClass, Float[np.ndarray, "s"]]:
+    """The shares of the rows of each class, and decided for each class, and the weight of all rows."""
+    total = weights.sum(axis=1)
+    whole = np.maximum(total, 1e-12)[:, None]
+    return weights @ labels.present / whole, weights @ _decided(probs) / whole, total
 
 
 def _columns(table: Float[np.ndarray, "s n"], places: Int[np.ndarray, "k"]) -> Float[np.ndarray, "s k"]:

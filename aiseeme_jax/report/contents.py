@@ -103,8 +103,9 @@ class Contents:
         return next(found, {"data": ""})
 
     def data_of(self, target: str) -> str:
-        """The data set that a target is measured on."""
-        return self.fields_of(target)["data"] or self.data
+        """The data set on whose test images a target is measured."""
+        fields = self.fields_of(target)
+        return fields.get("test_data") or fields["data"] or self.data
 
     def fractions_of(self, target: str) -> list[float]:
         """The shares of the labels that a target was measured with, the smallest first."""
@@ -130,8 +131,11 @@ class Contents:
         return [arm for arm in self.arms if arm in measured]
 
 
-def read_contents(workdir: Path) -> Contents:
+def read_contents(workdir: Path, *, scored: bool = True) -> Contents:
     """Reads what the present config of a workdir asks for, as far as it is there.
+
+    Args:
+      scored: with the metrics of all measurements. Without, `rows` is empty.
 
     Raises MissingFile for a folder in which no run was begun, and UserError that names what is damaged.
     """
@@ -148,7 +152,7 @@ def read_contents(workdir: Path) -> Contents:
         config=config,
         arms=[arm.name for arm in arms],
         targets=[_name_target(config, fields) for fields in config["targets"]],
-        rows=[row for run in runs for row in _score_run(run, config["statistics"])],
+        rows=[row for run in runs for row in _score_run(run, config["statistics"])] if scored else [],
         runs=runs,
         stages=stages,
         missing=[*_describe_missing_stages(stages), *_describe_missing_runs(arms, runs)],

@@ -43,6 +43,61 @@ def test_decisions_equal_scikit_learn(seed):
     assert metrics.macro_specificity(labels, probs) == pytest.approx(np.mean(inverse_recall))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_further_metrics_equal_scikit_learn(seed):
+    labels, probs = random_case(seed=seed)
+    decided, classes = probs.argmax(axis=1), range(probs.shape[1])
+    assert metrics.kappa(labels, probs) == pytest.approx(sk.cohen_kappa_score(labels, decided))
+    assert metrics.mcc(labels, probs) == pytest.approx(sk.matthews_corrcoef(labels, decided))
+    scores = metrics.Scores(labels, probs, groups=None, samples=1, seed=0, class_names=list("abcde"))
+    for name, theirs in (
+        ("ppv", sk.precision_score(labels, decided, average=None)),
+        ("npv", [sk.precision_score(labels != c, decided != c) for c in classes]),
+        ("brier", [sk.brier_score_loss(labels == c, probs[:, c]) for c in classes]),
+    ):
+        np.testing.assert_allclose([scores.of(f"{name}/{c}").value for c in "abcde"], theirs)
+    assert metrics.brier(labels, probs) == pytest.approx(np.mean(np.sum((probs - np.eye(5)[labels]) ** 2, axis=1)))
+    two, half = random_case(classes=2, seed=seed)
+    assert metrics.brier(two, half) == pytest.approx(sk.brier_score_loss(two, half[:, 1]))
+
+
+def test_further_metrics_under_weights_and_ties():
+    labels, probs = random_case(rows=60, classes=3, levels=4)
+    # An undecided row is a decision for a class of its own.
+    decided = weighted.decisions(probs)
+    assert (decided == -1).any()
+    assert metrics.kappa(labels, probs) == pytest.approx(sk.cohen_kappa_score(labels, decided))
+    assert metrics.mcc(labels, probs) == pytest.approx(sk.matthews_corrcoef(labels, decided))
+    times = np.random.default_rng(0).integers(0, 3, 60)
+    rows = np.repeat(np.arange(60), times)
+    made, checked = check_labels_and_probs(labels, probs)
+    for metric in metrics.FURTHER.values():
+        assert metric.weighted(made, checked, times[None])[0] == pytest.approx(metric(labels[rows], probs[rows]))
+
+
+def test_further_metrics_where_they_are_undefined():
+    one_class = np.array([[0.9, 0.1], [0.8, 0.2]])
+    for name in ("kappa", "mcc"):
+        with pytest.raises(ValueError, match=f"{name} is undefined"):
+            metrics.FURTHER[name]([0, 0], one_class)
+    assert metrics.brier([0, 0], one_class) == pytest.approx((0.01 + 0.04) / 2)
+    findings = np.array([[1, np.nan], [0, 1], [np.nan, 0]], np.float32)
+    probs = np.array([[0.8, 0.9], [0.3, 0.6], [0.5, 0.5]])
+    assert metrics.brier(findings, probs) == pytest.approx(((0.04 + 0.09) / 2 + (0.16 + 0.25) / 2) / 2)
+    with pytest.raises(ValueError, match="there is no kappa of labels of the kind 'findings'"):
+        metrics.kappa(findings, probs)
+
+
+def test_results_leave_further_metrics_out():
+    labels, probs = random_case(rows=80, classes=2)
+    options = {"groups": None, "samples": 20, "seed": 0, "class_names": ["no", "yes"]}
+    short = [row["metric"] for row in metrics.summarise(labels, probs, **options)]
+    long = [row["metric"] for row in metrics.summarise(labels, probs, **options, further=True)]
+    assert set(long) - set(short) == {"kappa", "mcc", "brier"} | {
+        f"{name}/{of}" for name in ("ppv", "npv", "brier") for of in ("no", "yes")
+    }
+
+
 @pytest.mark.parametrize("levels", [None, 7])
 def test_rankings_equal_scikit_learn_also_with_equal_scores(levels):
     labels, probs = random_case(levels=levels)

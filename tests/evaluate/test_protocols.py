@@ -11,7 +11,7 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import data, weights
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import features, finetune, protocols
+from aiseeme_jax.evaluate import features, finetune, metrics, protocols
 from aiseeme_jax.evaluate.labels import make_labels
 from aiseeme_jax.evaluate.protocols import Measurement
 from aiseeme_jax.training.state import make_state
@@ -105,6 +105,10 @@ def test_findings_are_measured(protocol, tmp_path):
     areas = [sk.roc_auc_score(labels[k, c], probs[k, c]) for c, k in enumerate(known.T)]
     assert areas[0] > 0.8 and areas[2] > 0.8, areas
     assert outcome.chosen["validation_score"] > 0.7
+    # What was chosen on validation is kept with the labels that chose it.
+    kept = outcome.validation
+    assert metrics.auroc(kept.labels, kept.probs) == pytest.approx(outcome.chosen["validation_score"], abs=1e-6)
+    assert list(kept.ids) == list(measured.splits["validation"].ids)
     assert list(outcome.predictions.class_names) == list(FINDINGS)
 
 

@@ -110,3 +110,36 @@ def test_predictions_that_are_not_those_of_the_record_are_named(tmp_path, scored
     (directory / "predictions.npz").unlink()
     with pytest.raises(MissingFile, match=f"has lost its predictions.npz.*store remove {directory}"):
         scores.score_measurement(directory, STATISTICS)
+
+
+class TestValidation:
+    def make(self, root, **record):
+        store = Store(root)
+        directory = store.begin(KNN)
+        results.save_predictions(directory, make_predictions())
+        wanted = {"predictions_sha256": results.hash_predictions(directory), **record}
+        if record:
+            results.save_predictions(directory, make_predictions(seed=1, rows=12), results.VALIDATION)
+            wanted["validation_sha256"] = results.hash_predictions(directory, results.VALIDATION)
+        store.finish(KNN, {"made_from": {}, **wanted})
+        return directory
+
+    def test_it_comes_back(self, tmp_path):
+        found = scores.load_validation(self.make(tmp_path, validation_sha256=""))
+        assert found.differing_table(make_predictions(seed=1, rows=12)) == ""
+        np.testing.assert_array_equal(found.probs, make_predictions(seed=1, rows=12).probs)
+
+    def test_a_measurement_of_before_has_none_and_is_scored(self, tmp_path):
+        directory = self.make(tmp_path)
+        assert scores.load_validation(directory) is None
+        assert scores.score_measurement(directory, STATISTICS)
+
+    @pytest.mark.parametrize("ask", [scores.load_validation, scores.check_predictions])
+    def test_damage_is_named(self, tmp_path, ask):
+        directory = self.make(tmp_path, validation_sha256="")
+        results.save_predictions(directory, make_predictions(seed=2), results.VALIDATION)
+        with pytest.raises(UserError, match="validation.npz is damaged, or not the one of its record"):
+            ask(directory)
+        (directory / results.VALIDATION).unlink()
+        with pytest.raises(MissingFile, match="has lost its validation.npz"):
+            ask(directory)

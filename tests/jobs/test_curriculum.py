@@ -98,7 +98,7 @@ class TestRun:
         assert list(measurement_folders(finished)) == [("knn", 0.5, 0), ("knn", 0.5, 1), ("knn", 1.0, 0)]
         folder = measurement_folders(finished)["knn", 0.5, 1]
         assert re.fullmatch("knn-50pct-seed1-[0-9a-f]{12}", folder.name)
-        left = {"key.json", "record.json", "predictions.npz", "metrics.json"}
+        left = {"key.json", "record.json", "predictions.npz", "validation.npz", "metrics.json"}
         assert {path.name for path in folder.iterdir()} == left
 
     def test_record_of_a_stage(self, finished):
@@ -378,15 +378,16 @@ class TestDamage:
         with pytest.raises(UserError, match=f"backbone.safetensors is damaged: .* store remove {first}` removes it"):
             curriculum.run(config(), copied)
 
+    @pytest.mark.parametrize("name", ["predictions.npz", "validation.npz"])
     @pytest.mark.parametrize("how", ["gone", "another"])
-    def test_predictions_that_are_not_those_of_the_record_are_noticed(self, copied, how):
+    def test_predictions_that_are_not_those_of_the_record_are_noticed(self, copied, how, name):
         one = next(iter(measurement_folders(copied).values()))
         if how == "gone":
-            (one / "predictions.npz").unlink()
+            (one / name).unlink()
         else:
-            predictions = results.load_predictions(one)
-            results.save_predictions(one, dataclasses.replace(predictions, probs=predictions.probs[::-1]))
-        said = "has lost its predictions.npz" if how == "gone" else "is damaged, or not the one of its record"
+            predictions = results.load_predictions(one, name)
+            results.save_predictions(one, dataclasses.replace(predictions, probs=predictions.probs[::-1]), name)
+        said = f"has lost its {name}" if how == "gone" else "is damaged, or not the one of its record"
         with pytest.raises(UserError, match=f"{one}.*{said}; .*store remove {one}`"):
             curriculum.run(config(), copied)
 

@@ -127,6 +127,8 @@ def test_a_target_names_its_data_set(tmp_path):
     assert contents.targets == ["linear", FINDINGS]
     assert contents.data_of("linear") == "derm_phantom/demo" and contents.data_of(FINDINGS) == "cxr/64"
     assert contents.fields_of(FINDINGS)["neighbours"] == [5, 20, 200]
+    contents.fields_of("linear")["test_data"] = "other/64"
+    assert contents.data_of("linear:derm_phantom/demo>other/64") == "other/64"
 
 
 class TestMissing:

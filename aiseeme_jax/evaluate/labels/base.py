@@ -37,6 +37,7 @@ class Labels(abc.ABC):
       KIND: name of the kind, as files and data sets write it.
       METRICS: names of the metrics that exist for this kind, in the order of a summary.
       PER_CLASS: names of those that exist for each class or finding.
+      FURTHER, FURTHER_PER_CLASS: likewise, of those that `results.csv` leaves out and the command `metrics` shows.
       CHOSEN_BY: name of the metric by which k, C and epoch are chosen on validation.
       values: int [N], or float [N, C]: the labels as they were given.
       present: bool [N, C], whether a row has the class or finding.
@@ -46,6 +47,8 @@ class Labels(abc.ABC):
     KIND: ClassVar[str]
     METRICS: ClassVar[tuple[str, ...]]
     PER_CLASS: ClassVar[tuple[str, ...]]
+    FURTHER: ClassVar[tuple[str, ...]]
+    FURTHER_PER_CLASS: ClassVar[tuple[str, ...]]
     CHOSEN_BY: ClassVar[str]
 
     values: np.ndarray

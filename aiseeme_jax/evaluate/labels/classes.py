@@ -24,6 +24,8 @@ class ClassLabels(Labels):
     KIND = "class"
     METRICS = ("balanced_accuracy", "auroc", "average_precision", "macro_f1", "macro_specificity", "accuracy")
     PER_CLASS = ("auroc", "average_precision", "sensitivity", "specificity", "f1")
+    FURTHER = ("kappa", "mcc", "brier")
+    FURTHER_PER_CLASS = ("ppv", "npv", "brier")
     CHOSEN_BY = "balanced_accuracy"
 
     choosable = True

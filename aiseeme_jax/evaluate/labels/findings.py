@@ -23,6 +23,8 @@ class FindingLabels(Labels):
     KIND = "findings"
     METRICS = ("auroc", "average_precision")
     PER_CLASS = ("auroc", "average_precision")
+    FURTHER = ("brier",)
+    FURTHER_PER_CLASS = ("brier",)
     CHOSEN_BY = "auroc"
 
     positive_class = None

@@ -1,0 +1,119 @@
+"""The networks of a finished workdir: the last backbone of each arm, and its fine-tuned classifiers.
+
+In the workdir of a study, an arm has a name for each pretraining seed. Here they are one arm with several runs.
+"""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiseeme_jax import augment, weights
+from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.evidence.looking import Network
+from aiseeme_jax.store import artifacts, workdirs
+
+FINETUNE = "finetune"
+STUDY = "study"
+# How an arm of a study with one pretraining seed is called.
+OF_A_SEED = re.compile(r"(.+), (seed \d+)")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is there of an arm, by the name of the run: seeds of pretraining in a study, and of fine-tuning.
+
+    Attributes:
+      backbones: of the last finished stage; none if the arm trained nothing.
+      classifiers: on the largest share of the labels.
+      class_names: of the classifiers.
+    """
+
+    name: str
+    backbones: dict[str, Network]
+    classifiers: dict[str, Network]
+    class_names: tuple[str, ...]
+
+    def networks_for(self, needs_class: bool) -> dict[str, Network]:
+        """Those that a method takes."""
+        return self.classifiers if needs_class else self.backbones
+
+
+def choose_arms(plan: workdirs.WorkdirPlan, patterns: Sequence[str]) -> list[workdirs.ArmEntry]:
+    """The arms that patterns name, in the order of the plan; all without patterns. UserError if one names none."""
+    names = [entry.name for entry in plan.arms]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"no arm '{pattern}': there are {', '.join(names)}")
+    return [
+        entry
+        for entry in plan.arms
+        if not patterns or any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
+    ]
+
+
+def load_arms(
+    workdir: Path, plan: workdirs.WorkdirPlan, config: dict[str, Any], entries: Sequence[workdirs.ArmEntry]
+) -> list[Arm]:
+    """Loads the networks of arms.
+
+    Raises MissingFile if stages are not finished, UserError for a damaged file.
+    """
+    arms: dict[str, Arm] = {}
+    for entry in entries:
+        found = OF_A_SEED.fullmatch(entry.name) if config["job"] == STUDY else None
+        name, seed = found.groups() if found else (entry.name, "")
+        one = _load_arm(workdir, plan, config, entry, name, seed)
+        if name in arms:
+            arms[name].backbones.update(one.backbones)
+            arms[name].classifiers.update(one.classifiers)
+        else:
+            arms[name] = one
+    return list(arms.values())
+
+
+def _load_arm(
+    workdir: Path,
+    plan: workdirs.WorkdirPlan,
+    config: dict[str, Any],
+    entry: workdirs.ArmEntry,
+    name: str,
+    seed: str,
+) -> Arm:
+    backbones = {}
+    if entry.stages:
+        loaded = weights.load_backbone(workdirs.find_stage_folder(workdir, entry.name))[0]
+        backbones[seed] = Network(loaded, None, _views_of_a_target(config))
+    found = _list_classifiers(workdirs.open_store(workdir, plan), entry)
+    classifiers = {
+        ", ".join(filter(None, (seed, f"fine-tuning {one}"))): Network(c.network.backbone, c.network.head, c.views)
+        for one, c in found.items()
+    }
+    return Arm(name, backbones, classifiers, next(iter(found.values())).class_names if found else ())
+
+
+def _list_classifiers(store: artifacts.Store, entry: workdirs.ArmEntry) -> dict[int, weights.Classifier]:
+    """By seed the finished classifiers of the first target of fine-tuning, on its largest share of the labels."""
+    finished = [one for one in entry.measurements if one.target.startswith(FINETUNE) and _is_finished(store, one)]
+    of_one = [one for one in finished if one.target == finished[0].target]
+    largest = max((one.fraction for one in of_one), default=0)
+    return {
+        one.seed: weights.load_classifier(workdirs.find_measurement_folder(store, one))
+        for one in of_one
+        if one.fraction == largest
+    }
+
+
+def _is_finished(store: artifacts.Store, entry: workdirs.MeasurementEntry) -> bool:
+    folder = workdirs.find_measurement_folder(store, entry)
+    return folder is not None and artifacts.read_record(folder) is not None
+
+
+def _views_of_a_target(config: dict[str, Any]) -> augment.AnyViews:
+    """The views of evaluation: those of the first target, or of the last stage if there is no target."""
+    fields = next(iter([*config["targets"], *reversed(config["stages"])]), None)
+    if fields is None:
+        raise MissingFile("the config has neither targets nor stages, so it does not say how images are prepared")
+    return augment.views_of({name: tuple(v) if isinstance(v, list) else v for name, v in fields["views"].items()})
