@@ -210,7 +210,7 @@ def collect_arms(
         raise UserError("nothing has been measured yet that gives probabilities")
     unknown = [target for target in targets if target not in measured]
     if unknown:
-        raise UserError(f"no target '{unknown[0]}' with probabilities was measured: there are {', '.join(measured)}")
+        raise UserError(f"no target '{unknown[0]}' was measured: there are {', '.join(measured)}")
     found = []
     for target in targets or measured:
         shares = contents.fractions_of(target)
