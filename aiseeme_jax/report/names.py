@@ -18,6 +18,8 @@ METRICS = {
     "hausdorff95": "95 % Hausdorff distance in pixels, lower is better",
     "hausdorff95_undefined": "Share of images without a Hausdorff distance, lower is better",
 }
+# Names of people keep their capital letter within a sentence.
+PERSONS = ("Jaccard", "Dice")
 # What is called otherwise where each image has several findings.
 METRICS_OF_FINDINGS = {"auroc": "Macro AUROC", "average_precision": "Macro average precision"}
 PROTOCOLS = {
@@ -49,7 +51,7 @@ def describe_metric(metric: str, kind: str) -> str:
 
 def within_sentence(name: str) -> str:
     """The words of a metric as they are written within a sentence: 'balanced accuracy', 'macro AUROC', 'AUROC'."""
-    return name if name[:2].isupper() else name[0].lower() + name[1:]
+    return name if name[:2].isupper() or name.startswith(PERSONS) else name[0].lower() + name[1:]
 
 
 def list_alternatives(names: Sequence[str]) -> str:
