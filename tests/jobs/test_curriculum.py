@@ -568,7 +568,7 @@ def test_masks_are_measured_on_the_images_that_have_some(tmp_path, monkeypatch):
         return dataclasses.replace(opened, labels=labels, class_names=(), segmentation=masks)
 
     monkeypatch.setattr(data, "open_split", open_split)
-    segmenting = base.target("segment", size=tiny.SIZE, batch_size=4, duration=base.duration(steps=4))
+    segmenting = base.target("segment", size=tiny.SIZE, batch_size=8, duration=base.duration(steps=4))
     made = config((stage("rotation", 2),), targets=(segmenting,), baselines=())
     curriculum.run(made, tmp_path)
     folder = measurement_folders(tmp_path)["segment", 1.0, 0]
