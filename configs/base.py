@@ -104,7 +104,7 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     """A measurement of a backbone on labelled data.
 
     Args:
-      protocol: 'knn', 'linear', 'svm' or 'finetune'.
+      protocol: 'knn', 'linear', 'svm', 'finetune' or 'segment'.
       size, preset: of its views, as in `stage`.
       **changes: fields, as in `stage`; of 'finetune' `imbalance` as `imbalance_method` takes it.
     """
@@ -149,8 +149,13 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
         # | balanced_softmax | ccl: by its name, or with fields, imbalance={"name": "ldam_drw", "max_margin": 0.3}.
         # `docs/measuring.md` explains them, and `aiseeme_jax/evaluate/imbalance/` their fields.
         config.imbalance = imbalance_method(changes.pop("imbalance", imbalance.DEFAULT))
+    elif protocol == "segment":
+        config.update(training())
+        config.trained = "all"  # backbone and decoder | decoder: the backbone stays as it is
+        # Epochs are those of all images with a mask, as with finetune.
+        config.duration = duration(epochs=50)
     else:
-        raise UserError(f"unknown protocol '{protocol}': known are knn, linear, svm, finetune")
+        raise UserError(f"unknown protocol '{protocol}': known are knn, linear, svm, finetune, segment")
     config.views = views(FineTuning.RECIPE, FineTuning.FIXED, size=size, preset=preset)
     return change(config, changes)
 

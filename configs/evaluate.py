@@ -3,10 +3,11 @@
     python launch.py --config=configs/evaluate.py:dermoscopy --config.init=FILE --workdir=runs/measured
     python launch.py --config=configs/evaluate.py:cxr,64,frozen --config.init=FILE --workdir=runs/measured
 
-After the colon stands the kind of images. Then may follow the side of the views in pixels, and `frozen`, which leaves
-fine-tuning out. FILE is a workdir, a stage's folder, or a file with torchvision's or timm's names, `.safetensors` or
-`.pth`. `config.model` says which network it is. By default it is a ResNet-50, for volumes a 3-D ResNet-18.
-`--config.data.name` names another data set. `--config.init=scratch` measures random weights, to compare with.
+After the colon stands the kind of images. Then may follow the side of the views in pixels, `frozen`, which leaves
+fine-tuning out, and `masks`, which measures by segmentation instead, on the data set with masks. FILE is a workdir, a
+stage's folder, or a file with torchvision's or timm's names, `.safetensors` or `.pth`. `config.model` says which
+network it is. By default it is a ResNet-50, for volumes a 3-D ResNet-18. `--config.data.name` names another data set.
+`--config.init=scratch` measures random weights, to compare with.
 """
 
 import functools
@@ -21,6 +22,9 @@ KINDS = {
     "ct": ("lidc_idri/{}", "ct", 64),
     "own": ("image_table/{}", "natural", 224),
 }
+# Kinds whose data set has masks.
+WITH_MASKS = ("dermoscopy", "own")
+OPTIONS = ("frozen", "masks")
 SEEDS, SHOTS = (0, 1, 2), (1, 8, 96)
 
 
@@ -33,8 +37,12 @@ def get_config(variant: str = "dermoscopy"):
 def measure(kind, options):
     """The config for a kind of images."""
     sizes = [int(option) for option in options if option.isdigit()]
-    if len(sizes) > 1 or any(option != "frozen" and not option.isdigit() for option in options):
-        raise UserError(f"after '{kind}' may follow a size of the views and 'frozen', not '{', '.join(options)}'")
+    if len(sizes) > 1 or any(option not in OPTIONS and not option.isdigit() for option in options):
+        raise UserError(
+            f"after '{kind}' may follow a size of the views, 'frozen' and 'masks', not '{', '.join(options)}'"
+        )
+    if "masks" in options and kind not in WITH_MASKS:
+        raise UserError(f"there are masks of {', '.join(WITH_MASKS)}, not of {kind}")
     data, preset, size = KINDS[kind]
     size = sizes[0] if sizes else size
     config = base.get_config()
@@ -42,8 +50,20 @@ def measure(kind, options):
     config.data.name = data.format(size)
     if kind == "ct":
         config.model.update({"name": "resnet18", "channels": 1, "dimensions": 3})
-    config.targets = list_targets(frozen="frozen" in options, preset=preset, size=size)
+    listing = list_targets
+    if "masks" in options:
+        config.data.name += "_mask"
+        listing = list_segmentations
+    config.targets = listing(frozen="frozen" in options, preset=preset, size=size)
     return config
+
+
+def list_segmentations(*, frozen, preset, size):
+    """Segmentation with the whole network trained, unless it stays frozen, and with the decoder alone."""
+    common = {"preset": preset, "size": size, "seeds": SEEDS, "batch_size": 64}
+    adamw = {"name": "adamw", "learning_rate": 1e-3}
+    trained = ("decoder",) if frozen else ("all", "decoder")
+    return tuple(base.target("segment", trained=one, optimizer=adamw, **common) for one in trained)
 
 
 def list_targets(*, frozen, preset, size):

@@ -14,7 +14,7 @@ from aiseeme_jax.store.artifacts import MEASUREMENTS, STAGES, Artifact, Store
 TASKS = ("rotation", "moco_v2", "simclr")
 ARMS = ("curriculum", "scratch", "single:rotation", "single:moco_v2", "single:simclr")
 TARGETS = {"knn": ((1.0,), (0,)), "linear": ((0.1, 1.0), (0, 1)), "finetune": ((0.1, 1.0), (0, 1))}
-GRIDS = {"knn": {"neighbours": [5, 20, 200]}, "linear": {"strengths": [0.1, 1.0]}, "finetune": {}}
+GRIDS = {"knn": {"neighbours": [5, 20, 200]}, "linear": {"strengths": [0.1, 1.0]}, "finetune": {}, "segment": {}}
 FINDINGS = "knn:cxr/64"
 PNG = b"\x89PNG not really a picture"
 STATISTICS = {"samples": 50, "seed": 0}
@@ -168,6 +168,18 @@ def make_findings(arm, seed=0, names=("Edema", "Effusion", "Hernia")):
     probs = 1 / (1 + np.exp(-logits))
     ids, groups = [f"x{i}" for i in range(90)], [f"patient-{g}" for g in member]
     return results.Predictions(labels, probs.astype(np.float32), ids, groups, names)
+
+
+def make_overlaps(arm, seed=0):
+    """Masks of 60 images of 30 lesions, of 400 pixels each; of the first image nothing was found."""
+    rng = np.random.default_rng([ARMS.index(arm), seed, 11])
+    true = np.full(60, 400, np.int32)
+    share = np.clip(0.55 + 0.1 * strength_of(arm) + 0.1 * rng.normal(size=60), 0, 1)
+    common = np.round(share * true).astype(np.int32)
+    common[0] = 0
+    far = np.where(common > 0, 20 * (1 - share), np.nan).astype(np.float32)
+    ids, groups = [f"m{i}" for i in range(60)], [f"lesion-{i // 2}" for i in range(60)]
+    return results.Overlaps(common, common, true, far, ids, groups)
 
 
 def strength_of(arm):

@@ -13,7 +13,7 @@ from short_runs import config as short_config
 from short_runs import splits, stage  # noqa: F401
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
-from aiseeme_jax import augment, distill, models, pretext, weights
+from aiseeme_jax import augment, data, distill, models, pretext, weights
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import imbalance, protocols
 from aiseeme_jax.jobs import curriculum, search
@@ -264,12 +264,22 @@ class TestPacing:
 
 class TestEvaluate:
     @pytest.mark.parametrize("kind", evaluate.KINDS)
-    def test_measures_one_kind_of_images_by_every_protocol(self, kind):
+    def test_measures_one_kind_of_images_by_every_protocol_that_needs_labels(self, kind):
+        of_labels = {name for name, one in protocols.PROTOCOLS.items() if one.needs == data.LABELS}
         whole, frozen = (evaluate.get_config(variant) for variant in (kind, f"{kind},32,frozen"))
-        assert whole.job == "evaluate" and {one.protocol for one in whole.targets} == set(protocols.PROTOCOLS)
-        assert {one.protocol for one in frozen.targets} == {*protocols.PROTOCOLS} - {"finetune"}
+        assert whole.job == "evaluate" and {one.protocol for one in whole.targets} == of_labels
+        assert {one.protocol for one in frozen.targets} == of_labels - {"finetune"}
         assert {one.views.size for one in frozen.targets} == {32} and frozen.data.name.endswith("/32")
         assert {one.views.dimensions for one in whole.targets} == {whole.model.dimensions}
+
+    def test_measures_by_masks_where_they_are_asked_for(self):
+        made = evaluate.get_config("dermoscopy,64,masks")
+        assert made.data.name == "isic2019/64_mask"
+        assert [(one.protocol, one.trained) for one in made.targets] == [("segment", "all"), ("segment", "decoder")]
+        frozen = evaluate.get_config("own,masks,frozen")
+        assert [one.trained for one in frozen.targets] == ["decoder"] and frozen.data.name == "image_table/224_mask"
+        with pytest.raises(UserError, match="there are masks of dermoscopy, own, not of ct"):
+            evaluate.get_config("ct,masks")
 
     @pytest.mark.parametrize("options", ["64,32", "thawed", "64,frozen,6x"])
     def test_what_it_does_not_know_is_named(self, options):

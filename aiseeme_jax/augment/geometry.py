@@ -103,6 +103,24 @@ def crop_resize(image: Float[Array, "h w c"], box: Box, size: int) -> Float[Arra
     return separable(image, rows, columns)
 
 
+def crop_nearest(image: Shaped[Array, "h w c"], box: Box, size: int) -> Shaped[Array, "size size c"]:
+    """The pixels of the image that the centres of the pixels of `crop_resize` lie in: for masks, which have no values
+    in between.
+    """
+    height, width, _ = image.shape
+    rows = _nearest_pixels(box.top, box.height, height, size)
+    columns = _nearest_pixels(box.left, box.width, width, size)
+    return image[rows][:, columns]
+
+
+def _nearest_pixels(
+    start: Float[Array, ""] | float, length: Float[Array, ""] | float, source: int, target: int
+) -> Int[Array, "target"]:
+    step = jnp.asarray(length, jnp.float32) / target
+    centres = _reflect(start + (jnp.arange(target) + 0.5) * step, source)
+    return jnp.clip(jnp.floor(centres).astype(jnp.int32), 0, source - 1)
+
+
 def quarter_turn(image: Shaped[Array, "s s c"], turns: Int[Array, ""]) -> Shaped[Array, "s s c"]:
     """`numpy.rot90(image, turns)` for a square image and a traced number of turns."""
     turns = turns % 4
@@ -123,12 +141,17 @@ def rotate90(images: Shaped[Array, "b s s c"], turns: Int[Array, "b"]) -> Shaped
 
 
 def rotate(
-    image: Float[Array, "h w c"], degrees: Float[Array, ""] | float, size: int | None = None
-) -> Float[Array, "s t c"]:
+    image: Shaped[Array, "h w c"],
+    degrees: Float[Array, ""] | float,
+    size: int | None = None,
+    *,
+    nearest: bool = False,
+) -> Shaped[Array, "s t c"]:
     """Rotates counter-clockwise about the centre, bilinear, with a reflected border.
 
     Args:
       size: side of the central square to return; the shape of the image where None.
+      nearest: takes the nearest pixel, of any type, instead of interpolating.
     """
     height, width, _ = image.shape
     rows, columns = (height, width) if size is None else (size, size)
@@ -139,7 +162,10 @@ def rotate(
     # An output pixel reads the position that was turned to it. The row axis points down.
     y = _reflect(height / 2 + cosine * down + sine * right, height) - 0.5
     x = _reflect(width / 2 - sine * down + cosine * right, width) - 0.5
-    return _bilinear(image, jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1))
+    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
+    if nearest:
+        return image[jnp.round(y).astype(jnp.int32), jnp.round(x).astype(jnp.int32)]
+    return _bilinear(image, y, x)
 
 
 def rotation_margin(degrees: float) -> float:

@@ -120,6 +120,24 @@ def random_view(key: PRNGKeyArray, images: Shaped[Array, "b *space c"], views: A
 
 
 @partial(jax.jit, static_argnames="views")
+def random_view_with_mask(
+    key: PRNGKeyArray, images: Shaped[Array, "b h w c"], masks: Shaped[Array, "b h w 1"], views: Views
+) -> tuple[Float[Array, "b s s c"], Shaped[Array, "b s s 1"]]:
+    """The view of `random_view` of each image, and its mask cropped, flipped and turned in the same way.
+
+    A pixel of the mask is the nearest one, so the mask keeps its values and its type.
+
+    Raises: as `random_view`, and ValueError for volumes or for masks of another size than the images.
+    """
+    _check(images, views)
+    if views.dimensions == 3 or masks.shape != (*images.shape[:3], 1):
+        raise ValueError(f"masks must be [B, H, W, 1] beside images [B, H, W, C], not {masks.shape}, {images.shape}")
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+    view = jax.vmap(lambda k, image: _normalise(_view(k, image, views), views))(keys, images)
+    return view, jax.vmap(lambda k, mask: _place(_split_keys(k)[0], mask, views, nearest=True))(keys, masks)
+
+
+@partial(jax.jit, static_argnames="views")
 def central_view(images: Shaped[Array, "b *space c"], views: AnyViews) -> Float[Array, "b *size c"]:
     """The view for evaluation: the whole image or volume resized to the size of the views, normalised.
 
@@ -221,7 +239,7 @@ def _view(key: PRNGKeyArray, image: Shaped[Array, "h w c"], views: Views) -> Flo
     Resampling is bilinear with antialiasing, also for tasks whose authors used bicubic (BYOL, MAE and DINO, for
     instance). NPID and MoCo v1 turn an image grey before they jitter it; here it is the other way round.
     """
-    place_key, jitter_key, chance_key = jax.random.split(key, 3)
+    place_key, jitter_key, chance_key = _split_keys(key)
     # Drawn together, since each call of a generator takes time to compile.
     jitter, grey, blurred, sharpness, solarised = jax.random.uniform(chance_key, (5,))
     view = _unit(_place(place_key, image.astype(jnp.float32), views), views)
@@ -241,8 +259,19 @@ def _view(key: PRNGKeyArray, image: Shaped[Array, "h w c"], views: Views) -> Flo
     return view
 
 
-def _place(key: PRNGKeyArray, image: Float[Array, "h w c"], views: Views) -> Float[Array, "s s c"]:
-    """Crops, flips and turns the image."""
+def _split_keys(key: PRNGKeyArray) -> PRNGKeyArray:
+    """The keys of an image: of its place, of its colours, and of what happens to it at all."""
+    return jax.random.split(key, 3)
+
+
+def _place(
+    key: PRNGKeyArray, image: Shaped[Array, "h w c"], views: Views, *, nearest: bool = False
+) -> Shaped[Array, "s s c"]:
+    """Crops, flips and turns the image: bilinear, or by the nearest pixel.
+
+    What is drawn depends on the key and on the shape of the image alone.
+    """
+    crop = geometry.crop_nearest if nearest else geometry.crop_resize
     box_key, turn_key = jax.random.split(key)
     rows, columns, quarter, angle = jax.random.uniform(turn_key, (4,))
     height, width, _ = image.shape
@@ -253,9 +282,10 @@ def _place(key: PRNGKeyArray, image: Float[Array, "h w c"], views: Views) -> Flo
         # A rotation moves corners of a larger crop into the view. They come from the image, or from its reflection
         # beyond the border. A right angle costs nothing here: it is added to the angle.
         side = math.ceil(views.size * geometry.rotation_margin(views.rotation)) + 1
-        canvas = geometry.crop_resize(image, geometry.enlarge(box, side / views.size), side)
-        return geometry.rotate(canvas, (2 * angle - 1) * views.rotation + 90.0 * turns, views.size)
-    view = geometry.crop_resize(image, box, views.size)
+        canvas = crop(image, geometry.enlarge(box, side / views.size), side)
+        degrees = (2 * angle - 1) * views.rotation + 90.0 * turns
+        return geometry.rotate(canvas, degrees, views.size, nearest=nearest)
+    view = crop(image, box, views.size)
     return geometry.quarter_turn(view, turns) if views.right_angles else view
 
 

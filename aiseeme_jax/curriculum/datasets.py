@@ -72,14 +72,16 @@ class DataSets:
         return next(iter(splits.values())) if len(sets) == 1 else data.mix(splits, dict(sets))
 
     @functools.cache  # noqa: B019
-    def target(self, name: str, test: str = "") -> Mapping[str, data.Split]:
-        """The labelled images of each split of a data set; the test images are those of `test`, if it is given."""
+    def target(self, name: str, test: str = "", needs: str = data.LABELS) -> Mapping[str, data.Split]:
+        """The images with labels, or with masks, of each split of a data set; the test images are those of `test`, if
+        it is given.
+        """
         sets = {"train": name, "validation": name, "test": test or name}
-        return {split: self._labelled(sets[split], split) for split in SPLITS}
+        return {split: self._with(needs, sets[split], split) for split in SPLITS}
 
     @functools.cache  # noqa: B019
-    def _labelled(self, name: str, split: str) -> data.Split:
-        return data.labelled(self._open(name, split))
+    def _with(self, needs: str, name: str, split: str) -> data.Split:
+        return data.TAKE_IMAGES_WITH[needs](self._open(name, split))
 
     @functools.cache  # noqa: B019
     def searched(self, name: str, split: str) -> data.Split:

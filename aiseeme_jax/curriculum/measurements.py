@@ -9,7 +9,8 @@ from typing import Any
 from aiseeme_jax import weights
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage
-from aiseeme_jax.evaluate import metrics, protocols, results
+from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate.scores import make_scoring
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.training import events
 
@@ -65,23 +66,25 @@ class Measurer:
 
     def find_subject(self, planned: PlannedMeasurement) -> protocols.Subject:
         """The backbone that is measured, with the splits of the target's data sets. The last one is kept."""
-        wanted = (str(planned.start.content()), planned.set, planned.test_set)
+        needs = protocols.find_protocol(planned.target.protocol).needs
+        wanted = (str(planned.start.content()), planned.set, planned.test_set, needs)
         if self._subject is None or self._subject[0] != wanted:
             # Released before the next one is loaded: memory need not hold both.
             self._subject = None
-            self._subject = wanted, self.open_subject(planned)
+            self._subject = wanted, self.open_subject(planned, needs)
         return self._subject[1]
 
-    def open_subject(self, planned: PlannedMeasurement) -> protocols.Subject:
+    def open_subject(self, planned: PlannedMeasurement, needs: str) -> protocols.Subject:
         return protocols.Subject(
             planned.arm,
             self.context.load_start(planned.start),
-            self.context.datasets.target(planned.set, planned.test_set),
+            self.context.datasets.target(planned.set, planned.test_set, needs),
         )
 
-    def write_events(self, planned: PlannedMeasurement, directory: Path, predictions: results.Predictions) -> None:
+    def write_events(self, planned: PlannedMeasurement, directory: Path, predictions: results.AnyPredictions) -> None:
         """Shows the main metrics in TensorBoard, at the last step of the backbone's last stage."""
         steps = planned.start.total_steps if isinstance(planned.start, PlannedStage) else 0
-        found = {f"{planned.name}/{name}": value for name, value in metrics.headline(predictions).items()}
+        headline = make_scoring(predictions, samples=1, seed=0).headline()
+        found = {f"{planned.name}/{name}": value for name, value in headline.items()}
         events.write_scalars(directory, steps, found)
         log.info("%s: %s", planned.title, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))

@@ -51,7 +51,8 @@ class TargetPlanner:
                 protocols.find_protocol(target.protocol)
                 checks.check_made_for(target, "protocol", "target")
                 splits = self.open_splits(target)
-                check_test_set(splits["train"], splits["test"])
+                if self.find_needs(target) == data.LABELS:
+                    check_test_set(splits["train"], splits["test"])
                 for split in (splits["train"], splits["test"]):
                     data.check_model(split, self.config.model)
                 checks.check_views(self.config.model, target, splits["train"])
@@ -66,11 +67,15 @@ class TargetPlanner:
                     "endpoint, number of shots, method against imbalance, and way to train and to test"
                 )
             names.append(name)
-        for name, test in self.list_sets():
-            alike = f"labels of {self.datasets.data_dir}, {name}, {test}"
+        for name, test, needs in self.list_sets():
+            alike = f"{needs} of {self.datasets.data_dir}, {name}, {test}"
             with checks.name_in_errors("targets"):
                 if alike not in self.checked:
-                    protocols.check_labels(self.datasets.target(name, test))
+                    splits = self.datasets.target(name, test, needs)
+                    if needs == data.LABELS:
+                        protocols.check_labels(splits)
+                    else:
+                        protocols.warn_of_one_group(splits["test"])
                     self.checked.add(alike)
 
     def warn_of_shared_groups(self, trained_on: Iterable[Sets]) -> None:
@@ -79,17 +84,23 @@ class TargetPlanner:
         Args:
           trained_on: the data sets of all stages.
         """
-        for sets, (name, test) in itertools.product(trained_on, self.list_sets()):
+        for sets, (name, test, needs) in itertools.product(trained_on, self.list_sets()):
             both = name if test == name else f"{name}>{test}"
-            self.datasets.warn_of_shared_groups(sets, both, self.datasets.target(name, test))
+            self.datasets.warn_of_shared_groups(sets, both, self.datasets.target(name, test, needs))
 
-    def list_sets(self) -> list[tuple[str, str]]:
-        """The data sets of the targets, each pair once: to learn from, and to measure on."""
-        pairs = [(find_set(self.config, target), find_test_set(self.config, target)) for target in self.config.targets]
-        return list(dict.fromkeys(pairs))
+    def list_sets(self) -> list[tuple[str, str, str]]:
+        """The data sets of the targets, each once: to learn from, to measure on, and what their images must have."""
+        return list(dict.fromkeys(self.find_sets(target) for target in self.config.targets))
+
+    def find_sets(self, target: ConfigDict) -> tuple[str, str, str]:
+        """As of `list_sets`, those of one target."""
+        return find_set(self.config, target), find_test_set(self.config, target), self.find_needs(target)
+
+    def find_needs(self, target: ConfigDict) -> str:
+        return protocols.find_protocol(target.protocol).needs
 
     def open_splits(self, target: ConfigDict) -> Mapping[str, data.Split]:
-        return self.datasets.target(find_set(self.config, target), find_test_set(self.config, target))
+        return self.datasets.target(*self.find_sets(target))
 
     def name_target(self, target: ConfigDict) -> str:
         return results.name_target(target, self.config.data.name)
@@ -105,12 +116,12 @@ class TargetPlanner:
         self, arm: str, target: ConfigDict, fraction: float, seed: int, backbone: Start
     ) -> PlannedMeasurement:
         protocol = protocols.find_protocol(target.protocol)
-        if isinstance(backbone, RandomWeights) and target.protocol == "finetune":
+        if isinstance(backbone, RandomWeights) and protocol.trains:
             # Without pretraining, each seed also has random weights of its own.
             backbone = RandomWeights(seed)
         plain = protocol.plan_baseline(target)
         baseline = plain and self.plan_measurement(arm, plain, fraction, seed, backbone)
-        name, test = find_set(self.config, target), find_test_set(self.config, target)
+        name, test, needs = self.find_sets(target)
         content = {
             "version": MEASUREMENT_VERSION,
             "model": self.model,
@@ -122,8 +133,8 @@ class TargetPlanner:
             "fraction": fraction,
             # On all labels a protocol that trains nothing draws nothing.
             "seed": seed if protocols.is_random(target, fraction) else None,
-            "patience": self.config.patience if target.protocol == "finetune" else None,
-            "data": self.describe_target(name, test),
+            "patience": self.config.patience if protocol.trains else None,
+            "data": self.describe_target(name, test, needs),
             "backbone": backbone.content(),
             **({"baseline": baseline.artifact.key} if baseline else {}),
         }
@@ -144,8 +155,8 @@ class TargetPlanner:
         )
 
     @functools.cache  # noqa: B019
-    def describe_target(self, name: str, test: str) -> dict[str, Any]:
-        splits = self.datasets.target(name, test)
+    def describe_target(self, name: str, test: str, needs: str) -> dict[str, Any]:
+        splits = self.datasets.target(name, test, needs)
         found = {"name": name, **{split: opened.fingerprint() for split, opened in splits.items()}}
         return found if test == name else {**found, "test_name": test}
 

@@ -14,9 +14,26 @@ from aiseeme_jax.data.mixtures import Mixture, mix
 from aiseeme_jax.data.order import order
 from aiseeme_jax.data.prepared import open_split, parse_name, prepared_directory
 from aiseeme_jax.data.shares import draw_share
-from aiseeme_jax.data.splits import Split, as_texts, check_model, check_views, each_picture, from_arrays, labelled
+from aiseeme_jax.data.sources import UNKNOWN
+from aiseeme_jax.data.splits import (
+    LABELS,
+    MASKS,
+    TAKE_IMAGES_WITH,
+    Split,
+    as_texts,
+    check_model,
+    check_views,
+    each_picture,
+    from_arrays,
+    labelled,
+    segmented,
+)
 
 __all__ = [
+    "LABELS",
+    "MASKS",
+    "TAKE_IMAGES_WITH",
+    "UNKNOWN",
     "Balanced",
     "Batches",
     "Loading",
@@ -39,6 +56,7 @@ __all__ = [
     "order",
     "parse_name",
     "prepared_directory",
+    "segmented",
     "shared_groups",
     "steps_per_epoch",
     "without",

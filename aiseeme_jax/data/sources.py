@@ -50,6 +50,17 @@ class Rows(Source):
         return read_many(self.source, self.rows[list(rows)])
 
 
+def find_known_masks(masks: Sequence) -> Bool[np.ndarray, "n"]:
+    """Which masks of a source are known, at least in part. They are read only if the source does not know it."""
+    if isinstance(masks, Masks):
+        return masks.known
+    if isinstance(masks, Rows):
+        return find_known_masks(masks.source)[masks.rows]
+    if isinstance(masks, Pictures):
+        return np.repeat(find_known_masks(masks.source), masks.pictures)
+    return np.array([bool((masks[row] != UNKNOWN).any()) for row in range(len(masks))], bool)
+
+
 class StoredImages(Source):
     """One pixel feature of a prepared split.
 

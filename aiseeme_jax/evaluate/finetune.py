@@ -177,11 +177,22 @@ def recipe_for(measurement: Measurement, subject: Subject, patience: int) -> loo
     """How to fine-tune on a share of the labels: for as many steps as on all of them."""
     target, images = measurement.target, len(subject.training_rows(measurement))
     lengths = lengths_for(target, len(subject.splits["train"]))
+    hold = steps_held(target, lengths, subject.labels("train").take(subject.training_rows(measurement)))
+    return make_recipe(target, lengths, images, measurement.seed, patience, hold)
+
+
+def make_recipe(
+    target: ConfigDict, lengths: Lengths, images: int, seed: int, patience: int, hold: int = 0
+) -> loop.Recipe:
+    """How to train on `images` images for so many steps, with the fields of a target.
+
+    Args:
+      hold: steps after the warm-up with the peak of the learning rate.
+    """
     fields = {**target.to_dict(), "batch_size": batch_size_for(target.batch_size, images)}
     fields["schedule"]["warmup"] = {"epochs": None, "steps": lengths.warmup, "examples": None}
     fields |= {"task_weight": 1.0, "distill": {"kind": "none"}}
-    hold = steps_held(target, lengths, subject.labels("train").take(subject.training_rows(measurement)))
-    return loop.Recipe(FrozenConfigDict(fields), lengths.total, lengths.epoch, measurement.seed, patience, hold)
+    return loop.Recipe(FrozenConfigDict(fields), lengths.total, lengths.epoch, seed, patience, hold)
 
 
 def steps_held(target: ConfigDict, lengths: Lengths, labels: Labels) -> int:

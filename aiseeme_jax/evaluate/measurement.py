@@ -72,7 +72,7 @@ class Subject:
     Attributes:
       name: for messages.
       backbone: is not changed.
-      splits: 'train', 'validation' and 'test', with a label for each image.
+      splits: 'train', 'validation' and 'test', with a label, or a mask, for each image, as the protocol needs.
     """
 
     name: str
@@ -120,14 +120,14 @@ class Measured:
     """What a protocol gives.
 
     Attributes:
-      probs: float [N, C], of the test images.
-      validation: float [M, C], of the validation images, by the same classifier.
+      found: of the test images the probabilities, float [N, C]; or how well their masks were predicted.
+      validation: the same of the validation images, by the same network.
       chosen: JSON values: what was chosen on validation, and figures for the record.
       classifier: the trained one, if the protocol trains the backbone.
     """
 
-    probs: Float[np.ndarray, "n c"]
-    validation: Float[np.ndarray, "m c"]
+    found: Float[np.ndarray, "n c"] | results.Overlaps
+    validation: Float[np.ndarray, "m c"] | results.Overlaps
     chosen: dict[str, Any]
     classifier: Classifier | None = None
 
@@ -136,8 +136,8 @@ class Measured:
 class Outcome:
     """What a measurement gives: `Measured`, with the probabilities of test and validation beside the truth."""
 
-    predictions: results.Predictions
-    validation: results.Predictions
+    predictions: results.AnyPredictions
+    validation: results.AnyPredictions
     chosen: dict[str, Any]
     classifier: Classifier | None = None
 
@@ -146,11 +146,12 @@ class Outcome:
 class Protocol:
     """A way to measure a backbone. A new one is a file with such a value, and its line in `protocols.PROTOCOLS`.
 
-    Everything is chosen on the validation split, and the probabilities are those of the test split.
+    Everything is chosen on the validation split, and the predictions are those of the test split.
 
     Attributes:
       name: of the protocol, as a target's config has it.
       trains: whether it trains the backbone. If not, all seeds give the same result on all labels.
+      needs: what every image of the splits has: `data.LABELS` or `data.MASKS`.
       check: judges the fields of a target against the labelled training split. Raises UserError that names the field.
       measure: (measurement, subject, directory, runtime) -> `Measured`. Checkpoints and logs go to the directory.
       plan_baseline: the config of the target that must be measured first, on the same images with the same seed; None
@@ -162,3 +163,4 @@ class Protocol:
     check: Callable[[ConfigDict, data.Split], None]
     measure: Callable[[Measurement, Subject, Path, Runtime], Measured]
     plan_baseline: Callable[[ConfigDict], ConfigDict | None] = lambda target: None
+    needs: str = data.LABELS

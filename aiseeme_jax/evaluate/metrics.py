@@ -19,6 +19,7 @@ A metric that is undefined on the data (AUROC, average precision with one class 
 `summarise` leaves it out.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,12 +33,11 @@ from aiseeme_jax.evaluate.bootstrap import (
     bootstrap_ci,
     difference_ci,
     draw_weights,
-    interval,
     number_groups,
     split_draws,
 )
 from aiseeme_jax.evaluate.labels import ClassLabels, check_labels_and_probs, make_labels
-from aiseeme_jax.evaluate.results import Predictions
+from aiseeme_jax.evaluate.scoring import Scoring
 from aiseeme_jax.evaluate.weighted import Metric
 
 __all__ = [
@@ -55,8 +55,6 @@ __all__ = [
     "confusion",
     "difference_ci",
     "f1",
-    "headline",
-    "headline_names",
     "kappa",
     "macro_f1",
     "macro_specificity",
@@ -103,21 +101,6 @@ def main_metric(labels: ArrayLike) -> Metric:
     return METRICS[make_labels(labels).CHOSEN_BY]
 
 
-def headline_names(labels: ArrayLike) -> tuple[str, ...]:
-    """The two metrics that stand for all: of classes balanced accuracy and AUROC, of findings AUROC and average
-    precision.
-    """
-    return make_labels(labels).METRICS[:2]
-
-
-def headline(predictions: Predictions) -> dict[str, float]:
-    """The value of each headline metric, without intervals. What is undefined on the data is left out."""
-    labels, probs = check_labels_and_probs(predictions.labels, predictions.probs)
-    once = np.ones((1, len(labels)))
-    found = {name: float(METRICS[name].weighted(labels, probs, once)[0]) for name in labels.METRICS[:2]}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
-
-
 def per_class_auroc(labels: ArrayLike, probs: ArrayLike) -> Float[np.ndarray, "c"]:
     """Area under the ROC curve of each class against the others, or of each finding."""
     return _of_each_class("auroc", labels, probs)
@@ -162,7 +145,7 @@ def _of_each_class(name: str, labels: ArrayLike, probs: ArrayLike) -> Float[np.n
     return weighted.QUANTITIES[name](labels, probs, np.ones((1, len(labels))))[0]
 
 
-class Scores:
+class Scores(Scoring):
     """Metrics on everything that their intervals are made of. What metrics share is computed once, when first needed.
 
     Args:
@@ -184,18 +167,17 @@ class Scores:
         self.labels, self.probs = check_labels_and_probs(labels, probs)
         if len(class_names) != self.probs.shape[1]:
             raise ValueError(f"{len(class_names)} class names for probs of {self.probs.shape[1]} classes")
+        self.kind, self.metrics, self.per_class = self.labels.KIND, self.labels.METRICS, self.labels.PER_CLASS
         self.classes = {name: place for place, name in enumerate(class_names)}
-        self.samples = samples
-        self._weights = lambda: draw_weights(groups, len(self.labels), samples, seed)
+        self.groups, self.samples, self.seed = groups, samples, seed
         self._known: dict[str, np.ndarray] = {}
 
-    def names(self, further: bool = False) -> list[str]:
-        """Every metric that exists for these labels, then those of each class ('auroc/MEL').
+    def __len__(self) -> int:
+        return len(self.labels)
 
-        Args:
-          further: with those that `results.csv` leaves out.
-        """
-        whole, per_class = self.labels.METRICS, self.labels.PER_CLASS
+    def names(self, further: bool = False) -> list[str]:
+        """Every metric that exists for these labels, then those of each class ('auroc/MEL')."""
+        whole, per_class = self.metrics, self.per_class
         if further:
             whole, per_class = (*whole, *self.labels.FURTHER), (*per_class, *self.labels.FURTHER_PER_CLASS)
         return [*whole, *(f"{name}/{of}" for name in per_class for of in self.classes)]
@@ -208,6 +190,13 @@ class Scores:
             return self.classes[of_class]
         return self.labels.positive_class if metric == average_precision.name else None
 
+    def value(self, name: str) -> float:
+        metric = METRICS[name]
+        value = float(metric.weighted(self.labels, self.probs, np.ones((1, len(self))))[0])
+        if not np.isfinite(value):
+            raise ValueError(f"{name} is undefined: {self.labels.describe_undefined()}")
+        return value
+
     def of(self, name: str) -> Draws:
         """A metric ('auroc'), or that of one class ('auroc/MEL')."""
         quantity, slash, of_class = name.partition("/")
@@ -217,10 +206,23 @@ class Scores:
         metric = (METRICS | FURTHER)[name]
         return split_draws(metric.reduce(self._quantity(metric.quantity), self.labels), self.samples)
 
+    def has_interval(self, name: str) -> bool:
+        """Of a class or finding: whether at least MIN_GROUPS groups stand behind it."""
+        of_class = self.class_of(name)
+        return of_class is None or self._held[of_class] >= MIN_GROUPS
+
+    def count_groups(self) -> dict[str, int]:
+        return {name: int(self._held[place]) for name, place in self.classes.items()}
+
+    @functools.cached_property
+    def _held(self) -> Int[np.ndarray, "c"]:
+        return self.labels.groups_for_interval(number_groups(self.groups, len(self)))
+
     def _quantity(self, name: str) -> np.ndarray:
         if name not in self._known:
             measure = weighted.QUANTITIES[name]
-            self._known[name] = np.concatenate([measure(self.labels, self.probs, w) for w in self._weights()])
+            weights = draw_weights(self.groups, len(self), self.samples, self.seed)
+            self._known[name] = np.concatenate([measure(self.labels, self.probs, w) for w in weights])
         return self._known[name]
 
 
@@ -244,20 +246,4 @@ def summarise(
       further: with the metrics that `results.csv` leaves out.
     """
     scores = Scores(labels, probs, groups=groups, samples=samples, seed=seed, class_names=class_names)
-    held = scores.labels.groups_for_interval(number_groups(groups, len(labels)))
-    rows = []
-    for name in scores.names(further):
-        drawn = scores.of(name)
-        if np.isfinite(drawn.value):
-            of_class = scores.class_of(name)
-            enough = of_class is None or held[of_class] >= MIN_GROUPS
-            low, high = _interval(drawn, seed) if enough else (np.nan, np.nan)
-            rows.append({"metric": name, "value": drawn.value, "low": low, "high": high})
-    return rows
-
-
-def _interval(drawn: Draws, seed: int) -> tuple[float, float]:
-    low, high = interval([drawn], seed)
-    # If none of 20 lesions was found, a sixth of all lesions may still be findable. Where no resample leaves the end of
-    # the range, the resamples cannot say how far from it the truth is.
-    return (np.nan, np.nan) if low == high and low in (0, 1) else (low, high)
+    return scores.summarise(further)

@@ -20,6 +20,7 @@ from aiseeme_jax.evaluate.knn import KNN
 from aiseeme_jax.evaluate.labels import ClassLabels, make_labels
 from aiseeme_jax.evaluate.linear import LINEAR
 from aiseeme_jax.evaluate.measurement import SPLITS, Measured, Measurement, Outcome, Protocol, Runtime, Subject
+from aiseeme_jax.evaluate.segment import SEGMENT
 from aiseeme_jax.evaluate.svm import SVM
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,10 @@ __all__ = [
     "is_random",
     "measure",
     "seeds_for",
+    "warn_of_one_group",
 ]
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({one.name: one for one in (KNN, LINEAR, SVM, FINETUNE)})
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({one.name: one for one in (KNN, LINEAR, SVM, FINETUNE, SEGMENT)})
 
 # What follows if the labelled images of a split lack a class or finding.
 LACKING = {
@@ -57,14 +59,16 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
     Args:
       directory: for checkpoints and logs of fine-tuning, which goes on from a checkpoint that is there.
     """
-    found = PROTOCOLS[measurement.target.protocol].measure(measurement, subject, directory, runtime)
-    predictions = _join_truth(subject.splits["test"], found.probs)
-    validation = _join_truth(subject.splits["validation"], found.validation)
-    return Outcome(predictions, validation, found.chosen, found.classifier)
+    measured = PROTOCOLS[measurement.target.protocol].measure(measurement, subject, directory, runtime)
+    predictions = _join_truth(subject.splits["test"], measured.found)
+    validation = _join_truth(subject.splits["validation"], measured.validation)
+    return Outcome(predictions, validation, measured.chosen, measured.classifier)
 
 
-def _join_truth(split: data.Split, probs: Float[np.ndarray, "n c"]) -> results.Predictions:
-    return results.Predictions(split.labels, probs, split.ids, split.groups, split.class_names)
+def _join_truth(split: data.Split, found: Float[np.ndarray, "n c"] | results.Overlaps) -> results.AnyPredictions:
+    if isinstance(found, results.Overlaps):
+        return found
+    return results.Predictions(split.labels, found, split.ids, split.groups, split.class_names)
 
 
 def seeds_for(target: ConfigDict, fraction: float) -> Sequence[int]:
@@ -97,11 +101,17 @@ def check_target(target: ConfigDict, train: data.Split) -> None:
         raise UserError(f"seeds are {seeds}; there must be some, each once, whole and not negative")
     if not isinstance(target.shots, int) or target.shots < 0:
         raise UserError(f"shots is {target.shots}; it must be a whole number of labels of each class, or 0 for all")
+    protocol = find_protocol(target.protocol)
+    if target.shots and protocol.needs != data.LABELS:
+        raise UserError(
+            f"shots is {target.shots}; it counts labels of each class, and {protocol.name} learns from "
+            f"{protocol.needs}: leave it at 0, and set fractions"
+        )
     if target.shots and shares != (1.0,):
         raise UserError(f"shots is {target.shots} and fractions are {shares}; leave fractions at (1.0,)")
     if target.shots and make_labels(train.labels, len(train.class_names)).KIND != ClassLabels.KIND:
         raise UserError(f"shots is {target.shots}; they need one class for each image, and {train.name} has findings")
-    find_protocol(target.protocol).check(target, train)
+    protocol.check(target, train)
 
 
 def check_labels(splits: Mapping[str, data.Split]) -> None:
@@ -118,5 +128,10 @@ def check_labels(splits: Mapping[str, data.Split]) -> None:
     for name, made in labels.items():
         for lacking in sorted(set(range(len(names))) - set(made.measured.tolist())):
             log.warning("%s: %s", made.describe_lack(splits[name].name, names[lacking]), LACKING[name])
-    if len(np.unique(splits["test"].groups)) == 1:
-        log.warning("%s: all images are of one lesion or patient; no result will have an interval", splits["test"].name)
+    warn_of_one_group(splits["test"])
+
+
+def warn_of_one_group(test: data.Split) -> None:
+    """Warns if no result on the test images can have an interval."""
+    if len(np.unique(test.groups)) == 1:
+        log.warning("%s: all images are of one lesion or patient; no result will have an interval", test.name)

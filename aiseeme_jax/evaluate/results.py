@@ -10,11 +10,11 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import imbalance
@@ -45,8 +45,44 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
+class ImageRows:
+    """Base of what a measurement stores, with a row for each test image. A subclass is a dataclass.
+
+    Class attributes:
+      TABLES: names of the fields that say which images these are, and what is true of them.
+      ROWS: names of the fields with a row for each image.
+    """
+
+    TABLES: ClassVar[tuple[str, ...]]
+    ROWS: ClassVar[tuple[str, ...]]
+
+    def by_id(self) -> Self:
+        """The same, in the order of the ids."""
+        order = np.argsort(np.asarray(self.ids), kind="stable")
+        return replace(self, **{name: np.asarray(getattr(self, name))[order] for name in self.ROWS})
+
+    def differing_table(self, other: Self) -> str:
+        """Name of the first of TABLES in which two differ; '' if none does.
+
+        Findings that are not known are equal to each other.
+        """
+        for name in self.TABLES:
+            one, two = np.asarray(getattr(self, name)), np.asarray(getattr(other, name))
+            if not np.array_equal(one, two, equal_nan=one.dtype.kind == two.dtype.kind == "f"):
+                return name
+        return ""
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All fields, in the types in which they are stored."""
+        raise TypeError(f"{type(self).__name__} does not say how it is stored")
+
+
+def _texts(values: Sequence[str]) -> Shaped[np.ndarray, "n"]:
+    return np.array(list(values), np.str_)
+
+
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(ImageRows):
     """The probabilities that one measurement gave for each test (or validation) image, and the truth.
 
     Attributes:
@@ -55,6 +91,9 @@ class Predictions:
       ids, groups: name, and lesion or patient, of each image.
       class_names: [C], of the classes or findings.
     """
+
+    TABLES = ("ids", "class_names", "labels", "groups")
+    ROWS = ("labels", "probs", "ids", "groups")
 
     labels: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"]
     probs: Float[np.ndarray, "n c"]
@@ -72,43 +111,69 @@ class Predictions:
                 f"and {len(self.class_names)} class names for probs {rows, classes}"
             )
 
-    def by_id(self) -> "Predictions":
-        """The same, in the order of the ids."""
-        order = np.argsort(np.asarray(self.ids), kind="stable")
-        rows = {name: np.asarray(getattr(self, name))[order] for name in ("labels", "probs", "ids", "groups")}
-        return replace(self, **rows)
-
-    def differing_table(self, other: "Predictions") -> str:
-        """Name of the first of ids, class names, labels and groups in which two predictions differ; '' if none does.
-
-        Findings that are not known are equal to each other.
-        """
-        for name in ("ids", "class_names", "labels", "groups"):
-            one, two = np.asarray(getattr(self, name)), np.asarray(getattr(other, name))
-            if not np.array_equal(one, two, equal_nan=one.dtype.kind == two.dtype.kind == "f"):
-                return name
-        return ""
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {
+            "labels": np.asarray(self.labels, np.int32 if np.ndim(self.labels) == 1 else np.float32),
+            "probs": np.asarray(self.probs, np.float32),
+            **{name: _texts(getattr(self, name)) for name in ("ids", "groups", "class_names")},
+        }
 
 
-def save_predictions(directory: Path, predictions: Predictions, name: str = PREDICTIONS) -> str:
+@dataclass(frozen=True)
+class Overlaps(ImageRows):
+    """What the masks that one measurement predicted have in common with the true ones, for each test image.
+
+    `evaluate/masks.py` makes metrics of it.
+
+    Attributes:
+      common, predicted, true: int32 [N], pixels that are in both masks, in the predicted one, and in the true one.
+      hausdorff95: float32 [N], distance in pixels of the stored image; NaN where it is undefined.
+      ids, groups: name, and lesion or patient, of each image.
+    """
+
+    TABLES = ("ids", "true", "groups")
+    COUNTS = ("common", "predicted", "true")
+    ROWS = (*COUNTS, "hausdorff95", "ids", "groups")
+
+    common: Int[np.ndarray, "n"]
+    predicted: Int[np.ndarray, "n"]
+    true: Int[np.ndarray, "n"]
+    hausdorff95: Float[np.ndarray, "n"]
+    ids: Sequence[str]
+    groups: Sequence[str]
+
+    def __post_init__(self):
+        lengths = {name: len(getattr(self, name)) for name in self.ROWS}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the rows of the masks do not fit together: {lengths}")
+        if (np.asarray(self.common) > np.minimum(self.predicted, self.true)).any():
+            raise ValueError("more pixels are in both masks than in one of them")
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {
+            **{name: np.asarray(getattr(self, name), np.int32) for name in self.COUNTS},
+            "hausdorff95": np.asarray(self.hausdorff95, np.float32),
+            **{name: _texts(getattr(self, name)) for name in ("ids", "groups")},
+        }
+
+
+AnyPredictions = Predictions | Overlaps
+
+
+def save_predictions(directory: Path, predictions: AnyPredictions, name: str = PREDICTIONS) -> str:
     """Writes predictions.npz, or another file of them, whole or not at all, and returns its hex SHA-256.
 
     Only the first process writes; every one gets the hash.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        labels=np.asarray(predictions.labels, np.int32 if np.ndim(predictions.labels) == 1 else np.float32),
-        probs=np.asarray(predictions.probs, np.float32),
-        **{name: np.array(list(getattr(predictions, name)), np.str_) for name in ("ids", "groups", "class_names")},
-    )
+    np.savez_compressed(buffer, **predictions.to_arrays())
     if not jax.process_index():
         with files.write_whole(directory / name, buffer.getbuffer().nbytes) as beside:
             beside.write_bytes(buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def load_predictions(directory: Path, name: str = PREDICTIONS) -> Predictions:
+def load_predictions(directory: Path, name: str = PREDICTIONS) -> AnyPredictions:
     """Reads predictions.npz, or another file of them.
 
     Raises MissingFile if it is not there, UserError that names it if it is damaged.
@@ -116,7 +181,8 @@ def load_predictions(directory: Path, name: str = PREDICTIONS) -> Predictions:
     path = directory / name
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return Predictions(**{field.name: stored[field.name] for field in fields(Predictions)})
+            kind = Predictions if "probs" in stored else Overlaps
+            return kind(**{field.name: stored[field.name] for field in fields(kind)})
     except FileNotFoundError:
         raise MissingFile(f"there is no {path}: run again to make it") from None
     except Exception as error:

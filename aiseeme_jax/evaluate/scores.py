@@ -7,6 +7,8 @@ from typing import Any
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.evaluate.masks import MaskScoring
+from aiseeme_jax.evaluate.scoring import Scoring
 from aiseeme_jax.store import artifacts, records
 
 METRICS = "metrics.json"
@@ -26,7 +28,7 @@ def score_measurement(directory: Path, statistics: Mapping[str, int]) -> list[di
     path = directory / METRICS
     known = _read_cache(path)
     if {name: known.get(name) for name in wanted} != wanted:
-        rows = _summarise(results.load_predictions(directory), statistics)
+        rows = make_scoring(results.load_predictions(directory), **statistics).summarise()
         known = {**wanted, "metrics": [{name: _nan_to_none(value) for name, value in row.items()} for row in rows]}
         records.write_json(path, known)
     return [{name: math.nan if value is None else value for name, value in row.items()} for row in known["metrics"]]
@@ -51,7 +53,7 @@ def check_predictions(directory: Path) -> str:
     return _check_file(directory, results.PREDICTIONS, record["predictions_sha256"])
 
 
-def load_validation(directory: Path) -> results.Predictions | None:
+def load_validation(directory: Path) -> results.AnyPredictions | None:
     """The predictions for the validation images of a finished measurement; None if it was made before they were kept.
 
     Raises MissingFile or UserError if they are not there, or are not those that the record tells of.
@@ -72,13 +74,21 @@ def _check_file(directory: Path, name: str, wanted: str) -> str:
     return found
 
 
-def _summarise(predictions: results.Predictions, statistics: Mapping[str, int]) -> list[dict[str, Any]]:
-    return metrics.summarise(
+def make_scoring(predictions: results.AnyPredictions, *, samples: int, seed: int) -> Scoring:
+    """The metrics of predictions, of whatever kind.
+
+    Args:
+      samples, seed: of the resamples, as of `bootstrap_ci`.
+    """
+    if isinstance(predictions, results.Overlaps):
+        return MaskScoring(predictions, samples=samples, seed=seed)
+    return metrics.Scores(
         predictions.labels,
         predictions.probs,
         groups=predictions.groups,
+        samples=samples,
+        seed=seed,
         class_names=list(map(str, predictions.class_names)),
-        **statistics,
     )
 
 

@@ -1,7 +1,7 @@
 """The supervised task: like the pretext tasks, so that the same loop trains it."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +10,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from aiseeme_jax import augment
+from aiseeme_jax.evaluate.best_weights import BestKeeper, replace_value
 from aiseeme_jax.evaluate.imbalance import Counts, Method, Moment
 from aiseeme_jax.evaluate.labels import ClassLabels
 from aiseeme_jax.losses import accuracy, cross_entropies
 from aiseeme_jax.models import layers
 from aiseeme_jax.models.classifier import ClassifierNetwork
-from aiseeme_jax.task import Bank, Batch, Output, Task
+from aiseeme_jax.task import Bank, Batch, Output
 
 
-class Best(NamedTuple):
-    """The step with the best score on validation, and that score."""
-
-    step: int
-    score: float
-
-
-class FineTuning(Task):
+class FineTuning(BestKeeper):
     """A backbone with a head on its pooled features, trained on labels.
 
     It carries a copy of the best weights so far, and, if its method asks for it, what the classes lost in this epoch
@@ -44,6 +38,7 @@ class FineTuning(Task):
     """
 
     NAME = "finetune"
+    KEPT = ("backbone", "head")
     RECIPE: ClassVar[Mapping[str, Any]] = {
         "crop_scale": (0.5, 1.0),
         "flip_horizontal": 0.5,
@@ -79,10 +74,7 @@ class FineTuning(Task):
             self.epoch_losses = Bank(jnp.zeros(len(self.counts), jnp.float32))
             self.epoch_rows = Bank(jnp.zeros(len(self.counts), jnp.float32))
         self.difficulty = None if difficulty is None else Bank(jnp.asarray(difficulty, jnp.float32))
-        self.best_score = Bank(jnp.float32(-jnp.inf))
-        self.best_step = Bank(jnp.int32(0))
-        # A variable per array: one that held a tree would not survive the split into plain arrays.
-        self.best = nnx.List(Bank(value) for value in self._copy())
+        self.start_keeping()
 
     @property
     def trained_network(self) -> ClassifierNetwork:
@@ -105,39 +97,9 @@ class FineTuning(Task):
             return
         rows = np.asarray(self.epoch_rows.get_value())
         means = np.asarray(self.epoch_losses.get_value()) / np.maximum(rows, 1)
-        _replace(self.difficulty, np.where(rows > 0, means, np.asarray(self.difficulty.get_value())))
+        replace_value(self.difficulty, np.where(rows > 0, means, np.asarray(self.difficulty.get_value())))
         for sums in (self.epoch_losses, self.epoch_rows):
-            _replace(sums, np.zeros_like(rows))
-
-    def remember(self, score: float, step: int) -> None:
-        """Keeps a copy of the present weights and running statistics if `score` is above all scores before.
-
-        Args:
-          step: steps done.
-        """
-        if np.float32(score) > float(self.best_score.get_value()):
-            _replace(self.best_score, np.float32(score))
-            _replace(self.best_step, np.int32(step))
-            for kept, value in zip(self.best, self._copy(), strict=True):
-                kept.set_value(value)
-
-    def recall(self) -> Best | None:
-        """Puts the best weights back and says which they are; None, changing nothing, if there are none."""
-        score = float(self.best_score.get_value())
-        if not np.isfinite(score):
-            return None
-        for variable, kept in zip(self._variables(), self.best, strict=True):
-            variable.set_value(jnp.copy(kept.get_value()))
-        return Best(int(self.best_step.get_value()), score)
-
-    def _variables(self) -> list[nnx.Variable]:
-        """Parameters and running statistics of backbone and head, in a fixed order."""
-        state = nnx.state((self.backbone, self.head))
-        return jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-
-    def _copy(self) -> list[Array]:
-        # A copy: the train step donates its buffers, and a buffer can be donated once.
-        return [jnp.copy(variable.get_value()) for variable in self._variables()]
+            replace_value(sums, np.zeros_like(rows))
 
     def views(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Array]:
         return {**super().views(key, batch), "label": batch["label"]}
@@ -162,8 +124,3 @@ class FineTuning(Task):
         for sums, values in ((self.epoch_losses, rows), (self.epoch_rows, jnp.ones_like(rows))):
             added = jax.ops.segment_sum(values, labels, num_segments=len(self.counts))
             sums.set_value(sums.get_value() + added)
-
-
-def _replace(variable: nnx.Variable, value: np.ndarray | np.generic) -> None:
-    """Places the value where the old one was: a state that lies elsewhere would make the train step compile again."""
-    variable.set_value(jax.device_put(value, variable.get_value().sharding))

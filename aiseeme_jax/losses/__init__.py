@@ -31,6 +31,7 @@ from aiseeme_jax.losses.contrastive import (
 from aiseeme_jax.losses.imbalance import binary_focal, ldam_margins, log_priors, margin_cross_entropies
 from aiseeme_jax.losses.invariance import barlow_twins, cosines, negative_cosine, vicreg
 from aiseeme_jax.losses.reconstruction import masked_mse, mse, squared_errors
+from aiseeme_jax.losses.segmentation import masked_binary_cross_entropy, soft_dice
 from aiseeme_jax.losses.soft_targets import (
     dino,
     dino_losses,
@@ -66,12 +67,14 @@ __all__ = [
     "ldam_margins",
     "log_priors",
     "margin_cross_entropies",
+    "masked_binary_cross_entropy",
     "masked_mse",
     "mse",
     "negative_cosine",
     "nt_xent",
     "nt_xents",
     "sinkhorn",
+    "soft_dice",
     "squared_errors",
     "swapped_prediction",
     "swapped_predictions",

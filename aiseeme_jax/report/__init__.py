@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 # The metrics of the first table of the page, and those under its details.
-HEADLINE = ("balanced_accuracy", "auroc", "average_precision")
-FURTHER = ("macro_f1", "macro_specificity", "accuracy")
+HEADLINE = ("balanced_accuracy", "auroc", "average_precision", "jaccard", "dice", "threshold_jaccard", "hausdorff95")
+FURTHER = ("macro_f1", "macro_specificity", "accuracy", "hausdorff95_undefined")
 
 # Of pictures within a page; more of them lie beside it.
 MOST_BYTES = 10_000_000
@@ -83,6 +83,7 @@ def render(contents: Contents, folder: str = "") -> str:
     template = load_template("report.html.jinja")
     estimates = Estimates(contents)
     targets = contents.measured_targets()
+    kind_of = {target: estimates.scoring_of(target).kind for target in targets}
     several_shares = [target for target in targets if len(contents.fractions_of(target)) > 1]
     differences = tables.tabulate_differences(estimates)
     return template.render(
@@ -92,7 +93,7 @@ def render(contents: Contents, folder: str = "") -> str:
             *several.describe_differing_targets(contents),
         ],
         facts=summary.list_facts(estimates),
-        kinds=sorted({estimates.labels_of(target).KIND for target in targets}),
+        kinds=sorted(set(kind_of.values())),
         headline=tables.tabulate_metrics(estimates, HEADLINE),
         further=tables.tabulate_metrics(estimates, FURTHER),
         differences=differences,
@@ -100,9 +101,7 @@ def render(contents: Contents, folder: str = "") -> str:
         fractions=charts.draw_fractions(estimates),
         fraction_table=tables.tabulate_fractions(estimates),
         fraction_metrics=names.list_alternatives([estimates.describe_metric(target) for target in several_shares]),
-        per_class=[
-            (target, estimates.labels_of(target).KIND, tables.tabulate_classes(estimates, target)) for target in targets
-        ],
+        per_class=[(target, kind_of[target], tables.tabulate_classes(estimates, target)) for target in targets],
         confusions=tables.tabulate_confusions(estimates),
         chosen=tables.list_choices(estimates),
         fewest_groups=bootstrap.MIN_GROUPS,

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import bootstrap, metrics, results
-from aiseeme_jax.evaluate.labels import Labels, make_labels
+from aiseeme_jax.evaluate import bootstrap, results
 from aiseeme_jax.evaluate.over_seeds import format_number
+from aiseeme_jax.evaluate.scores import make_scoring
+from aiseeme_jax.evaluate.scoring import Scoring
 from aiseeme_jax.report import names
 from aiseeme_jax.report.contents import Contents, Run
 
@@ -68,38 +69,33 @@ class Estimates:
         self._rows: dict[tuple[str, str, float, str], list[results.Row]] = {}
         for row in contents.rows:
             self._rows.setdefault((row.arm, row.target, row.fraction, row.metric), []).append(row)
-        self._predictions: dict[Path, results.Predictions] = {}
-        self._scores: dict[Path, metrics.Scores] = {}
+        self._predictions: dict[Path, results.AnyPredictions] = {}
+        self._scores: dict[Path, Scoring] = {}
 
     # Targets
 
-    def read_predictions(self, target: str) -> results.Predictions:
+    def read_predictions(self, target: str) -> results.AnyPredictions:
         """Some predictions of a target that was measured; all are of the same test images."""
-        return self._read(next(run for run in self.contents.runs if run.target == target))
+        return self._read(self._find_run(target))
 
-    def labels_of(self, target: str) -> Labels:
-        """The truth of the test images of a target that was measured."""
-        predictions = self.read_predictions(target)
-        return make_labels(predictions.labels, len(predictions.class_names))
+    def scoring_of(self, target: str) -> Scoring:
+        """The metrics that exist for a target that was measured, those of one of its measurements."""
+        return self._score(self._find_run(target))
 
     def main_metric(self, target: str) -> str:
-        """The metric by which arms are compared on a target: of classes balanced accuracy, of findings macro AUROC."""
-        return metrics.main_metric(self.read_predictions(target).labels).name
+        """The metric by which arms are compared on a target: balanced accuracy, macro AUROC of findings, Jaccard."""
+        return self.scoring_of(target).metrics[0]
 
     def headline_names(self, target: str) -> tuple[str, ...]:
         """The metrics that stand for all of a target, its main one first."""
-        return metrics.headline_names(self.read_predictions(target).labels)
+        return self.scoring_of(target).headline_names
 
     def describe_metric(self, target: str, metric: str | None = None) -> str:
         """A metric of a target in words; by default its main one."""
-        return names.describe_metric(metric or self.main_metric(target), self.labels_of(target).KIND)
+        return names.describe_metric(metric or self.main_metric(target), self.scoring_of(target).kind)
 
-    def count_groups(self, target: str) -> dict[str, int]:
-        """How many lesions or patients the interval of each class or finding rests on."""
-        test = self.read_predictions(target)
-        members = bootstrap.number_groups(test.groups, len(test.labels))
-        counts = self.labels_of(target).groups_for_interval(members)
-        return dict(zip(map(str, test.class_names), counts.tolist(), strict=True))
+    def _find_run(self, target: str) -> Run:
+        return next(run for run in self.contents.runs if run.target == target)
 
     # Numbers
 
@@ -183,30 +179,25 @@ class Estimates:
         """By seed."""
         return {run.seed: run for run in self.contents.runs_of(arm, target, fraction)}
 
-    def _read(self, run: Run) -> results.Predictions:
+    def _read(self, run: Run) -> results.AnyPredictions:
         if run.directory not in self._predictions:
             self._predictions[run.directory] = results.load_predictions(run.directory).by_id()
         return self._predictions[run.directory]
 
     def _value(self, run: Run, metric: str) -> float:
-        test = self._read(run)
         try:
-            return metrics.METRICS[metric](test.labels, test.probs)
+            return self._score(run).value(metric)
         except ValueError as error:
             raise Incomparable(str(error)) from error
 
     def _draw(self, run: Run, metric: str) -> bootstrap.Draws:
         """A metric of a run on everything that its interval is made of."""
+        return self._score(run).of(metric)
+
+    def _score(self, run: Run) -> Scoring:
         if run.directory not in self._scores:
-            test = self._read(run)
-            self._scores[run.directory] = metrics.Scores(
-                test.labels,
-                test.probs,
-                groups=test.groups,
-                class_names=list(map(str, test.class_names)),
-                **self.contents.statistics,
-            )
-        return self._scores[run.directory].of(metric)
+            self._scores[run.directory] = make_scoring(self._read(run), **self.contents.statistics)
+        return self._scores[run.directory]
 
     def _interval(self, drawn: Sequence[bootstrap.Draws]) -> tuple[float, float]:
         return bootstrap.interval(drawn, self.contents.statistics["seed"])

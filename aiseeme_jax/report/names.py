@@ -12,10 +12,23 @@ METRICS = {
     "macro_specificity": "Specificity, at the highest probability",
     "accuracy": "Accuracy",
     "sensitivity": "Sensitivity, at the highest probability",
+    "jaccard": "Jaccard index",
+    "dice": "Dice coefficient",
+    "threshold_jaccard": "Threshold Jaccard index",
+    "hausdorff95": "95 % Hausdorff distance in pixels, lower is better",
+    "hausdorff95_undefined": "Share of images without a Hausdorff distance, lower is better",
 }
+# Names of people keep their capital letter within a sentence.
+PERSONS = ("Jaccard", "Dice")
 # What is called otherwise where each image has several findings.
 METRICS_OF_FINDINGS = {"auroc": "Macro AUROC", "average_precision": "Macro average precision"}
-PROTOCOLS = {"knn": "kNN", "linear": "Linear probe", "svm": "Linear SVM", "finetune": "Fine-tuning"}
+PROTOCOLS = {
+    "knn": "kNN",
+    "linear": "Linear probe",
+    "svm": "Linear SVM",
+    "finetune": "Fine-tuning",
+    "segment": "Segmentation",
+}
 # What the classes of a target are called.
 CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}
 
@@ -31,14 +44,14 @@ def describe_metric(metric: str, kind: str) -> str:
     """A metric over all classes or findings in words.
 
     Args:
-      kind: of the labels, as `Labels.KIND`.
+      kind: of the predictions, as `Scoring.kind`.
     """
     return METRICS_OF_FINDINGS[metric] if kind == FindingLabels.KIND else METRICS[metric]
 
 
 def within_sentence(name: str) -> str:
     """The words of a metric as they are written within a sentence: 'balanced accuracy', 'macro AUROC', 'AUROC'."""
-    return name if name[:2].isupper() else name[0].lower() + name[1:]
+    return name if name[:2].isupper() or name.startswith(PERSONS) else name[0].lower() + name[1:]
 
 
 def list_alternatives(names: Sequence[str]) -> str:

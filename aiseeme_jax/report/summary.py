@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from aiseeme_jax.curriculum.arms import CURRICULUM
+from aiseeme_jax.evaluate.masks import MaskScoring
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.estimates import Cell, Estimates
 from aiseeme_jax.report.names import CLASSES, describe_target, within_sentence
@@ -43,10 +44,13 @@ def list_facts(estimates: Estimates) -> list[str]:
     common = [fact for fact in next(iter(facts_of.values())) if all(fact in found for found in facts_of.values())]
     own = {name: [fact for fact in found if fact not in common] for name, found in facts_of.items()}
     facts = [*common, *(f"{name}: {', '.join(found)}" for name, found in own.items() if found)]
-    # One target of each data set says what its test images are.
-    target_of = {contents.data_of(target): target for target in reversed(contents.measured_targets())}
-    for data, target in reversed(target_of.items()):
-        name = "" if list(target_of) == [contents.data] else f"{data}: "
+    # One target of each data set says what its test images are; those with masks may be others than those with labels.
+    target_of = {
+        (contents.data_of(target), estimates.scoring_of(target).kind == MaskScoring.kind): target
+        for target in reversed(contents.measured_targets())
+    }
+    for (data, _), target in reversed(target_of.items()):
+        name = "" if {data for data, _ in target_of} == {contents.data} else f"{data}: "
         facts += [name + fact for fact in _describe_test_images(estimates, target)]
     return facts
 
@@ -79,9 +83,12 @@ def _list_pretraining_sets(contents: Contents) -> list[str]:
 
 
 def _describe_test_images(estimates: Estimates, target: str) -> list[str]:
-    test, labels = estimates.read_predictions(target), estimates.labels_of(target)
-    classes = CLASSES[labels.KIND]
-    facts = [f"{len(labels):,} test images{_describe_groups(test.groups)}, {labels.count} {classes}"]
+    test, scoring = estimates.read_predictions(target), estimates.scoring_of(target)
+    counted = f"{len(scoring):,} test images{_describe_groups(test.groups)}"
+    if scoring.kind == MaskScoring.kind:
+        return [f"{counted}, with masks"]
+    labels, classes = scoring.labels, CLASSES[scoring.kind]
+    facts = [f"{counted}, {labels.count} {classes}"]
     if len(labels.measured) < labels.count:
         occur = "occur in the test images" if classes == "classes" else "are present in some test images, not in others"
         facts.append(f"{len(labels.measured)} of {labels.count} {classes} {occur}: means are over these")

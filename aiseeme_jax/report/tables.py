@@ -10,6 +10,7 @@ from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.labels import ClassLabels
 from aiseeme_jax.evaluate.over_seeds import format_number
+from aiseeme_jax.evaluate.scoring import LOWER_IS_BETTER
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.estimates import Cell, Estimates, Incomparable
 from aiseeme_jax.report.names import METRICS, describe_target, within_sentence
@@ -40,12 +41,12 @@ class Table:
 def tabulate_metrics(estimates: Estimates, names: Sequence[str]) -> list[Table]:
     """Arms by targets for each metric, on the largest share of the labels.
 
-    There is a table for each kind of labels, with those of the metrics that exist for it.
+    There is a table for each kind of predictions, with those of the metrics that exist for it.
     """
     contents = estimates.contents
     tables = []
     for targets in _group_by_kind(estimates, contents.measured_targets()):
-        known = estimates.labels_of(targets[0]).METRICS
+        known = estimates.scoring_of(targets[0]).metrics
         sections = [_compare_arms(estimates, targets, name) for name in names if name in known]
         tables.append(make_table(_head_targets(contents, targets), sections))
     return [table for table in tables if table]
@@ -74,8 +75,8 @@ def tabulate_classes(estimates: Estimates, target: str) -> Table | None:
     """
     contents = estimates.contents
     fraction = contents.largest_fraction_of(target)
-    groups = estimates.count_groups(target)
-    known = estimates.labels_of(target).PER_CLASS
+    scoring = estimates.scoring_of(target)
+    groups, known = scoring.count_groups(), scoring.per_class
     sections = []
     for metric in PER_CLASS:
         if metric in known:
@@ -90,7 +91,7 @@ def tabulate_classes(estimates: Estimates, target: str) -> Table | None:
 def tabulate_differences(estimates: Estimates) -> list[Table]:
     """The main metric of each arm minus that of `scratch` of the same run, paired on the same test images.
 
-    There is a table for each kind of labels.
+    There is a table for each kind of predictions.
     """
     contents = estimates.contents
     references = {contents.reference_of(arm) for arm in contents.arms}
@@ -113,7 +114,7 @@ def tabulate_confusions(estimates: Estimates) -> list[dict[str, Any]]:
     contents = estimates.contents
     found = []
     for target in reversed(contents.measured_targets()):
-        if estimates.labels_of(target).KIND == ClassLabels.KIND:
+        if estimates.scoring_of(target).kind == ClassLabels.KIND:
             matrices = [_make_confusion(contents, arm, target) for arm in contents.arms]
             found.append({"target": target, "matrices": [matrix for matrix in matrices if matrix]})
     return found
@@ -199,22 +200,23 @@ def title_with_metric(estimates: Estimates, target: str) -> str:
 
 
 def _group_by_kind(estimates: Estimates, targets: Sequence[str]) -> list[list[str]]:
-    """Targets of one kind of labels together: they have the same metrics."""
+    """Targets of one kind of predictions together: they have the same metrics."""
     groups: dict[str, list[str]] = {}
     for target in targets:
-        groups.setdefault(estimates.labels_of(target).KIND, []).append(target)
+        groups.setdefault(estimates.scoring_of(target).kind, []).append(target)
     return list(groups.values())
 
 
 def _compare_arms(estimates: Estimates, targets: Sequence[str], metric: str) -> Section:
-    """One metric of all arms on targets of one kind of labels."""
+    """One metric of all arms on targets of one kind of predictions."""
     fractions = [estimates.contents.largest_fraction_of(target) for target in targets]
     places = list(zip(targets, fractions, strict=True))
     rows = [
         (arm, [estimates.estimate(arm, target, fraction, metric) for target, fraction in places])
         for arm in estimates.contents.arms
     ]
-    return make_section(estimates.describe_metric(targets[0], metric), rows)
+    lower = metric in LOWER_IS_BETTER
+    return make_section(estimates.describe_metric(targets[0], metric), rows, lower_is_better=lower)
 
 
 def _subtract_scratch(estimates: Estimates, arm: str, target: str) -> Cell | None:
@@ -257,7 +259,7 @@ def _describe_place(value: float, tried: Sequence[float]) -> str:
     return "the smallest tried" if value == min(tried) else ""
 
 
-def make_section(title: str, rows: list[Row], signed: bool = False) -> Section:
+def make_section(title: str, rows: list[Row], signed: bool = False, *, lower_is_better: bool = False) -> Section:
     """Puts the cells on one scale and marks the best of each column. Rows without any cell are left out."""
     rows = [(arm, cells) for arm, cells in rows if any(cells)]
     cells = [cell for _, row in rows for cell in row if cell]
@@ -268,7 +270,8 @@ def make_section(title: str, rows: list[Row], signed: bool = False) -> Section:
         ends.append(0.0)
     floor, span = min(ends), max(max(ends) - min(ends), 1e-6)
     columns = zip(*(row for _, row in rows), strict=True)
-    tops = [max((cell.value for cell in column if cell), default=None) for column in columns]
+    find_best = min if lower_is_better else max
+    tops = [find_best((cell.value for cell in column if cell), default=None) for column in columns]
 
     def place(x: float) -> float:
         return round(100 * (x - floor) / span, 1) if np.isfinite(x) else 0.0

@@ -9,9 +9,9 @@ import numpy as np
 
 from aiseeme_jax.curriculum.pieces import Plan, PlannedArm
 from aiseeme_jax.curriculum.tuning import sum_search_cost
-from aiseeme_jax.evaluate import metrics, results
+from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.bootstrap import Draws
-from aiseeme_jax.evaluate.scores import check_predictions
+from aiseeme_jax.evaluate.scores import check_predictions, make_scoring
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.study.variants import Study, StudyRun
 
@@ -22,7 +22,7 @@ class Scored:
 
     Attributes:
       draws: by the name of the metric; those that are undefined on the test images are left out.
-      kind: of the labels, as `Labels.KIND`.
+      kind: of the predictions, as `Scoring.kind`.
       images: tells the test images, with their labels and groups, from others.
     """
 
@@ -130,18 +130,16 @@ class Reader:
         return Cost(images + searched_images, float(sum(seconds)) + searched_seconds)
 
 
-def score(predictions: results.Predictions, statistics: Mapping[str, int]) -> Scored:
+def score(predictions: results.AnyPredictions, statistics: Mapping[str, int]) -> Scored:
     """Scores predictions, in whatever order they were stored."""
     test = predictions.by_id()
-    scores = metrics.Scores(
-        test.labels, test.probs, groups=test.groups, class_names=list(map(str, test.class_names)), **statistics
-    )
-    draws = {name: scores.of(name) for name in metrics.headline_names(test.labels)}
+    scoring = make_scoring(test, **statistics)
+    draws = {name: scoring.of(name) for name in scoring.headline_names}
     digest = hashlib.sha256()
-    for name in ("ids", "groups", "class_names", "labels"):
+    for name in test.TABLES:
         table = np.asarray(getattr(test, name))
         # Findings that are not known are NaN, of which there are many bit patterns.
         table = np.nan_to_num(table, nan=-1.0) if table.dtype.kind == "f" else table
         digest.update(str(table.tolist()).encode())
     defined = {name: drawn for name, drawn in draws.items() if np.isfinite(drawn.value)}
-    return Scored(defined, scores.labels.KIND, digest.hexdigest())
+    return Scored(defined, scoring.kind, digest.hexdigest())

@@ -313,3 +313,49 @@ class TestHounsfieldUnits:
             augment.central_view(photographs, self.PLANES)
         with pytest.raises(ValueError, match=r"views.window must be \(low, high\) in HU"):
             with_fields(PLAIN, window=(400.0, -1000.0))
+
+
+class TestMasks:
+    """What moves pixels of an image moves those of its mask."""
+
+    FIELDS = {"size": 24, "crop_scale": (0.3, 1.0), "flip_horizontal": 0.5, "flip_vertical": 0.5}
+    PLAIN = {"jitter_probability": 0.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+    @pytest.fixture(scope="class")
+    def blocks(self):
+        """Masks of large blocks, in images that are no squares, which are white where the mask is."""
+        masks = np.random.default_rng(0).random((12, 4, 5, 1)) < 0.5
+        masks = masks.repeat(12, axis=1).repeat(12, axis=2).astype(np.uint8)
+        return 255 * masks.repeat(3, axis=-1), masks
+
+    @pytest.mark.parametrize("turned", [{}, {"right_angles": True}, {"rotation": 30.0}])
+    def test_follow_their_images(self, blocks, turned):
+        images, masks = blocks
+        views = augment.Views(**self.FIELDS, **self.PLAIN, **turned)
+        view, mask = augment.random_view_with_mask(jax.random.key(1), images, masks, views)
+        assert mask.dtype == jnp.uint8 and set(np.unique(mask)) == {0, 1} and mask.shape == (12, 24, 24, 1)
+        # Off the borders of the blocks, where bilinear values lie in between.
+        sure = jnp.abs(view[..., :1] - 0.5) > 0.45
+        assert sure.mean() > 0.5 and bool(((view[..., :1] > 0.5) == mask)[sure].all())
+        assert len({bytes(np.asarray(one)) for one in mask}) == 12
+
+    def test_keep_their_values_where_colours_change(self, blocks):
+        images, masks = blocks
+        loud = {"jitter_probability": 1.0, "brightness": 0.8, "solarise_probability": 1.0, "grey_probability": 1.0}
+        coloured, quiet = (augment.Views(**self.FIELDS, **fields) for fields in (loud, self.PLAIN))
+        marked = np.where(masks == 1, 255, 0).astype(np.uint8)
+        key = jax.random.key(2)
+        found = [augment.random_view_with_mask(key, images, marked, views) for views in (coloured, quiet)]
+        np.testing.assert_array_equal(found[0][1], found[1][1])
+        assert set(np.unique(found[0][1])) == {0, 255} and not np.allclose(found[0][0], found[1][0])
+
+    def test_leave_the_view_as_it_would_be_without_them(self, blocks):
+        images, masks = blocks
+        views = augment.Views(size=16, rotation=20.0, jitter_probability=1.0, brightness=0.4)
+        view, _ = augment.random_view_with_mask(jax.random.key(3), images, masks, views)
+        np.testing.assert_allclose(view, augment.random_view(jax.random.key(3), images, views), atol=1e-6)
+
+    def test_of_another_size_than_the_images_are_refused(self, blocks):
+        images, masks = blocks
+        with pytest.raises(ValueError, match=r"masks must be \[B, H, W, 1\] beside images"):
+            augment.random_view_with_mask(jax.random.key(0), images, masks[:, 1:], augment.Views(size=8))

@@ -6,6 +6,7 @@ from sklearn import metrics as sk
 
 from aiseeme_jax.evaluate import metrics, results, weighted
 from aiseeme_jax.evaluate.labels import ClassLabels, FindingLabels, check_labels_and_probs
+from aiseeme_jax.evaluate.scores import make_scoring
 
 
 def random_case(rows=300, classes=5, seed=0, levels=None):
@@ -275,13 +276,14 @@ def test_headline_metrics_are_two_for_each_kind_of_labels(case, names):
     rows, classes = probs.shape
     ids = [f"i{i}" for i in range(rows)]
     predictions = results.Predictions(labels, probs, ids, ids, [f"c{c}" for c in range(classes)])
-    assert metrics.headline_names(labels) == names
-    assert metrics.headline(predictions) == {name: metrics.METRICS[name](labels, probs) for name in names}
+    scoring = make_scoring(predictions, samples=1, seed=0)
+    assert scoring.headline_names == names
+    assert scoring.headline() == {name: metrics.METRICS[name](labels, probs) for name in names}
 
 
 def test_headline_leaves_out_what_is_undefined():
     predictions = results.Predictions(np.zeros(4, np.int32), np.eye(4)[:, :2], "abcd", "abcd", ["MEL", "NV"])
-    assert metrics.headline(predictions) == {"balanced_accuracy": 0.25}
+    assert make_scoring(predictions, samples=1, seed=0).headline() == {"balanced_accuracy": 0.25}
 
 
 def test_the_names_of_each_kind_of_labels_are_those_of_the_table():

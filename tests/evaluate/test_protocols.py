@@ -160,6 +160,7 @@ def test_a_frozen_protocol_is_asked_once_on_all_labels():
         "linear": (3,),
         "svm": (3,),
         "finetune": (3, 4),
+        "segment": (3, 4),
     }
     assert protocols.seeds_for(asked["knn"], 0.1) == (3, 4)
     assert protocols.seeds_for(target("svm", seeds=(3, 4), shots=2), 1.0) == (3, 4)
@@ -235,6 +236,9 @@ class TestCheckTarget:
             ("svm", {"shots": -1}, "shots is -1; it must be a whole number of labels of each class, or 0 for all"),
             ("knn", {"shots": 4, "fractions": (0.5,)}, r"shots is 4 and fractions are \(0.5,\); leave fractions at"),
             ("finetune", {"trained": "head"}, "trained is 'head'; known are all, norms"),
+            ("segment", {"trained": "norms"}, "trained is 'norms'; known are all, decoder"),
+            ("segment", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+            ("segment", {"shots": 4}, "shots is 4; it counts labels of each class, and segment learns from masks"),
             ("finetune", {"layer_decay": 0.0}, r"layer_decay is 0.0; it must lie in \(0, 1\]"),
             (
                 "finetune",
@@ -255,7 +259,7 @@ class TestCheckTarget:
     def test_an_unknown_protocol(self):
         unknown = target("knn")
         unknown.protocol = "forest"
-        with pytest.raises(UserError, match="unknown protocol 'forest': known are knn, linear, svm, finetune"):
+        with pytest.raises(UserError, match="unknown protocol 'forest': known are knn, linear, svm, finetune, segment"):
             protocols.check_target(unknown, tiny.split(IMAGES))
 
 

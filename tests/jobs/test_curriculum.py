@@ -21,6 +21,7 @@ import aiseeme_jax
 from aiseeme_jax import data, pretext, weights
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.errors import DiskError, MissingFile, UserError
+from aiseeme_jax.evaluate import masks as evaluate_masks
 from aiseeme_jax.evaluate import metrics, protocols, results
 from aiseeme_jax.jobs import curriculum, store_command, working
 from aiseeme_jax.report.contents import read_contents
@@ -567,6 +568,31 @@ def test_all_protocols_and_all_tasks_in_one_run(tmp_path):
     predictions = results.load_predictions(folder)
     np.testing.assert_allclose(classifier.predict(test.images(), calibrated=False), predictions.probs, atol=1e-5)
     assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_masks_are_measured_on_the_images_that_have_some(tmp_path, monkeypatch):
+    """Half of the images have a mask, and none has a label."""
+
+    def open_split(name, split, data_dir):
+        opened = tiny.split(24, seed={"train": 0, "validation": 1, "test": 2}[split])
+        known = (np.arange(24) // 2 % 2 == 0)[:, None, None, None]
+        masks = np.where(known, opened.images()[..., :1] > 100, data.UNKNOWN).astype(np.uint8)
+        labels = np.full(24, -1, np.int32)
+        return dataclasses.replace(opened, labels=labels, class_names=(), segmentation=masks)
+
+    monkeypatch.setattr(data, "open_split", open_split)
+    segmenting = base.target("segment", size=tiny.SIZE, batch_size=8, duration=base.duration(steps=4))
+    made = config((stage("rotation", 2),), targets=(segmenting,), baselines=())
+    curriculum.run(made, tmp_path)
+    folder = measurement_folders(tmp_path)["segment", 1.0, 0]
+    record, found = artifacts.read_record(folder), results.load_predictions(folder)
+    assert isinstance(found, results.Overlaps) and len(found.ids) == 12 and record["images"] == 12
+    assert record["predictions_sha256"] == results.hash_predictions(folder) and record["steps"] == 4
+    rows = {row.metric: row.value for row in results.read_rows(tmp_path)}
+    assert rows["dice"] == pytest.approx(evaluate_masks.dice(found).mean(), rel=1e-5)
+    assert {"jaccard", "threshold_jaccard", "hausdorff95_undefined"} < rows.keys()
+    assert "with masks" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from report_runs import (
     Page,
     begin_run,
     make_findings,
+    make_overlaps,
     make_predictions,
     make_stages,
     make_target,
@@ -30,10 +31,12 @@ from report_runs import (
 )
 
 from aiseeme_jax import report
-from aiseeme_jax.evaluate import metrics
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import masks, metrics
 from aiseeme_jax.report import charts, summary, tables
 from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.report.estimates import Estimates
+from aiseeme_jax.report.measures.arms import collect_arms
 
 
 def read_facts(workdir):
@@ -319,3 +322,57 @@ def test_warnings_of_the_data_sets_are_told_once(tmp_path, page):
     text = report.render(read_contents(tmp_path))
     assert text.count("own/64: images in several of the given splits: 1, such as &lt;a&gt; (train) and b (test)") == 1
     assert "Warnings of the data sets" in text and "Warnings of the data sets" not in page
+
+
+class TestMasks:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        """Curriculum and scratch by a linear probe, and by segmentation with two seeds."""
+        workdir = tmp_path_factory.mktemp("masks")
+        targets = [make_target("linear"), make_target("segment", (1.0,), (0, 1))]
+        begin_run(workdir, {**TWO_ARMS, "targets": targets})
+        for arm in ARMS[:2]:
+            write_measurement(workdir, (arm, "linear", 1.0, 0), make_predictions(arm, "linear", 1.0, 0))
+            for seed in (0, 1):
+                chosen = {"best_step": 20, "steps": 30, "validation_score": 0.7}
+                write_measurement(workdir, (arm, "segment", 1.0, seed), make_overlaps(arm, seed), **chosen)
+        return workdir
+
+    def test_are_rows_of_results(self, folder):
+        rows = [row for row in read_contents(folder).rows if row.target == "segment"]
+        names = ["jaccard", "dice", "threshold_jaccard", "hausdorff95", "hausdorff95_undefined"]
+        assert [row.metric for row in rows[:5]] == names and len(rows) == 20
+        found = make_overlaps("scratch", 1)
+        row = next(row for row in rows if (row.arm, row.seed, row.metric) == ("scratch", 1, "dice"))
+        assert row.value == pytest.approx(masks.dice(found).mean()) and row.low < row.value < row.high
+
+    def test_the_page_has_a_table_of_them_and_a_sentence(self, folder):
+        text = words(report.write_report(folder).read_text())
+        estimates = Estimates(read_contents(folder))
+        best = estimates.estimate("curriculum", "segment", 1.0, "jaccard")
+        assert f"Segmentation: best is curriculum with a Jaccard index of {best.text}" in text
+        difference = estimates.estimate_difference("curriculum", "scratch", "segment")
+        assert difference.value > 0 and f"the curriculum minus scratch is {difference.text}" in text
+        assert "Threshold Jaccard index" in text and "95 % Hausdorff distance" in text
+        assert "60 test images of 30 lesions or patients, with masks" in text
+        assert "step 20 of 30" in text and "80 test images of 40 lesions or patients, 3 classes" in text
+
+    def test_of_a_distance_the_smallest_is_the_best(self, folder):
+        estimates = Estimates(read_contents(folder))
+        table = tables.tabulate_metrics(estimates, ("jaccard", "hausdorff95"))[0]
+        for section, larger in zip(table.sections, (True, False), strict=True):
+            cells = {arm: cell for arm, (cell,) in section.rows}
+            assert (cells["curriculum"].value > cells["scratch"].value) == larger
+            assert cells["curriculum"].best and not cells["scratch"].best
+        assert tables.tabulate_classes(estimates, "segment") is None
+        assert [found["target"] for found in tables.tabulate_confusions(estimates)] == ["linear"]
+
+    def test_a_run_of_masks_alone_says_nothing_of_balanced_accuracy(self, tmp_path):
+        begin_run(tmp_path, {**TWO_ARMS, "targets": [make_target("segment")]})
+        for arm in ARMS[:2]:
+            write_measurement(tmp_path, (arm, "segment", 1.0, 0), make_overlaps(arm))
+        text = words(report.write_report(tmp_path).read_text())
+        assert "Jaccard index" in text and "alanced accuracy" not in text and "AUROC" not in text
+        assert read_facts(tmp_path)[2:] == ["60 test images of 30 lesions or patients, with masks"]
+        with pytest.raises(UserError, match="nothing has been measured yet that gives probabilities"):
+            collect_arms(read_contents(tmp_path), ["*"], (), None)

@@ -23,6 +23,7 @@ from aiseeme_jax.evaluate.bootstrap import (
 )
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.labels import Labels, check_labels_and_probs, make_labels
+from aiseeme_jax.evaluate.masks import MaskScoring
 from aiseeme_jax.evaluate.scores import check_predictions, load_validation
 from aiseeme_jax.evidence.multiple import resampled_p_value
 from aiseeme_jax.evidence.reliability import Recalibration, recalibrate
@@ -202,13 +203,15 @@ def collect_arms(
     """
     grouped = _group_pretrainings(contents)
     named = _match(list(grouped), arms)
-    measured = contents.measured_targets()
+    estimates = Estimates(contents)
+    # Masks have no probabilities of classes.
+    measured = [name for name in contents.measured_targets() if estimates.scoring_of(name).kind != MaskScoring.kind]
     if not measured:
-        raise UserError("nothing has been measured yet")
+        raise UserError("nothing has been measured yet that gives probabilities")
     unknown = [target for target in targets if target not in measured]
     if unknown:
         raise UserError(f"no target '{unknown[0]}' was measured: there are {', '.join(measured)}")
-    estimates, found = Estimates(contents), []
+    found = []
     for target in targets or measured:
         shares = contents.fractions_of(target)
         chosen = shares[-1:] if fraction is None else [share for share in shares if f"{share:g}" == f"{fraction:g}"]

@@ -194,7 +194,7 @@ def list_metrics(arm: MeasuredArm, least: float, classes: Sequence[str]) -> Iter
     labels = arm.labels
     everything = np.ones(len(labels), bool)
     strata = labels.values if labels.KIND == ClassLabels.KIND else labels.present.any(axis=1).astype(np.int64)
-    for name in metrics.headline_names(arm.tests[0].labels):
+    for name in labels.METRICS[:2]:
         measures = [
             functools.partial(subgroup_measures.measure_all, metrics.METRICS[name], labels, probs)
             for probs in arm.probs

@@ -1,0 +1,173 @@
+"""Segmentation as a protocol: a decoder on the backbone is trained on masks, and its masks are scored.
+
+How the masks of the test images are scored stands in `evaluate/masks.py`. The network is not kept.
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Int, Shaped
+from ml_collections import ConfigDict
+
+from aiseeme_jax import augment, data, seeds
+from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate import finetune, masks, results
+from aiseeme_jax.evaluate.features import fetch_rows, on_every_device
+from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
+from aiseeme_jax.evaluate.segmentation import TRAINED, Segmentation, resize_logits
+from aiseeme_jax.models.segmentation import SegmentationNetwork
+from aiseeme_jax.training import checks, loop
+
+Images = Shaped[Array, "b h w c"]
+Stored = Shaped[Array, "b h w 1"]
+
+
+def measure(measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime) -> Measured:
+    """Trains a decoder on a copy of the backbone, and scores its masks of the test images with the weights of the best
+    epoch, in the size in which the images are stored.
+    """
+    train = subject.splits["train"]
+    split = train.subset(draw_rows(train, measurement.fraction, measurement.seed))
+    result = _train(measurement, subject, split, directory, runtime)
+    best = result.task.recall()
+    found, validation = (
+        score_masks(result.task.network, subject.splits[name], measurement.views, runtime.evaluation_batch)
+        for name in ("test", "validation")
+    )
+    chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}
+    undefined = int(np.isnan(found.hausdorff95).sum())
+    record = {**chosen, "images": len(split), "hausdorff95_undefined": undefined, **result.record}
+    return Measured(found, validation, record)
+
+
+def draw_rows(train: data.Split, fraction: float, seed: int) -> Int[np.ndarray, "k"]:
+    """Rows of a share of the images with masks: nested for one seed, of whole groups; labels do not count."""
+    return data.draw_share(train.groups, fraction, seed)
+
+
+def score_masks(
+    network: SegmentationNetwork, split: data.Split, views: augment.Views, batch_size: int
+) -> results.Overlaps:
+    """How well the predicted masks of a split fit the true ones; changes nothing."""
+    counts = count_pixels(network, split, views, batch_size)
+    pairs = predict_masks(network, split, views, batch_size)
+    distances = np.array([masks.measure_hausdorff95(predicted, true) for predicted, true in pairs], np.float32)
+    return results.Overlaps(*counts.T, distances, split.ids, split.groups)
+
+
+def predict_masks(
+    network: SegmentationNetwork, split: data.Split, views: augment.Views, batch_size: int
+) -> Iterator[tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]]:
+    """The predicted and the true mask of each image, in the order of the split; what is not known is in neither."""
+    left = len(split)
+    for batch in data.evaluation_batches(split, batch_size, segmentation=True):
+        found = np.asarray(_masks(network, batch["image"], batch["segmentation"], views))[:left]
+        left -= len(found)
+        yield from found
+
+
+def count_pixels(
+    network: SegmentationNetwork, split: data.Split, views: augment.Views, batch_size: int
+) -> Int[np.ndarray, "n 3"]:
+    """Of each image the pixels that are in both masks, in the predicted one, and in the true one."""
+    batches = data.evaluation_batches(split, batch_size, segmentation=True)
+    return fetch_rows((_counts(network, b["image"], b["segmentation"], views) for b in batches), len(split))
+
+
+def mean_jaccard(network: SegmentationNetwork, split: data.Split, views: augment.Views, batch_size: int) -> float:
+    """The mean Jaccard index of the images of a split."""
+    common, predicted, true = count_pixels(network, split, views, batch_size).T
+    unmeasured = np.zeros(len(split), np.float32)
+    return float(masks.jaccard(results.Overlaps(common, predicted, true, unmeasured, split.ids, split.groups)).mean())
+
+
+@functools.partial(nnx.jit, static_argnames="views")
+def _masks(
+    network: SegmentationNetwork,
+    images: Images,
+    stored: Stored,
+    views: augment.Views,
+) -> Bool[Array, "b 2 h w"]:
+    """The predicted and the true mask of each image, without the pixels that are not known."""
+    return on_every_device(_pair(network, images, stored, views))
+
+
+@functools.partial(nnx.jit, static_argnames="views")
+def _counts(
+    network: SegmentationNetwork,
+    images: Images,
+    stored: Stored,
+    views: augment.Views,
+) -> Int[Array, "b 3"]:
+    predicted, true = jnp.moveaxis(_pair(network, images, stored, views), 1, 0)
+    regions = jnp.stack([predicted & true, predicted, true], axis=1)
+    return on_every_device(jnp.sum(regions, axis=(2, 3), dtype=jnp.int32))
+
+
+def _pair(
+    network: SegmentationNetwork,
+    images: Images,
+    stored: Stored,
+    views: augment.Views,
+) -> Bool[Array, "b 2 h w"]:
+    logits, _ = network(augment.central_view(images, views), train=False)
+    mask = stored[..., 0]
+    known = mask != data.UNKNOWN
+    return jnp.stack([(resize_logits(logits, *mask.shape[1:]) > 0) & known, mask == 1], axis=1)
+
+
+def make_task(measurement: Measurement, subject: Subject) -> Segmentation:
+    """The task of a measurement: a copy of the backbone with a fresh decoder."""
+    return Segmentation(
+        nnx.clone(subject.backbone),
+        measurement.views,
+        trained=measurement.target.trained,
+        rngs=nnx.Rngs(seeds.derive(measurement.seed, "heads")),
+    )
+
+
+def _train(
+    measurement: Measurement, subject: Subject, split: data.Split, directory: Path, runtime: Runtime
+) -> loop.Result:
+    """Trains on a share of the masks, and remembers the weights of the best epoch."""
+    validation, target = subject.splits["validation"], measurement.target
+    lengths = finetune.lengths_for(target, len(subject.splits["train"]))
+    recipe = finetune.make_recipe(target, lengths, len(split), measurement.seed, runtime.patience)
+
+    def remember_best(task: Segmentation, step: int) -> None:
+        task.remember(mean_jaccard(task.network, validation, task.spec, runtime.evaluation_batch), step)
+
+    return loop.fit(
+        make_task(measurement, subject),
+        data.Batches(split, batch_size=recipe.fields.batch_size, seed=measurement.seed, segmentation=True),
+        recipe,
+        loop.Folder(
+            directory,
+            f"{subject.name}: {measurement}",
+            runtime.log_every,
+            runtime.checkpoint_every,
+            {"data": split.fingerprint()},
+        ),
+        callbacks=loop.Callbacks(after_epoch=remember_best),
+    )
+
+
+def check(target: ConfigDict, train: data.Split) -> None:
+    """Raises UserError for a batch size, length, optimizer or schedule that cannot be, for volumes, and for another
+    part to train than there is.
+    """
+    if target.trained not in TRAINED:
+        raise UserError(f"trained is '{target.trained}'; known are {', '.join(TRAINED)}")
+    if augment.views_of(target.views).dimensions != 2:
+        raise UserError("segment measures backbones of images alone; views.dimensions is 3")
+    for fraction in target.fractions:
+        finetune.batch_size_for(target.batch_size, round(len(train) * fraction))
+    size = finetune.batch_size_for(target.batch_size, len(train))
+    checks.check_training(ConfigDict({**target.to_dict(), "batch_size": size}), len(train))
+
+
+SEGMENT = Protocol("segment", trains=True, check=check, measure=measure, needs=data.MASKS)

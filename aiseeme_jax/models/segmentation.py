@@ -1,0 +1,30 @@
+"""A network that segments: a backbone and a decoder on its maps."""
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from aiseeme_jax.models.decoder import Decoder
+
+
+class SegmentationNetwork(nnx.Module):
+    """A logit for each pixel: above 0 the pixel is inside.
+
+    Args:
+      backbone: gives maps and pooled features.
+      decoder: of one channel, as large as the images.
+    """
+
+    def __init__(self, backbone: nnx.Module, decoder: Decoder):
+        self.backbone, self.decoder = backbone, decoder
+
+    def __call__(
+        self, images: Float[Array, "b s s c"], *, train: bool, train_backbone: bool = True
+    ) -> tuple[Float[Array, "b s s"], Float[Array, "b d"]]:
+        """Logits, and the pooled features, both float32.
+
+        Args:
+          train: whether norms use the statistics of the batch, and gather them.
+          train_backbone: whether those of the backbone do too.
+        """
+        endpoints = self.backbone(images, train=train and train_backbone)
+        return self.decoder(endpoints, train=train)[..., 0], endpoints["pooled"]
