@@ -13,6 +13,7 @@ from report_runs import (
     TASKS,
     begin_run,
     make_findings,
+    make_overlaps,
     make_predictions,
     make_stages,
     make_target,
@@ -212,6 +213,17 @@ def test_findings_have_a_card_too(tmp_path):
     assert find_row(text, "kNN, cxr/64", "ECE, class-wise")
     assert "Of cxr/64, too few lesions or patients carry an interval of their own for: Hernia (" in text
     assert "- Hardware: not recorded." in text
+
+
+def test_masks_have_a_card_too(tmp_path):
+    begin_run(tmp_path, {**CONFIG, "stages": make_stages("rotation"), "targets": [make_target("segment")]})
+    write_stage(tmp_path, "curriculum", 0, "rotation")
+    write_measurement(tmp_path, ("curriculum", "segment", 1.0, 0), make_overlaps("curriculum"))
+    text = page.write_card(tmp_path).read_text()
+    assert find_row(text, "Segmentation", "all labels", "Jaccard index")[5:8] == ["60", "30", "1"]
+    assert "Not measured: there are no probabilities of classes or findings." in text
+    (result,) = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"]
+    assert result["task"]["type"] == "image-segmentation"
 
 
 def test_named_curricula_share_one_card(tmp_path):

@@ -11,7 +11,7 @@ from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report.card.markdown import write_table
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.estimates import Cell, Estimates
-from aiseeme_jax.report.measures.arms import MeasuredArm, collect_arms
+from aiseeme_jax.report.measures.arms import MeasuredArm, collect_arms, list_classified
 from aiseeme_jax.report.measures.everything import FOLDER
 from aiseeme_jax.report.measures.groups import GapRow
 from aiseeme_jax.report.measures.tables import CLASS_WISE, TOP_LABEL, CalibrationRow, MetricRow, tabulate_calibration
@@ -90,6 +90,10 @@ def write_calibration(workdir: Path, contents: Contents, arm: str) -> Iterator[s
     seconds.
     """
     rows, left_out = [], []
+    if not any(contents.runs_of(arm, target) for target in list_classified(Estimates(contents))):
+        yield "Not measured: there are no probabilities of classes or findings."
+        yield ""
+        return
     stored = _read_rows(workdir / FOLDER / "calibration.csv", CalibrationRow)
     for measured in collect_arms(contents, [_as_pattern(arm)], [], None):
         found = [row for row in stored if _is_of(row, measured)]

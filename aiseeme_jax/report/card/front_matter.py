@@ -11,7 +11,7 @@ from aiseeme_jax.report.names import describe_target
 
 # Names of metrics on Hugging Face, where it has one.
 METRICS = {"auroc": "roc_auc"}
-TASK = "image-classification"
+TASK, TASK_OF_MASKS = "image-classification", "image-segmentation"
 
 
 def write_front_matter(contents: Contents, used: UsedData, scores: Mapping[str, Sequence[Score]]) -> Iterator[str]:
@@ -49,8 +49,9 @@ def _list_results(contents: Contents, used: UsedData, scores: Sequence[Score]) -
     for target, fraction in dict.fromkeys((one.target, one.fraction) for one in scores):
         data = used.test_sets.get(target) or contents.data_of(target)
         share = "" if fraction == 1 else f", {100 * fraction:g} % of the labels"
+        kind = TASK_OF_MASKS if target.startswith("segment") else TASK
         yield {
-            "task": {"type": TASK, "name": f"{describe_target(target)}{share}"},
+            "task": {"type": kind, "name": f"{describe_target(target)}{share}"},
             "dataset": {"name": data, "type": data.partition("/")[0], "split": "test"},
             "metrics": [
                 {

@@ -55,7 +55,7 @@ def _list_small_classes(estimates: Estimates, scores: Sequence[Score]) -> Iterat
     """Classes or findings of which the test split has too few lesions or patients, each list once."""
     small: dict[str, None] = {}
     for target in dict.fromkeys(one.target for one in scores):
-        counts = estimates.count_groups(target)
+        counts = estimates.scoring_of(target).count_groups()
         few = [f"{name} ({count})" for name, count in counts.items() if count < MIN_GROUPS]
         if few:
             where = estimates.contents.data_of(target)

@@ -174,7 +174,7 @@ def _write_loading(contents: Contents, arm: str) -> Iterator[str]:
     yield ""
     name = json.dumps(arm, ensure_ascii=False)
     yield f"backbone, info = aiseeme_jax.load_backbone(WORKDIR, arm={name})  # or the file backbone.safetensors"
-    yield 'features = backbone(images, train=False)["pooled"]  # normalised images [B, H, W, C]'
+    yield 'features = backbone(info["preprocessing"].preprocess(images), train=False)["pooled"]  # uint8, or 0 to 1'
     yield "```"
     yield ""
     sentences = [training.describe_normalisation(contents.stages_of[arm])]

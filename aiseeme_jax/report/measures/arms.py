@@ -204,8 +204,7 @@ def collect_arms(
     grouped = _group_pretrainings(contents)
     named = _match(list(grouped), arms)
     estimates = Estimates(contents)
-    # Masks have no probabilities of classes.
-    measured = [name for name in contents.measured_targets() if estimates.scoring_of(name).kind != MaskScoring.kind]
+    measured = list_classified(estimates)
     if not measured:
         raise UserError("nothing has been measured yet that gives probabilities")
     unknown = [target for target in targets if target not in measured]
@@ -225,6 +224,12 @@ def collect_arms(
         known = sorted({f"{share:g}" for target in measured for share in contents.fractions_of(target)})
         raise UserError(f"nothing was measured of that: the shares of the labels are {', '.join(known)}")
     return found
+
+
+def list_classified(estimates: Estimates) -> list[str]:
+    """The targets that were measured and give probabilities of classes or findings, unlike masks."""
+    targets = estimates.contents.measured_targets()
+    return [target for target in targets if estimates.scoring_of(target).kind != MaskScoring.kind]
 
 
 def _match(known: Sequence[str], patterns: Sequence[str]) -> list[str]:
