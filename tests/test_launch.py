@@ -127,7 +127,10 @@ BAD = {
     "unknown distillation": ("--config.stages[1].distill.kind=l1", "distill.kind is 'l1'; known: none, kl, mse"),
     "unknown backbone": ("--config.model.name=vgg", "unknown backbone 'vgg': known are resnet18, resnet34, resnet50"),
     "unknown task": ("--config.stages[0].task=puzzle", "unknown pretext task 'puzzle': known are"),
-    "unknown protocol": ("--config.targets[0].protocol=svm", "unknown protocol 'svm': known are knn, linear, finetune"),
+    "unknown protocol": (
+        "--config.targets[0].protocol=forest",
+        "unknown protocol 'forest': known are knn, linear, svm, fine",
+    ),
     "unknown baseline": ("--config.baselines=('random',)", "unknown baseline 'random': known are scratch"),
     "imagenet without weights": (
         "--config.baselines=('imagenet',)",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Folder in the workdir that is claimed by the worker that writes.
 TELLING = ".telling"
 WAIT_SECONDS = 0.2
+# To open a storage.
+TRIES, TRY_SECONDS = 3, 1.0
 # What identifies a trial among those of a study.
 ORDER, SHARE = "order", "share"
 
@@ -42,8 +44,8 @@ class Storage:
 
     def __init__(self, where: str, workdir: Path, name: str, pool: Sequence[str]):
         self.where, self.workdir, self.pool = where, workdir, tuple(pool)
-        with _explain(where):
-            self.study = _open_study(where, workdir, name)
+        with _claim_alone(workdir / TELLING), _explain(where):
+            self.study = _open_patiently(where, workdir, name)
 
     def tell(self, nodes: Sequence[Node]) -> None:
         """Adds the trials that are not there yet. A worker waits while another one does so.
@@ -76,6 +78,15 @@ class Storage:
             distributions={name: optuna.distributions.CategoricalDistribution(self.pool) for name in names},
             user_attrs=dict(attributes),
         )
+
+
+def _open_patiently(where: str, workdir: Path, name: str) -> "optuna.Study":
+    """Tries again: of two workers that make the tables of a data base at the same time, one gets an error."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(Exception):
+            return _open_study(where, workdir, name)
+        time.sleep(TRY_SECONDS)
+    return _open_study(where, workdir, name)
 
 
 def _open_study(where: str, workdir: Path, name: str) -> "optuna.Study":
