@@ -112,6 +112,7 @@ def test_requirements_are_pinned_and_cuda_adds_only_jax():
     ]
 
 
+@pytest.mark.slow
 def test_the_core_imports_without_tensorflow_clu_or_tfds():
     """Training on a machine that has only jax and its friends must stay possible."""
     program = (

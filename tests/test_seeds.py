@@ -126,6 +126,7 @@ def test_second_stage_of_one_run_is_not_the_first_of_the_next_one(monkeypatch, t
     assert same(second, show_start(monkeypatch, tmp_path, 0, 1)) == ["order", "key", "head"]
 
 
+@pytest.mark.slow
 def test_own_seed_of_a_stage_is_honoured(monkeypatch, tmp_path):
     assert same(*(show_start(monkeypatch, tmp_path, run, 0, seed=7) for run in (0, 1))) == ["order", "key", "head"]
 

@@ -150,6 +150,7 @@ class TestSmallBatches:
         with pytest.raises(UserError, match=r"stages\[1\] .* at least 3, and this stage gives 1; raise `batch_size`"):
             check(made)
 
+    @pytest.mark.slow
     def test_fine_tuning(self, opened, monkeypatch):
         monkeypatch.setattr(jax, "device_count", lambda: 1)
         split, made = opened("grey"), config("grey", name="resnet18")

@@ -95,6 +95,7 @@ class TestEveryBuilder:
         assert list(part.ids) == ["i0", "i2"] and part.labels.tolist() == [1, 0] and part.class_names == ("well", "ill")
         np.testing.assert_array_equal(part.images(), pixels[[0, 2]])
 
+    @pytest.mark.slow
     def test_several_findings_at_once(self, tmp_path):
         import tensorflow_datasets as tfds
 

@@ -34,6 +34,7 @@ def score(name, backbone=None, splits=SPLITS, batch=8, **changes):
 
 
 class TestEveryProxy:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", PROXIES)
     def test_is_a_number_with_resamples_that_does_not_depend_on_the_batch(self, name):
         one, other = score(name), score(name, batch=16)

@@ -63,6 +63,7 @@ def make_batch(split, rows=range(8)):
 
 
 class TestTask:
+    @pytest.mark.slow
     def test_the_loss_is_half_the_cross_entropy_and_half_the_dice_loss_of_what_is_known(self):
         batch = make_batch(add_masks(tiny.split(8)))
         task = make_task()
@@ -94,6 +95,7 @@ class TestTask:
             assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before, after))) == stays
             assert (set(task.frozen(jnp.zeros(()))) == {"backbone"}) == stays
 
+    @pytest.mark.slow
     def test_works_with_a_transformer(self):
         task = Segmentation(tiny.vit(), STILL, rngs=nnx.Rngs(0))
         logits, _ = task.network(jnp.zeros((2, tiny.SIZE, tiny.SIZE, 3)), train=False)
@@ -169,6 +171,7 @@ def test_learns_what_is_bright_survives_a_kill_and_leaves_the_backbone_as_it_is(
     assert {key: again.chosen[key] for key in same} == {key: whole.chosen[key] for key in same}
 
 
+@pytest.mark.slow
 def test_the_decoder_alone_can_be_trained(tmp_path, monkeypatch):
     one, train, results = measured(), segment._train, []
     monkeypatch.setattr(segment, "_train", lambda *args: results.append(train(*args)) or results[0])
@@ -205,6 +208,7 @@ def test_a_split_without_masks_is_refused():
     assert list(part.ids) == ["1", "3"], "a mask without anything inside is a mask"
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_definitions_written_out():
     random = np.random.default_rng(0)
     logits = random.normal(size=(3, 5, 4)).astype(np.float32)

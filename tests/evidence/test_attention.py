@@ -36,6 +36,7 @@ def networks(tiny_in_the_table, monkeypatch):  # noqa: F811
     return {name: make(name) for name in added}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small", "small_vit"])
 def test_two_halves_are_the_whole(networks, name):
     backbone, x = networks[name], views()
@@ -149,6 +150,7 @@ def test_maps_are_enlarged_bilinearly_with_half_pixel_centres():
     np.testing.assert_allclose(found[0, 0], [0, 0.25, 0.75, 1])
 
 
+@pytest.mark.slow
 def test_a_class_that_lies_in_one_corner_is_found_there(networks):
     """A head that reads one channel, and images in which this channel is high in one place alone."""
     backbone = networks["small"]

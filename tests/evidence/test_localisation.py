@@ -106,6 +106,7 @@ def test_masks_are_exchanged_between_groups():
         localisation.pair_with_others(np.array(["a", "a"]), 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "archive, count, area, centre, energies",
     [

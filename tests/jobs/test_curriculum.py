@@ -243,6 +243,7 @@ def test_the_plan_says_what_exists_and_how_long_the_rest_takes(copied, capsys):
 
 
 class TestBudget:
+    @pytest.mark.slow
     def test_single_task_lasts_as_long_as_its_stage(self, tmp_path, not_trained):
         curriculum.run(config((stage("rotation", 4), stage("npid", 5)), targets=()), tmp_path)
         assert not_trained == [("curriculum 0: rotation", 4), ("curriculum 1: npid", 5), ("single:npid", 5)]

@@ -89,6 +89,7 @@ def test_a_damaged_best_backbone_is_named(scored, tmp_path, monkeypatch):
         curriculum.run(judged(), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_time_ends_a_stage(tmp_path):
     made = config((stage("rotation", 18, stop=base.stopping(seconds=1e-6)),), targets=(), baselines=())
     curriculum.run(made, tmp_path / "run")

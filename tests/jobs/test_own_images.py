@@ -73,6 +73,7 @@ def probabilities(rows, kind="probability"):
     return np.array([[row[f"{kind} of {name}"] for name in NAMES] for row in rows], np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["64", "224"])
 def test_files_and_the_prepared_set_give_the_same_numbers(size, prepared, tmp_path):
     """At 224 pixels the data set stores JPEG."""
@@ -144,6 +145,7 @@ def test_a_table_names_images_and_what_is_missing_is_listed(tmp_path):
     assert listing.unreadable == [own_images.Unreadable("no.png", "there is no such file")]
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_and_views_are_averaged(tmp_path):
     (tmp_path / "i").mkdir()
     for number in range(3):

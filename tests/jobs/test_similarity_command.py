@@ -114,6 +114,7 @@ def test_a_heat_map_writes_its_numbers():
     assert shares == ["--share:100%", "--share:0%", "--share:0%", "--share:26%"]
 
 
+@pytest.mark.slow
 def test_similarity_that_predicts_gains_is_found():
     names = "abcdef"
     place = {name: i for i, name in enumerate(names)}

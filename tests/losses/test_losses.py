@@ -394,6 +394,7 @@ def test_shared_negatives_equal_the_same_ones_for_each_row():
 HAND = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)
 
 
+@pytest.mark.slow
 def test_hand_worked_values():
     e, z = math.e, HAND
     # Rows of e1 and -e1 meet 1 positive (cos 1), 4 others at cos 0, 2 at -1; rows of e2, e3 meet 6 at 0.

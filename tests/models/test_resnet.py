@@ -193,6 +193,7 @@ class TestRunningAverages:
             assert average.get_value() is anything
 
 
+@pytest.mark.slow
 def test_blocks_start_as_the_identity():
     backbone = narrow()
     ends = backbone(random_images(), train=True)

@@ -144,6 +144,7 @@ class TestRelativeLocation:
         expected = tiny.cross_entropy(logits, np.tile(np.arange(8), 8))
         assert float(task.loss(views, 0.0).loss) == pytest.approx(expected, rel=1e-5)
 
+    @pytest.mark.slow
     def test_dropout_is_drawn_with_the_views_and_can_be_switched_off(self):
         for dropout, same in ((0.9, False), (0.0, True)):
             task = self.make(tiny.Linear(3), dropout=dropout)

@@ -94,6 +94,7 @@ def tables(tmp_path, attributes):
     return run(tmp_path, "--against", "scratch"), made
 
 
+@pytest.mark.slow
 def test_the_ensemble_of_the_seeds_is_one_classifier(tmp_path, attributes):
     made = write_arms(tmp_path, seeds=(0, 1, 2))
     found = run(tmp_path, "--ensemble")

@@ -50,6 +50,7 @@ class TestRangeTest:
         assert not range_test.find_range(rates, np.arange(40.0)).resolved
         assert not range_test.find_range(rates[:4], np.ones(4)).resolved
 
+    @pytest.mark.slow
     def test_leaves_the_task_as_it_is(self):
         config = tiny.stage("rotation", optimizer={"name": "sgd", "learning_rate": 0.1})
         task = tiny.task(config, tiny.Pixels())
@@ -75,6 +76,7 @@ class TestNoiseScale:
         assert found.value is None and "not resolved" in found.sentence
         assert noise_scale.estimate(32, 256, 0.5, 0.5).value is None
 
+    @pytest.mark.slow
     def test_of_a_task_leaves_it_as_it_is(self):
         task = tiny.task(tiny.stage("rotation", batch=16), tiny.Pixels())
         before = tiny.arrays(task)

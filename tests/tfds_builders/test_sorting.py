@@ -64,6 +64,7 @@ def test_tfds_has_its_own_values_back():
     assert (shuffle.MAX_MEM_BUFFER_SIZE, shuffle._Bucket) == before
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_imported(tmp_path):
     code = """
 import sys

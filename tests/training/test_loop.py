@@ -470,6 +470,7 @@ class TestResume:
         lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
 
+    @pytest.mark.slow
     def test_finished_run_is_not_trained_again(self, tmp_path):
         stage = toy_stage()
         first = tiny.fit(Toy(tiny.Linear()), stage, tmp_path)

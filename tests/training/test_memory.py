@@ -14,6 +14,7 @@ def needed(batch, task="rotation", **changes):
     return memory.measure_step(program, state, tiny.batch(batch))
 
 
+@pytest.mark.slow
 def test_a_larger_batch_needs_more_and_at_least_its_pixels():
     small, large = needed(8), needed(24)
     pixels = tiny.batch(16)["image"].nbytes / jax.device_count()

@@ -163,6 +163,7 @@ class TestMeasuring:
         after = chosen.begin_epoch(program, state, 3, record)
         return chosen, before, after, task_of(program, after), record
 
+    @pytest.mark.slow
     def test_gives_the_loss_of_each_image_and_changes_nothing_else(self):
         _, before, after, task, _ = self.measured()
         found = np.asarray(task.difficulty.get_value())
@@ -223,6 +224,7 @@ def shown_batches(monkeypatch, found):
 
 class TestTraining:
     # An epoch is three steps: within a paced epoch, at the end of one, and after its losses were measured anew.
+    @pytest.mark.slow
     @pytest.mark.parametrize("last", [4, 6, 7])
     def test_goes_on_after_a_kill_with_the_same_images_to_the_same_bits(self, last, whole, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
@@ -241,6 +243,7 @@ class TestTraining:
         tiny.assert_same(result.task, whole.task)
         assert result.record["samples"] == whole.record["samples"]
 
+    @pytest.mark.slow
     def test_shows_the_images_of_each_epoch_and_no_others(self, tmp_path, monkeypatch):
         found = []
         shown_batches(monkeypatch, found)
@@ -257,6 +260,7 @@ class TestTraining:
         # The warm-up and the end are as without pacing.
         assert [rows for step, rows in found if step < 3 or step >= 15] == plain[:3] + plain[15:]
 
+    @pytest.mark.slow
     def test_random_images_need_no_losses_and_are_nested(self, tmp_path, monkeypatch):
         found = []
         shown_batches(monkeypatch, found)

@@ -98,6 +98,7 @@ def test_long_lists_are_counted_and_cut():
     assert "another ResNet (model.name)" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "hint"),
     [
