@@ -224,15 +224,21 @@ def _train(
             seed=measurement.seed,
         ),
         recipe,
-        loop.Folder(
-            directory,
-            f"{subject.name}: {measurement}",
-            runtime.log_every,
-            runtime.checkpoint_every,
-            {"data": split.fingerprint()},
-        ),
+        make_folder(directory, measurement, subject, split, runtime),
         callbacks=loop.Callbacks(after_epoch=remember_best),
     )
+
+
+def make_folder(
+    directory: Path, measurement: Measurement, subject: Subject, split: data.Split, runtime: Runtime
+) -> loop.Folder:
+    """Where the training of a measurement leaves its log and checkpoints.
+
+    Args:
+      split: the images that it is trained on.
+    """
+    title = f"{subject.name}: {measurement}"
+    return loop.Folder(directory, title, runtime.log_every, runtime.checkpoint_every, {"data": split.fingerprint()})
 
 
 def check(target: ConfigDict, train: data.Split) -> None:

@@ -70,7 +70,7 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for strengths, a number of iterations or a class_weight that cannot be."""
+    """Raises UserError for strengths, a number of iterations or a class_weight that cannot be. `svm` has these too."""
     check_class_weight(target.class_weight)
     if not target.strengths or not all(strength > 0 for strength in target.strengths):
         raise UserError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")

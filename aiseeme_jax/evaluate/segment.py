@@ -145,13 +145,7 @@ def _train(
         make_task(measurement, subject),
         data.Batches(split, batch_size=recipe.fields.batch_size, seed=measurement.seed, segmentation=True),
         recipe,
-        loop.Folder(
-            directory,
-            f"{subject.name}: {measurement}",
-            runtime.log_every,
-            runtime.checkpoint_every,
-            {"data": split.fingerprint()},
-        ),
+        finetune.make_folder(directory, measurement, subject, split, runtime),
         callbacks=loop.Callbacks(after_epoch=remember_best),
     )
 

@@ -14,14 +14,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from aiseeme_jax import data
-from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.calibration import fit_temperature
-from aiseeme_jax.evaluate.labels import Labels, Regression, check_class_weight, make_labels
+from aiseeme_jax.evaluate.labels import Labels, Regression, make_labels
+from aiseeme_jax.evaluate.linear import check
 from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
 from aiseeme_jax.evaluate.metrics import main_metric
 from aiseeme_jax.models.classifier import PROBABILITIES
@@ -65,15 +63,6 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
         "temperature": found.temperature,
     }
     return Measured(found.probs["test"], found.probs["validation"], chosen)
-
-
-def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for strengths, a number of iterations or a class_weight that cannot be."""
-    check_class_weight(target.class_weight)
-    if not target.strengths or not all(strength > 0 for strength in target.strengths):
-        raise UserError(f"strengths are {tuple(target.strengths)}; there must be some, each positive")
-    if target.max_iter < 1:
-        raise UserError(f"max_iter is {target.max_iter}; it must be at least 1")
 
 
 SVM = Protocol("svm", trains=False, check=check, measure=measure)
