@@ -170,12 +170,13 @@ def draw_lines(lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Tick
         x_ticks = [t for t in choose_ticks(min(xs), max(xs)) if t[0] <= max(xs)]
     x_scale = make_scale([*xs, *(t for t, _ in x_ticks)], LEFT, WIDTH - RIGHT)
     y_scale = make_scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
-    parts = [_draw_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
+    parts = [draw_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
     parts += [_draw_line(line, x_scale, y_scale) for line in lines]
     return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')
 
 
-def _draw_axes(x_scale: Scale, y_scale: Scale, x_ticks: Ticks, y_ticks: Ticks, x_label: str) -> str:
+def draw_axes(x_scale: Scale, y_scale: Scale, x_ticks: Ticks, y_ticks: Ticks, x_label: str) -> str:
+    """Grid lines with their values, and the ticks of x with its label."""
     parts = []
     for value, text in y_ticks:
         y = y_scale(value)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup, escape
 
-from aiseeme_jax.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, choose_ticks, make_scale
+from aiseeme_jax.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, choose_ticks, draw_axes, make_scale
 
 CELL, LETTER, PAD = 30, 6.2, 8
 # Longer names are cut: the whole name is in the title of the row.
@@ -68,15 +68,7 @@ def draw_points(points: Sequence[Point], *, label: str, x_label: str, y_label: s
     x_ticks, y_ticks = (choose_ticks(min(places), max(places)) for places in ([point.x for point in points], ends))
     x_scale = make_scale([value for value, _ in x_ticks], LEFT, WIDTH - RIGHT)
     y_scale = make_scale([value for value, _ in y_ticks], HEIGHT - BOTTOM, TOP)
-    parts = []
-    for value, text in y_ticks:
-        y = y_scale(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y}" dy="0.35em" text-anchor="end">{text}</text>')
-    for value, text in x_ticks:
-        parts.append(f'<text x="{x_scale(value)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{text}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
+    parts = [draw_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
     parts += [_draw_point(point, x_scale(point.x), y_scale) for point in points]
     drawn = f'<g class="tone-curriculum">{"".join(parts)}</g>'
     label = f"{label}: {y_label} over {x_label}"
