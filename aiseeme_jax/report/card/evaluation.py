@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aiseeme_jax.evaluate.fractions import in_words
+from aiseeme_jax.evaluate.masks import MaskScoring
 from aiseeme_jax.report.card.markdown import write_table
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.estimates import Cell, Estimates
@@ -45,6 +46,7 @@ class Score:
     images: int
     groups: int
     seeds: int
+    of_masks: bool
 
 
 def list_scores(estimates: Estimates, arm: str) -> list[Score]:
@@ -52,6 +54,7 @@ def list_scores(estimates: Estimates, arm: str) -> list[Score]:
     contents, found = estimates.contents, []
     for target in contents.measured_targets():
         test = estimates.read_predictions(target)
+        of_masks = estimates.scoring_of(target).kind == MaskScoring.kind
         sizes = len(test.ids), len(set(map(str, test.groups)))
         for fraction in reversed(contents.fractions_of(target)):
             runs = contents.runs_of(arm, target, fraction)
@@ -59,7 +62,7 @@ def list_scores(estimates: Estimates, arm: str) -> list[Score]:
                 cell = estimates.estimate(arm, target, fraction, metric)
                 if cell:
                     words = estimates.describe_metric(target, metric)
-                    found.append(Score(target, fraction, metric, words, cell, *sizes, len(runs)))
+                    found.append(Score(target, fraction, metric, words, cell, *sizes, len(runs), of_masks))
     return found
 
 

@@ -49,7 +49,7 @@ def _list_results(contents: Contents, used: UsedData, scores: Sequence[Score]) -
     for target, fraction in dict.fromkeys((one.target, one.fraction) for one in scores):
         data = used.test_sets.get(target) or contents.data_of(target)
         share = "" if fraction == 1 else f", {100 * fraction:g} % of the labels"
-        kind = TASK_OF_MASKS if target.startswith("segment") else TASK
+        kind = TASK_OF_MASKS if any(one.of_masks for one in scores if one.target == target) else TASK
         yield {
             "task": {"type": kind, "name": f"{describe_target(target)}{share}"},
             "dataset": {"name": data, "type": data.partition("/")[0], "split": "test"},
