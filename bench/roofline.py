@@ -22,7 +22,8 @@ class Card:
     bytes: float
 
 
-# From NVIDIA's data sheets, by a pattern of the name that the driver gives. The first that fits counts.
+# By a pattern of the name that the driver gives; the first that fits counts. H100 and H200 SXM were compared with
+# NVIDIA's data sheets, the others were not: compare yours before you quote a share of its limit.
 CARDS = (
     (r"B200", Card(2250e12, 8000e9)),
     (r"GH200", Card(989e12, 4000e9)),

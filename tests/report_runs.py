@@ -41,6 +41,7 @@ CONFIG = {
     "curricula": {},
     "baselines": ["scratch", "single"],
     "statistics": STATISTICS,
+    "runtime": {"data_dir": "data"},
 }
 # Curriculum and scratch, which trained nothing.
 TWO_ARMS = {**CONFIG, "stages": [], "baselines": ["scratch"]}

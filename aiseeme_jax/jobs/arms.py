@@ -111,7 +111,7 @@ def find_views(config: Mapping[str, Any], name: str) -> augment.AnyViews:
 
     Raises UserError if it measures nothing on that data set.
     """
-    measured = [*config["targets"], *([config["search"]["proxy"]] if config.get("job") == "search" else [])]
+    measured = [*config["targets"], *([config["search"]["proxy"]] if config["job"] == "search" else [])]
     for fields in measured:
         if (fields["data"] or config["data"]["name"]) == name:
             return augment.views_of(to_values(fields["views"]))

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = look_at_all(arms, methods, looker, split.class_names, sanity=options.sanity)
     if not found:
         raise UserError(f"none of the methods {', '.join(methods)} can be used with the arms of '{options.workdir}'")
-    write(options, config, looker, found, arms)
+    write(options, looker, found, arms)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -170,7 +170,6 @@ def tell(message: str) -> None:
 
 def write(
     options: argparse.Namespace,
-    config: dict[str, Any],
     looker: Looker,
     found: dict[tuple[str, str], dict[str, Looked]],
     arms: Sequence[Arm],
@@ -185,7 +184,7 @@ def write(
         place = f" at {options.endpoint}" if METHODS[method].of_layer else ""
         print("\n".join(write_summary(rows, method, place)))
     print(f"{options.workdir / TABLE}: all measures and differences; {options.workdir / IMAGES}: each image")
-    if options.no_pictures or not config.get("report", {}).get("images", True):
+    if options.no_pictures:
         return
     for method in methods:
         path = options.workdir / f"attention_{method.replace('+', 'p')}.png"

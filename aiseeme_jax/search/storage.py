@@ -121,7 +121,7 @@ def _explain(where: str) -> Iterator[None]:
     """Makes what a data base raises one message."""
     try:
         yield
-    except (UserError, KeyboardInterrupt):
+    except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - each driver has errors of its own
         reason = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -56,7 +56,7 @@ def run_page(tmp_path_factory):
     return report.write_report(workdir).read_text()
 
 
-def check(page, folder, tables=1, figures=1):
+def assert_usable(page, folder, tables=1, figures=1):
     """What holds for every page; returns what the browser found."""
     found = look_at(page, folder)
     assert found["console"] == []
@@ -87,7 +87,7 @@ def test_what_is_wrong_with_a_page_is_found(tmp_path):
 
 
 def test_the_page_of_a_run(run_page, tmp_path):
-    found = check(run_page, tmp_path, tables=3, figures=5)
+    found = assert_usable(run_page, tmp_path, tables=3, figures=5)
     assert len(found["pictures"]) == 5
     stages = next(table for table in found["tables"] if table["head"] == "Skipped steps")
     assert len(stages["orders"][0]["texts"][0]) == 5
@@ -112,7 +112,7 @@ def test_many_pictures_lie_beside_the_page(tmp_path, monkeypatch):
         (folder / "views.png").write_bytes(make_png())
     page = report.write_report(tmp_path).read_text()
     assert "data:image/png" not in page and len(list((tmp_path / "report_pictures").iterdir())) == 5
-    found = check(page, tmp_path, tables=1, figures=5)
+    found = assert_usable(page, tmp_path, tables=1, figures=5)
     assert len(found["pictures"]) == 5
     monkeypatch.setattr(report, "MOST_BYTES", 5 * len(make_png()))
     assert report.write_report(tmp_path).read_text().count("data:image/png") == 5
@@ -144,17 +144,17 @@ def test_the_page_of_a_study(tmp_path):
     study = make_study()
     outcomes = make_outcomes(study, values)
     tables = StudyTables(list_values(outcomes), summarise(outcomes), compare(outcomes))
-    check(study_page.render(study, outcomes, tables, (), CONFIG), tmp_path, tables=3)
+    assert_usable(study_page.render(study, outcomes, tables, (), CONFIG), tmp_path, tables=3)
 
 
 def test_the_page_of_a_search(tmp_path):
-    check(search_page.render(made(), CONFIG), tmp_path, tables=2)
+    assert_usable(search_page.render(made(), CONFIG), tmp_path, tables=2)
 
 
 def test_the_page_of_metrics(tmp_path, attributes):  # noqa: F811
     write_arms(tmp_path)
     measure_run(tmp_path, "--against", "scratch")
-    check((tmp_path / "metrics" / "metrics.html").read_text(), tmp_path, tables=3, figures=3)
+    assert_usable((tmp_path / "metrics" / "metrics.html").read_text(), tmp_path, tables=3, figures=3)
 
 
 def test_the_page_of_similarities(tmp_path):
@@ -178,4 +178,4 @@ def test_the_page_of_similarities(tmp_path):
         missing=[],
         gains=None,
     )
-    check(similarity_page.render(page), tmp_path, figures=4)
+    assert_usable(similarity_page.render(page), tmp_path, figures=4)

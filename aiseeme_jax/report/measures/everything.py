@@ -161,7 +161,7 @@ def _fill(found: Measures, arm: MeasuredArm, asked: Request) -> None:
 
 def _measure_groups(found: Measures, contents: Contents, arm: MeasuredArm, asked: Request) -> groups.GroupTables | None:
     name = contents.data_of(arm.target)
-    data_dir = asked.data_dir or contents.config.get("runtime", {}).get("data_dir", "")
+    data_dir = asked.data_dir or contents.config["runtime"]["data_dir"]
     try:
         attributes = groups.read_attributes(arm, name, data_dir, asked.by)
     except (MissingFile, UserError) as error:
