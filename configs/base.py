@@ -60,7 +60,7 @@ def stage(task: str, *, size: int = 224, preset: str = "natural", **changes: Any
       task: name in `pretext.TASKS`; or 'joint' or 'bandit' with `members`, which `docs/pacing.md` explains:
         stage("joint", members=(stage("rotation"), stage("moco_v2")), weights="famo").
       size: side of the views in pixels.
-      preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes), ct_planes.
+      preset: view preset of the modality: natural, dermoscopy, cxr, ct (volumes), ct_planes (HU), grey_planes.
       **changes: fields of the stage or of the task; dicts for nested nodes; `data` as `data_sets` takes it;
         `samples` as `sample_pacing` takes it; `members`, `weights` and `teacher` as `combined_fields` takes them.
 

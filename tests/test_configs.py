@@ -385,7 +385,8 @@ class TestBase:
         with pytest.raises(ValueError, match="unknown protocol 'forest': known are knn, linear, svm, finetune"):
             base.target("forest")
         with pytest.raises(
-            ValueError, match="unknown view preset 'x-ray': known are ct, ct_planes, cxr, dermoscopy, natural"
+            ValueError,
+            match="unknown view preset 'x-ray': known are ct, ct_planes, cxr, dermoscopy, grey_planes, natural",
         ):
             base.stage("simclr", preset="x-ray")
 

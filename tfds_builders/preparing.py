@@ -37,6 +37,7 @@ DATASETS = (
     "isic2019",
     "kermany_pneumonia",
     "lidc_idri",
+    "lidc_nodules",
     "luna16",
     "nodule_phantom",
     "rsna_pneumonia",

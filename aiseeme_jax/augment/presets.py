@@ -127,6 +127,25 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             },
             smallest_crop=0.55,
         ),
+        # The same planes as grey values, those of `lidc_nodules`. Mean and deviation are those of its training nodules.
+        "grey_planes": Preset(
+            overrides={
+                "flip_horizontal": 0.5,
+                "flip_vertical": 0.5,
+                "right_angles": True,
+                "mean": (0.252,),
+                "std": (0.236,),
+            },
+            at_most={
+                "brightness": 0.1,
+                "contrast": 0.2,
+                "saturation": 0.0,
+                "hue": 0.0,
+                "grey_probability": 0.0,
+                "solarise_probability": 0.0,
+            },
+            smallest_crop=0.55,
+        ),
     }
 )
 

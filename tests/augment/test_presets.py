@@ -93,7 +93,7 @@ def test_planes_of_a_ct_keep_their_densities():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="'x-ray': known are ct, ct_planes, cxr, dermoscopy, natural"):
+    with pytest.raises(ValueError, match="'x-ray': known are ct, ct_planes, cxr, dermoscopy, grey_planes, natural"):
         augment.make_views("x-ray", 64)
     with pytest.raises(ValueError, match="blur_sigmas.*known are dimensions, size, .*blur_sigma"):
         augment.make_views("natural", 64, {"blur_sigmas": (0.1, 2.0)})

@@ -22,6 +22,7 @@ from isic_years import year_2016, year_2017, year_2018
 from lidc_collection import Collection, draw_series
 from luna_set import ten_folds
 from ml_collections import ConfigDict
+from nodule_crops import Crops
 from official_format import CLASSES, Official, jpeg, png_mask
 from opening import assert_opens
 from own_table import clinic
@@ -96,6 +97,7 @@ SOURCES: dict[str, Callable[[Path, str], Path]] = {
     "isic2019": lambda folder, _: isic2019(folder),
     "kermany_pneumonia": lambda folder, _: kaggle(folder).write(),
     "lidc_idri": lambda folder, _: lidc(folder),
+    "lidc_nodules": lambda folder, _: Crops(folder).write(),
     "luna16": lambda folder, _: ten_folds(folder).write(),
     "rsna_pneumonia": lambda folder, _: Rsna(folder).write(),
 }
