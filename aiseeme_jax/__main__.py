@@ -16,6 +16,7 @@ COMMANDS = {
     "card": "aiseeme_jax.jobs.card_command",
     "compare": "aiseeme_jax.report.compare",
     "embed": "aiseeme_jax.jobs.embed",
+    "export": "aiseeme_jax.jobs.export",
     "freeze": "aiseeme_jax.jobs.freezing",
     "metrics": "aiseeme_jax.jobs.metrics_command",
     "predict": "aiseeme_jax.jobs.predict",

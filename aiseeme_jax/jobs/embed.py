@@ -33,8 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("model", type=Path, help="a workdir, the folder of a stage or a fine-tuning, or a file")
     parser.add_argument("--arm", help="of a workdir; by default the curriculum")
     parser.add_argument("--endpoint", default=DEFAULT_ENDPOINT, help="layer; a map is averaged (pooled)")
-    parser.add_argument("--preset", help="of views, for a model whose file does not say its mean and deviation")
-    parser.add_argument("--size", type=int, help="side of the input, for such a model")
+    add_view_arguments(parser)
     add_arguments(parser)
     options = parser.parse_args(arguments)
     check_arguments(options)
@@ -54,6 +53,12 @@ def main(arguments: Sequence[str]) -> None:
     features = np.concatenate(rows) if rows else np.zeros((0, backbone.features), np.float32)
     write_features(options.out, names, features)
     finish(options.out, listing, len(names), unreadable)
+
+
+def add_view_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `make_views` reads."""
+    parser.add_argument("--preset", help="of views, for a model whose file does not say its mean and deviation")
+    parser.add_argument("--size", type=int, help="side of the input, for such a model")
 
 
 def make_views(options: argparse.Namespace) -> augment.AnyViews:

@@ -132,6 +132,11 @@ class Block(nnx.Module):
         return x
 
 
+def count_filters(width: float) -> list[int]:
+    """Channels inside of the blocks of each stage: multiples of 8."""
+    return [max(8, 8 * round(channels * width / 8)) for channels in STAGE_CHANNELS]
+
+
 class ResNet(nnx.Module):
     """ResNet-18, -34 or -50 without its classifier.
 
@@ -174,7 +179,7 @@ class ResNet(nnx.Module):
         self.architecture, self.stem, self.width = architecture, stem, width
         self.channels, self.dimensions = channels, dimensions
         self.dtype = jnp.dtype(dtype)
-        filters = [max(8, 8 * round(c * width / 8)) for c in STAGE_CHANNELS]
+        filters = count_filters(width)
         size, stride = (7, 2) if stem == "standard" else (3, 1)
         kind = {"dimensions": dimensions, "dtype": self.dtype, "rngs": rngs}
         self.stem_convolution = make_convolution(channels, filters[0], size, stride=stride, **kind)
