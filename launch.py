@@ -115,8 +115,10 @@ def repeat_signal(unraisable: Any) -> None:
 
 def show_messages() -> None:
     """Shows the messages of this program as plain text, and of libraries only warnings."""
+    from aiseeme_jax.training.display import MessageHandler
+
     absl_logging.set_verbosity(absl_logging.WARNING)
-    handler = logging.StreamHandler()
+    handler = MessageHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     # Orbax logs the errors of its threads, a page for each, and raises them as well.

@@ -20,6 +20,7 @@ from aiseeme_jax.curriculum.stages import estimate_fisher, train_stage
 from aiseeme_jax.curriculum.trials import PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
+from aiseeme_jax.jobs.outlook import RunOutlook
 from aiseeme_jax.jobs.working import work_through
 from aiseeme_jax.report.card.page import write_card
 from aiseeme_jax.search.probing import probe
@@ -28,6 +29,7 @@ from aiseeme_jax.search.tuning import conclude
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.training.compilation import keep_programs
+from aiseeme_jax.training.display import Display
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,9 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     """
     artifacts.check_layout(workdir)
     check_starts(config, workdir)
-    datasets = DataSets(config)
-    plan = make_plan(config, datasets)
+    with Display("checking the config and the data sets"):
+        datasets = DataSets(config)
+        plan = make_plan(config, datasets)
     store = Store(workdirs.find_store(workdir, config.runtime.store))
     if plan_only:
         print(printing.describe_plan(plan, store))
@@ -53,7 +56,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     workdirs.write_plan(workdir, list_artifacts(plan, workdirs.name_store(config.runtime.store)))
     if all(store.record(piece.artifact) for piece in plan.pieces()):
         log.info("everything exists: nothing to train or measure")
-    make = choose_work(Context.of(config, store, datasets))
+    make = RunOutlook(plan.arms, store).follow(choose_work(Context.of(config, store, datasets)))
     for piece in work_through(plan.pieces(), store, make):
         if is_last_of_an_arm(piece, plan):
             write_tables(workdir)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedScore, PlannedStage
 from aiseeme_jax.curriculum.trials import PlannedTuning
 from aiseeme_jax.curriculum.tuning import BATCH, RATE
+from aiseeme_jax.jobs.outlook import read_speeds
 from aiseeme_jax.search import hparams
 from aiseeme_jax.search.tuning import list_trials
 from aiseeme_jax.store import artifacts
@@ -111,11 +112,7 @@ def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
 
 def _estimate(stages: list[PlannedStage], store: Store) -> str:
     """Estimates how long the stages take, from the speed of finished stages of the same task, model and sizes."""
-    speeds = {}
-    for folder in store.folders():
-        record = artifacts.read_record(folder) or {}
-        if folder.parent.name == artifacts.STAGES and "images_per_second" in record:
-            speeds[record["speed_of"]] = record["images_per_second"]
+    speeds = read_speeds(store)
     known = [stage for stage in stages if stage.speed_of in speeds]
     if not known:
         return "; no speed was measured yet"

@@ -24,6 +24,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
+from aiseeme_jax.jobs.outlook import RunOutlook
 from aiseeme_jax.jobs.working import work_around_divergence
 from aiseeme_jax.search import certainty, findings, trials
 from aiseeme_jax.search.best_order import FILE as BEST_ORDER
@@ -145,8 +146,10 @@ class Search:
 
     def make_all(self, arms: Iterable[PlannedArm]) -> None:
         """Makes every piece of arms that does not exist. What needs a stage that diverged is left out."""
+        arms = list(arms)
         pieces = {piece.artifact.key: piece for arm in arms for piece in arm.pieces()}
-        for _ in work_around_divergence(list(pieces.values()), self.store, self.make, self.diverged):
+        make = RunOutlook(arms, self.store).follow(self.make)
+        for _ in work_around_divergence(list(pieces.values()), self.store, make, self.diverged):
             pass
 
     def make(self, piece: Piece, directory: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from aiseeme_jax.curriculum.pieces import Piece, Plan, find_planned_key
 from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
+from aiseeme_jax.jobs.outlook import RunOutlook
 from aiseeme_jax.jobs.working import needs_any, work_around_divergence
 from aiseeme_jax.store import artifacts, keys, workdirs
 from aiseeme_jax.store.artifacts import Store
@@ -128,7 +129,9 @@ class StudyJob:
         def make(piece: Piece, directory: Path) -> dict[str, Any]:
             return self.choose_maker(pieces[find_planned_key(piece)][1])(piece, directory)
 
-        for piece in work_around_divergence([piece for piece, _ in pieces.values()], self.store, make, self.diverged):
+        outlook = RunOutlook(name_arms_apart(self.planned).arms, self.store)
+        all_pieces = [piece for piece, _ in pieces.values()]
+        for piece in work_around_divergence(all_pieces, self.store, outlook.follow(make), self.diverged):
             if piece.artifact.key in last_of_runs:
                 self.write()
         # Once more: what another run was making may have come last.

@@ -171,14 +171,16 @@ class _Training:
         start = int(state.step)
         if ENDED in self.record:
             return state
-        if not start:
+        if start:
+            log.info("%s: goes on from step %d of %d", self.folder.title, start, self.recipe.total_steps)
+        else:
             self.telemetry.images(0, {name: picture[None] for name, picture in self.callbacks.pictures.items()})
         stream, advance = None, Steps(self.program)
         for step in range(start + 1, self.recipe.total_steps + 1):
             state = self._begin_epoch(state, step - 1)
             stream = self._open_stream(stream, state, step - 1, batches)
             state, metrics, features = advance(state, next(stream), self.key)
-            self._limit_queue(metrics["loss"])
+            self._limit_queue(step, metrics["loss"])
             if self._is_due(step, self.folder.log_every) or step == start + 1:
                 self._log(step, state, metrics, features)
             state = self._end_epoch(state, step)
@@ -199,11 +201,12 @@ class _Training:
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.recipe.total_steps
 
-    def _limit_queue(self, loss: Array) -> None:
+    def _limit_queue(self, step: int, loss: Array) -> None:
         """Waits if the host is more than QUEUED_STEPS ahead of the device."""
-        self.queued.append(loss)
+        self.queued.append((step, loss))
         if len(self.queued) > QUEUED_STEPS:
-            self.queued.popleft().block_until_ready()
+            done, loss = self.queued.popleft()
+            self.telemetry.advance(done, loss.block_until_ready())
 
     def _open_stream(
         self, stream: Iterator[dict[str, Array]] | None, state: TrainState, done: int, batches: Callable

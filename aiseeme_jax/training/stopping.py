@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -77,9 +76,7 @@ class StopSignal:
         while (number := os.read(self._reading, 1)[0]) != END:
             if number not in SIGNALS or (answered and number != signal.SIGINT):
                 continue
-            # Ctrl-C leaves its mark on the line of the progress.
-            line = "\n" if sys.stderr.isatty() else ""
-            log.info("%s%s", line, "stopping without saving" if answered else _describe_stop(number))
+            log.info("%s", "stopping without saving" if answered else _describe_stop(number))
             answered = True
 
     def requested(self, *, agree: bool) -> int:

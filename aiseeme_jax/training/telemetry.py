@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from aiseeme_jax.training import events
 from aiseeme_jax.training.display import Display
@@ -50,7 +50,7 @@ class Telemetry:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(directory / METRICS, start_step)
-        self._display = Display(title, total_steps)
+        self._display = Display(title, total_steps, start_step=start_step, batch_size=batch_size)
         self._events = events.writer(directory, start_step=start_step) if writers else None
 
     @property
@@ -65,9 +65,14 @@ class Telemetry:
         if self._journal:
             finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
             self._journal.write({"step": step} | finite)
-            self._display.show(step, metrics)
+            self._display.advance(step, metrics.get("loss"))
         if self._events:
             self._events.write_scalars(step, metrics)
+
+    def advance(self, step: int, loss: Float[Array, ""]) -> None:
+        """Shows that a step is done, between two log calls too."""
+        if self._display:
+            self._display.advance(step, loss)
 
     def images(self, step: int, images: Mapping[str, Float[np.ndarray, "n h w c"]]) -> None:
         """Sends batches of images with values in 0 … 1 to TensorBoard."""

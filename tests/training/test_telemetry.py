@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import math
+import time
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from aiseeme_jax.training import display, telemetry
-from aiseeme_jax.training.display import duration, progress_line
+from aiseeme_jax.training.display import Display, duration
 from aiseeme_jax.training.telemetry import Telemetry
 
 
@@ -26,7 +28,8 @@ class Stream(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that passes only when told to."""
+    """Time that passes only when told to; no thread draws, but `beat`."""
+    monkeypatch.setattr(display, "BEAT_SECONDS", 3600.0)
     clock = SimpleNamespace(now=100.0)
     for module in (telemetry, display):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
@@ -39,7 +42,7 @@ def stream(monkeypatch, request):
     stream = Stream(getattr(request, "param", False))
     monkeypatch.setattr(display, "sys", SimpleNamespace(stderr=stream))
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "80")
     return stream
 
 
@@ -49,6 +52,11 @@ on_a_terminal = pytest.mark.parametrize("stream", [True], indirect=True)
 def make(directory, **fields):
     defaults = {"total_steps": 100, "batch_size": 32, "title": "rotation", "writers": False}
     return Telemetry(directory, **(defaults | fields))
+
+
+def beat(work):
+    """Draws as the thread of a display does, if it is time to."""
+    getattr(work, "_display", work).beat()
 
 
 def records(directory):
@@ -151,49 +159,122 @@ class TestThroughput:
 
 
 class TestDisplay:
-    def test_lines_are_few_and_hold_the_first_and_the_last(self, tmp_path, stream, clock):
-        with make(tmp_path) as run:
-            for step in range(1, 101):
-                run.log(step, {"loss": 100.0 - step, "learning_rate": 0.03})
+    def test_a_log_file_gets_a_line_every_ten_seconds_whatever_is_logged(self, tmp_path, stream, clock):
+        with make(tmp_path, batch_size=30) as run:
+            clock.now += 15
+            beat(run)  # the first step compiles, or is a long one
+            run.log(1, {"loss": 99.0})
+            for step in range(2, 101):
                 clock.now += 0.5
+                run.advance(step, jnp.float32(100 - step))
+                beat(run)
             lines = stream.getvalue().splitlines()  # complete before the end: what follows may take a while
-        assert len(lines) == 11  # the first, one every 5 s, the last
-        assert lines[0] == "rotation    1 %    1/100  loss 99.0000  lr 0.03"
-        assert lines[-1] == "rotation  100 %  100/100  loss 0.0000  lr 0.03  64 images/s"
+        assert lines[:2] == ["rotation  compiling  0 s", "rotation  compiling  15 s"]
+        assert lines[2] == "rotation   21 %  40 s left  60 img/s  loss 79  step 21/100"
+        assert lines[-1] == "rotation  100 %  in 1 min 4 s  60 img/s  loss 0  step 100/100"
+        assert len(lines) == 7  # two of the compilation, at the steps 21, 41, 61, 81, and at the last
 
-    def test_the_last_line_before_an_early_end_is_shown(self, tmp_path, stream, clock):
+    def test_the_last_step_before_an_early_end_is_shown(self, tmp_path, stream, clock):
         with make(tmp_path) as run:
             run.log(1, {"loss": 1.0})
             run.log(2, {"loss": 2.0})
-        assert stream.getvalue().splitlines()[-1].endswith("2/100  loss 2.0000")
+        assert stream.getvalue().splitlines()[-1] == "rotation    2 %  loss 2  step 2/100"
+
+    def test_work_without_steps_is_shown_when_it_lasts(self, stream, clock):
+        with Display("knn") as work:
+            clock.now += 9
+            beat(work)
+            assert not stream.getvalue()
+            clock.now += 3
+            beat(work)
+        assert stream.getvalue() == "knn  12 s\n"
 
     @on_a_terminal
     def test_a_terminal_gets_one_line_that_redraws_itself(self, tmp_path, stream, clock):
-        with make(tmp_path) as run:
-            for step in (25, 50, 100):
-                clock.now += 10
-                run.log(step, {"loss": 1.0})
+        outlook = display.Outlook("arm 2/5 · stage 3/7 simclr", lambda speed: (232.0, speed == 180))
+        with display.announce(outlook), make(tmp_path, batch_size=180) as run:
+            run.log(74, {"loss": 6.0})
+            for step in (75, 76, 100):
+                clock.now += 0.5 if step < 100 else 24
+                run.advance(step - 1, jnp.float32(6))
+                run.log(step, {"loss": 5.88})
+                beat(run)
         drawn = stream.getvalue().split("\r\x1b[K")
-        assert drawn[0] == "" and len(drawn) == 4 and stream.getvalue().count("\n") == 1
-        assert drawn[2].startswith(
-            "rotation  [##########----------]   50 %   50/100  loss 1.0000  80 images/s  20 s left"
-        )
-        assert drawn[3].startswith("rotation  [####################]  100 %") and drawn[3].endswith("\n")
+        assert drawn[0] == "" and stream.getvalue().count("\n") == 1
+        assert drawn[1] == "arm 2/5 · stage 3/7 simclr  compiling  0 s"
+        assert drawn[3] == "arm 2/5 · stage 3/7 simclr   76 %  12 s left (over 4 min 4 s in all)  360 img/s"
+        assert drawn[4] == "arm 2/5 · stage 3/7 simclr  100 %  in 25 s  187 img/s  loss 5.88  step 100/100\n"
 
     @on_a_terminal
-    def test_a_narrow_terminal_does_not_wrap(self, tmp_path, stream, clock, monkeypatch):
-        monkeypatch.setenv("COLUMNS", "40")
-        with make(tmp_path, title="a long title of a long experiment") as run:
-            run.log(100, {"loss": 1.0})
-        assert len(stream.getvalue().removeprefix("\r\x1b[K").removesuffix("\n")) == 39
+    def test_time_left_counts_down_during_a_long_step(self, tmp_path, stream, clock):
+        with make(tmp_path) as run:
+            run.log(1, {"loss": 2.0})
+            clock.now += 60
+            run.log(2, {"loss": 2.0})
+            clock.now += 1800
+            beat(run)
+        assert stream.getvalue().split("\r\x1b[K")[-1].startswith("rotation    2 %  1 h 8 min left  1 img/s")
 
     @on_a_terminal
-    def test_a_warning_stands_above_the_bar(self, tmp_path, stream, clock):
+    def test_a_closed_work_leaves_no_line_and_a_training_within_it_does(self, tmp_path, stream, clock):
+        with Display("measurement 1/2 finetune") as work:
+            clock.now += 2
+            beat(work)
+            with make(tmp_path, total_steps=1) as run:
+                run.log(1, {"loss": 1.0})
+        assert stream.getvalue().split("\r\x1b[K")[1:] == [
+            "measurement 1/2 finetune  2 s",
+            "rotation  compiling  0 s",
+            "rotation  100 %  in 0 s  loss 1  step 1/1\n",
+            "",
+        ]
+
+    def test_a_notebook_gets_one_line_without_control_sequences(self, tmp_path, stream, clock, monkeypatch):
+        monkeypatch.setattr(Stream, "__module__", "ipykernel.iostream")
+        with make(tmp_path, total_steps=1) as run:
+            run.log(1, {"loss": 1.0})
+        first, erased, last = stream.getvalue().removeprefix("\r\r").split("\r")
+        assert first == "rotation  compiling  0 s" and erased == " " * len(first)
+        assert last == "rotation  100 %  in 0 s  loss 1  step 1/1\n"
+
+    @pytest.mark.parametrize(
+        ("columns", "line"),
+        [
+            (46, "arm 2/5 · stage 3/7 simclr   76 %  8 s left"),
+            (40, "arm 2/5 · stage 3/7 simclr   76 %"),
+            (9, "arm 2/5 ·"),
+        ],
+    )
+    def test_what_does_not_fit_is_left_out_from_the_right(self, columns, line):
+        assert display.fit(["arm 2/5 · stage 3/7 simclr", " 76 %", "8 s left", "180 img/s"], columns) == line
+
+    @on_a_terminal
+    def test_messages_stand_above_the_line(self, tmp_path, stream, clock):
         with make(tmp_path) as run:
             run.log(1, {})
             run.warn("beware")
-        bar = "rotation  [--------------------]    1 %    1/100"
-        assert stream.getvalue() == f"\r\x1b[K{bar}\r\x1b[Kwarning: beware\n{bar}\n"
+            message = logging.LogRecord("aiseeme_jax", logging.INFO, "file", 1, "goes on from step %d", (7,), None)
+            display.MessageHandler(stream).emit(message)
+        line = "rotation  compiling  0 s"
+        assert stream.getvalue() == (
+            f"\r\x1b[K{line}\r\x1b[Kwarning: beware\n{line}\r\x1b[Kgoes on from step 7\n{line}"
+            "\r\x1b[Krotation    1 %  step 1/100\n"
+        )
+
+    def test_without_a_display_messages_are_plain(self, stream):
+        message = logging.LogRecord("aiseeme_jax", logging.INFO, "file", 1, "done", (), None)
+        display.MessageHandler(stream).emit(message)
+        assert stream.getvalue() == "done\n"
+
+    def test_a_thread_draws_while_the_program_waits(self, stream, monkeypatch):
+        monkeypatch.setattr(display, "BEAT_SECONDS", 0.001)
+        monkeypatch.setattr(display, "LINE_SECONDS", 0.001)
+        with Display("compiling for minutes"):
+            until = time.monotonic() + 60
+            while "compiling for minutes" not in stream.getvalue():
+                assert time.monotonic() < until
+        after = stream.getvalue()
+        assert not display._open and stream.getvalue() == after
 
     def test_a_closed_terminal_does_not_end_the_run(self, tmp_path, stream):
         run = make(tmp_path)
@@ -202,8 +283,10 @@ class TestDisplay:
         run.close()
         assert len(records(tmp_path)) == 1
 
-    def test_a_loss_that_is_not_finite_is_shown(self):
-        assert "loss nan" in progress_line("npid", 1, 2, {"loss": math.nan}, bar=False)
+    def test_a_loss_that_is_not_finite_is_shown(self, tmp_path, stream, clock):
+        with make(tmp_path) as run:
+            run.log(1, {"loss": math.nan})
+        assert "loss nan" in stream.getvalue()
 
     @pytest.mark.parametrize(
         ("seconds", "words"),
