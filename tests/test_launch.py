@@ -41,7 +41,7 @@ def test_however_it_is_stopped_it_ends_in_the_same_bits(whole, phantom, tmp_path
     stop(workdir, phantom, signal.SIGTERM, 143)
     stop(workdir, phantom, signal.SIGINT, 130)
     code, said = running.launch(workdir, phantom, "--config.runtime.workers=2")
-    assert code == 0, said
+    assert code == 0 and re.search(r"moco_v2: goes on from step \d+ of 60\n", said), said
     assert running.outcome(workdir) == running.outcome(whole)
     assert not list(workdir.rglob("*.orbax-checkpoint-tmp"))
 

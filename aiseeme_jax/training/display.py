@@ -2,8 +2,8 @@
 
 A thread draws it, so that a compilation or a step that lasts minutes does not look like a program that hangs.
 
-Libraries for this either redraw a line or write to a file, and cut a line that is too long in its middle. Here the line
-loses its last parts first.
+rich writes nothing to a file before the end, and tqdm control characters. Here a file gets lines, and a line that is too
+long loses its last parts.
 """
 
 import contextlib
