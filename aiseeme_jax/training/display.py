@@ -2,8 +2,8 @@
 
 A thread draws it, so that a compilation or a step that lasts minutes does not look like a program that hangs.
 
-rich writes nothing to a file before the end, and tqdm control characters. Here a file gets lines, and a line that is too
-long loses its last parts.
+rich writes nothing to a file before the end, and tqdm control characters. Here a file gets lines, and a line that is
+too long loses its last parts.
 """
 
 import contextlib
