@@ -47,5 +47,5 @@ def measure(arm, seed, label_seed=0, *, variant="", fraction=1.0, shift=0.0, val
 
 
 def make_outcomes(study, made, costs=None):
-    known = {(one.measured.variant, one.measured.arm): Cost(1000.0, 12.5) for one in made}
+    known = {(one.measured.variant, one.measured.arm): Cost(1000.0, 12.5, 36.0) for one in made}
     return Outcomes(study, [one.measured for one in made], known if costs is None else costs)

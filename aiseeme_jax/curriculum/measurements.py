@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from aiseeme_jax.evaluate import protocols, results
 from aiseeme_jax.evaluate.scores import make_scoring
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.training import events
+from aiseeme_jax.training.spending import Spending
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,11 @@ class Measurer:
 
         Returns the record.
         """
-        start = time.monotonic()
+        with Spending() as spent:
+            return self.measure_and_save(planned, directory, spent)
+
+    def measure_and_save(self, planned: PlannedMeasurement, directory: Path, spent: Spending) -> dict[str, Any]:
+        """As `measure`, which begins to measure what it spends."""
         subject = self.find_subject(planned)
         baseline = planned.baseline and self.context.load_classifier(planned.baseline)
         measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed, baseline)
@@ -44,8 +48,9 @@ class Measurer:
             "predictions_sha256": written,
             "validation_sha256": validation,
             "data_warnings": list(subject.splits["test"].warnings),
-            "seconds": round(time.monotonic() - start, 1),
             **outcome.chosen,
+            # A protocol that trains has a record of that.
+            **spent.figures(outcome.chosen if "seconds" in outcome.chosen else None),
         }
         if outcome.classifier is not None:
             record["classifier_hash"] = weights.save_classifier(directory / weights.CLASSIFIER, outcome.classifier)

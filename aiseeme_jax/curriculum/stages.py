@@ -95,8 +95,8 @@ def describe_tuning(stage: PlannedStage, context: Context) -> dict[str, Any]:
     found = context.store.record(stage.tuning.artifact)
     fields = context.settle(stage).fields
     settled = {name: keys.to_json(fields[name]) for name in SET_FIELDS}
-    told = ("learning_rate", "batch_size", "score", "sentences", "trials", "images", "device_seconds")
-    return {"tuning": {**{name: found[name] for name in told}, "fields": settled}}
+    told = ("learning_rate", "batch_size", "score", "sentences", "trials", "images", "device_seconds", "joules")
+    return {"tuning": {**{name: found.get(name) for name in told}, "fields": settled}}
 
 
 def prepare_stage(stage: PlannedStage, context: Context) -> PreparedStage:

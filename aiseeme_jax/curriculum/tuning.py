@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import data
 from aiseeme_jax.curriculum.budgets import scale_stage
 from aiseeme_jax.curriculum.checks import check_at_least, check_stage, name_in_errors
+from aiseeme_jax.curriculum.costs import Cost, cost_of_search, sum_costs
 from aiseeme_jax.curriculum.datasets import DataSets, find_set, list_sets
 from aiseeme_jax.curriculum.pieces import PlannedStage
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
@@ -238,11 +239,10 @@ def plan_trial(tuning: PlannedTuning, candidate: Candidate, share: float) -> Pla
     return PlannedTrial(artifact, stage, share, tuning.fields.proxy, tuning.set, limit, tuning.artifact.key)
 
 
-def sum_search_cost(stages: Iterable[PlannedStage], store: Store) -> tuple[int, float]:
-    """What the finished searches of stages cost, each counted once: images, and seconds times devices."""
+def sum_search_cost(stages: Iterable[PlannedStage], store: Store) -> Cost:
+    """What the finished searches of stages cost, each counted once."""
     tunings = {stage.tuning.artifact.key: stage.tuning.artifact for stage in stages if stage.tuning is not None}
-    found = [record for artifact in tunings.values() if (record := store.record(artifact)) is not None]
-    return sum(one["images"] for one in found), float(sum(one["device_seconds"] for one in found))
+    return sum_costs(cost_of_search(store.record(artifact)) for artifact in tunings.values())
 
 
 def plan_probe(tuning: PlannedTuning) -> PlannedProbe | None:

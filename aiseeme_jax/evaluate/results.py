@@ -7,6 +7,7 @@ another bootstrap too.
 import csv
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,7 +31,12 @@ VALIDATION = "validation.npz"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of results.csv; `low` and `high` bound the 95 % interval and are NaN where there is none."""
+    """One line of results.csv; `low` and `high` bound the 95 % interval and are NaN where there is none.
+
+    Attributes:
+      pretraining_images and all after it: what the pretraining of the arm and this measurement cost; NaN where that is
+        not known.
+    """
 
     arm: str
     target: str
@@ -40,8 +46,16 @@ class Row:
     value: float
     low: float
     high: float
+    pretraining_images: float = math.nan
+    pretraining_device_seconds: float = math.nan
+    pretraining_joules: float = math.nan
+    measuring_device_seconds: float = math.nan
+    measuring_joules: float = math.nan
 
 
+# Columns of what the pretraining and the measurement cost.
+PRETRAINING_COSTS = ("pretraining_images", "pretraining_device_seconds", "pretraining_joules")
+COSTS = (*PRETRAINING_COSTS, "measuring_device_seconds", "measuring_joules")
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
@@ -232,7 +246,7 @@ def name_target(fields: Mapping[str, Any], default: str) -> str:
 
 def write_rows(workdir: Path, rows: Iterable[Row]) -> None:
     """Writes results.csv whole or not at all."""
-    write_table(workdir / RESULTS, Row, rows, measured=("value", "low", "high"))
+    write_table(workdir / RESULTS, Row, rows, measured=("value", "low", "high", *COSTS))
 
 
 def write_table(path: Path, kind: type, rows: Iterable[Any], *, measured: Sequence[str]) -> None:
@@ -240,7 +254,7 @@ def write_table(path: Path, kind: type, rows: Iterable[Any], *, measured: Sequen
 
     Args:
       kind: dataclass of a row, with a field for each column.
-      measured: columns of numbers, which have six digits and are empty where they are NaN.
+      measured: columns of numbers, which have six digits, or all if they are whole, and are empty where they are NaN.
     """
     columns = [field.name for field in fields(kind)]
     text = io.StringIO()
@@ -256,7 +270,9 @@ def write_table(path: Path, kind: type, rows: Iterable[Any], *, measured: Sequen
 
 
 def _write_number(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.6g}"
+    if np.isnan(value):
+        return ""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 def _write_on_one_line(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from flax import nnx
 
 from aiseeme_jax import augment, models, seeds, weights
+from aiseeme_jax.curriculum.costs import Cost, read_pretraining_cost
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.search.best_order import to_values
 from aiseeme_jax.store import artifacts, workdirs
@@ -33,6 +34,7 @@ class Arm:
       seed: of its pretraining.
       recipe: what else its config says of its training.
       folder: of its last stage.
+      cost: of its pretraining.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Arm:
     seed: int
     recipe: str
     folder: Path
+    cost: Cost = Cost()
 
 
 def list_arms(folders: Sequence[Path], patterns: Sequence[str] = ("*",)) -> tuple[list[Arm], list[str]]:
@@ -66,7 +69,8 @@ def list_arms(folders: Sequence[Path], patterns: Sequence[str] = ("*",)) -> tupl
                 continue
             ending = SEED_AT_THE_END.search(entry.name)
             seed = int(ending[1]) if ending else int(config["seed"])
-            found.setdefault(stage.resolve(), Arm(name, SEED_AT_THE_END.sub("", entry.name), seed, recipe, stage))
+            plain, cost = SEED_AT_THE_END.sub("", entry.name), read_pretraining_cost(store, entry)
+            found.setdefault(stage.resolve(), Arm(name, plain, seed, recipe, stage, cost))
     unused = [p for p in patterns if not any(fnmatch.fnmatch(n, p) or fnmatch.fnmatch(n, f"*: {p}") for n in known)]
     if unused:
         raise UserError(f"no arm '{unused[0]}': there are {', '.join(known)}")

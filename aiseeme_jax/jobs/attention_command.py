@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aiseeme_jax import augment, data
+from aiseeme_jax.curriculum.costs import describe_cost
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evidence.attention import METHODS, enlarge
@@ -175,7 +176,7 @@ def write(
     arms: Sequence[Arm],
 ) -> None:
     """Writes the tables and pictures, and prints what they show."""
-    tables = Tables(looker.cases, found, SAMPLES, SEED)
+    tables = Tables(looker.cases, found, SAMPLES, SEED, {arm.name: arm.cost for arm in arms})
     rows = tables.rows()
     results.write_table(options.workdir / TABLE, Row, rows, measured=NUMBERS)
     results.write_table(options.workdir / IMAGES, ImageRow, tables.image_rows(), measured=IMAGE_NUMBERS)
@@ -183,6 +184,7 @@ def write(
     for method in methods:
         place = f" at {options.endpoint}" if METHODS[method].of_layer else ""
         print("\n".join(write_summary(rows, method, place)))
+    print("\n".join(f"{arm.name}: {describe_cost(*arm.cost)}" for arm in arms), end="\n\n")
     print(f"{options.workdir / TABLE}: all measures and differences; {options.workdir / IMAGES}: each image")
     if options.no_pictures:
         return

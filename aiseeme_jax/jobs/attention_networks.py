@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiseeme_jax import augment, weights
+from aiseeme_jax.curriculum.costs import Cost, cost_of_work, mean_costs, read_pretraining_cost, sum_costs
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evidence.looking import Network
 from aiseeme_jax.store import artifacts, workdirs
@@ -29,12 +30,20 @@ class Arm:
       backbones: of the last finished stage; none if the arm trained nothing.
       classifiers: on the largest share of the labels.
       class_names: of the classifiers.
+      pretraining, measuring: what the pretraining and the fine-tunings cost, of each pretraining seed.
     """
 
     name: str
     backbones: dict[str, Network]
     classifiers: dict[str, Network]
     class_names: tuple[str, ...]
+    pretraining: list[Cost]
+    measuring: list[Cost]
+
+    @property
+    def cost(self) -> tuple[Cost, Cost]:
+        """Of the pretraining, a mean over its seeds, and of all fine-tunings."""
+        return mean_costs(self.pretraining), sum_costs(self.measuring)
 
     def networks_for(self, needs_class: bool) -> dict[str, Network]:
         """Those that a method takes."""
@@ -69,6 +78,8 @@ def load_arms(
         if name in arms:
             arms[name].backbones.update(one.backbones)
             arms[name].classifiers.update(one.classifiers)
+            arms[name].pretraining.extend(one.pretraining)
+            arms[name].measuring.extend(one.measuring)
         else:
             arms[name] = one
     return list(arms.values())
@@ -86,24 +97,24 @@ def _load_arm(
     if entry.stages:
         loaded = weights.load_backbone(workdirs.find_stage_folder(workdir, entry.name))[0]
         backbones[seed] = Network(loaded, None, _views_of_a_target(config))
-    found = _list_classifiers(workdirs.open_store(workdir, plan), entry)
+    store = workdirs.open_store(workdir, plan)
+    finetuned = _list_finetuned(store, entry)
+    found = {seed: weights.load_classifier(folder) for seed, folder in finetuned.items()}
     classifiers = {
         ", ".join(filter(None, (seed, f"fine-tuning {one}"))): Network(c.network.backbone, c.network.head, c.views)
         for one, c in found.items()
     }
-    return Arm(name, backbones, classifiers, next(iter(found.values())).class_names if found else ())
+    class_names = next(iter(found.values())).class_names if found else ()
+    spent = sum_costs(cost_of_work(artifacts.read_record(folder)) for folder in finetuned.values())
+    return Arm(name, backbones, classifiers, class_names, [read_pretraining_cost(store, entry)], [spent])
 
 
-def _list_classifiers(store: artifacts.Store, entry: workdirs.ArmEntry) -> dict[int, weights.Classifier]:
-    """By seed the finished classifiers of the first target of fine-tuning, on its largest share of the labels."""
+def _list_finetuned(store: artifacts.Store, entry: workdirs.ArmEntry) -> dict[int, Path]:
+    """By seed the folders of the finished first target of fine-tuning, on its largest share of the labels."""
     finished = [one for one in entry.measurements if one.target.startswith(FINETUNE) and _is_finished(store, one)]
     of_one = [one for one in finished if one.target == finished[0].target]
     largest = max((one.fraction for one in of_one), default=0)
-    return {
-        one.seed: weights.load_classifier(workdirs.find_measurement_folder(store, one))
-        for one in of_one
-        if one.fraction == largest
-    }
+    return {one.seed: workdirs.find_measurement_folder(store, one) for one in of_one if one.fraction == largest}
 
 
 def _is_finished(store: artifacts.Store, entry: workdirs.MeasurementEntry) -> bool:

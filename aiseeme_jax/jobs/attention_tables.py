@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from aiseeme_jax.curriculum.costs import Cost, fill_columns
+from aiseeme_jax.evaluate.results import COSTS
 from aiseeme_jax.evidence.localisation import MEASURES, MEDIANS, PRIORS, quarter_by
 from aiseeme_jax.evidence.looking import Cases, Looked
 from aiseeme_jax.evidence.paired import Estimate, Resamples, adjust_holm
@@ -31,6 +33,8 @@ class Row:
       images: ALL, or a quarter of them by the distance of the mask from the centre.
       against: of a difference, what is taken away; else ''.
       p, p_holm: of a difference, two-sided; adjusted over the arms and methods of one measure, for those between arms.
+      pretraining_images and all after it: of an arm, what its pretraining cost (a mean over its seeds), and the
+        fine-tunings of its classifiers.
     """
 
     arm: str
@@ -45,9 +49,14 @@ class Row:
     high: float = math.nan
     p: float = math.nan
     p_holm: float = math.nan
+    pretraining_images: float = math.nan
+    pretraining_device_seconds: float = math.nan
+    pretraining_joules: float = math.nan
+    measuring_device_seconds: float = math.nan
+    measuring_joules: float = math.nan
 
 
-NUMBERS = ("value", "low", "high", "p", "p_holm")
+NUMBERS = ("value", "low", "high", "p", "p_holm", *COSTS)
 IMAGE_NUMBERS = ("area", "distance", "empty", *MEASURES, "spearman")
 ImageRow = make_dataclass(
     "ImageRow",
@@ -65,10 +74,14 @@ class Tables:
 
     Args:
       samples, seed: of the bootstrap.
+      costs: what the pretraining and the fine-tunings of each arm cost.
     """
 
-    def __init__(self, cases: Cases, found: Found, samples: int, seed: int):
+    def __init__(
+        self, cases: Cases, found: Found, samples: int, seed: int, costs: Mapping[str, tuple[Cost, Cost]] | None = None
+    ):
         self.cases, self.found = cases, found
+        self.costs = {arm: fill_columns(*spent) for arm, spent in (costs or {}).items()}
         self.baselines = {name: cases.score_prior(sd) for name, sd in PRIOR_NAMES.items()}
         self.baselines[UNIFORM] = cases.score_prior(None)
         quarters = quarter_by(cases.distances)
@@ -82,7 +95,7 @@ class Tables:
         made = [row for name in self.subsets for row in self._rows_of(name)]
         for (arm, method), runs in self.found.items():
             made += self._checks(arm, method, list(runs.values()))
-        return _adjust(made)
+        return [replace(row, **self.costs.get(row.arm, {})) for row in _adjust(made)]
 
     def image_rows(self) -> Iterator[Any]:
         """All rows of attention_images.csv."""

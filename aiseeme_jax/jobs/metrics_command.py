@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from aiseeme_jax.curriculum.costs import describe_cost
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evidence.subgroups import DEALS
 from aiseeme_jax.report.contents import read_contents
@@ -101,6 +102,7 @@ def summarise(found: Measures) -> Iterator[str]:
             seeds += f" ({arm.pretrainings} of pretraining)"
         groups = len(set(map(str, arm.groups)))
         yield f"{arm.title}: {len(arm.labels):,} test images, {groups:,} lesions or patients, {seeds}"
+        yield f"  cost: {describe_cost(arm.pretraining, arm.measuring)}"
         yield from align([("", "value", "95 % interval", "by chance (95 %)"), *_list_numbers(found, arm)])
         yield from _list_gaps(found, arm)
         yield ""

@@ -10,18 +10,21 @@ ceiling. It writes similarity.csv, geometry.csv and similarity.html into the fir
 """
 
 import argparse
+import dataclasses
+import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from aiseeme_jax import data
+from aiseeme_jax.curriculum.costs import HEADS, Cost
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.evaluate.proxies import draw_images
-from aiseeme_jax.evaluate.results import write_table
+from aiseeme_jax.evaluate.results import PRETRAINING_COSTS, write_table
 from aiseeme_jax.evidence import geometry, networks, pairs, relations
 from aiseeme_jax.evidence.networks import PIXELS, Compared
 from aiseeme_jax.jobs import arms as arms_of
@@ -36,7 +39,11 @@ WIDTH, COLUMN = 100, 6
 
 @dataclass(frozen=True)
 class GeometryRow:
-    """A line of geometry.csv: features of a layer, averaged over positions. NaN where it was not measured."""
+    """A line of geometry.csv: features of a layer, averaged over positions. NaN where it was not measured.
+
+    Attributes:
+      pretraining_images and all after it: what the pretraining of the network cost; NaN of random weights.
+    """
 
     network: str
     endpoint: str
@@ -50,6 +57,9 @@ class GeometryRow:
     uniformity: float
     anisotropy: float
     dead_dimensions: float
+    pretraining_images: float
+    pretraining_device_seconds: float
+    pretraining_joules: float
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -81,10 +91,10 @@ def main(arguments: Sequence[str]) -> None:
         for label, backbone in backbones.items()
     }
     rows = pairs.list_cka(compared) + pairs.measure_pairs(compared, measures, seed=options.seed)
-    lie = measure_geometry(compared, aligned)
+    lie = measure_geometry(compared, aligned, {arm.name: arm.cost for arm in arms})
     out = options.out or options.workdirs[0]
     write_table(out / SIMILARITY, pairs.PairRow, rows, measured=("value", "low", "high", "null"))
-    measured = [field for field in GeometryRow.__dataclass_fields__ if field in geometry.NOTES]
+    measured = [field.name for field in dataclasses.fields(GeometryRow) if field.type is float]
     write_table(out / GEOMETRY, GeometryRow, lie, measured=measured)
     ceilings = arms_of.list_ceilings(arms)
     page = similarity_page.Page(
@@ -99,6 +109,7 @@ def main(arguments: Sequence[str]) -> None:
         layered=layered,
         missing=missing,
         gains=found_gains,
+        costs={arm.name: arm.cost.words for arm in arms},
     )
     similarity_page.write_page(out / PAGE, page)
     print("\n".join(write_tables(page)))
@@ -151,13 +162,16 @@ def _read_gains(options: argparse.Namespace) -> similarity_page.Gains:
     return similarity_page.Gains(found, gains.describe_correlation(correlation))
 
 
-def measure_geometry(compared: Compared, aligned: dict[str, float]) -> list[GeometryRow]:
+def measure_geometry(compared: Compared, aligned: Mapping[str, float], costs: Mapping[str, Cost]) -> list[GeometryRow]:
     """How the features of each layer lie. Alignment is that of the pooled features."""
+    unknown = Cost(math.nan, math.nan, math.nan)
     found = []
     for layer in compared.layers:
         features = compared.features[layer]
         values = {name: measure(features) for name, measure in geometry.MEASURES.items()}
         values["alignment"] = aligned[layer.network] if layer.endpoint == DEFAULT_ENDPOINT else np.nan
+        cost = dataclasses.astuple(costs.get(layer.network, unknown))
+        values |= dict(zip(PRETRAINING_COSTS, cost, strict=True))
         found.append(GeometryRow(layer.network, layer.endpoint, compared.images, features.shape[1], **values))
     return found
 
@@ -210,6 +224,9 @@ def write_tables(page: similarity_page.Page) -> Iterator[str]:
     for name, row in zip(names, rows, strict=True):
         numbers = row.effective_rank, row.twonn, row.copies, row.alignment, row.uniformity, row.anisotropy
         yield f"{name[:left]:<{left}}" + "".join("       –" if np.isnan(x) else f"{x:>8.2f}" for x in numbers)
+    yield ""
+    yield f"{'':<{left}}  {'   '.join(HEADS).lower()} of the pretraining"
+    yield from (f"{name[:left]:<{left}}  {'   '.join(words)}" for name, words in page.costs.items())
     notes = ["rank " + geometry.NOTES["effective_rank"], "TwoNN is " + geometry.NOTES["twonn"]]
     notes += ["copies: " + geometry.NOTES["copies"]]
     notes += ["", page.gains.sentence] if page.gains else []

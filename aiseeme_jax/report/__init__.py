@@ -11,8 +11,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from aiseeme_jax.curriculum import costs
 from aiseeme_jax.evaluate import bootstrap, results
-from aiseeme_jax.report import charts, costs, names, several, summary, tables
+from aiseeme_jax.report import charts, names, several, summary, tables
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.report.search_page import write_search_report
@@ -116,7 +117,8 @@ def render(contents: Contents, folder: str = "") -> str:
             if stage.views
         ],
         configs=_list_configs(contents),
-        costs={arm: cost.words for arm, cost in costs.sum_costs(contents).items()},
+        costs={arm: contents.describe_cost(arm) for arm in contents.arms},
+        cost_heads=(*costs.HEADS, costs.MEASURING),
         describe_target=names.describe_target,
         choose_tone=charts.choose_tone,
         tone_of=lambda arm: charts.choose_tone(arm, contents.arms),

@@ -3,7 +3,7 @@
     python -m aiseeme_jax compare runs/isic scratch                           every other arm against `scratch`
     python -m aiseeme_jax compare runs/pairs rotation-simclr 'rotation-simclr-*'
 
-Prints a Markdown table with the cost of each pretraining, and below it why a cell is empty. Each target is taken with
+Prints a Markdown table with what each arm cost, and below it why a cell is empty. Each target is taken with
 the largest share of the labels that it was measured with, or with that of `--fraction`, where it was measured with it.
 An interval covers the test images and, where a target has several seeds, the draw of labels and the seed of fine-
 tuning. It does not cover another pretraining.
@@ -15,15 +15,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiseeme_jax.curriculum import costs
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report.contents import Contents, read_contents
-from aiseeme_jax.report.costs import sum_costs
 from aiseeme_jax.report.estimates import Estimates, Incomparable
 from aiseeme_jax.report.names import describe_target
 
-# Heads of what each arm's pretraining cost.
-COST = ("images shown", "device time")
+# Heads of what pretraining and measurements of each arm cost.
+COST = tuple(head.lower() for head in (*costs.HEADS, costs.MEASURING))
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ def choose_columns(estimates: Estimates, asked: float | None = None) -> list[Col
 
 def write_table(estimates: Estimates, reference: str, arms: Sequence[str], columns: Sequence[Column]) -> Iterator[str]:
     """Lines: the reference as it is, then the others as differences from it, then why cells are empty."""
-    reasons, cost_of = [], sum_costs(estimates.contents)
+    reasons = []
     yield _write_line("arm", [*(column.head for column in columns), *COST])
     yield _write_line("---", ["---"] * (len(columns) + len(COST)))
     for arm in [reference, *arms]:
         found = [_write_cell(estimates, arm, reference, column) for column in columns]
-        cells = [*(text for text, _ in found), *cost_of[arm].words]
+        cells = [*(text for text, _ in found), *estimates.contents.describe_cost(arm)]
         yield _write_line(f"{arm}, as it is" if arm == reference else arm, cells)
         reasons += [reason for _, reason in found if reason]
     if reasons:

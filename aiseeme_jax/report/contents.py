@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aiseeme_jax.curriculum.arms import CURRICULUM, SCRATCH, SINGLE
+from aiseeme_jax.curriculum.costs import Cost, cost_of_stage, cost_of_work, fill_columns, sum_costs
 from aiseeme_jax.errors import MissingFile
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.fractions import in_words
@@ -40,6 +41,11 @@ class Stage:
             return self.task
         return self.arm if self.arm.startswith(f"{SINGLE}:") else f"{self.arm}: {self.task}"
 
+    @property
+    def cost(self) -> Cost:
+        """With the search of its learning rate and batch size."""
+        return cost_of_stage(self.record, self.made_from)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -56,6 +62,11 @@ class Run:
     seed: int
     directory: Path
     record: dict[str, Any]
+
+    @property
+    def cost(self) -> Cost:
+        """Of the measurement itself, with the training of a fine-tuning. Its images are not counted."""
+        return cost_of_work(self.record)
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,18 @@ class Contents:
         fraction = self.largest_fraction_of(target) if fraction is None else fraction
         return [run for run in self.runs if (run.arm, run.target, run.fraction) == (arm, target, fraction)]
 
+    def pretraining_cost(self, arm: str) -> Cost:
+        """What the stages of an arm cost. Those that several arms share count in each of them."""
+        return sum_costs(stage.cost for stage in self.stages_of[arm])
+
+    def measuring_cost(self, arm: str) -> Cost:
+        """What all finished measurements of an arm cost."""
+        return sum_costs(run.cost for run in self.runs if run.arm == arm)
+
+    def describe_cost(self, arm: str) -> tuple[str, ...]:
+        """What the pretraining and the measurements of an arm cost, under `costs.HEADS` and `costs.MEASURING`."""
+        return (*self.pretraining_cost(arm).words, self.measuring_cost(arm).time)
+
     def measured_targets(self) -> list[str]:
         """Targets with which some arm was measured, in the order of the config."""
         measured = {run.target for run in self.runs}
@@ -172,16 +195,19 @@ def read_contents(workdir: Path, *, scored: bool = True, statistics: Mapping[str
     arms = sorted(plan.arms, key=lambda arm: arm.name != CURRICULUM)
     runs = [run for arm in arms for run in _read_runs(store, arm)]
     stages = _read_stages(store, arms)
+    stages_of = {arm.name: [stages[entry.key] for entry in arm.stages] for arm in arms}
     if statistics is not None:
         config = {**config, "statistics": dict(statistics)}
     return Contents(
         config=config,
         arms=[arm.name for arm in arms],
         targets=[_name_target(config, fields) for fields in config["targets"]],
-        rows=[row for run in runs for row in _score_run(run, config["statistics"])] if scored else [],
+        rows=[row for run in runs for row in _score_run(run, stages_of[run.arm], config["statistics"])]
+        if scored
+        else [],
         runs=runs,
         stages=list(stages.values()),
-        stages_of={arm.name: [stages[entry.key] for entry in arm.stages] for arm in arms},
+        stages_of=stages_of,
         missing=[*_describe_missing_stages(stages.values()), *_describe_missing_runs(arms, runs)],
         data_warnings=_list_data_warnings(stages.values(), runs),
     )
@@ -205,9 +231,11 @@ def _read_runs(store: artifacts.Store, arm: workdirs.ArmEntry) -> Iterator[Run]:
             yield Run(arm.name, entry.target, entry.fraction, entry.seed, directory, record)
 
 
-def _score_run(run: Run, statistics: dict[str, int]) -> Iterator[results.Row]:
+def _score_run(run: Run, stages: Iterable[Stage], statistics: dict[str, int]) -> Iterator[results.Row]:
+    """The rows of a measurement, with what the stages of its arm and the measurement cost."""
+    cost = fill_columns(sum_costs(stage.cost for stage in stages), run.cost)
     for found in score_measurement(run.directory, statistics):
-        yield results.Row(run.arm, run.target, run.fraction, run.seed, **found)
+        yield results.Row(run.arm, run.target, run.fraction, run.seed, **found, **cost)
 
 
 def _read_stages(store: artifacts.Store, arms: list[workdirs.ArmEntry]) -> dict[str, Stage]:

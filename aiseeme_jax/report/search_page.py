@@ -1,17 +1,19 @@
 """The page of a search: the tree of its orders, how sure the ranking is, what it cost."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aiseeme_jax.curriculum.costs import Cost
 from aiseeme_jax.evaluate.over_seeds import format_number
 from aiseeme_jax.report.estimates import Cell
 from aiseeme_jax.report.templates import REPORT, load_template
 from aiseeme_jax.report.tree import MOST_NODES, draw_tree
-from aiseeme_jax.search.findings import Cost, Findings, Node, read_findings
+from aiseeme_jax.search import findings
+from aiseeme_jax.search.findings import Findings, Node, read_findings
 from aiseeme_jax.store import records, workdirs
-from aiseeme_jax.training.display import duration
 
 # Orders in the table.
 LISTED = 40
@@ -58,9 +60,10 @@ def rank_nodes(nodes: Sequence[Node]) -> list[Node]:
     return sorted(whole, key=lambda node: (-node.value, len(node.order)))
 
 
-def describe_cost(cost: Cost) -> str:
-    """'12 stages, 48,000 images, 20 min 10 s on one device'."""
-    return f"{cost.stages} stages, {cost.images:,} images, {duration(cost.device_seconds)} of one device"
+def describe_cost(cost: findings.Cost) -> str:
+    """'12 stages, 48,000 images, 20 min 10 s of one device, energy: 21 Wh'."""
+    spent = Cost(cost.images, cost.device_seconds, math.nan if cost.joules is None else cost.joules)
+    return f"{cost.stages} stages, {cost.images:,} images, {spent.time} of one device, energy: {spent.energy}"
 
 
 def describe_gain(node: Node) -> str:

@@ -1,6 +1,6 @@
 """The page of a comparison of networks: heat maps, how features lie, and gains of a search over similarity."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from aiseeme_jax.curriculum.costs import HEADS
 from aiseeme_jax.evidence import geometry
 from aiseeme_jax.evidence.networks import PIXELS, Compared
 from aiseeme_jax.evidence.pairs import CKA, MEASURES, PairRow
@@ -42,6 +43,7 @@ class Page:
       layered: networks of which all layers are compared.
       missing: names of arms that are not finished.
       gains: of a search; None if they were not asked for.
+      costs: what the pretraining of each arm cost, under `costs.HEADS`.
     """
 
     title: str
@@ -55,6 +57,7 @@ class Page:
     layered: Sequence[str]
     missing: Sequence[str]
     gains: Gains | None
+    costs: Mapping[str, Sequence[str]]
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -75,6 +78,7 @@ def render(page: Page) -> str:
         geometry=[row for row in page.geometry],
         columns=list(geometry.NOTES),
         notes=geometry.NOTES,
+        cost_heads=HEADS,
         scatter=draw_gains(page.gains) if page.gains else None,
         number=lambda value: "–" if np.isnan(value) else f"{value:.2f}".replace("-", "−"),
     )

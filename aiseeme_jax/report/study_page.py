@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from aiseeme_jax.curriculum.costs import HEADS
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.protocols import find_protocol
 from aiseeme_jax.report import tables
@@ -21,7 +22,6 @@ from aiseeme_jax.store import records, workdirs
 from aiseeme_jax.study.certainty import Difference, Outcomes, Summary, Table, count_different
 from aiseeme_jax.study.tables import StudyTables
 from aiseeme_jax.study.variants import Study
-from aiseeme_jax.training.display import duration
 
 # Between a variant and an arm in the name of a row.
 BETWEEN = " · "
@@ -44,7 +44,7 @@ def write_study_report(
 
 def render(study: Study, outcomes: Outcomes, found: StudyTables, missing: Sequence[str], config: dict[str, Any]) -> str:
     """The page as HTML."""
-    main, costs = outcomes.main_tables(), list_costs(outcomes)
+    main = outcomes.main_tables()
     shown = [one for one in found.differences if (one.target, one.fraction, one.metric) in main]
     return load_template("study.html.jinja").render(
         title=config["title"] or config["data"]["name"],
@@ -63,8 +63,8 @@ def render(study: Study, outcomes: Outcomes, found: StudyTables, missing: Sequen
             for one in found.differences
         ],
         name_compared=name_compared,
-        costs=costs,
-        cost_of={name: (images, time) for name, images, time in costs},
+        cost_of={name_row(*place): cost.words for place, cost in outcomes.costs.items()},
+        cost_heads=HEADS,
         alone=list_alone(outcomes),
         one_label_seed=list_one_label_seed(found.summaries),
         config=json.dumps(config, indent=2),
@@ -139,18 +139,6 @@ def tabulate_means(outcomes: Outcomes, summaries: Sequence[Summary]) -> Iterator
         table = tables.make_table({fraction: in_words(fraction) for fraction in fractions}, sections)
         if table:
             yield table
-
-
-def list_costs(outcomes: Outcomes) -> list[tuple[str, str, str]]:
-    """Name of the row, images shown and device time of every variant and arm; a mean over the seeds."""
-    return [
-        (
-            name_row(*place),
-            f"{cost.images:,.0f}",
-            duration(cost.device_seconds) if math.isfinite(cost.device_seconds) else "–",
-        )
-        for place, cost in outcomes.costs.items()
-    ]
 
 
 def list_alone(outcomes: Outcomes) -> list[str]:

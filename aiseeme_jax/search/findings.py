@@ -11,6 +11,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
+from aiseeme_jax.curriculum.costs import cost_of_work, sum_costs
 from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedStage
 from aiseeme_jax.curriculum.tuning import sum_search_cost
 from aiseeme_jax.errors import MissingFile, UserError
@@ -44,11 +45,15 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What stages cost: how many, the images that they showed, and seconds times devices, restarts included."""
+    """What stages cost: how many, the images that they showed, seconds times devices (restarts included), and joules.
+
+    Joules are None if they were not measured.
+    """
 
     stages: int
     images: int
     device_seconds: float
+    joules: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +133,10 @@ def sum_cost(arms: Iterable[PlannedArm], store: Store, without: Iterable[Planned
     stages: dict[str, PlannedStage] = {stage.artifact.key: stage for arm in arms for stage in arm.stages}
     stages = {key: stage for key, stage in stages.items() if key not in known}
     finished = [(stage, record) for stage in stages.values() if (record := store.record(stage.artifact))]
-    searched_images, searched_seconds = sum_search_cost((stage for stage, _ in finished), store)
-    # A stage of an earlier version does not say on how many devices it was trained.
-    seconds = sum(record["seconds"] * record.get("devices", 1) for _, record in finished)
-    return Cost(
-        len(finished),
-        sum(stage.images_shown for stage, _ in finished) + searched_images,
-        round(seconds + searched_seconds, 1),
-    )
+    searched = sum_search_cost((stage for stage, _ in finished), store)
+    total = sum_costs(cost_of_work(record, stage.images_shown) for stage, record in finished) + searched
+    joules = None if math.isnan(total.joules) else total.joules
+    return Cost(len(finished), int(total.images), round(total.device_seconds, 1), joules)
 
 
 def describe_compared(compared: Sequence[Compared], names: Mapping[Trial, str]) -> tuple[Comparison, ...]:

@@ -2,10 +2,7 @@
 
 import dataclasses
 import logging
-import time
 from typing import Any
-
-import jax
 
 from aiseeme_jax.curriculum.arms import count_images
 from aiseeme_jax.curriculum.context import Context
@@ -14,6 +11,7 @@ from aiseeme_jax.curriculum.trials import PlannedProbe
 from aiseeme_jax.curriculum.tuning import RATE
 from aiseeme_jax.search import noise_scale, range_test
 from aiseeme_jax.training import step
+from aiseeme_jax.training.spending import Spending
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +22,11 @@ def probe(planned: PlannedProbe, context: Context) -> dict[str, Any]:
 
     Returns the record.
     """
-    start = time.monotonic()
+    with Spending() as spent:
+        return {**_measure(planned, context), **spent.figures()}
+
+
+def _measure(planned: PlannedProbe, context: Context) -> dict[str, Any]:
     stage, search = planned.stage, planned.fields
     prepared, size = prepare_stage(stage, context), stage.fields.batch_size
     record: dict[str, Any] = {"images": 0}
@@ -43,7 +45,7 @@ def probe(planned: PlannedProbe, context: Context) -> dict[str, Any]:
             # Each image is used twice, in its batch and in its part.
             record["images"] += 2 * search.noise_batches * size
         log.info("%s: gradient noise scale: %s", planned.title, record["noise_scale"]["sentence"])
-    return {**record, "devices": jax.device_count(), "seconds": round(time.monotonic() - start, 1)}
+    return record
 
 
 def _test_range(planned: PlannedProbe, prepared: Any, context: Context) -> range_test.Range:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from aiseeme_jax.store import checkpoints
 from aiseeme_jax.training import barrier, step
 from aiseeme_jax.training.loop import Diverged
 from aiseeme_jax.training.memory import find_memory_limit, measure_step
+from aiseeme_jax.training.spending import Spending
 from aiseeme_jax.training.state import make_state
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,14 @@ class TrialWork:
 
         A trial that diverges, or whose step needs more memory than there is, has no score, and is no error.
         """
-        start = time.monotonic()
+        with Spending() as spent:
+            return self._do(trial, directory, spent)
+
+    def _do(self, trial: PlannedTrial, directory: Path, spent: Spending) -> dict[str, Any]:
         fault = self.find_excess(trial)
         if fault:
             log.warning("%s: left out: %s", trial.title, fault)
-            return _without_score(TOO_LARGE, fault, images=0, start=start)
+            return _without_score(TOO_LARGE, fault, images=0, spent=spent)
         log.info("%s", trial.title)
         try:
             trained = train_stage(trial.stage, self.context, directory)
@@ -52,7 +55,7 @@ class TrialWork:
             log.warning("%s: diverged, and counts as the worst", trial.title)
             checkpoints.drop_checkpoints(directory)
             # How far it came is not known any more; it is at most this.
-            return _without_score(DIVERGED, str(error), images=trial.stage.images_shown, start=start)
+            return _without_score(DIVERGED, str(error), images=trial.stage.images_shown, spent=spent)
         barrier.wait_for_all(f"trained {trial.artifact.name}")
         score = self.scorer.score_backbone(trial.proxy, trial.set, weights.load_backbone(directory)[0])
         barrier.wait_for_all(f"scored {trial.artifact.name}")
@@ -64,9 +67,7 @@ class TrialWork:
             "images": trained["steps"] * count_images(trial.stage.fields),
             "steps": trained["steps"],
             "final_loss": trained["final_loss"],
-            "devices": trained["devices"],
-            # If it was interrupted, the training knows what was spent before.
-            "seconds": max(_since(start), trained["seconds"]),
+            **spent.figures(trained),
             "score_of": trained["backbone_hash"],
         }
 
@@ -102,10 +103,6 @@ def drop_weights(directory: Path) -> None:
             (directory / name).unlink(missing_ok=True)
 
 
-def _without_score(state: str, reason: str, *, images: int, start: float) -> dict[str, Any]:
+def _without_score(state: str, reason: str, *, images: int, spent: Spending) -> dict[str, Any]:
     found = {"state": state, "value": None, "draws": [], "reason": reason, "images": images}
-    return {**found, "devices": jax.device_count(), "seconds": _since(start)}
-
-
-def _since(start: float) -> float:
-    return round(time.monotonic() - start, 1)
+    return {**found, **spent.figures()}

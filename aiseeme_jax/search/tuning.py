@@ -22,6 +22,7 @@ from aiseeme_jax.search.trial_work import DIVERGED, SCORED, TOO_LARGE
 from aiseeme_jax.store import keys, records
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.store.listing import TRIALS_OF_A_SEARCH
+from aiseeme_jax.training.energy import add_joules
 from aiseeme_jax.training.loop import Diverged
 
 Round = list[PlannedTrial] | list[PlannedProbe]
@@ -143,6 +144,7 @@ def conclude(tuning: PlannedTuning, store: Store) -> dict[str, Any]:
         "noise_scale": measured.get("noise_scale"),
         "images": sum(record["images"] for record in costs),
         "device_seconds": round(sum(record["seconds"] * record["devices"] for record in costs), 1),
+        "joules": add_joules([record.get("joules") for record in costs]),
     }
 
 

@@ -46,7 +46,7 @@ class Summary:
       x: place of the variant on the axis; NaN if it has none.
       pretraining_seeds: those that gave different backbones: 1 where the backbone does not depend on them.
       label_seeds: of each.
-      images, device_seconds: what the pretraining cost, a mean over the seeds.
+      images, device_seconds, joules: what the pretraining cost, a mean over the seeds.
     """
 
     variant: str
@@ -62,6 +62,7 @@ class Summary:
     label_seeds: int
     images: float
     device_seconds: float
+    joules: float
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def summarise(outcomes: Outcomes) -> list[Summary]:
             cell = balance(outcomes.find((variant, arm), table))
             if not cell:
                 continue
-            cost = outcomes.costs.get((variant, arm), Cost(math.nan, math.nan))
+            cost = outcomes.costs.get((variant, arm), Cost(math.nan, math.nan, math.nan))
             interval = estimate_cell({seeds: one.scored.draws[table[2]] for seeds, one in cell.items()}).interval(LEVEL)
             alike = len({one.scored.images for one in cell.values()}) == 1
             found.append(
@@ -180,6 +181,7 @@ def summarise(outcomes: Outcomes) -> list[Summary]:
                     len({label for _, label in cell}),
                     cost.images,
                     cost.device_seconds,
+                    cost.joules,
                 )
             )
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aiseeme_jax.curriculum.costs import Cost, cost_of_work, mean_costs, sum_costs
 from aiseeme_jax.curriculum.pieces import Plan, PlannedArm
 from aiseeme_jax.curriculum.tuning import sum_search_cost
 from aiseeme_jax.evaluate import results
@@ -51,19 +52,6 @@ class Measured:
     key: str
     scored: Scored
     validation: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the pretraining of an arm costs, as a mean over the seeds. NaN where it is not known yet.
-
-    Attributes:
-      images: shown in all stages, those included that other arms share.
-      device_seconds: seconds times devices, restarts included.
-    """
-
-    images: float
-    device_seconds: float
 
 
 @dataclass
@@ -112,22 +100,19 @@ class Reader:
         return self._scored[key]
 
     def sum_costs(self, plans: Sequence[tuple[StudyRun, Plan]]) -> dict[tuple[str, str], Cost]:
-        """The cost of each variant and arm."""
+        """What the pretraining of each variant and arm costs, as a mean over the seeds. NaN where it is not known yet.
+
+        Stages that other arms share count.
+        """
         found: dict[tuple[str, str], list[Cost]] = {}
         for run, plan in plans:
             for arm in plan.arms:
                 found.setdefault((run.variant.name, arm.name), []).append(self._sum_cost(arm))
-        return {
-            place: Cost(float(np.mean([c.images for c in costs])), float(np.mean([c.device_seconds for c in costs])))
-            for place, costs in found.items()
-        }
+        return {place: mean_costs(costs) for place, costs in found.items()}
 
     def _sum_cost(self, arm: PlannedArm) -> Cost:
-        records = [self.store.record(stage.artifact) for stage in arm.stages]
-        seconds = [np.nan if one is None else one["seconds"] * one.get("devices", 1) for one in records]
-        searched_images, searched_seconds = sum_search_cost(arm.stages, self.store)
-        images = sum(stage.images_shown for stage in arm.stages)
-        return Cost(images + searched_images, float(sum(seconds)) + searched_seconds)
+        found = [cost_of_work(self.store.record(stage.artifact), stage.images_shown) for stage in arm.stages]
+        return sum_costs(found) + sum_search_cost(arm.stages, self.store)
 
 
 def score(predictions: results.AnyPredictions, statistics: Mapping[str, int]) -> Scored:

@@ -22,7 +22,7 @@ def write_tables(workdir: Path, outcomes: Outcomes) -> StudyTables:
     """Writes study.csv, summary.csv and differences.csv, each whole or not at all, and returns their rows."""
     found = StudyTables(list_values(outcomes), summarise(outcomes), compare(outcomes))
     write_table(workdir / VALUES, Value, found.values, measured=("value",))
-    numbers = ("x", "value", "low", "high", "images", "device_seconds")
+    numbers = ("x", "value", "low", "high", "images", "device_seconds", "joules")
     write_table(workdir / SUMMARY, Summary, found.summaries, measured=numbers)
     numbers = ("x", "difference", "low", "high", "p", "p_adjusted")
     write_table(workdir / DIFFERENCES, Difference, found.differences, measured=numbers)

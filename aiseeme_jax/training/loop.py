@@ -22,6 +22,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import checkpoints, claims, records
 from aiseeme_jax.store.artifacts import explain_remedy
 from aiseeme_jax.task import Task
+from aiseeme_jax.training.energy import Meter
 from aiseeme_jax.training.health import collapse_warning, feature_health
 from aiseeme_jax.training.samples import Samples
 from aiseeme_jax.training.state import Program, Recipe, TrainState, make_state, split_state, task_of
@@ -120,7 +121,8 @@ def fit(
         store = stack.enter_context(checkpoints.Checkpoints(folder.directory))
         state, record = _resume(store, state, identity, folder.directory)
         telemetry = stack.enter_context(_open_telemetry(recipe, folder, int(state.step)))
-        training = _Training(task, program, recipe, folder, callbacks, signals, store, telemetry, record)
+        meter = stack.enter_context(Meter(record.get("joules")))
+        training = _Training(task, program, recipe, folder, callbacks, signals, store, telemetry, meter, record)
         state = training.run(state, batches)
     return Result(task_of(program, state), {"steps": int(state.step), **training.record})
 
@@ -157,12 +159,13 @@ class _Training:
         signals: StopSignal,
         store: checkpoints.Checkpoints,
         telemetry: Telemetry,
+        meter: Meter,
         record: dict[str, Any],
     ):
         self.at_epoch_due = task.AT_EPOCH
         self.program, self.recipe, self.folder, self.callbacks = program, recipe, folder, callbacks
         self.signals, self.store, self.telemetry, self.record = signals, store, telemetry, record
-        self.clock = Clock(record["seconds"])
+        self.clock, self.meter = Clock(record["seconds"]), meter
         self.key = jax.random.key(seeds.derive(recipe.seed, "steps"))
         self.queued: collections.deque = collections.deque()
 
@@ -271,6 +274,7 @@ class _Training:
         speed = self.telemetry.images_per_second
         self.record |= {
             "seconds": round(self.clock.seconds(), 1),
+            "joules": self.meter.joules(),
             **({"images_per_second": speed} if speed else {}),
             "final_loss": float(metrics["loss"]),
             "skipped_steps": int(state.skipped),
@@ -324,7 +328,7 @@ def _resume(
     Args:
       identity: what a checkpoint must belong to. A name that its record lacks is not compared.
     """
-    fresh = {"seconds": 0.0, **identity}
+    fresh = {"seconds": 0.0, "joules": 0.0, **identity}
     found, record = store.restore(state.replace(frozen=None), data.data_mesh()) or (state, fresh)
     for name, now in identity.items():
         changed = records.describe_differences({name: record.get(name, now)}, {name: now})

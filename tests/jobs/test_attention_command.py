@@ -12,6 +12,7 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import data
 from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.evaluate import results
 from aiseeme_jax.evidence import localisation
 from aiseeme_jax.jobs import attention_command, curriculum
 from configs import base
@@ -87,6 +88,12 @@ def test_a_finished_run_is_looked_at(masked, no_events, tiny_in_the_table, tmp_p
     assert len(values(source="uniform map")) == 21
     uniform = [(r["energy"], r["area"]) for r in images if r["source"] == "uniform map"]
     assert all(float(a) == pytest.approx(float(b), abs=1e-5) for a, b in uniform)
+
+    # Two stages of two steps of eight images; the two fine-tunings together.
+    costs = {r["arm"]: [r[name] for name in results.COSTS[:2]] for r in rows}
+    assert costs["curriculum"][0] == "32" and float(costs["curriculum"][1]) > 0
+    assert costs["scratch"] == ["0", "0"] and costs[""] == ["", ""]
+    assert "curriculum: pretraining 32 images, " in shown and "scratch: pretraining 0 images, 0 s" in shown
 
     between = [
         r for r in rows if r["against"] == "arm curriculum" and r["measure"] == "energy" and r["images"] == "all"

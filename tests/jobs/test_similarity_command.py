@@ -77,6 +77,8 @@ def test_the_command_compares_the_arms_of_runs(tmp_path, capsys):
     lie = read(tmp_path / "out" / "geometry.csv")
     pooled = [row for row in lie if row["endpoint"] == "pooled"]
     assert pooled and all(row["alignment"] and float(row["twonn"]) > 0 for row in pooled)
+    costs = {row["network"]: row["pretraining_images"] for row in pooled}
+    assert costs["0: curriculum"] and not costs["random weights, seed 0"]
     page = (tmp_path / "out" / "similarity.html").read_text()
     assert "biased estimate, which is not shown" in page and "near copies destroy it" in page
     assert "far above 0 for independent features" in page and "src=" not in page

@@ -25,12 +25,12 @@ from report_runs import (
 from test_measures import attributes, make_validation  # noqa: F401
 from test_measures import run as measure_run
 
+from aiseeme_jax.curriculum.costs import Cost
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.jobs import card_command
 from aiseeme_jax.report.card import datasets, evaluation, page
 from aiseeme_jax.report.card.markdown import write_yaml
 from aiseeme_jax.report.contents import read_contents
-from aiseeme_jax.report.costs import Cost, sum_costs
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.store import records
 from aiseeme_jax.store.artifacts import KEY, STAGES, Store
@@ -128,11 +128,11 @@ def test_numbers_have_intervals_sizes_and_costs(workdir, card):
     cell = Estimates(read_contents(workdir)).estimate("curriculum", "finetune", 1.0, "balanced_accuracy")
     row = find_row(card, "Fine-tuning", "all labels", "Balanced accuracy")
     # Three stages of 500 steps of 64 images, and of 80 seconds on two devices.
-    assert row[3:] == [cell.text, cell.interval.strip("[]"), "80", "40", "2", "96,000", "8 min"]
+    assert row[3:] == [cell.text, cell.interval.strip("[]"), "80", "40", "2", "96,000", "8 min", "not measured"]
     assert "96,000 images shown, 8 min of one device (480 device-seconds)" in card
     assert "- Hardware: 2 × NVIDIA H200." in card and "python 3.11.2, jax 0.10.2" in card
     stage = find_row(card, "1", "moco_v2")
-    assert stage[2:] == ["isic2019/64", "pfr", "500", "32,000", "2 min 40 s", "5"]
+    assert stage[2:] == ["isic2019/64", "pfr", "500", "32,000", "2 min 40 s", "not measured", "5"]
 
 
 def test_data_licences_and_citations_are_those_of_the_builders(card):
@@ -264,7 +264,12 @@ def test_costs_count_joint_members_and_searches(tmp_path):
     set_key(tmp_path, "curriculum", 0, "joint", fields={"batch_size": 8, "fields": {"members": {"a": {}, "b": {}}}})
     write_stage(tmp_path, "curriculum", 1, "simclr", tuning=search | {"trials": [], "score": "", "sentences": []})
     set_key(tmp_path, "curriculum", 1, "simclr", fields=FIELDS)
-    costs = sum_costs(read_contents(tmp_path))
-    assert costs["curriculum"] == Cost(500 * 8 * 2 + 500 * 32 + 1000, 80.0 * 4 + 80.0 + 50.0)
-    assert costs["scratch"] == Cost(0, 0) and costs["scratch"].words == ("0", "0 s")
-    assert Cost(float("nan"), float("nan")).words == ("–", "–")
+    cost_of = read_contents(tmp_path).pretraining_cost
+    assert cost_of("curriculum").words == ("25,000", "7 min 30 s", "not measured")
+    assert 500 * 8 * 2 + 500 * 32 + 1000 == 25_000 and 80 * 4 + 80 + 50 == 450
+    assert cost_of("scratch") == Cost(0, 0, 0) and cost_of("scratch").words == ("0", "0 s", "0 Wh")
+    assert Cost(*[float("nan")] * 3).words == ("–", "–", "not measured")
+    write_stage(tmp_path, "curriculum", 0, "joint", devices=4, joules=7200.0)
+    write_stage(tmp_path, "curriculum", 1, "simclr", joules=1800.0, tuning={**search, "joules": 900.0})
+    assert cost_of("curriculum").energy == "not measured", "the contents are as they were read"
+    assert read_contents(tmp_path).pretraining_cost("curriculum").energy == "2.75 Wh"

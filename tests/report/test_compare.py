@@ -28,7 +28,7 @@ from report_runs import (
 from aiseeme_jax import __main__ as commands
 from aiseeme_jax import report
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.evaluate import metrics
+from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.report import compare
 
 
@@ -46,7 +46,7 @@ def whole_lines(capsys):
 @pytest.fixture
 def lines(whole_lines):
     """Those of `whole_lines` without what each arm cost."""
-    return lambda *arguments: [row[:-2] if len(row) > 1 else row for row in whole_lines(*arguments)]
+    return lambda *arguments: [row[:-4] if len(row) > 1 else row for row in whole_lines(*arguments)]
 
 
 def by_definition(metric, arms, runs_of):
@@ -72,10 +72,16 @@ def test_what_each_arm_cost_stands_beside_it(tmp_path, whole_lines):
     begin_run(tmp_path, {**CONFIG, "targets": [make_target("linear")], "baselines": ["scratch"]})
     for position, stage in enumerate(CONFIG["stages"]):
         write_stage(tmp_path, "curriculum", position, stage["task"], devices=2)
-    write_measurements(tmp_path, {(arm, "linear", 1.0, 0): make_predictions(arm, "linear", 1.0, 0) for arm in ARMS[:2]})
+    for arm in ARMS[:2]:
+        write_measurement(tmp_path, (arm, "linear", 1.0, 0), make_predictions(arm, "linear", 1.0, 0), seconds=20.0)
     head, _, reference, gain = whole_lines(tmp_path, "scratch")
     # The key of a made-up stage has no batch size.
-    assert (head[-2:], reference[-2:], gain[-2:]) == (["images shown", "device time"], ["0", "0 s"], ["–", "8 min"])
+    assert head[-4:] == ["images shown", "device time", "energy", "time of measuring"]
+    assert reference[-4:] == ["0", "0 s", "0 Wh", "20 s"] and gain[-4:] == ["–", "8 min", "not measured", "20 s"]
+    report.write_results(tmp_path)
+    costs = {row.arm: [getattr(row, name) for name in results.COSTS] for row in results.read_rows(tmp_path)}
+    np.testing.assert_equal(costs["scratch"], [0, 0, 0, 20, np.nan])
+    np.testing.assert_equal(costs["curriculum"], [np.nan, 480, np.nan, 20, np.nan])
 
 
 def test_all_others_are_compared_unless_told_otherwise(workdir, lines):

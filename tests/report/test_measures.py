@@ -44,7 +44,7 @@ def write_arms(workdir, balanced="none", seeds=(0,)):
         for seed in seeds:
             place = arm, "linear", 1.0, seed
             made[place] = make_predictions(*place)
-            write_measurement(workdir, place, made[place], make_validation(made[place]))
+            write_measurement(workdir, place, made[place], make_validation(made[place]), seconds=15.0, devices=2)
     return made
 
 
@@ -136,6 +136,7 @@ def test_numbers_are_those_of_the_stored_predictions(tables):
     kappa = find(found["metrics.csv"], arm="curriculum", metric="kappa")
     assert kappa["value"] == pytest.approx(sk.cohen_kappa_score(test.labels, decided), abs=1e-6)
     assert kappa["low"] < kappa["value"] < kappa["high"]
+    assert kappa["pretraining_images"] == 0 and kappa["measuring_device_seconds"] == 30
     area = find(found["areas.csv"], arm="curriculum", of="MEL")
     areas = auc.measure_areas(test.labels == 0, test.probs[:, 0], test.groups)
     assert area["value"] == pytest.approx(areas.values[0], abs=1e-6)

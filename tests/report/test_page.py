@@ -209,7 +209,9 @@ def test_the_only_target_with_fewer_labels_is_named_over_its_numbers(tmp_path):
     begin_run(tmp_path, {**TWO_ARMS, "targets": [make_target("linear", (0.1, 1.0), (0, 1))]})
     write_targets(tmp_path, arms=ARMS[:2], targets=["linear"])
     text = words(report.write_report(tmp_path).read_text())
-    assert "all labelsImages shownDevice time Linear probe: balanced accuracy curriculum 0." in text
+    assert (
+        "all labelsImages shownDevice timeEnergyTime of measuring Linear probe: balanced accuracy curriculum 0." in text
+    )
 
 
 def test_long_names_of_arms_leave_room_on_a_narrow_screen(page):

@@ -69,8 +69,7 @@ def test_costs_and_stages_are_those_of_each_run(tmp_path):
         write_stage(folder, "curriculum", 0, TASKS[0], devices=devices)
         write_measurement(folder, ("curriculum", "knn", 1.0, 0), make_predictions("curriculum", "knn", 1.0, 0))
     contents = several.read_several(folders)
-    costs = report.costs.sum_costs(contents)
-    assert [costs[f"{name}: curriculum"].device_seconds for name in "ab"] == [80.0, 240.0]
+    assert [contents.pretraining_cost(f"{name}: curriculum").device_seconds for name in "ab"] == [80.0, 240.0]
     assert [stage.title for stage in contents.stages] == ["a: curriculum: rotation", "b: curriculum: rotation"]
     assert any(sentence.startswith("b: No results of kNN") for sentence in contents.missing)
 

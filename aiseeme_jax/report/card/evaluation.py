@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from aiseeme_jax.curriculum.costs import HEADS
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.masks import MaskScoring
 from aiseeme_jax.report.card.markdown import write_table
@@ -66,8 +67,8 @@ def list_scores(estimates: Estimates, arm: str) -> list[Score]:
     return found
 
 
-def write_scores(scores: list[Score], cost: tuple[str, str]) -> list[str]:
-    """A table of scores, each with the cost of the pretraining: images shown, device time."""
+def write_scores(scores: list[Score], cost: tuple[str, ...]) -> list[str]:
+    """A table of scores, each with the cost of the pretraining under `costs.HEADS`."""
     head = ("Target", "Labels", "Metric", "Value", "95 % interval", "Test images", "Lesions or patients", "Seeds")
     rows = [
         (
@@ -83,7 +84,7 @@ def write_scores(scores: list[Score], cost: tuple[str, str]) -> list[str]:
         )
         for one in scores
     ]
-    return write_table((*head, "Images shown", "Device time"), rows)
+    return write_table((*head, *HEADS), rows)
 
 
 def write_calibration(workdir: Path, contents: Contents, arm: str) -> Iterator[str]:

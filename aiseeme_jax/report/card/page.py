@@ -14,7 +14,6 @@ from aiseeme_jax.report.card.front_matter import write_front_matter
 from aiseeme_jax.report.card.limits import list_limits
 from aiseeme_jax.report.card.markdown import escape, write_table
 from aiseeme_jax.report.contents import Contents, read_contents
-from aiseeme_jax.report.costs import sum_cost
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.store import records
 
@@ -128,7 +127,6 @@ def _write_data(used: UsedData) -> Iterator[str]:
 def _write_arm(workdir: Path, contents: Contents, arm: str, scores: list[Score]) -> Iterator[str]:
     """The sections of one curriculum."""
     stages = contents.stages_of[arm]
-    cost = sum_cost(stages)
     yield f"## {escape(arm)}"
     yield ""
     yield training.describe_network(contents, arm)
@@ -139,10 +137,10 @@ def _write_arm(workdir: Path, contents: Contents, arm: str, scores: list[Score])
     if scores:
         yield (
             "Everything was chosen on validation images. Intervals are bootstrapped over whole lesions or patients, "
-            "and over the seeds where there are several. Images and time are those of the pretraining."
+            "and over the seeds where there are several. Images, time and energy are those of the pretraining."
         )
         yield ""
-        yield from write_scores(scores, cost.words)
+        yield from write_scores(scores, contents.pretraining_cost(arm).words)
         yield "### Calibration"
         yield ""
         yield (

@@ -1,12 +1,12 @@
 """The sections of an arm about its network, its stages, and what they cost."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from aiseeme_jax.curriculum.costs import HEADS, Cost
 from aiseeme_jax.report.card.markdown import write_table
 from aiseeme_jax.report.contents import Contents, Stage
-from aiseeme_jax.report.costs import measure_cost, sum_cost
-from aiseeme_jax.training.display import duration
 
 NOT_RECORDED = "not recorded"
 
@@ -51,30 +51,32 @@ def write_stages(stages: Sequence[Stage]) -> list[str]:
         record = stage.record or {}
         data = " + ".join(one["name"] for one in stage.made_from.get("data", []))
         kept = ", ".join(dict.fromkeys(term["kind"] for term in stage.made_from.get("distill", []) if "kind" in term))
-        images, time = measure_cost(stage).words
         steps = f"{record['steps']:,}" if "steps" in record else NOT_RECORDED
         early = f" (ended early: {record['ended_early']})" if record.get("ended_early") else ""
         seed = str(stage.made_from.get("seed", NOT_RECORDED))
         rows.append(
-            (str(place), stage.task, data or NOT_RECORDED, kept or "none", f"{steps}{early}", images, time, seed)
+            (str(place), stage.task, data or NOT_RECORDED, kept or "none", f"{steps}{early}", *stage.cost.words, seed)
         )
-    head = "Stage", "Task", "Data", "Distilled by", "Steps", "Images shown", "Device time", "Seed"
+    head = "Stage", "Task", "Data", "Distilled by", "Steps", *HEADS, "Seed"
     return write_table(head, rows)
 
 
 def write_cost(contents: Contents, arm: str) -> Iterator[str]:
-    """Lines about images, device-seconds, hardware and versions."""
+    """Lines about images, device-seconds, energy, hardware and versions."""
     stages = contents.stages_of[arm]
-    cost = sum_cost(stages)
-    images, time = cost.words
-    seconds = "" if time == "–" else f" ({cost.device_seconds:,.0f} device-seconds)"
-    yield f"- Pretraining: {images} images shown, {time} of one device{seconds}, searches of learning rates included."
-    measured = sum(run.record.get("seconds", 0.0) for run in contents.runs if run.arm == arm)
-    if measured:
-        yield f"- Measuring: {duration(measured)} of wall time, with the trainings of fine-tuning."
+    before, measuring = contents.pretraining_cost(arm), contents.measuring_cost(arm)
+    images = before.words[0]
+    yield f"- Pretraining: {images} images shown, {_write_time(before)}, searches of learning rates included."
+    if any(run.arm == arm for run in contents.runs):
+        yield f"- Measuring: {_write_time(measuring)}, with the trainings of fine-tuning."
+    yield f"- Energy of processors, memory and GPUs: pretraining {before.energy}, measuring {measuring.energy}."
     yield f"- Hardware: {'; '.join(_list_hardware(stages)) or NOT_RECORDED}."
     yield f"- Versions: {'; '.join(_list_versions(stages)) or NOT_RECORDED}."
-    yield "- Energy: not measured."
+
+
+def _write_time(cost: Cost) -> str:
+    seconds = "" if math.isnan(cost.device_seconds) else f" ({cost.device_seconds:,.0f} device-seconds)"
+    return f"{cost.time} of one device{seconds}"
 
 
 def _list_hardware(stages: Sequence[Stage]) -> list[str]:

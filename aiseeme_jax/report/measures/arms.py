@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from aiseeme_jax.curriculum.costs import Cost, mean_costs, sum_costs
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import metrics, over_seeds, results
 from aiseeme_jax.evaluate.bootstrap import (
@@ -59,6 +60,7 @@ class MeasuredArm:
       pretrainings: number of pretraining seeds.
       balanced: whether the classifier was trained as if all classes were equally frequent.
       statistics: samples and seed of the bootstrap.
+      pretraining, measuring: what the pretraining cost, a mean over its seeds, and the runs on this target together.
     """
 
     arm: str
@@ -70,6 +72,8 @@ class MeasuredArm:
     pretrainings: int
     balanced: bool
     statistics: Mapping[str, int]
+    pretraining: Cost = Cost()
+    measuring: Cost = Cost()
 
     @property
     def title(self) -> str:
@@ -272,6 +276,8 @@ def _load_arm(contents: Contents, arm: str, target: str, fraction: float, runs: 
         pretrainings=len(runs),
         balanced=trains_balanced(contents.fields_of(target)),
         statistics=contents.statistics,
+        pretraining=mean_costs(contents.pretraining_cost(row[0].arm) for row in runs),
+        measuring=sum_costs(run.cost for run in flat),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from aiseeme_jax.curriculum.costs import HEADS, MEASURING
 from aiseeme_jax.evaluate.labels import ClassLabels
 from aiseeme_jax.evaluate.over_seeds import format_number
 from aiseeme_jax.evidence import reliability
@@ -46,6 +47,7 @@ class Section:
     facts: str
     arms: list[tuple[str, str]]
     numbers: list[tuple[str, list[tuple[str, str]]]]
+    costs: list[tuple[str, list[tuple[str, str]]]]
     calibration: list[tuple[str, list[tuple[str, str]]]]
     reliability: Figures
     curves: Figures
@@ -88,6 +90,7 @@ def _make_section(found: Measures, arms: Sequence[MeasuredArm], asked: Request) 
         facts=f"{len(first.labels):,} test images of {groups:,} lesions or patients",
         arms=[(tones[name], name) for name in names],
         numbers=_tabulate(found, arms, "metrics.csv"),
+        costs=_list_costs(arms),
         calibration=_tabulate(found, arms, "calibration.csv"),
         reliability=list(_draw_reliability(arms, classes, tones)),
         curves=list(_draw_curves(found, arms, classes, tones)),
@@ -125,6 +128,13 @@ def _tabulate(found: Measures, arms: Sequence[MeasuredArm], file: str) -> list[t
             if shown:
                 cells.setdefault(name, {})[arm.arm] = cell
     return [(name, [row.get(arm.arm, ("–", "")) for arm in arms]) for name, row in cells.items()]
+
+
+def _list_costs(arms: Sequence[MeasuredArm]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """A row for each part of the cost, with a cell for each arm."""
+    heads = (*HEADS, MEASURING)
+    cells = [(*arm.pretraining.words, arm.measuring.time) for arm in arms]
+    return [(head, [(one[place], "") for one in cells]) for place, head in enumerate(heads)]
 
 
 def _draw_reliability(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from aiseeme_jax.curriculum.costs import fill_columns
 from aiseeme_jax.evaluate.labels import ClassLabels
 from aiseeme_jax.evidence import auc, decisions, official_isic, reliability
 from aiseeme_jax.report.measures.arms import MeasuredArm, binary
@@ -25,7 +26,12 @@ TOP_LABEL, CLASS_WISE = "top label", "class-wise"
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric with its interval by the bootstrap; 'auroc/MEL' is that of one class."""
+    """A metric with its interval by the bootstrap; 'auroc/MEL' is that of one class.
+
+    Attributes:
+      pretraining_images and all after it: what the pretraining cost, a mean over its seeds, and what the runs on this
+        target cost together.
+    """
 
     arm: str
     target: str
@@ -34,6 +40,11 @@ class MetricRow:
     value: float
     low: float
     high: float
+    pretraining_images: float
+    pretraining_device_seconds: float
+    pretraining_joules: float
+    measuring_device_seconds: float
+    measuring_joules: float
 
 
 @dataclass(frozen=True)
@@ -137,12 +148,13 @@ class OfficialRow:
 
 def tabulate_metrics(arm: MeasuredArm) -> Iterator[MetricRow]:
     """Every metric, with those that `results.csv` leaves out; what is undefined is left out."""
+    cost = fill_columns(arm.pretraining, arm.measuring)
     for name in arm.scores[0].names(further=True):
         drawn = [scores.of(name) for scores in arm.scores]
         of_class = arm.scores[0].class_of(name)
         found = arm.combine(drawn, of_class is None or bool(arm.carried[of_class]))
         if math.isfinite(found.value):
-            yield MetricRow(**arm.place, metric=name, value=found.value, low=found.low, high=found.high)
+            yield MetricRow(**arm.place, metric=name, value=found.value, low=found.low, high=found.high, **cost)
 
 
 def measure_areas(arm: MeasuredArm, c: int) -> tuple[auc.Areas, auc.Areas]:
