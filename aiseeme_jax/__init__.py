@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+__version__ = "0.2.0"
+
 # Name -> module that defines it. It is imported only when it is used: commands that need no network start without jax.
 _PUBLIC = {
     "export_backbone": "aiseeme_jax.weights",

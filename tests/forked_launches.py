@@ -11,7 +11,7 @@ import sys
 import tiny_config  # noqa: F401
 
 import aiseeme_jax.jobs.curriculum  # noqa: F401
-import launch
+from aiseeme_jax.jobs import launch
 
 
 def run_in_a_fork(flags: list[str], log: str) -> int:

@@ -24,6 +24,9 @@ from tfds_builders.checking import overlaps, read_all, to_exclude
 from tfds_builders.common.tables import as_cell
 from tfds_builders.preparing import DATASETS, prepare
 
+# What an installed package has only with its extra `data`.
+EXTRA = frozenset(("apache_beam", "imagehash", "mlcroissant"))
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tfds_builders", description="Prepares and compares data sets.")
@@ -80,10 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: nothing half-written is left, and the same command begins anew", file=sys.stderr)
         return 128 + signal.SIGINT
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        print(f"error: {options.command} needs {error.name}: pip install 'aiseeme-jax[data]'", file=sys.stderr)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        # 1 is what `check` says of data sets that overlap.
-        return 2 if options.command == "check" else 1
+    # 1 is what `check` says of data sets that overlap.
+    return 2 if options.command == "check" else 1
 
 
 def quiet_libraries() -> None:
