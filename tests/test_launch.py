@@ -351,7 +351,7 @@ def test_init_of_another_model(launch_forked, phantom, tmp_path):  # noqa: F811
 
 LOST = """
 import gc, signal, sys, time
-import launch
+from aiseeme_jax.jobs import launch
 
 def interrupt(*_):
     gc.callbacks.remove(interrupt)
