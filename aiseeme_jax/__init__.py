@@ -10,9 +10,10 @@ _PUBLIC = {
     "export_backbone": "aiseeme_jax.weights",
     "load_backbone": "aiseeme_jax.weights",
     "load_classifier": "aiseeme_jax.weights",
+    "load_segmenter": "aiseeme_jax.weights",
 }
 
-__all__ = ["export_backbone", "load_backbone", "load_classifier"]
+__all__ = ["export_backbone", "load_backbone", "load_classifier", "load_segmenter"]
 
 
 def __getattr__(name: str) -> Any:

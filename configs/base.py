@@ -2,8 +2,8 @@
 
 The fields of a pretext task are the keyword arguments of its class, with their defaults. `stage` puts them under
 `fields`. Parts that several nodes have in common are in `nodes.py`, the fields of stages with members in `members.py`,
-those of a search of a learning rate and a batch size in `tuning.py`. These four files, `recipes.py` and `evaluate.py`
-are no experiments. The others beside them say what to expect of theirs.
+those of a search of a learning rate and a batch size in `tuning.py`, those of supervised systems in `system_fields.py`.
+These five files, `recipes.py` and `evaluate.py` are no experiments. The others beside them say what to expect of them.
 """
 
 import functools
@@ -15,21 +15,22 @@ from ml_collections.config_dict import placeholder
 
 from aiseeme_jax import pretext
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import imbalance
+from aiseeme_jax.evaluate.measurement import COMMON_FIELDS
 from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.pretext import pacing
 from configs.members import combined_fields
 from configs.nodes import (
     change,
+    common_fields,
     data_sets,
     distillation,
     duration,
-    imbalance_method,
     sample_pacing,
     several,
     training,
     views,
 )
+from configs.system_fields import system_fields
 from configs.tuning import read_auto, tuning
 
 
@@ -104,9 +105,10 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
     """A measurement of a backbone on labelled data.
 
     Args:
-      protocol: 'knn', 'linear', 'svm', 'finetune' or 'segment'.
+      protocol: 'knn', 'linear', 'svm', 'finetune', 'segment', or a supervised system of `docs/systems.md`.
       size, preset: of its views, as in `stage`.
-      **changes: fields, as in `stage`; of 'finetune' `imbalance` as `imbalance_method` takes it.
+      **changes: fields, as in `stage`; of a system also those under `system`, and targets under `earlier` by their
+        names; `imbalance` as `imbalance_method` takes it.
     """
     config = ConfigDict(
         {
@@ -139,23 +141,17 @@ def target(protocol: str, *, size: int = 224, preset: str = "natural", **changes
         config.update(training())
         # all | norms: of the backbone only the scales and biases of its normalisation layers. The head always learns.
         config.trained = "all"
-        config.layer_decay = 1.0  # learning rate of a layer over that of the next; of a ViT 0.5 to 0.75 is usual
-        # central | flip | right_angles | nine_crops: views of a test image, over which probabilities are averaged
-        config.test_views = "central"
         # An epoch is always one of all labelled training images, also for the warm-up. So every fraction takes the same
         # number of steps, and is validated at the same steps.
         config.duration = duration(epochs=50)
-        # none | inverse_frequency | balanced_sampling | class_balanced | focal | ldam_drw | logit_adjustment
-        # | balanced_softmax | ccl: by its name, or with fields, imbalance={"name": "ldam_drw", "max_margin": 0.3}.
-        # `docs/measuring.md` explains them, and `aiseeme_jax/evaluate/imbalance/` their fields.
-        config.imbalance = imbalance_method(changes.pop("imbalance", imbalance.DEFAULT))
+        config.update(common_fields(COMMON_FIELDS, changes))
     elif protocol == "segment":
         config.update(training())
         config.trained = "all"  # backbone and decoder | decoder: the backbone stays as it is
         # Epochs are those of all images with a mask, as with finetune.
         config.duration = duration(epochs=50)
     else:
-        raise UserError(f"unknown protocol '{protocol}': known are knn, linear, svm, finetune, segment")
+        config.update(system_fields(protocol, changes, functools.partial(target, size=size, preset=preset)))
     config.views = views(FineTuning.RECIPE, FineTuning.FIXED, size=size, preset=preset)
     return change(config, changes)
 
@@ -343,8 +339,10 @@ def proxy_from_values(values: Mapping[str, Any]) -> ConfigDict:
 
 def target_from_values(values: Mapping[str, Any]) -> ConfigDict:
     """A target from the plain values of all its fields."""
-    made = target(values["protocol"], preset=_preset_of(values["views"]))
-    return change(made, _plain_training(values))
+    rest = {name: value for name, value in values.items() if name != "earlier"}
+    earlier = {name: target_from_values(fields) for name, fields in values.get("earlier", {}).items()}
+    made = target(values["protocol"], preset=_preset_of(values["views"]), **earlier)
+    return change(made, _plain_training(rest))
 
 
 def _plain_training(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Parts of a config that stages, targets and proxies have in common: fields with their defaults and their meaning."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -133,6 +133,21 @@ def imbalance_method(given: str | Mapping[str, Any]) -> ConfigDict:
     defaults = imbalance.default_fields(fields.pop("name"))
     config = ConfigDict({key: placeholder(float) if value is None else value for key, value in defaults.items()})
     return change(config, fields)
+
+
+def common_fields(names: Sequence[str], changes: dict[str, Any]) -> dict[str, Any]:
+    """Some of the fields that 'finetune' and supervised systems have in common. `imbalance` is taken from `changes`."""
+    every: dict[str, Any] = {
+        "layer_decay": 1.0,  # learning rate of a layer over that of the next; of a ViT 0.5 to 0.75 is usual
+        # central | flip | right_angles | nine_crops: views of a test image, over which probabilities are averaged
+        "test_views": "central",
+    }
+    if "imbalance" in names:
+        # none | inverse_frequency | balanced_sampling | class_balanced | focal | ldam_drw | logit_adjustment
+        # | balanced_softmax | ccl: by its name, or with fields, imbalance={"name": "ldam_drw", "max_margin": 0.3}.
+        # `docs/measuring.md` explains them, and `aiseeme_jax/evaluate/imbalance/` their fields.
+        every["imbalance"] = imbalance_method(changes.pop("imbalance", imbalance.DEFAULT))
+    return {name: every[name] for name in names}
 
 
 def change(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:

@@ -14,8 +14,9 @@ from short_runs import splits, stage  # noqa: F401
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import augment, data, distill, models, pretext, weights
+from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import imbalance, protocols
+from aiseeme_jax.evaluate import imbalance
 from aiseeme_jax.jobs import curriculum, search
 from aiseeme_jax.pretext import pacing
 from aiseeme_jax.study.variants import read_study

@@ -19,9 +19,9 @@ from short_runs import Killed, config, splits, stage  # noqa: F401
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import data, weights
+from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.data.prepared import open_split
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import protocols
 from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.training import loop

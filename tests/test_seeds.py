@@ -10,8 +10,9 @@ from flax import nnx
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import data, distill, pretext, seeds, weights
+from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.curriculum.checks import make_stage_task
-from aiseeme_jax.evaluate import finetune, protocols
+from aiseeme_jax.evaluate import finetune
 from aiseeme_jax.jobs import curriculum
 from aiseeme_jax.task import Bank
 from aiseeme_jax.training import loop

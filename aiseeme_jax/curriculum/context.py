@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum.datasets import DataSets
-from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage, RandomWeights, Start
+from aiseeme_jax.curriculum.pieces import PlannedStage, RandomWeights, Start
 from aiseeme_jax.curriculum.trials import Candidate
 from aiseeme_jax.curriculum.tuning import set_candidate
 from aiseeme_jax.errors import UserError
@@ -60,10 +60,6 @@ class Context:
         Raises UserError if its file is missing or damaged, or if it is not the backbone of the stage's record.
         """
         return weights.load_backbone(self.store.directory(stage.artifact))[0]
-
-    def load_classifier(self, measurement: PlannedMeasurement) -> weights.Classifier:
-        """Loads the classifier of a finished measurement. Raises UserError if it is not that of the record."""
-        return weights.load_classifier(self.store.directory(measurement.artifact))
 
     def settle(self, stage: PlannedStage) -> PlannedStage:
         """The stage with the learning rate and the batch size that its search has found, if there was one."""

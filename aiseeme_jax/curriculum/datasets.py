@@ -13,6 +13,8 @@ from aiseeme_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+# The training images without a label, for a target that needs them.
+UNLABELLED = "unlabelled"
 # The splits on which a search may score backbones.
 SEARCHED = ("train", "validation")
 # The data sets that a stage is trained on, each with its share of every batch.
@@ -72,16 +74,19 @@ class DataSets:
         return next(iter(splits.values())) if len(sets) == 1 else data.mix(splits, dict(sets))
 
     @functools.cache  # noqa: B019
-    def target(self, name: str, test: str = "", needs: str = data.LABELS) -> Mapping[str, data.Split]:
-        """The images with labels, or with masks, of each split of a data set; the test images are those of `test`, if
-        it is given.
+    def target(self, name: str, test: str = "", needs: data.Needs = data.LABELS) -> Mapping[str, data.Split]:
+        """The images of each split of a data set that have what a target needs; the test images are those of `test`, if
+        it is given. If the target needs images without a label, those of the training split are in 'unlabelled'.
         """
         sets = {"train": name, "validation": name, "test": test or name}
-        return {split: self._with(needs, sets[split], split) for split in SPLITS}
+        found = {split: self._with(needs, sets[split], split) for split in SPLITS}
+        if not needs.unlabelled:
+            return found
+        return {**found, UNLABELLED: data.take_unlabelled(self._open(name, "train"), needs)}
 
     @functools.cache  # noqa: B019
-    def _with(self, needs: str, name: str, split: str) -> data.Split:
-        return data.TAKE_IMAGES_WITH[needs](self._open(name, split))
+    def _with(self, needs: data.Needs, name: str, split: str) -> data.Split:
+        return data.take_needed(self._open(name, split), needs)
 
     @functools.cache  # noqa: B019
     def searched(self, name: str, split: str) -> data.Split:

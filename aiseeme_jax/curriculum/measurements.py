@@ -5,10 +5,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from aiseeme_jax import weights
+from aiseeme_jax import data, weights
+from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage
-from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.scores import make_scoring
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.training import events
@@ -25,7 +26,7 @@ class Measurer:
         self._subject: tuple[Any, protocols.Subject] | None = None
 
     def measure(self, planned: PlannedMeasurement, directory: Path) -> dict[str, Any]:
-        """Runs a protocol, and writes the predictions of test and validation and, after fine-tuning, the classifier.
+        """Runs a protocol, and writes the predictions of test and validation and, if it was trained, the network.
 
         Returns the record.
         """
@@ -35,8 +36,8 @@ class Measurer:
     def measure_and_save(self, planned: PlannedMeasurement, directory: Path, spent: Spending) -> dict[str, Any]:
         """As `measure`, which begins to measure what it spends."""
         subject = self.find_subject(planned)
-        baseline = planned.baseline and self.context.load_classifier(planned.baseline)
-        measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed, baseline)
+        needed = {name: self.context.store.directory(one.artifact) for name, one in planned.needed.items()}
+        measurement = protocols.Measurement(planned.target, planned.fraction, planned.seed, needed)
         outcome = protocols.measure(measurement, subject, directory, self.runtime)
         validation = results.save_predictions(directory, outcome.validation, results.VALIDATION)
         written = results.save_predictions(directory, outcome.predictions)
@@ -54,6 +55,8 @@ class Measurer:
         }
         if outcome.classifier is not None:
             record["classifier_hash"] = weights.save_classifier(directory / weights.CLASSIFIER, outcome.classifier)
+        if outcome.network is not None:
+            record["network_hash"] = outcome.network.save(directory)
         self.write_events(planned, directory, outcome.predictions)
         checkpoints.drop_checkpoints(directory)
         return record
@@ -79,7 +82,7 @@ class Measurer:
             self._subject = wanted, self.open_subject(planned, needs)
         return self._subject[1]
 
-    def open_subject(self, planned: PlannedMeasurement, needs: str) -> protocols.Subject:
+    def open_subject(self, planned: PlannedMeasurement, needs: data.Needs) -> protocols.Subject:
         return protocols.Subject(
             planned.arm,
             self.context.load_start(planned.start),

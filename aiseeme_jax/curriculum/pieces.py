@@ -146,7 +146,8 @@ class PlannedMeasurement:
       fraction: share of the labels.
       seed: of the draw of the labels, and of fine-tuning.
       start: the backbone.
-      baseline: the measurement that must be made first, if the protocol needs its classifier.
+      needed: the measurements that must be made first, by the names that the protocol gives them: see
+        `Protocol.plan_needed`.
     """
 
     artifact: Artifact
@@ -158,11 +159,11 @@ class PlannedMeasurement:
     fraction: float
     seed: int
     start: "Start"
-    baseline: "PlannedMeasurement | None" = None
+    needed: Mapping[str, "PlannedMeasurement"] = dataclasses.field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, "Piece"]:
-        named = {"backbone": self.start, "baseline": self.baseline}
+        named = {"backbone": self.start, **self.needed}
         return {name: piece for name, piece in named.items() if isinstance(piece, PlannedStage | PlannedMeasurement)}
 
     @property

@@ -9,19 +9,20 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import data
-from aiseeme_jax.curriculum import checks
+from aiseeme_jax.curriculum import checks, protocols
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, find_test_set
 from aiseeme_jax.curriculum.pieces import PlannedMeasurement, RandomWeights, Start
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import protocols, results
+from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.store.artifacts import Artifact
 
 # Increase it when a change of the code changes the results of measurements.
 MEASUREMENT_VERSION = 2
-# Fields of a target that say which measurements are made. They do not belong to the key of a measurement.
-COUNTING_FIELDS = ("fractions", "seeds", "data", "test_data", "made_for")
+# Fields of a target that say which measurements are made. They do not belong to the key of a measurement. (Those under
+# `earlier` count by the keys of the measurements that are made first.)
+COUNTING_FIELDS = ("fractions", "seeds", "data", "test_data", "made_for", "label", "earlier")
 # Fields of a target that are not in the key where they have these values. Before they existed, there were no others.
 SILENT_VALUES = {
     "endpoint": DEFAULT_ENDPOINT,
@@ -48,23 +49,13 @@ class TargetPlanner:
         names: list[str] = []
         for position, target in enumerate(self.config.targets):
             with checks.name_in_errors(f"targets[{position}] ({target.protocol})"):
-                protocols.find_protocol(target.protocol)
-                checks.check_made_for(target, "protocol", "target")
-                splits = self.open_splits(target)
-                if self.find_needs(target) == data.LABELS:
-                    check_test_set(splits["train"], splits["test"])
-                for split in (splits["train"], splits["test"]):
-                    data.check_model(split, self.config.model)
-                checks.check_views(self.config.model, target, splits["train"])
-                protocols.check_target(target, splits["train"])
-                checks.check_endpoint(self.config.model, target)
-                if protocols.find_protocol(target.protocol).trains:
-                    checks.check_finetuning(self.config.model, target, len(splits["train"]))
+                self.check_target(target)
                 name = self.name_target(target)
             if name in names:
+                labelled = ", and of a system one of each `label`" if "label" in target else ""
                 raise UserError(
                     f"targets[{position}]: a second target '{name}'; there can be one of each protocol, data set, "
-                    "endpoint, number of shots, method against imbalance, and way to train and to test"
+                    f"endpoint, number of shots, method against imbalance, and way to train and to test{labelled}"
                 )
             names.append(name)
         for name, test, needs in self.list_sets():
@@ -72,11 +63,30 @@ class TargetPlanner:
             with checks.name_in_errors("targets"):
                 if alike not in self.checked:
                     splits = self.datasets.target(name, test, needs)
-                    if needs == data.LABELS:
+                    if needs.labels:
                         protocols.check_labels(splits)
                     else:
                         protocols.warn_of_one_group(splits["test"])
                     self.checked.add(alike)
+
+    def check_target(self, target: ConfigDict) -> None:
+        """Checks a target, and those that must be measured first."""
+        protocol = protocols.find_protocol(target.protocol)
+        checks.check_made_for(target, "protocol", "target")
+        splits = self.open_splits(target)
+        if protocol.needs.labels:
+            check_test_set(splits["train"], splits["test"])
+        for split in (splits["train"], splits["test"]):
+            data.check_model(split, self.config.model)
+        checks.check_views(self.config.model, target, splits["train"])
+        protocols.check_target(target, splits["train"])
+        protocol.check_splits(target, splits)
+        checks.check_endpoint(self.config.model, target)
+        if protocol.trains:
+            checks.check_finetuning(self.config.model, target, len(splits["train"]))
+        for name, earlier in protocol.plan_needed(target).items():
+            with checks.name_in_errors(f"{name} ({earlier.protocol}), which must be measured first"):
+                self.check_target(earlier)
 
     def warn_of_shared_groups(self, trained_on: Iterable[Sets]) -> None:
         """Warns if stages are trained on lesions or patients of the held-out images of a target.
@@ -88,15 +98,16 @@ class TargetPlanner:
             both = name if test == name else f"{name}>{test}"
             self.datasets.warn_of_shared_groups(sets, both, self.datasets.target(name, test, needs))
 
-    def list_sets(self) -> list[tuple[str, str, str]]:
+    def list_sets(self) -> list[tuple[str, str, data.Needs]]:
         """The data sets of the targets, each once: to learn from, to measure on, and what their images must have."""
-        return list(dict.fromkeys(self.find_sets(target) for target in self.config.targets))
+        every = itertools.chain.from_iterable(map(list_with_needed, self.config.targets))
+        return list(dict.fromkeys(self.find_sets(target) for target in every))
 
-    def find_sets(self, target: ConfigDict) -> tuple[str, str, str]:
+    def find_sets(self, target: ConfigDict) -> tuple[str, str, data.Needs]:
         """As of `list_sets`, those of one target."""
         return find_set(self.config, target), find_test_set(self.config, target), self.find_needs(target)
 
-    def find_needs(self, target: ConfigDict) -> str:
+    def find_needs(self, target: ConfigDict) -> data.Needs:
         return protocols.find_protocol(target.protocol).needs
 
     def open_splits(self, target: ConfigDict) -> Mapping[str, data.Split]:
@@ -119,8 +130,10 @@ class TargetPlanner:
         if isinstance(backbone, RandomWeights) and protocol.trains:
             # Without pretraining, each seed also has random weights of its own.
             backbone = RandomWeights(seed)
-        plain = protocol.plan_baseline(target)
-        baseline = plain and self.plan_measurement(arm, plain, fraction, seed, backbone)
+        needed = {
+            name: self.plan_measurement(arm, earlier, fraction, seed, backbone)
+            for name, earlier in protocol.plan_needed(target).items()
+        }
         name, test, needs = self.find_sets(target)
         content = {
             "version": MEASUREMENT_VERSION,
@@ -136,7 +149,7 @@ class TargetPlanner:
             "patience": self.config.patience if protocol.trains else None,
             "data": self.describe_target(name, test, needs),
             "backbone": backbone.content(),
-            **({"baseline": baseline.artifact.key} if baseline else {}),
+            **{name: earlier.artifact.key for name, earlier in needed.items()},
         }
         share = f"{100 * fraction:g}pct"
         label = re.sub(r"[/:(),>]+-?", "-", f"{self.name_target(target)}-{share}-seed{seed}")
@@ -151,14 +164,21 @@ class TargetPlanner:
             fraction=fraction,
             seed=seed,
             start=backbone,
-            baseline=baseline,
+            needed=needed,
         )
 
     @functools.cache  # noqa: B019
-    def describe_target(self, name: str, test: str, needs: str) -> dict[str, Any]:
+    def describe_target(self, name: str, test: str, needs: data.Needs) -> dict[str, Any]:
         splits = self.datasets.target(name, test, needs)
         found = {"name": name, **{split: opened.fingerprint() for split, opened in splits.items()}}
         return found if test == name else {**found, "test_name": test}
+
+
+def list_with_needed(target: ConfigDict) -> Iterator[ConfigDict]:
+    """A target, and all that must be measured first."""
+    yield target
+    for earlier in protocols.find_protocol(target.protocol).plan_needed(target).values():
+        yield from list_with_needed(earlier)
 
 
 def check_test_set(train: data.Split, test: data.Split) -> None:

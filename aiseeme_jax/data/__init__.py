@@ -11,33 +11,29 @@ from aiseeme_jax.data.batches import (
 )
 from aiseeme_jax.data.exclusion import SharedNames, shared_groups, without
 from aiseeme_jax.data.mixtures import Mixture, mix
+from aiseeme_jax.data.needs import LABELS, MASKS, Needs, labelled, segmented, take_needed, take_unlabelled
 from aiseeme_jax.data.order import order
 from aiseeme_jax.data.prepared import open_split, parse_name, prepared_directory
 from aiseeme_jax.data.shares import draw_share
 from aiseeme_jax.data.sources import UNKNOWN
 from aiseeme_jax.data.splits import (
-    LABELS,
-    MASKS,
-    TAKE_IMAGES_WITH,
     Split,
     as_texts,
     check_model,
     check_views,
     each_picture,
     from_arrays,
-    labelled,
-    segmented,
 )
 
 __all__ = [
     "LABELS",
     "MASKS",
-    "TAKE_IMAGES_WITH",
     "UNKNOWN",
     "Balanced",
     "Batches",
     "Loading",
     "Mixture",
+    "Needs",
     "SharedNames",
     "Split",
     "as_texts",
@@ -59,5 +55,7 @@ __all__ = [
     "segmented",
     "shared_groups",
     "steps_per_epoch",
+    "take_needed",
+    "take_unlabelled",
     "without",
 ]

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from aiseeme_jax.augment import AnyViews
 from aiseeme_jax.data.order import order
-from aiseeme_jax.data.sources import Pictures, Rows, find_known_masks, read_many
+from aiseeme_jax.data.sources import Pictures, Rows, read_many
 from aiseeme_jax.errors import UserError
 from tfds_builders.common.storage import Storage
 
@@ -209,37 +208,6 @@ def from_arrays(
         own_ids=False,
         own_groups=groups is not None,
     )
-
-
-def labelled(split: Split) -> Split:
-    """The split less the images of which no label is known, for targets. UserError if nothing is left."""
-    if split.kind == "none":
-        raise UserError(
-            f"{split.name} has no single label for each image: it has no `label`, and no `labels` of findings either. "
-            "Targets need labels: take a data set that has some, or leave `targets` empty"
-        )
-    known = split.labels >= 0 if split.kind == "class" else ~np.isnan(split.labels).all(axis=1)
-    rows = np.flatnonzero(known)
-    if not len(rows):
-        raise UserError(f"no image of {split.name} is labelled: targets need labels, so leave `targets` empty")
-    return split if len(rows) == len(split) else split.subset(rows)
-
-
-def segmented(split: Split) -> Split:
-    """The split less the images without a mask, for targets that segment. UserError if nothing is left."""
-    split.check_segmentation()
-    rows = np.flatnonzero(find_known_masks(split.segmentation))
-    if not len(rows):
-        raise UserError(
-            f"no image of {split.name} has a mask: put masks beside the images and prepare the data set again, or take "
-            "a target that needs no masks"
-        )
-    return split if len(rows) == len(split) else split.subset(rows)
-
-
-# What every image of a target's splits has.
-LABELS, MASKS = "labels", "masks"
-TAKE_IMAGES_WITH = MappingProxyType({LABELS: labelled, MASKS: segmented})
 
 
 def each_picture(split: Split) -> Split:

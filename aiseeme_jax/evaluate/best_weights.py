@@ -48,6 +48,9 @@ class BestKeeper(Task):
             for kept, value in zip(self.best, self._copy(), strict=True):
                 kept.set_value(value)
 
+    def end_epoch(self) -> None:
+        """Called after each epoch, once it is scored."""
+
     def recall(self) -> Best | None:
         """Puts the best weights back and says which they are; None, changing nothing, if there are none."""
         score = float(self.best_score.get_value())

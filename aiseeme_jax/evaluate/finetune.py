@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import augment, data, seeds
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import imbalance
+from aiseeme_jax.evaluate.best_weights import BestKeeper
 from aiseeme_jax.evaluate.calibration import fit_temperature
 from aiseeme_jax.evaluate.features import fetch_rows, on_every_device
 from aiseeme_jax.evaluate.labels import Labels, make_labels
@@ -24,8 +27,10 @@ from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.losses import cross_entropies
 from aiseeme_jax.models.classifier import PROBABILITIES, ClassifierNetwork
 from aiseeme_jax.training import checks, loop, optimizers
-from aiseeme_jax.weights.classifier import Classifier
+from aiseeme_jax.weights.classifier import Classifier, load_classifier
 
+# The measurement that must be made first, if a method against imbalance learns from its classifier.
+BASELINE = "baseline"
 # What fine-tuning may train of the backbone.
 TRAINED = ("all", "norms")
 
@@ -118,10 +123,11 @@ def make_task(measurement: Measurement, subject: Subject, runtime: Runtime) -> F
     method = imbalance.make_method(measurement.target.imbalance)
     difficulty = None
     if method.needs_baseline:
-        if measurement.baseline is None:
-            raise ValueError(f"{measurement}: give the classifier of the measurement without correction as `baseline`")
+        if BASELINE not in measurement.needed:
+            raise ValueError(f"{measurement}: give the folder of the measurement without correction as `{BASELINE}`")
         split = subject.splits["train"].subset(rows)
-        difficulty = mean_losses(measurement.baseline, split, batch_size=runtime.evaluation_batch)
+        baseline = load_classifier(measurement.needed[BASELINE])
+        difficulty = mean_losses(baseline, split, batch_size=runtime.evaluation_batch)
     return FineTuning(
         nnx.clone(subject.backbone),
         measurement.views,
@@ -144,21 +150,34 @@ def mean_losses(classifier: Classifier, split: data.Split, *, batch_size: int) -
 
 
 def measure(measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime) -> Measured:
-    """Fine-tunes a copy of the backbone, and classifies the test images with the weights of the best epoch.
+    """Fine-tunes a copy of the backbone, and classifies the test images with the weights of the best epoch."""
+    return measure_classifier(make_task(measurement, subject, runtime), measurement, subject, directory, runtime)
+
+
+def measure_classifier(
+    task: FineTuning, measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime
+) -> Measured:
+    """Trains a task on the labels of a measurement, and classifies the test images with the weights of the best epoch.
 
     The probabilities are those of the network as it is; the temperature is for the classifier that is handed on.
     """
     split = subject.splits["train"].subset(subject.training_rows(measurement))
     views, batch_size = measurement.views, runtime.evaluation_batch
-    result = _train(measurement, subject, split, directory, runtime)
-    task = result.task
-    best = task.recall()
-    chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}
-    test = subject.splits["test"]
+    validation, test = subject.splits["validation"], subject.splits["test"]
+    metric = main_metric(validation.labels)
+
+    def score(task: FineTuning) -> float:
+        settings = {"kind": task.kind, "views": task.spec, "batch_size": batch_size}
+        return metric(validation.labels, predict(task.network, validation, **settings))
+
+    trained = data.balance(split) if task.method.BALANCED_BATCHES else split
+    recipe = recipe_for(measurement, subject, runtime.patience)
+    folder = make_folder(directory, measurement, subject, split, runtime)
+    task, chosen = train_network(task, trained, recipe, folder, score)
     shown = measurement.target.test_views
     probs = predict(task.network, test, kind=task.kind, views=views, batch_size=batch_size, shown=shown)
-    validation = predict_logits(task.network, subject.splits["validation"], views=views, batch_size=batch_size)
-    temperature = fit_temperature(validation, subject.labels("validation"))
+    logits = predict_logits(task.network, validation, views=views, batch_size=batch_size)
+    temperature = fit_temperature(logits, subject.labels("validation"))
     classifier = Classifier(
         task.network,
         kind=task.kind,
@@ -169,8 +188,39 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
         info={"temperature_note": temperature.note, "trained_on": split.name, "images": len(split)},
     )
     fitted = {"temperature": temperature.value, "temperature_note": temperature.note}
-    chosen |= {**fitted, "images": len(split), **result.record}
-    return Measured(probs, np.asarray(PROBABILITIES[task.kind](jnp.asarray(validation))), chosen, classifier)
+    chosen = {**fitted, "images": len(split), **chosen}
+    return Measured(probs, np.asarray(PROBABILITIES[task.kind](jnp.asarray(logits))), chosen, classifier)
+
+
+def train_network(
+    task: BestKeeper,
+    split: data.Split,
+    recipe: loop.Recipe,
+    folder: loop.Folder,
+    score: Callable[[BestKeeper], float],
+    *,
+    segmentation: bool = False,
+) -> tuple[BestKeeper, dict[str, Any]]:
+    """Trains a task to its end, from its newest checkpoint if there is one, and takes the weights of the best epoch.
+
+    Args:
+      split: the images that it is trained on.
+      score: of the task as it is, on validation images; more is better.
+      segmentation: whether batches have masks.
+
+    Returns the trained task, and what the record of the measurement says about the training.
+    """
+
+    def remember_best(task: BestKeeper, step: int) -> None:
+        task.remember(score(task), step)
+        # The last call may come within an epoch; nothing reads afterwards what is measured in one.
+        task.end_epoch()
+
+    batches = data.Batches(split, batch_size=recipe.fields.batch_size, seed=recipe.seed, segmentation=segmentation)
+    result = loop.fit(task, batches, recipe, folder, callbacks=loop.Callbacks(after_epoch=remember_best))
+    best = result.task.recall()
+    chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}
+    return result.task, {**chosen, **result.record}
 
 
 def recipe_for(measurement: Measurement, subject: Subject, patience: int) -> loop.Recipe:
@@ -199,34 +249,6 @@ def steps_held(target: ConfigDict, lengths: Lengths, labels: Labels) -> int:
     """Steps after the warm-up during which the method keeps the learning rate at its peak."""
     held_until = imbalance.make_method(target.imbalance).hold_until(imbalance.count(labels))
     return max(math.ceil((held_until - imbalance.ROUNDING) * lengths.total) - lengths.warmup, 0)
-
-
-def _train(
-    measurement: Measurement, subject: Subject, split: data.Split, directory: Path, runtime: Runtime
-) -> loop.Result:
-    """Trains on a share of the labels, and remembers the weights of the best epoch."""
-    validation = subject.splits["validation"]
-    recipe = recipe_for(measurement, subject, runtime.patience)
-    score = main_metric(validation.labels)
-
-    def remember_best(task: FineTuning, step: int) -> None:
-        settings = {"kind": task.kind, "views": task.spec, "batch_size": runtime.evaluation_batch}
-        task.remember(score(validation.labels, predict(task.network, validation, **settings)), step)
-        # The last call may come within an epoch; nothing reads the difficulty after it.
-        task.end_epoch()
-
-    task = make_task(measurement, subject, runtime)
-    return loop.fit(
-        task,
-        data.Batches(
-            data.balance(split) if task.method.BALANCED_BATCHES else split,
-            batch_size=recipe.fields.batch_size,
-            seed=measurement.seed,
-        ),
-        recipe,
-        make_folder(directory, measurement, subject, split, runtime),
-        callbacks=loop.Callbacks(after_epoch=remember_best),
-    )
 
 
 def make_folder(
@@ -264,12 +286,12 @@ def check(target: ConfigDict, train: data.Split) -> None:
     checks.check_training(fields, len(train), hold=steps_held(target, lengths_for(target, len(train)), labels))
 
 
-def plan_baseline(target: ConfigDict) -> ConfigDict | None:
+def plan_baseline(target: ConfigDict) -> dict[str, ConfigDict]:
     """The target that must be measured first, if the method learns from a classifier trained without correction."""
     if not imbalance.make_method(target.imbalance).needs_baseline:
-        return None
+        return {}
     fields = {**target.to_dict(), "imbalance": imbalance.default_fields("none")}
-    return ConfigDict(fields).lock()
+    return {BASELINE: ConfigDict(fields).lock()}
 
 
-FINETUNE = Protocol("finetune", trains=True, check=check, measure=measure, plan_baseline=plan_baseline)
+FINETUNE = Protocol("finetune", trains=True, check=check, measure=measure, plan_needed=plan_baseline)

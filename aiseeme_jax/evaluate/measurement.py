@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 from flax import nnx
@@ -20,6 +21,10 @@ from aiseeme_jax.evaluate.labels import Labels, make_labels
 from aiseeme_jax.weights.classifier import Classifier
 
 SPLITS = ("train", "validation", "test")
+# Fields that a target under `earlier` does not have: they are those of the target that needs it.
+SHARED_FIELDS = ("fractions", "shots", "data", "test_data", "seeds")
+# Fields of 'finetune' that a system may have too: see `Protocol.common`.
+COMMON_FIELDS = ("layer_decay", "test_views", "imbalance")
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,14 @@ class Measurement:
       target: config of the target, as `configs.base.target` makes it.
       fraction: share of the labelled training images, in (0, 1].
       seed: of the share and of fine-tuning.
-      baseline: the classifier of the measurement that must be made first, see `Protocol.plan_baseline`.
+      needed: folders of the finished measurements that must be made first, by the names that `Protocol.plan_needed`
+        gives them. The networks that they left lie there.
     """
 
     target: ConfigDict
     fraction: float
     seed: int
-    baseline: Classifier | None = None
+    needed: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def views(self) -> augment.AnyViews:
@@ -72,7 +78,8 @@ class Subject:
     Attributes:
       name: for messages.
       backbone: is not changed.
-      splits: 'train', 'validation' and 'test', with a label, or a mask, for each image, as the protocol needs.
+      splits: 'train', 'validation' and 'test', with a label, or a mask, or both for each image, as the protocol needs;
+        'unlabelled', the training images without a label, if the protocol needs them too.
     """
 
     name: str
@@ -95,6 +102,7 @@ class Subject:
             self._features[place] = {
                 name: features.extract(self.backbone, split, views=views, batch_size=batch_size, endpoint=endpoint)
                 for name, split in self.splits.items()
+                if len(split)
             }
         return self._features[place]
 
@@ -115,6 +123,13 @@ class Subject:
         return {**found, "train": found["train"][rows]}, {**labels, "train": labels["train"][rows]}
 
 
+class Kept(Interface):
+    """A network that can be kept as a file, as `weights.Segmenter`."""
+
+    def save(self, directory: Path) -> str:
+        """Writes the file `weights.NETWORK`, and returns the hash in its header."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a protocol gives.
@@ -123,13 +138,15 @@ class Measured:
       found: of the test images the probabilities, float [N, C]; or how well their masks were predicted.
       validation: the same of the validation images, by the same network.
       chosen: JSON values: what was chosen on validation, and figures for the record.
-      classifier: the trained one, if the protocol trains the backbone.
+      classifier: the trained one, if the protocol trains a backbone with a head on its pooled features.
+      network: another network that was trained and is kept as a file.
     """
 
     found: Float[np.ndarray, "n c"] | results.Overlaps
     validation: Float[np.ndarray, "m c"] | results.Overlaps
     chosen: dict[str, Any]
     classifier: Classifier | None = None
+    network: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -140,27 +157,59 @@ class Outcome:
     validation: results.AnyPredictions
     chosen: dict[str, Any]
     classifier: Classifier | None = None
+    network: Kept | None = None
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to measure a backbone. A new one is a file with such a value, and its line in `protocols.PROTOCOLS`.
+    """A way to measure a backbone. A new one is a file with such a value, and its line in a table of protocols:
+    `curriculum.protocols.MEASURES`, or for a supervised system `systems.SYSTEMS`.
 
     Everything is chosen on the validation split, and the predictions are those of the test split.
 
     Attributes:
       name: of the protocol, as a target's config has it.
       trains: whether it trains the backbone. If not, all seeds give the same result on all labels.
-      needs: what every image of the splits has: `data.LABELS` or `data.MASKS`.
-      check: judges the fields of a target against the labelled training split. Raises UserError that names the field.
+      check: judges the fields of a target against its training split. Raises UserError that names the field.
       measure: (measurement, subject, directory, runtime) -> `Measured`. Checkpoints and logs go to the directory.
-      plan_baseline: the config of the target that must be measured first, on the same images with the same seed; None
-        if there is none.
+      needs: what the images of the splits have.
+      settings: of a system: frozen dataclass of the fields that it alone has, with their defaults. A target has them as
+        `target.system`; `read_settings` gives an object of it, which refuses values that cannot be.
+      common: of a system: which fields of 'finetune' it reads too, among `COMMON_FIELDS`.
+      earlier: of a system: name -> protocol of the measurements that it may need first. A target has their fields as
+        `target.earlier.NAME`.
+      plan_needed: (target) -> name -> config of the targets that must be measured first, on the same data sets, the
+        same share of the labels and with the same seed.
+      check_splits: judges the target against all its splits, where the training split is not enough.
     """
 
     name: str
     trains: bool
     check: Callable[[ConfigDict, data.Split], None]
     measure: Callable[[Measurement, Subject, Path, Runtime], Measured]
-    plan_baseline: Callable[[ConfigDict], ConfigDict | None] = lambda target: None
-    needs: str = data.LABELS
+    needs: data.Needs = data.LABELS
+    settings: type | None = None
+    common: tuple[str, ...] = ()
+    earlier: Mapping[str, str] = field(default_factory=dict)
+    plan_needed: Callable[[ConfigDict], Mapping[str, ConfigDict]] = lambda target: plan_all_earlier(target)
+    check_splits: Callable[[ConfigDict, Mapping[str, data.Split]], None] = lambda target, splits: None
+
+    def read_settings(self, target: ConfigDict) -> Any:
+        """The fields of a system of a target, an object of `settings`. UserError for a value that cannot be."""
+        return self.settings(**{name: _freeze(value) for name, value in target.system.items()})
+
+
+def plan_all_earlier(target: ConfigDict) -> dict[str, ConfigDict]:
+    """The targets that the config of a target has under `earlier`, all of them."""
+    return {name: make_earlier(target, name) for name in target.get("earlier", {})}
+
+
+def make_earlier(target: ConfigDict, name: str) -> ConfigDict:
+    """A target under `earlier`, with the fields that say on what is measured: they are those of `target`."""
+    shared = {field: target[field] for field in SHARED_FIELDS}
+    return ConfigDict({**shared, **target.earlier[name].to_dict()}).lock()
+
+
+def _freeze(value: Any) -> Any:
+    """A value of a config as a field of a frozen dataclass: a node becomes a FrozenConfigDict, which has a hash."""
+    return FrozenConfigDict(value) if isinstance(value, ConfigDict) else value

@@ -218,6 +218,7 @@ NAMED_FIELDS = (
     ("trained", "all", "{}"),
     ("layer_decay", 1.0, "layer_decay({:g})"),
     ("test_views", "central", "{}"),
+    ("label", "", "{}"),
 )
 
 
@@ -226,8 +227,9 @@ def name_target(fields: Mapping[str, Any], default: str) -> str:
 
     Such as 'knn'; 'knn:derm/64' where its data set is not that of the run; 'knn+stage2' where it measures another
     endpoint than the pooled features; 'svm+8shots' with so many labels of each class; 'finetune+focal' with a method
-    against class imbalance that is not the default one; 'linear:derm/64>other/64' where it is measured on the test
-    images of another data set than that which it learns from.
+    against class imbalance that is not the default one; 'arl_cnn+plain' of a system whose `label` is 'plain';
+    'linear:derm/64>other/64' where it is measured on the test images of another data set than that which it learns
+    from.
 
     Args:
       fields: of the target.

@@ -1,6 +1,6 @@
 """Segmentation as a protocol: a decoder on the backbone is trained on masks, and its masks are scored.
 
-How the masks of the test images are scored stands in `evaluate/masks.py`. The network is not kept.
+How the masks of the test images are scored stands in `evaluate/masks.py`.
 """
 
 import functools
@@ -18,9 +18,10 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune, masks, results
 from aiseeme_jax.evaluate.features import fetch_rows, on_every_device
 from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
-from aiseeme_jax.evaluate.segmentation import TRAINED, Segmentation, resize_logits
-from aiseeme_jax.models.segmentation import SegmentationNetwork
-from aiseeme_jax.training import checks, loop
+from aiseeme_jax.evaluate.segmentation import TRAINED, Segmentation
+from aiseeme_jax.models.segmentation import SegmentationNetwork, resize_logits
+from aiseeme_jax.training import checks
+from aiseeme_jax.weights.segmenter import Segmenter
 
 Images = Shaped[Array, "b h w c"]
 Stored = Shaped[Array, "b h w 1"]
@@ -30,18 +31,34 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
     """Trains a decoder on a copy of the backbone, and scores its masks of the test images with the weights of the best
     epoch, in the size in which the images are stored.
     """
-    train = subject.splits["train"]
+    return measure_segmenter(make_task(measurement, subject), measurement, subject, directory, runtime)
+
+
+def measure_segmenter(
+    task: Segmentation, measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime
+) -> Measured:
+    """Trains a task on the masks of a measurement, as `measure` says."""
+    train, validation = subject.splits["train"], subject.splits["validation"]
     split = train.subset(draw_rows(train, measurement.fraction, measurement.seed))
-    result = _train(measurement, subject, split, directory, runtime)
-    best = result.task.recall()
-    found, validation = (
-        score_masks(result.task.network, subject.splits[name], measurement.views, runtime.evaluation_batch)
-        for name in ("test", "validation")
+    lengths = finetune.lengths_for(measurement.target, len(train))
+    recipe = finetune.make_recipe(measurement.target, lengths, len(split), measurement.seed, runtime.patience)
+    views, batch_size = measurement.views, runtime.evaluation_batch
+    task, chosen = finetune.train_network(
+        task,
+        split,
+        recipe,
+        finetune.make_folder(directory, measurement, subject, split, runtime),
+        lambda task: mean_jaccard(task.network, validation, views, batch_size),
+        segmentation=True,
     )
-    chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}
+    found, checked = (
+        score_masks(task.network, subject.splits[name], views, batch_size) for name in ("test", "validation")
+    )
     undefined = int(np.isnan(found.hausdorff95).sum())
-    record = {**chosen, "images": len(split), "hausdorff95_undefined": undefined, **result.record}
-    return Measured(found, validation, record)
+    record = {"images": len(split), "hausdorff95_undefined": undefined, **chosen}
+    facts = {"trained_on": split.name, "images": len(split)}
+    kept = Segmenter(task.network, views, split.storage, facts)
+    return Measured(found, checked, record, network=kept)
 
 
 def draw_rows(train: data.Split, fraction: float, seed: int) -> Int[np.ndarray, "k"]:
@@ -127,26 +144,6 @@ def make_task(measurement: Measurement, subject: Subject) -> Segmentation:
         measurement.views,
         trained=measurement.target.trained,
         rngs=nnx.Rngs(seeds.derive(measurement.seed, "heads")),
-    )
-
-
-def _train(
-    measurement: Measurement, subject: Subject, split: data.Split, directory: Path, runtime: Runtime
-) -> loop.Result:
-    """Trains on a share of the masks, and remembers the weights of the best epoch."""
-    validation, target = subject.splits["validation"], measurement.target
-    lengths = finetune.lengths_for(target, len(subject.splits["train"]))
-    recipe = finetune.make_recipe(target, lengths, len(split), measurement.seed, runtime.patience)
-
-    def remember_best(task: Segmentation, step: int) -> None:
-        task.remember(mean_jaccard(task.network, validation, task.spec, runtime.evaluation_batch), step)
-
-    return loop.fit(
-        make_task(measurement, subject),
-        data.Batches(split, batch_size=recipe.fields.batch_size, seed=measurement.seed, segmentation=True),
-        recipe,
-        finetune.make_folder(directory, measurement, subject, split, runtime),
-        callbacks=loop.Callbacks(after_epoch=remember_best),
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -68,8 +67,3 @@ class Segmentation(BestKeeper):
 
     def frozen(self, progress: Float[Array, ""]) -> Mapping[str, Bool[Array, ""]]:
         return {} if self.trained == "all" else {"backbone": jnp.bool_(True)}
-
-
-def resize_logits(logits: Float[Array, "b s s"], height: int, width: int) -> Float[Array, "b h w"]:
-    """The logits of views of whole images in the size of the images, bilinear."""
-    return jax.image.resize(logits, (len(logits), height, width), "bilinear")

@@ -107,6 +107,14 @@ def is_last_of_an_arm(piece: Piece, plan: Plan) -> bool:
     return any(piece.artifact.key == found[0].artifact.key for found in last if found)
 
 
+def list_needed(measurement: PlannedMeasurement) -> tuple[str, ...]:
+    """Keys of the measurements that must be made before one, each once, each after those that it needs."""
+    found: dict[str, None] = {}
+    for one in measurement.needed.values():
+        found |= dict.fromkeys((*list_needed(one), one.artifact.key))
+    return tuple(found)
+
+
 def list_artifacts(plan: Plan, store: str) -> workdirs.WorkdirPlan:
     """The plan as it is written to a workdir: arms, with the keys of their stages, measurements and scores."""
     arms = tuple(
@@ -129,7 +137,7 @@ def list_artifacts(plan: Plan, store: str) -> workdirs.WorkdirPlan:
                     one.fraction,
                     one.seed,
                     one.artifact.key,
-                    one.baseline.artifact.key if one.baseline else "",
+                    list_needed(one),
                 )
                 for one in arm.measurements
             ),

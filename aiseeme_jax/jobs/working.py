@@ -226,6 +226,6 @@ def _is_stale(piece: Piece, store: Store) -> bool:
 def _identify(piece: Piece, store: Store) -> dict[str, str]:
     """Identifies a finished piece by its key and by the hash of its result."""
     record = store.record(piece.artifact)
-    names = ("classifier_hash", "backbone_hash", "fisher_hash", "fisher_of", "tuning_hash")
+    names = ("classifier_hash", "network_hash", "backbone_hash", "fisher_hash", "fisher_of", "tuning_hash")
     hashes = (record.get(name) for name in names)
     return {"key": piece.artifact.key, "hash": next(filter(None, hashes))}

@@ -22,13 +22,27 @@ BACKBONES: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
     }
 )
 
+# What a network that segments may have on the maps of its backbone.
+DECODERS: Mapping[str, type[nnx.Module]] = MappingProxyType({"unet": Decoder})
+
 # Gradients and running averages underflow in float16.
 DTYPES = ("float32", "bfloat16")
 
 # A file that names more is damaged. To build such a network would take all memory.
 WIDEST, MOST_CHANNELS = 32, 4096
 
-__all__ = ["BACKBONES", "MLP", "Decoder", "ResNet", "ViT", "check_config", "check_size", "make_backbone"]
+__all__ = [
+    "BACKBONES",
+    "DECODERS",
+    "MLP",
+    "Decoder",
+    "ResNet",
+    "ViT",
+    "check_config",
+    "check_size",
+    "make_backbone",
+    "make_decoder",
+]
 
 
 def make_backbone(
@@ -55,6 +69,19 @@ def make_backbone(
         raise UserError(f"model.dtype is '{dtype}': known are {', '.join(DTYPES)}")
     size = {"width": width, "stem": stem, "patch": patch}
     return BACKBONES[name](**size, dtype=dtype, channels=channels, dimensions=dimensions, rngs=rngs)
+
+
+def make_decoder(kind: str, *, backbone: nnx.Module, rngs: nnx.Rngs, **arguments: Any) -> nnx.Module:
+    """Makes a decoder of `DECODERS` on the maps of a backbone.
+
+    Args:
+      arguments: those of its class, as its `config` gives them.
+
+    Raises ValueError for an unknown kind, TypeError for unknown arguments.
+    """
+    if kind not in DECODERS:
+        raise ValueError(f"unknown decoder '{kind}': known are {', '.join(DECODERS)}")
+    return DECODERS[kind](backbone, **arguments, rngs=rngs)
 
 
 def check_config(model: Mapping[str, Any]) -> None:

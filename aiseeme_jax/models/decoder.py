@@ -49,6 +49,8 @@ class Decoder(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        self.size, self.out, self.dimensions, self.skips, self.stride = size, out, dimensions, skips, stride
+        self.dtype = jnp.dtype(dtype)
         shapes = _map_shapes(backbone, (size,) * dimensions)
         self.start = [name for name in MAPS if name in shapes][-1]
         (side, *_, channels), target = shapes[self.start], -(-size // stride)
@@ -67,6 +69,12 @@ class Decoder(nnx.Module):
         self.side, self.steps = side, tuple(steps)
         self.convolutions, self.norms = nnx.List(convolutions), nnx.List(norms)
         self.head = nnx.Linear(channels, out, rngs=rngs)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """JSON values: the arguments beside the backbone that make this decoder again."""
+        names = ("size", "out", "dimensions", "skips", "stride")
+        return {**{name: getattr(self, name) for name in names}, "dtype": self.dtype.name}
 
     def __call__(self, endpoints: dict[str, Array], *, train: bool) -> Float[Array, "b *space c"]:
         """The result for the endpoints of a batch: [B, H, W, out], or of volumes [B, D, H, W, out]."""

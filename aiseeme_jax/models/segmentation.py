@@ -1,5 +1,6 @@
 """A network that segments: a backbone and a decoder on its maps."""
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -28,3 +29,8 @@ class SegmentationNetwork(nnx.Module):
         """
         endpoints = self.backbone(images, train=train and train_backbone)
         return self.decoder(endpoints, train=train)[..., 0], endpoints["pooled"]
+
+
+def resize_logits(logits: Float[Array, "b s s"], height: int, width: int) -> Float[Array, "b h w"]:
+    """The logits of views of whole images in the size of the images, bilinear."""
+    return jax.image.resize(logits, (len(logits), height, width), "bilinear")

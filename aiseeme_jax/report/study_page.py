@@ -10,8 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from aiseeme_jax.curriculum.costs import HEADS
+from aiseeme_jax.curriculum.protocols import find_protocol
 from aiseeme_jax.evaluate.fractions import in_words
-from aiseeme_jax.evaluate.protocols import find_protocol
 from aiseeme_jax.report import tables
 from aiseeme_jax.report.charts import Line, choose_tone, draw_lines
 from aiseeme_jax.report.dots import Dot, draw_dots

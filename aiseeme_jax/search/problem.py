@@ -6,10 +6,9 @@ import math
 
 from ml_collections import ConfigDict
 
-from aiseeme_jax.curriculum import checks
+from aiseeme_jax.curriculum import checks, protocols
 from aiseeme_jax.curriculum.checks import check_at_least
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import protocols
 from aiseeme_jax.search.order import find_strategy
 from aiseeme_jax.search.storage import check_storage
 from aiseeme_jax.search.trials import Proposals, Settings, Space

@@ -81,7 +81,7 @@ def _list_keys(workdir: Path) -> set[str]:
     """Short keys of the stages, measurements and scores that the plan of a workdir lists, and of what these need."""
     arms = _read_plan(workdir).arms
     listed = [entry.key for arm in arms for entry in (*arm.stages, *arm.measurements, *arm.scores)]
-    needed = [entry.baseline for arm in arms for entry in arm.measurements if entry.baseline]
+    needed = [key for arm in arms for entry in arm.measurements for key in entry.needed]
     needed += [entry.tuning for arm in arms for entry in arm.stages if entry.tuning]
     return {shorten(key) for key in (*listed, *needed)}
 

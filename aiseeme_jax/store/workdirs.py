@@ -47,7 +47,7 @@ class MeasurementEntry:
     """A measurement of an arm, with its key.
 
     Attributes:
-      baseline: key of the measurement that it needs; '' if there is none.
+      needed: keys of the measurements that must be made first.
     """
 
     label: str
@@ -55,7 +55,7 @@ class MeasurementEntry:
     fraction: float
     seed: int
     key: str
-    baseline: str = ""
+    needed: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +134,19 @@ def read_plan(workdir: Path) -> WorkdirPlan | None:
         ArmEntry(
             arm["name"],
             tuple(StageEntry(**stage) for stage in arm["stages"]),
-            tuple(MeasurementEntry(**measurement) for measurement in arm["measurements"]),
+            tuple(_read_measurement(measurement) for measurement in arm["measurements"]),
             tuple(ScoreEntry(**score) for score in arm.get("scores", ())),
         )
         for arm in value["arms"]
     )
     return WorkdirPlan(value["store"], arms)
+
+
+def _read_measurement(entry: dict[str, Any]) -> MeasurementEntry:
+    """Older plans name one measurement that is needed, as `baseline`."""
+    baseline = entry.pop("baseline", "")
+    needed = (baseline,) if baseline else tuple(entry.pop("needed", ()))
+    return MeasurementEntry(**entry, needed=needed)
 
 
 def write_config(workdir: Path, config: Mapping[str, Any]) -> None:

@@ -15,9 +15,11 @@ from aiseeme_jax.weights.backbones import (
     starting_backbone,
 )
 from aiseeme_jax.weights.classifier import Classifier, load_classifier, save_classifier
-from aiseeme_jax.weights.headers import BACKBONE, BEST, CLASSIFIER, FISHER, check_artifact
+from aiseeme_jax.weights.headers import BACKBONE, BEST, CLASSIFIER, FISHER, NETWORK, check_artifact
+from aiseeme_jax.weights.networks import fill_network, load_network, save_network
 from aiseeme_jax.weights.preprocessing import PREPROCESSING, Preprocessing
 from aiseeme_jax.weights.preprocessing import describe as describe_preprocessing
+from aiseeme_jax.weights.segmenter import Segmenter, load_segmenter
 
 __all__ = [
     "BACKBONE",
@@ -25,22 +27,28 @@ __all__ = [
     "CLASSIFIER",
     "Classifier",
     "FISHER",
+    "NETWORK",
     "PREPROCESSING",
     "Preprocessing",
     "SCRATCH",
+    "Segmenter",
     "any_backbone",
     "backbone_hash",
     "check_artifact",
     "describe_preprocessing",
     "export_backbone",
+    "fill_network",
     "find_backbone",
     "find_fisher",
     "load_backbone",
     "load_classifier",
     "load_fisher",
+    "load_network",
+    "load_segmenter",
     "save_backbone",
     "save_classifier",
     "save_fisher",
+    "save_network",
     "starting_backbone",
     "tree_hash",
 ]

@@ -13,15 +13,22 @@ BACKBONE = "backbone.safetensors"
 BEST = "best.safetensors"
 FISHER = "fisher.safetensors"
 CLASSIFIER = "classifier.safetensors"
+# What a protocol trains that is no classifier of images: see `weights/networks.py`.
+NETWORK = "network.safetensors"
 # The entry of a file's header that this program writes.
 HEADER = "aiseeme"
-# The file of weights that an artifact of each kind may leave.
-FILES = {artifacts.STAGES: BACKBONE, artifacts.FISHER: FISHER, artifacts.MEASUREMENTS: CLASSIFIER}
+# The files of weights that an artifact of each kind may leave.
+FILES = {
+    artifacts.STAGES: (BACKBONE,),
+    artifacts.FISHER: (FISHER,),
+    artifacts.MEASUREMENTS: (CLASSIFIER, NETWORK),
+}
 # The hash in the header of a file, and the same hash in the record beside it.
 HASHES = {
     BACKBONE: ("backbone_hash", "backbone_hash"),
     FISHER: ("backbone_hash", "fisher_hash"),
     CLASSIFIER: ("classifier_hash", "classifier_hash"),
+    NETWORK: ("network_hash", "network_hash"),
 }
 
 
@@ -43,18 +50,18 @@ def read_header(file: Path) -> dict[str, Any] | None:
 
 
 def check_artifact(directory: Path) -> None:
-    """Compares the file of weights in the folder of a finished artifact with its record, by the header.
+    """Compares the files of weights in the folder of a finished artifact with its record, by their headers.
 
     An artifact without weights, such as a score, passes. Whoever loads the file compares the weights too. Raises
     UserError if the file is missing, damaged or another one.
     """
-    name = FILES.get(directory.parent.name)
-    if name is None or _read_recorded_hash(directory / name) is None:
-        return
-    file = directory / name
-    if not file.exists():
-        raise MissingFile(f"{directory} has lost its {file.name}; {artifacts.explain_remedy(directory)}")
-    read_header(file)
+    for name in FILES.get(directory.parent.name, ()):
+        file = directory / name
+        if _read_recorded_hash(file) is None:
+            continue
+        if not file.exists():
+            raise MissingFile(f"{directory} has lost its {file.name}; {artifacts.explain_remedy(directory)}")
+        read_header(file)
 
 
 def explain_remedy(file: Path) -> str:
@@ -67,7 +74,7 @@ def explain_remedy(file: Path) -> str:
 def _read_recorded_hash(file: Path) -> str | None:
     """The hash that a file has by the record of the artifact that it lies in; None if no record tells of it."""
     record = artifacts.read_record(file.parent) if file.name in HASHES else None
-    if record is None or FILES.get(file.parent.parent.name, file.name) != file.name:
+    if record is None or file.name not in FILES.get(file.parent.parent.name, (file.name,)):
         return None
     return record.get(HASHES[file.name][1])
 
@@ -75,6 +82,8 @@ def _read_recorded_hash(file: Path) -> str | None:
 def _parse(file: Path, text: str) -> dict[str, Any]:
     try:
         header = records.parse_object(text)
+        if "network_hash" in header:
+            return header
         models.check_config(header["model"])
         if not isinstance(header["backbone_hash"], str):
             raise TypeError("backbone_hash is not a string")

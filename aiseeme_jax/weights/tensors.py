@@ -38,7 +38,7 @@ def read_weights(path: str | Path) -> Tensors:
     if not path.is_file():
         raise MissingFile(f"no weights at {path}: give the path of a .safetensors, .pt or .pth file")
     if path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
+        tensors = read_safetensors(path)
     elif path.suffix in (".pt", ".pth"):
         tensors = _read_torch(path)
     else:
@@ -109,7 +109,8 @@ def _without_prefixes(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def _read_safetensors(path: Path) -> Tensors:
+def read_safetensors(path: Path) -> Tensors:
+    """Reads the tensors of a `.safetensors` file under the names that they have in it. Raises Damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

@@ -362,7 +362,7 @@ class TestImbalance:
 
     def test_other_methods_need_none(self):
         made = self.measured("none", "ldam_drw", {"name": "ccl", "start": 0.67})
-        assert all(one.baseline is None and "baseline" not in one.inputs for one in made.arms[0].measurements)
+        assert all(not one.needed and "baseline" not in one.inputs for one in made.arms[0].measurements)
 
 
 def keys_of(made):

@@ -10,12 +10,13 @@ from short_measurements import IMAGES, RUNTIME, Killed, stopping_after, subject,
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import augment, data
+from aiseeme_jax.curriculum import protocols
+from aiseeme_jax.curriculum.protocols import Measurement
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import finetune, imbalance, protocols
-from aiseeme_jax.evaluate.protocols import Measurement
+from aiseeme_jax.evaluate import finetune, imbalance
 from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.training.state import make_state
-from aiseeme_jax.weights.classifier import Classifier
+from aiseeme_jax.weights import CLASSIFIER, Classifier, save_classifier
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
@@ -178,7 +179,7 @@ def test_a_kill_in_the_middle_changes_nothing(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.predictions.probs, whole.predictions.probs)
 
 
-def test_a_static_order_is_that_of_the_losses_of_the_baseline():
+def test_a_static_order_is_that_of_the_losses_of_the_baseline(tmp_path):
     measured = subject()
     rows = measured.training_rows(Measurement(target(), 0.5, 0))
     plain = FineTuning(
@@ -187,9 +188,10 @@ def test_a_static_order_is_that_of_the_losses_of_the_baseline():
     plain.head.kernel.set_value(100 * plain.head.kernel[...])
     baseline = Classifier(plain.network, "class", ("dark", "grey", "bright"), SPEC)
     chosen = target(imbalance={"name": "ccl", "order": "static", "start": 0.67})
-    with pytest.raises(ValueError, match="order=static,start=0.67.* give the classifier .* as `baseline`"):
+    with pytest.raises(ValueError, match="order=static,start=0.67.* give the folder .* as `baseline`"):
         finetune.make_task(Measurement(chosen, 0.5, 0), measured, RUNTIME)
-    made = finetune.make_task(Measurement(chosen, 0.5, 0, baseline), measured, RUNTIME)
+    save_classifier(tmp_path / CLASSIFIER, baseline)
+    made = finetune.make_task(Measurement(chosen, 0.5, 0, {"baseline": tmp_path}), measured, RUNTIME)
     images, labels = measured.splits["train"].images()[rows], measured.splits["train"].labels[rows]
     truth = np.float64(baseline.predict(images, calibrated=False))[np.arange(len(rows)), labels]
     expected = [-np.log(truth[labels == c]).mean() for c in range(3)]

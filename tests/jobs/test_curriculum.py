@@ -19,10 +19,11 @@ from small_disk import small_disk  # noqa: F401
 
 import aiseeme_jax
 from aiseeme_jax import data, pretext, weights
+from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.errors import DiskError, MissingFile, UserError
 from aiseeme_jax.evaluate import masks as evaluate_masks
-from aiseeme_jax.evaluate import metrics, protocols, results
+from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.jobs import curriculum, store_command, working
 from aiseeme_jax.report.contents import read_contents
 from aiseeme_jax.store import artifacts, records, workdirs

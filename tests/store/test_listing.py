@@ -45,7 +45,7 @@ def test_what_a_wanted_measurement_needs_is_wanted(workdir):
     finish(Store(workdir), baseline)
     states = lambda: {entry.directory.name: entry.wanted for entry in list_store([workdir])}  # noqa: E731
     assert not states()[baseline.name]
-    entry = workdirs.MeasurementEntry(MEASURED.label, "finetune", 1.0, 0, MEASURED.key, baseline.key)
+    entry = workdirs.MeasurementEntry(MEASURED.label, "finetune", 1.0, 0, MEASURED.key, (baseline.key,))
     workdirs.write_plan(workdir, workdirs.WorkdirPlan(".", (workdirs.ArmEntry("curriculum", (), (entry,)),)))
     assert states()[baseline.name] and states()[MEASURED.name] and not states()[OLD.name]
 

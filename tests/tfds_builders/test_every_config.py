@@ -29,9 +29,10 @@ from own_table import clinic
 from test_ct_patches import add as add_series
 
 from aiseeme_jax import augment, data
+from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.data.prepared import open_split
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import features, protocols
+from aiseeme_jax.evaluate import features
 from aiseeme_jax.evaluate.measurement import SPLITS, Measurement, Runtime, Subject
 from configs import base
 from tfds_builders import preparing

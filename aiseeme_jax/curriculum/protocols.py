@@ -1,9 +1,10 @@
 """The table of protocols, and what can be asked of it: judge a target, measure a backbone.
 
-A protocol is a file with a `Protocol` in it, and one line here.
+A protocol is a file with a `Protocol` in it and one line: here, or of a supervised system in `systems.SYSTEMS`.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from aiseeme_jax.evaluate.linear import LINEAR
 from aiseeme_jax.evaluate.measurement import SPLITS, Measured, Measurement, Outcome, Protocol, Runtime, Subject
 from aiseeme_jax.evaluate.segment import SEGMENT
 from aiseeme_jax.evaluate.svm import SVM
+from aiseeme_jax.systems import SYSTEMS
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,11 @@ __all__ = [
     "warn_of_one_group",
 ]
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({one.name: one for one in (KNN, LINEAR, SVM, FINETUNE, SEGMENT)})
+MEASURES = (KNN, LINEAR, SVM, FINETUNE, SEGMENT)
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({one.name: one for one in (*MEASURES, *SYSTEMS)})
 
+# What the label of a system may be: the other signs part a name in results.
+LABEL = re.compile(r"[\w.=()-]*")
 # What follows if the labelled images of a split lack a class or finding.
 LACKING = {
     "train": "it cannot be learnt",
@@ -62,7 +67,7 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
     measured = PROTOCOLS[measurement.target.protocol].measure(measurement, subject, directory, runtime)
     predictions = _join_truth(subject.splits["test"], measured.found)
     validation = _join_truth(subject.splits["validation"], measured.validation)
-    return Outcome(predictions, validation, measured.chosen, measured.classifier)
+    return Outcome(predictions, validation, measured.chosen, measured.classifier, measured.network)
 
 
 def _join_truth(split: data.Split, found: Float[np.ndarray, "n c"] | results.Overlaps) -> results.AnyPredictions:
@@ -111,7 +116,14 @@ def check_target(target: ConfigDict, train: data.Split) -> None:
         raise UserError(f"shots is {target.shots} and fractions are {shares}; leave fractions at (1.0,)")
     if target.shots and make_labels(train.labels, len(train.class_names)).KIND != ClassLabels.KIND:
         raise UserError(f"shots is {target.shots}; they need one class for each image, and {train.name} has findings")
+    check_label(target)
     protocol.check(target, train)
+
+
+def check_label(target: ConfigDict) -> None:
+    """Raises UserError for a label of a system that cannot be part of the name of a target."""
+    if not LABEL.fullmatch(target.get("label", "")):
+        raise UserError(f"label is '{target.label}'; it may have letters, digits, and any of . _ = ( ) -")
 
 
 def check_labels(splits: Mapping[str, data.Split]) -> None:
@@ -121,7 +133,7 @@ def check_labels(splits: Mapping[str, data.Split]) -> None:
     others.
     """
     names = splits["train"].class_names
-    labels = {name: make_labels(split.labels, len(names)) for name, split in splits.items()}
+    labels = {name: make_labels(splits[name].labels, len(names)) for name in SPLITS}
     for name, made in labels.items():
         if not (made.learnable if name == "train" else made.choosable):
             raise UserError(made.describe_unlearnable(splits[name].name, names))

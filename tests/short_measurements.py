@@ -4,7 +4,7 @@ import tiny
 from short_runs import Killed
 
 from aiseeme_jax import data
-from aiseeme_jax.evaluate.protocols import Runtime, Subject
+from aiseeme_jax.curriculum.protocols import Runtime, Subject
 from configs import base
 
 IMAGES = 96

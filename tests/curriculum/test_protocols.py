@@ -10,10 +10,11 @@ from sklearn import metrics as sk
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import data, weights
+from aiseeme_jax.curriculum import protocols
+from aiseeme_jax.curriculum.protocols import Measurement
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate import features, finetune, metrics, protocols
+from aiseeme_jax.evaluate import features, finetune, metrics
 from aiseeme_jax.evaluate.labels import make_labels
-from aiseeme_jax.evaluate.protocols import Measurement
 from aiseeme_jax.training.state import make_state
 from aiseeme_jax.weights.classifier import load_classifier, save_classifier
 from configs import base

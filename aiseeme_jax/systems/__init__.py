@@ -1,0 +1,8 @@
+"""Published supervised systems: each is one protocol or several, in a file or a folder, with a line here for each.
+
+What a protocol is stands in `evaluate/measurement.py`; docs/systems.md has a section for each system.
+"""
+
+from aiseeme_jax.evaluate.measurement import Protocol
+
+SYSTEMS: tuple[Protocol, ...] = ()
