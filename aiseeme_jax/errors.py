@@ -1,4 +1,4 @@
-"""The one kind of error that a user can mend."""
+"""Errors that a user can mend, and the end that a user asked for."""
 
 
 class UserError(ValueError):
@@ -15,3 +15,7 @@ class MissingFile(UserError, FileNotFoundError):
 
 class DiskError(UserError, OSError):
     """A file cannot be written where the user wants it: the disk is full, or the folder is not writable."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived where nothing is trained. It passes through everything, as Ctrl-C does."""

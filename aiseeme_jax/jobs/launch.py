@@ -25,7 +25,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 import aiseeme_jax
-from aiseeme_jax.errors import UserError
+from aiseeme_jax.errors import Terminated, UserError
 
 config_flags.DEFINE_config_file("config", None, "Experiment file, with a variant after a colon.", lock_config=True)
 flags.DEFINE_string("workdir", None, "Folder for everything of this run.")
@@ -75,19 +75,25 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unknown job '{config.job}': known are {', '.join(JOBS)}")
     check_paths(config, flags.FLAGS.workdir)
     show_messages()
-    signal.signal(signal.SIGTERM, end_by_exception)
-    members = start_devices()
-    from aiseeme_jax.jobs.processes import explain_losses
-    from aiseeme_jax.store.files import explain_disk_errors
-    from aiseeme_jax.training.stopping import Preempted
+    from aiseeme_jax.training.stopping import EndSignal, Preempted
 
-    job = importlib.import_module(JOBS[config.job])
     try:
-        with explain_losses(members), explain_disk_errors(workdir):
-            job.run(config, workdir, plan_only=flags.FLAGS.plan)
+        with EndSignal():
+            run_job(config, workdir)
     except Preempted as stop:
         log.info("%s", stop)
         sys.exit(stop.exit_code)
+
+
+def run_job(config: ConfigDict, workdir: Path) -> None:
+    """Starts jax and does what the config asks for."""
+    members = start_devices()
+    from aiseeme_jax.jobs.processes import explain_losses
+    from aiseeme_jax.store.files import explain_disk_errors
+
+    job = importlib.import_module(JOBS[config.job])
+    with explain_losses(members), explain_disk_errors(workdir):
+        job.run(config, workdir, plan_only=flags.FLAGS.plan)
 
 
 def check_paths(config: ConfigDict, workdir: str) -> None:
@@ -99,15 +105,6 @@ def check_paths(config: ConfigDict, workdir: str) -> None:
         check_folder(path, name)
     for name in ("init", "imagenet"):
         check_local(config[name], name)
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived where nothing is trained. It passes through everything, as Ctrl-C does."""
-
-
-def end_by_exception(number: int, frame: Any) -> NoReturn:
-    """Handles SIGTERM where nothing is trained: the run ends as by an error, and gives its claims back."""
-    raise Terminated
 
 
 def repeat_signal(unraisable: Any) -> None:

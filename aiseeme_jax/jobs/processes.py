@@ -5,8 +5,6 @@ import ctypes
 import dataclasses
 import faulthandler
 import json
-import logging
-import multiprocessing
 import os
 import re
 import signal
@@ -14,20 +12,18 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
 
 import jax
 import numpy as np
 
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import claims
+from aiseeme_jax.training.stopping import leave
 
 # Seconds after which jax takes a process to be lost that says nothing. A lost connection is noticed at once on CPUs.
 HEARTBEAT_SECONDS = 60
 # Seconds for which a process waits for the first one to start.
 JOIN_SECONDS = 300
-# Seconds for which the first process lets the others end.
-LINGER_SECONDS = 1
 # Words of errors that come from a lost connection: of gloo on CPUs, of NCCL on GPUs, of jax's own service.
 LOST = re.compile("gloo|ncclRemoteError|remote process exited|coordination service|CoordinationService", re.IGNORECASE)
 # Bytes for the names of a process.
@@ -179,21 +175,3 @@ def _describe_loss(members: Sequence[claims.Holder], mine: int) -> str:
 def _print_and_leave(kind, error, trace) -> None:
     sys.__excepthook__(kind, error, trace)
     leave(1)
-
-
-def leave(code: int) -> NoReturn:
-    """Ends this process at once.
-
-    A normal end waits for threads of orbax that a full disk has stopped, and for processes of the run that may never
-    answer: for minutes.
-    """
-    for child in multiprocessing.active_children():
-        child.terminate()
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    if jax.distributed.is_initialized() and jax.process_index() == 0:
-        # jax aborts the others as soon as the first process is gone. They may be about to end with a message too.
-        time.sleep(LINGER_SECONDS)
-    os._exit(code)

@@ -1,19 +1,29 @@
 """How a run notices that it is asked to stop, and how long it has taken over all its restarts."""
 
+import contextlib
 import logging
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
+
+from aiseeme_jax.errors import Terminated
 
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What the thread that answers signals reads when it is to end. No signal has this number.
 END = 0
+# Seconds that a program may take to end by itself after it was asked to end at once.
+GRACE_SECONDS = 5.0
+# Seconds for which the first process lets the others end.
+LINGER_SECONDS = 1
 
 
 class Preempted(Exception):
@@ -38,20 +48,21 @@ class Clock:
         return self.before + time.monotonic() - self.start
 
 
-class StopSignal:
-    """Notes SIGTERM and Ctrl-C, so that the loop can stop between two steps. A second Ctrl-C interrupts at once.
+class AnsweredSignals:
+    """Handles SIGTERM and Ctrl-C, and answers them at once. A context manager.
 
-    Python handles a signal when the present step or compilation gives it back the word, which may take a minute. So a
-    thread of its own answers the user.
+    Python handles a signal when the present step or compilation gives it back the word, which may take minutes. So a
+    thread of its own answers the user, and ends the program if that is asked for and takes longer than GRACE_SECONDS.
     """
 
-    def __enter__(self) -> "StopSignal":
-        self._asked = 0
+    def __enter__(self) -> Self:
+        self._answered = 0
+        self._timer: threading.Timer | None = None
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
-        self._answering = threading.Thread(target=self._answer, daemon=True)
+        self._answering = threading.Thread(target=self._read, daemon=True)
         self._answering.start()
-        self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self.handle) for number in SIGNALS}
         self._previous_writing = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         return self
 
@@ -64,20 +75,60 @@ class StopSignal:
         self._answering.join()
         os.close(self._reading)
         os.close(self._writing)
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _ask(self, number: int, frame) -> None:
+    def handle(self, number: int, frame: Any) -> None:
+        """Does what a signal asks for, where Python can."""
+        raise NotImplementedError
+
+    def answer(self, number: int) -> None:
+        """Answers a signal."""
+        raise NotImplementedError
+
+    def end_soon(self, number: int) -> None:
+        """Ends the program if it has not ended by itself when GRACE_SECONDS are over."""
+        self._timer = threading.Timer(GRACE_SECONDS, leave, (128 + number,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _read(self) -> None:
+        while (number := os.read(self._reading, 1)[0]) != END:
+            # The first one is answered, and a Ctrl-C after it.
+            if number in SIGNALS and (not self._answered or (number == signal.SIGINT and self._timer is None)):
+                self.answer(number)
+                self._answered = self._answered or number
+
+
+class EndSignal(AnsweredSignals):
+    """Ends the program, where nothing is trained. There is nothing to save that is not saved."""
+
+    def handle(self, number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    def answer(self, number: int) -> None:
+        log.info("stopping")
+        self.end_soon(number)
+
+
+class StopSignal(AnsweredSignals):
+    """Notes that a training is to stop, so that it can do so between two steps. A second Ctrl-C ends it at once."""
+
+    def __enter__(self) -> Self:
+        self._asked = 0
+        return super().__enter__()
+
+    def handle(self, number: int, frame: Any) -> None:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = self._asked or number
 
-    def _answer(self) -> None:
-        """Says at each signal what happens next, until it reads END."""
-        answered = False
-        while (number := os.read(self._reading, 1)[0]) != END:
-            if number not in SIGNALS or (answered and number != signal.SIGINT):
-                continue
-            log.info("%s", "stopping without saving" if answered else _describe_stop(number))
-            answered = True
+    def answer(self, number: int) -> None:
+        if not self._answered:
+            log.info("%s", _describe_stop(number))
+            return
+        log.info("stopping without saving")
+        self.end_soon(number)
 
     def requested(self, *, agree: bool) -> int:
         """The number of the signal that asks to stop now; 0 if none does.
@@ -92,6 +143,24 @@ class StopSignal:
         from jax.experimental import multihost_utils
 
         return int(np.max(multihost_utils.process_allgather(np.array(self._asked))))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once.
+
+    A normal end waits for threads of orbax that a full disk has stopped, and for processes of the run that may never
+    answer: for minutes.
+    """
+    for child in multiprocessing.active_children():
+        child.terminate()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if jax.distributed.is_initialized() and jax.process_index() == 0:
+        # jax aborts the others as soon as the first process is gone. They may be about to end with a message too.
+        time.sleep(LINGER_SECONDS)
+    os._exit(code)
 
 
 def _describe_stop(number: int) -> str:

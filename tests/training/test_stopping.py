@@ -3,10 +3,13 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
+from aiseeme_jax.errors import Terminated
 from aiseeme_jax.training import stopping
 from aiseeme_jax.training.stopping import Preempted, StopSignal
 
@@ -54,6 +57,14 @@ def test_the_answer_does_not_wait_for_the_present_step(caplog):
     assert caplog.messages == ["stopping after this step; again to stop without saving"]
 
 
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_where_nothing_is_trained_a_signal_ends_the_work(number, error, caplog):
+    caplog.set_level(logging.INFO)
+    with pytest.raises(error), stopping.EndSignal():
+        signal.raise_signal(number)
+    assert caplog.messages == ["stopping"]
+
+
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in stopping.SIGNALS]
     with StopSignal():
@@ -64,3 +75,43 @@ def test_handlers_are_put_back():
 
 def test_exit_codes_are_those_of_shells():
     assert [Preempted("", number).exit_code for number in stopping.SIGNALS] == [143, 130]
+
+
+# A computation that never gives Python the word again: a lock of C that is taken twice.
+STUCK = """
+import ctypes, logging, sys
+from aiseeme_jax.errors import Terminated
+from aiseeme_jax.training import stopping
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+stopping.GRACE_SECONDS = 0.2
+with getattr(stopping, sys.argv[1])():
+    lock, lib = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    lib.pthread_mutex_lock(lock)
+    print("computing", file=sys.stderr, flush=True)
+    lib.pthread_mutex_lock(lock)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "answers", "code"),
+    [
+        ("EndSignal", [(signal.SIGTERM, "stopping\n")], 143),
+        (
+            "StopSignal",
+            [
+                (signal.SIGINT, "stopping after this step; again to stop without saving\n"),
+                (signal.SIGINT, "stopping without saving\n"),
+            ],
+            130,
+        ),
+    ],
+)
+def test_a_computation_that_lasts_hides_no_signal(kind, answers, code):
+    process = subprocess.Popen([sys.executable, "-c", STUCK, kind], stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "computing\n"
+    for number, answer in answers:
+        process.send_signal(number)
+        assert process.stderr.readline() == answer
+    assert process.wait(60) == code
