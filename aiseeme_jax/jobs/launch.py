@@ -281,7 +281,7 @@ def run() -> None:
 def end(code: int) -> NoReturn:
     """Ends the program after an error; at once if jax was started, since its threads may wait for what never comes."""
     if "jax" in sys.modules:
-        from aiseeme_jax.jobs.processes import leave
+        from aiseeme_jax.training.stopping import leave
 
         leave(code)
     sys.exit(code)
