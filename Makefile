@@ -1,8 +1,8 @@
-# make demo | make test | make test-fast | make lint
+# make demo | make test | make test-fast | make lint | make docs
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test test-fast lint clean
+.PHONY: venv demo test test-fast lint docs clean
 
 venv: .venv/installed
 
@@ -28,5 +28,8 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .ruff_cache site
