@@ -1,13 +1,13 @@
 """The job `search`: finds an order of tasks for a target, and writes it as a config.
 
-Every trial is an arm whose stages and score lie in the store under their keys. So what exists is never made again, a
-search that was interrupted goes on, and several runs of one search share the work: each does what the others have not
-begun. The strategy itself is deterministic. It decides the same in each of them, since it decides by scores alone.
+Every trial is an arm whose stages and score lie in the store under their keys. So what exists is never made again, and
+a search that was interrupted goes on. Several runs of one search share the work: each takes its next order from a queue
+(`rounds.py`). The strategy itself is deterministic. It decides the same in each of them, since it decides by scores.
 """
 
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,16 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
-from aiseeme_jax.jobs.outlook import RunOutlook
-from aiseeme_jax.jobs.working import work_around_divergence
+from aiseeme_jax.jobs.rounds import Maker, Round, Workers
 from aiseeme_jax.search import certainty, findings, trials
 from aiseeme_jax.search.best_order import FILE as BEST_ORDER
 from aiseeme_jax.search.best_order import write_best_order
 from aiseeme_jax.search.planning import TrialPlanner, name_order, name_trial
 from aiseeme_jax.search.problem import FINALIST, REVERSE, SINGLE, Problem, read_problem
+from aiseeme_jax.search.queue import Queue
 from aiseeme_jax.search.scoring import Scorer, compare_backbones, read_score
 from aiseeme_jax.search.storage import Storage
-from aiseeme_jax.search.trials import Order, Outcome, Trial
+from aiseeme_jax.search.trials import START, Order, Outcome, Trial
 from aiseeme_jax.store import artifacts, keys, workdirs
 from aiseeme_jax.store.artifacts import Store
 
@@ -85,9 +85,11 @@ class Search:
         self.arms: dict[Trial, PlannedArm] = {}
         self.final_arms: dict[tuple[Trial, int], PlannedArm] = {}
         self.scores: dict[Trial, Score] = {}
-        self.diverged: set[str] = set()
+        self.maker = Maker(store, self.make)
         self.workdir: Path | None = None
-        self.storage: Storage | None = None
+        # Of the search, and of its finalists with other seeds.
+        self.workers: dict[str, Workers] = {}
+        self.rounds = 0
         self.best: Order = ()
         self.compared: Sequence[certainty.Compared] = ()
         self.sentences: Sequence[str] = ()
@@ -104,15 +106,21 @@ class Search:
             self.datasets.warn_of_shared_groups(sets, self.planner.set, held_out)
 
     def write_to(self, workdir: Path) -> None:
-        """From now on the plan, the findings and the report are written to a workdir after every round, and the trials
-        to the storage.
+        """From now on the plan, the findings and the report are written to a workdir after every round, and the orders
+        are taken from the storage, together with other workers.
 
         Raises UserError if the storage does not answer.
         """
         self.workdir = workdir
-        fields = self.config.search
-        if fields.storage and not jax.process_index():
-            self.storage = Storage(fields.storage, workdir, name_study(self.config), tuple(fields.pool))
+        if self.config.search.storage:
+            name, kinds = name_study(self.config), {"": self.describe_trial}
+            # Scores of other seeds do not compare with those of the search: they have a study of their own.
+            if self.config.search.finalist_seeds:
+                kinds[FINALIST] = self.describe_finalist
+            storage = None if jax.process_index() else Storage(self.config.search.storage, workdir, self.store.root)
+            for kind, describe in kinds.items():
+                queue = storage and Queue(storage, f"{name} {kind}".strip(), tuple(self.config.search.pool))
+                self.workers[kind] = Workers(self.maker, queue, describe)
 
     # The search
 
@@ -128,11 +136,25 @@ class Search:
         self.arms |= planned
         log.info("%d orders to score", len(planned))
         self.write()
-        self.make_all(planned.values())
+        self.make_round([(trial, planned[trial]) for trial in wanted])
         found = {trial: self.read(planned[trial]) for trial in wanted}
         self.scores |= found
         self.write()
         return found
+
+    def make_round(self, arms: Sequence[tuple[Trial, PlannedArm]], kind: str = "") -> None:
+        """Makes orders, together with other workers. The start of all of them is no order, and waits in no queue."""
+        self.maker.make_all(arm for trial, arm in arms if trial == START)
+        orders = [(trial, arm) for trial, arm in arms if trial != START]
+        if kind in self.workers:
+            self.rounds += 1
+            self.workers[kind].make(Round.of(self.rounds, orders))
+        else:
+            self.maker.make_all(arm for _, arm in orders)
+
+    def describe_trial(self, trial: Trial, arm: PlannedArm) -> findings.Node:
+        """A trial that has ended, in the tree of orders."""
+        return findings.make_node(trial, self.read(arm), self.read(self.arms[trial.beginning]))
 
     def similarity(self, one: Order, other: Order) -> float:
         """CKA of the backbones of two orders that were scored."""
@@ -140,17 +162,9 @@ class Search:
 
     def read(self, arm: PlannedArm) -> Score:
         """The score of an arm; NaN if one of its stages diverged."""
-        if any(stage.artifact.key in self.diverged for stage in arm.stages):
+        if self.maker.has_diverged(arm):
             return Score(float("nan"))
         return read_score(self.store, arm.scores[0])
-
-    def make_all(self, arms: Iterable[PlannedArm]) -> None:
-        """Makes every piece of arms that does not exist. What needs a stage that diverged is left out."""
-        arms = list(arms)
-        pieces = {piece.artifact.key: piece for arm in arms for piece in arm.pieces()}
-        make = RunOutlook(arms, self.store).follow(self.make)
-        for _ in work_around_divergence(list(pieces.values()), self.store, make, self.diverged):
-            pass
 
     def make(self, piece: Piece, directory: Path) -> dict[str, Any]:
         """Does a piece of work in its folder, and returns the record."""
@@ -189,8 +203,12 @@ class Search:
             stages = dict.fromkeys(stage for trial in parts for stage in trial.stages())
             self.score([stage for stage in stages if stage not in self.scores])
         self.write()
-        self.make_all(self.final_arms.values())
+        self.make_round([(trial, arm) for (trial, _), arm in self.final_arms.items()], FINALIST)
         self.compared = certainty.compare_finalists(parts, {trial: self.read_by_seed(trial) for trial in parts})
+
+    def describe_finalist(self, trial: Trial, arm: PlannedArm) -> findings.Node:
+        """A trial with another seed; without the gain, since the orders that it begins with have no score."""
+        return findings.make_node(trial, self.read(arm))
 
     def read_by_seed(self, trial: Trial) -> dict[int, Score]:
         """The scores of a trial by seed: those of the finalists, or without them that of the search."""
@@ -229,17 +247,6 @@ class Search:
             found = self.find()
             findings.write_findings(self.workdir, found)
             report.write_search_report(self.workdir)
-            self.tell(found.nodes)
-
-    def tell(self, nodes: Sequence[findings.Node]) -> None:
-        """Tells the storage of trials. The search goes on without it if it does not answer any more."""
-        if self.storage is None:
-            return
-        try:
-            self.storage.tell(nodes)
-        except UserError as error:
-            log.warning("%s. It is told no more.", error)
-            self.storage = None
 
     def find(self) -> findings.Findings:
         """What was found so far."""

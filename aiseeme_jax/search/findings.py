@@ -15,9 +15,9 @@ from aiseeme_jax.curriculum.costs import cost_of_work, sum_costs
 from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedStage
 from aiseeme_jax.curriculum.tuning import sum_search_cost
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.evaluate.proxies import error_of_difference
+from aiseeme_jax.evaluate.proxies import Score, error_of_difference
 from aiseeme_jax.search.certainty import Compared
-from aiseeme_jax.search.trials import START, Outcome, Trial
+from aiseeme_jax.search.trials import Outcome, Trial
 from aiseeme_jax.store import records
 from aiseeme_jax.store.artifacts import Store
 
@@ -96,16 +96,21 @@ class Findings:
 
 def make_nodes(outcome: Outcome) -> tuple[Node, ...]:
     """The tree of the trials that a search has scored."""
-    found = []
-    for trial, score in outcome.scores.items():
-        before = START if len(trial.order) < 2 else Trial(trial.order[:-1], trial.share)
-        earlier = outcome.scores[before]
-        gain = score.value - earlier.value
-        error = error_of_difference(score, earlier)
-        found.append(
-            Node(trial.order, trial.share, _finite(score.value), _finite(gain) if trial.order else None, error)
-        )
-    return tuple(found)
+    scores = outcome.scores
+    return tuple(make_node(trial, score, scores[trial.beginning]) for trial, score in scores.items())
+
+
+def make_node(trial: Trial, score: Score, earlier: Score | None = None) -> Node:
+    """A trial in the tree.
+
+    Args:
+      earlier: the score of the order without its last task; without it nobody knows the gain.
+    """
+    value = _finite(score.value)
+    if earlier is None:
+        return Node(trial.order, trial.share, value, None, math.nan)
+    gain = _finite(score.value - earlier.value) if trial.order else None
+    return Node(trial.order, trial.share, value, gain, error_of_difference(score, earlier))
 
 
 def correlate_ranks(outcome: Outcome) -> tuple[tuple[float, float, float], ...]:

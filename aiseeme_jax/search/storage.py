@@ -1,109 +1,84 @@
-"""Tells an Optuna storage what a search has tried, so that `optuna-dashboard` and other tools show it while it runs.
-
-The search itself reads nothing there: it decides by the scores in the store, and several workers would otherwise not
-find what one finds. A storage may be lost, and the next run fills it again.
-"""
+"""Opens the Optuna storage in which the trials of a search wait for workers, and explains its errors."""
 
 import contextlib
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.search.findings import Node
-from aiseeme_jax.search.planning import name_order
 from aiseeme_jax.store import claims
 
 if TYPE_CHECKING:
     import optuna
 
-# Folder in the workdir that is claimed by the worker that writes.
-TELLING = ".telling"
+# Folder in the store that is claimed by the worker that writes to the storage.
+LOCK = ".queue"
 WAIT_SECONDS = 0.2
 # To open a storage.
 TRIES, TRY_SECONDS = 3, 1.0
-# What identifies a trial among those of a study.
-ORDER, SHARE = "order", "share"
 
 
 class Storage:
-    """The study of a search in an Optuna storage.
+    """An Optuna storage that the workers of a search share.
 
     Args:
       where: a URL that SQLAlchemy knows (`sqlite:///FILE`, `postgresql://HOST/DATABASE`), or a file of Optuna's
         journal, in the workdir if its path is relative.
       workdir: of the search.
-      name: of the study.
-      pool: names of the tasks.
+      store: folder of the artifacts, which all workers share.
 
     Raises UserError if the storage does not answer.
     """
 
-    def __init__(self, where: str, workdir: Path, name: str, pool: Sequence[str]):
-        self.where, self.workdir, self.pool = where, workdir, tuple(pool)
-        with _claim_alone(workdir / TELLING), _explain(where):
-            self.study = _open_patiently(where, workdir, name)
+    def __init__(self, where: str, workdir: Path, store: Path):
+        self.where, self._lock = where, store / LOCK
+        with self.use():
+            self.backend = _try_again(lambda: _open(where, workdir))
 
-    def tell(self, nodes: Sequence[Node]) -> None:
-        """Adds the trials that are not there yet. A worker waits while another one does so.
+    @contextlib.contextmanager
+    def use(self) -> Iterator[None]:
+        """While it lasts no other worker uses the storage.
 
-        Raises UserError if the storage does not answer any more.
+        Raises UserError in the place of whatever the storage raises.
         """
-        with _claim_alone(self.workdir / TELLING), _explain(self.where):
-            told = {_identify(trial.user_attrs) for trial in self.study.get_trials(deepcopy=False)}
-            for node in nodes:
-                if node.order and (node.order, node.share) not in told:
-                    self.study.add_trial(self._make_trial(node))
+        with _claim_alone(self._lock), _explain(self.where):
+            yield
 
-    def _make_trial(self, node: Node) -> "optuna.trial.FrozenTrial":
-        """An order as parameters 'task 1', 'task 2', ...; one that diverged has failed."""
-        import optuna
-
-        names = {f"task {place}": task for place, task in enumerate(node.order, start=1)}
-        attributes: Mapping[str, Any] = {
-            ORDER: list(node.order),
-            SHARE: node.share,
-            "name": name_order(node.order),
-            "gain": node.gain,
-            "standard error": node.error if math.isfinite(node.error) else None,
-        }
-        states = optuna.trial.TrialState
-        return optuna.trial.create_trial(
-            state=states.FAIL if node.value is None else states.COMPLETE,
-            value=node.value,
-            params=names,
-            distributions={name: optuna.distributions.CategoricalDistribution(self.pool) for name in names},
-            user_attrs=dict(attributes),
-        )
+    def open_study(self, name: str) -> "optuna.Study":
+        """The study of a name, which is made if there is none. Higher scores are better."""
+        with self.use():
+            return _try_again(lambda: _open_study(self.backend, name))
 
 
-def _open_patiently(where: str, workdir: Path, name: str) -> "optuna.Study":
-    """Tries again: of two workers that make the tables of a data base at the same time, one gets an error."""
-    for _ in range(TRIES - 1):
-        with contextlib.suppress(Exception):
-            return _open_study(where, workdir, name)
-        time.sleep(TRY_SECONDS)
-    return _open_study(where, workdir, name)
-
-
-def _open_study(where: str, workdir: Path, name: str) -> "optuna.Study":
+def _open(where: str, workdir: Path) -> "optuna.storages.BaseStorage":
     # Takes a second to import.
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if "://" in where:
-        opened: Any = optuna.storages.RDBStorage(where)
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        opened = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(workdir / where)))
-    return optuna.create_study(storage=opened, study_name=name, direction="maximize", load_if_exists=True)
+        return optuna.storages.RDBStorage(where)
+    workdir.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(workdir / where)))
 
 
-def _identify(attributes: Mapping[str, Any]) -> tuple[tuple[str, ...], float]:
-    return tuple(attributes.get(ORDER, ())), attributes.get(SHARE, math.nan)
+def _open_study(backend: "optuna.storages.BaseStorage", name: str) -> "optuna.Study":
+    import optuna
+
+    return optuna.create_study(storage=backend, study_name=name, direction="maximize", load_if_exists=True)
+
+
+def _try_again(open_once: Callable[[], Any]) -> Any:
+    """Of two workers that make the tables of a data base at the same time, one gets an error.
+
+    They do so if their stores are not the same folder.
+    """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(Exception):
+            return open_once()
+        time.sleep(TRY_SECONDS)
+    return open_once()
 
 
 @contextlib.contextmanager

@@ -32,6 +32,11 @@ class Trial:
         """The trials that end with each of its stages, the shortest first. The last one is this trial."""
         return [Trial(self.order[:count], self.share) for count in range(1, len(self.order) + 1)]
 
+    @property
+    def beginning(self) -> "Trial":
+        """The trial without its last stage. That of a single stage, and of the start, is the start of all orders."""
+        return START if len(self.order) < 2 else Trial(self.order[:-1], self.share)
+
 
 START = Trial(())
 
