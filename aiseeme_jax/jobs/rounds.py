@@ -5,6 +5,7 @@ with those that run: it makes the pieces that no other process is making, which 
 or of a search of a learning rate. A round ends when every order has a score in the store, or has diverged.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -20,6 +21,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs.working import work_around_divergence
 from aiseeme_jax.search.findings import Node
 from aiseeme_jax.search.queue import Ended, Queue
+from aiseeme_jax.search.storage import StorageLost
 from aiseeme_jax.search.trials import Trial
 from aiseeme_jax.store.artifacts import Store
 
@@ -131,16 +133,16 @@ class Workers:
 
     def _decide(self, made: Round) -> tuple[int, list[int]]:
         """What to do next, and where every order of a round stands."""
-        last = {key: find_last_stage(arm) for key, arm in made.arms.items()}
-        found = self._ask(lambda queue: queue.find_diverged(last))
-        self.maker.diverged |= {last[key] for key in found or ()}
-        states: dict[str, int] = {}
-        for key, arm in made.arms.items():
-            states[key] = self._judge(arm, states.get(made.beginnings.get(key, ""), SCORED))
-        missing = {key: order for key, order in made.orders.items() if states[key] in (LATER, READY)}
-        ready = [key for key in missing if states[key] == READY]
-        self._ask(lambda queue: queue.enqueue(made.number, missing))
-        taken = self._ask(lambda queue: queue.take(ready))
+        with contextlib.nullcontext() if self.queue is None else self.queue.storage.lock():
+            last = {key: find_last_stage(arm) for key, arm in made.arms.items()}
+            found = self._ask(lambda queue: queue.find_diverged(last))
+            self.maker.diverged |= {last[key] for key in found or ()}
+            states: dict[str, int] = {}
+            for key, arm in made.arms.items():
+                states[key] = self._judge(arm, states.get(made.beginnings.get(key, ""), SCORED))
+            missing = {key: order for key, order in made.orders.items() if states[key] in (LATER, READY)}
+            self._ask(lambda queue: queue.enqueue(made.number, missing))
+            taken = self._ask(lambda queue: queue.take([key for key in missing if states[key] == READY]))
         if self.queue is None:
             return DO_WITHOUT, list(states.values())
         if not missing:
@@ -169,7 +171,7 @@ class Workers:
             return None
         try:
             return ask(self.queue)
-        except UserError as error:
+        except StorageLost as error:
             log.warning("%s. The search goes on without it.", error)
             self.queue = None
             return None

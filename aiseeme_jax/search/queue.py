@@ -48,7 +48,7 @@ class Queue:
       name: of the study.
       pool: names of the tasks.
 
-    Everything raises UserError if the storage does not answer.
+    Everything raises StorageLost if the storage does not answer.
     """
 
     def __init__(self, storage: Storage, name: str, pool: Sequence[str]):
@@ -60,7 +60,8 @@ class Queue:
 
         Args:
           number: of the round.
-          orders: by the keys of their scores, which do not exist yet. One of which the queue has a score waits again.
+          orders: by the keys of their scores. If the queue has a score of one and the store has none, the order waits
+            again. Look at the store while the storage is locked: another worker may score it in this moment.
         """
         with self.storage.use():
             there = {trial.user_attrs.get(KEY) for trial in self._list() if not trial.state.is_finished()}

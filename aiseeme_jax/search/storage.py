@@ -20,6 +20,10 @@ WAIT_SECONDS = 0.2
 TRIES, TRY_SECONDS = 3, 1.0
 
 
+class StorageLost(UserError):
+    """A storage does not answer."""
+
+
 class Storage:
     """An Optuna storage that the workers of a search share.
 
@@ -29,21 +33,31 @@ class Storage:
       workdir: of the search.
       store: folder of the artifacts, which all workers share.
 
-    Raises UserError if the storage does not answer.
+    Raises StorageLost if the storage does not answer.
     """
 
     def __init__(self, where: str, workdir: Path, store: Path):
-        self.where, self._lock = where, store / LOCK
+        self.where, self._lock, self._locked = where, store / LOCK, False
         with self.use():
             self.backend = _try_again(lambda: _open(where, workdir))
 
     @contextlib.contextmanager
-    def use(self) -> Iterator[None]:
-        """While it lasts no other worker uses the storage.
+    def lock(self) -> Iterator[None]:
+        """While it lasts no other worker uses the storage. It may be locked within a lock."""
+        if self._locked:
+            yield
+            return
+        with _claim_alone(self._lock):
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
 
-        Raises UserError in the place of whatever the storage raises.
-        """
-        with _claim_alone(self._lock), _explain(self.where):
+    @contextlib.contextmanager
+    def use(self) -> Iterator[None]:
+        """`lock` for a use of the storage. Raises StorageLost in the place of whatever the storage raises."""
+        with self.lock(), _explain(self.where):
             yield
 
     def open_study(self, name: str) -> "optuna.Study":
@@ -96,11 +110,9 @@ def _explain(where: str) -> Iterator[None]:
     """Makes what a data base raises one message."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:  # noqa: BLE001 - each driver has errors of its own
         reason = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
+        raise StorageLost(
             f"search.storage: {where} does not answer: {reason}. Start the data base, or leave "
             "search.storage empty: the search does not need it"
         ) from error

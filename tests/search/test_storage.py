@@ -1,4 +1,4 @@
-"""What an Optuna storage is told of a search."""
+"""The queue of a search in an Optuna storage."""
 
 import concurrent.futures
 
@@ -7,58 +7,78 @@ import pytest
 
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.search.findings import Node
+from aiseeme_jax.search.queue import Ended, Queue
 from aiseeme_jax.search.storage import Storage, check_storage
+from aiseeme_jax.search.trials import Trial
 
 POOL = ("rotation", "npid")
-NODES = (
-    Node((), 1.0, 0.5, None, 0.0),
-    Node(("rotation",), 1.0, 0.6, 0.1, 0.02),
-    Node(("rotation", "npid"), 1.0, 0.7, 0.1, 0.02),
-    Node(("npid",), 0.5, None, None, float("nan")),
-)
+ENDED = {
+    "r": Ended(Node(("rotation",), 1.0, 0.6, 0.1, 0.02)),
+    "rn": Ended(Node(("rotation", "npid"), 1.0, 0.7, 0.1, 0.02)),
+    "n": Ended(Node(("npid",), 0.5, None, None, float("nan")), "key of the stage"),
+}
+ORDERS = {key: Trial(ended.node.order, ended.node.share) for key, ended in ENDED.items()}
+STATES = optuna.trial.TrialState
 
 
-def journal(path):
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+def open_queue(folder, where="search.journal"):
+    return Queue(Storage(where, folder, folder / "store"), "derm", POOL)
 
 
-def told(storage):
+def list_trials(folder, where):
+    """The trials as another program reads them."""
+    journal = optuna.storages.journal.JournalFileBackend
+    storage = where if "://" in where else optuna.storages.JournalStorage(journal(str(folder / where)))
     (name,) = optuna.get_all_study_names(storage)
     return optuna.load_study(study_name=name, storage=storage).get_trials()
 
 
 @pytest.mark.parametrize("where", ["search.journal", "sqlite"])
-def test_every_order_is_a_trial_and_is_told_once(where, tmp_path):
+def test_every_order_is_a_trial_that_waits_runs_and_ends_once(where, tmp_path):
     where = f"sqlite:///{tmp_path}/search.db" if where == "sqlite" else where
-    storage = Storage(where, tmp_path, "derm", POOL)
-    storage.tell(NODES[:2])
-    storage.tell(NODES)
+    one, other = (open_queue(tmp_path, where) for _ in range(2))
+    for queue in (one, other):
+        queue.enqueue(3, {key: ORDERS[key] for key in ("r", "rn")})
+    assert [trial.state for trial in list_trials(tmp_path, where)] == [STATES.WAITING] * 2
+    assert one.take(["rn"]) == "rn" and other.take(["r", "rn"]) == "r" and one.take(["r", "rn"]) is None
+    assert [trial.state for trial in list_trials(tmp_path, where)] == [STATES.RUNNING] * 2
+    one.tell({"rn": ENDED["rn"]})
+    other.tell(ENDED)
     # Another run of the same search.
-    Storage(where, tmp_path, "derm", POOL).tell(NODES)
-    trials = told(where if "://" in where else journal(tmp_path / where))
+    open_queue(tmp_path, where).tell(ENDED)
+    trials = list_trials(tmp_path, where)
     assert [trial.params for trial in trials] == [
         {"task 1": "rotation"},
         {"task 1": "rotation", "task 2": "npid"},
         {"task 1": "npid"},
-    ], "without the backbone as it is at the start"
+    ]
     assert [trial.value for trial in trials] == [0.6, 0.7, None]
-    states = optuna.trial.TrialState
-    assert [trial.state for trial in trials] == [states.COMPLETE, states.COMPLETE, states.FAIL]
+    assert [trial.state for trial in trials] == [STATES.COMPLETE, STATES.COMPLETE, STATES.FAIL]
     assert trials[1].user_attrs["name"] == "rotation > npid" and trials[1].user_attrs["gain"] == 0.1
+    assert trials[1].user_attrs["round"] == 3 and "process" in trials[1].user_attrs["worker"]
     assert trials[2].user_attrs["share"] == 0.5 and trials[2].user_attrs["standard error"] is None
+    assert other.study.best_trial.params == {"task 1": "rotation", "task 2": "npid"}
 
 
-def test_a_best_trial_is_that_with_the_highest_score(tmp_path):
-    storage = Storage("search.journal", tmp_path, "derm", POOL)
-    storage.tell(NODES)
-    assert storage.study.best_trial.params == {"task 1": "rotation", "task 2": "npid"}
+def test_a_trial_that_diverged_is_known_by_its_last_stage(tmp_path):
+    queue = open_queue(tmp_path)
+    queue.tell(ENDED)
+    assert queue.find_diverged({"r": "any", "n": "key of the stage"}) == {"n"}
+    assert queue.find_diverged({"n": "key of another stage"}) == set()
 
 
-def test_workers_that_tell_at_the_same_time_tell_each_trial_once(tmp_path):
-    workers = [Storage("search.journal", tmp_path, "derm", POOL) for _ in range(4)]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(lambda worker: worker.tell(NODES), workers))
-    assert len(told(journal(tmp_path / "search.journal"))) == 3
+def test_workers_at_the_same_time_enqueue_and_take_and_tell_each_trial_once(tmp_path):
+    workers = [open_queue(tmp_path) for _ in range(4)]
+    every = concurrent.futures.ThreadPoolExecutor().map
+    list(every(lambda worker: worker.enqueue(1, ORDERS), workers))
+
+    def work(worker):
+        taken = worker.take(ORDERS)
+        worker.tell(ENDED)
+        return taken
+
+    taken = [key for key in every(work, workers) if key]
+    assert len(list_trials(tmp_path, "search.journal")) == 3 and len(set(taken)) == len(taken)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +86,7 @@ def test_workers_that_tell_at_the_same_time_tell_each_trial_once(tmp_path):
 )
 def test_a_storage_that_does_not_answer_is_one_message(where, tmp_path):
     with pytest.raises(UserError, match=f"search.storage: {where} does not answer: .+ leave search.storage empty"):
-        Storage(where, tmp_path, "derm", POOL)
+        open_queue(tmp_path, where)
 
 
 def test_a_password_in_a_url_is_refused():
