@@ -53,21 +53,26 @@ def test_two_workers_of_which_one_is_killed_find_what_one_finds(alone, phantom, 
     assert code == 0, said
     assert outcome(workdir) == outcome(alone)
     assert not training(workdir)
+    assert list_trials(journal(workdir)) == list_trials(journal(alone)), "each once, also what the other had begun"
 
 
 def list_trials(storage):
-    (name,) = optuna.get_all_study_names(storage)
-    return sorted(
-        tuple(trial.user_attrs["order"]) for trial in optuna.load_study(study_name=name, storage=storage).trials
-    )
+    """The orders that have a score, of the search and of its finalists."""
+    names = sorted(optuna.get_all_study_names(storage), key=len)
+    studies = [optuna.load_study(study_name=name, storage=storage).get_trials() for name in names]
+    assert all(trial.state == optuna.trial.TrialState.COMPLETE for trials in studies for trial in trials)
+    return [sorted(tuple(trial.user_attrs["order"]) for trial in trials) for trials in studies]
+
+
+def journal(workdir):
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(workdir / "search.journal")))
 
 
 ORDERS = [("npid",), ("npid", "rotation"), ("rotation",), ("rotation", "npid")]
 
 
 def test_what_was_tried_stands_in_the_journal(alone):
-    journal = optuna.storages.journal.JournalFileBackend(str(alone / "search.journal"))
-    assert list_trials(optuna.storages.JournalStorage(journal)) == ORDERS
+    assert list_trials(journal(alone)) == [ORDERS, [findings.read_findings(alone).best]]
 
 
 @pytest.fixture
@@ -105,15 +110,18 @@ def find_postgresql(tool):
     return shutil.which(tool) or next(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{tool}")), None)
 
 
-def test_two_workers_tell_a_real_postgresql_of_each_trial_once(alone, phantom, postgresql, tmp_path):  # noqa: F811
+def test_two_workers_share_the_queue_of_a_real_postgresql(alone, phantom, postgresql, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
     shutil.copytree(alone, workdir)
+    # What is left to do: the second stages and their scores.
+    for folder in [*workdir.glob("*/01-*"), *workdir.glob("scores/knn-01-*")]:
+        shutil.rmtree(folder)
     options = f"--config.search.storage={postgresql}"
     workers = [running.start(workdir, phantom, options, **CONFIG) for _ in range(2)]
     for worker in workers:
         code, said = running.finish(worker)
         assert code == 0, said
-    assert list_trials(postgresql) == ORDERS
+    assert list_trials(postgresql) == list_trials(journal(alone))
     assert outcome(workdir) == outcome(alone)
 
 
