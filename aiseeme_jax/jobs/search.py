@@ -34,6 +34,7 @@ from aiseeme_jax.search.queue import Queue
 from aiseeme_jax.search.scoring import Scorer, compare_backbones, read_score
 from aiseeme_jax.search.storage import Storage
 from aiseeme_jax.search.trials import START, Order, Outcome, Trial
+from aiseeme_jax.search.tuning import describe_score
 from aiseeme_jax.store import artifacts, keys, workdirs
 from aiseeme_jax.store.artifacts import Store
 
@@ -188,7 +189,7 @@ class Search:
         self.best = self.compared[0].trial.order
         self.sentences = certainty.describe_comparison(
             self.compared,
-            describe_score(self.config),
+            describe_score(self.config.search.proxy),
             tuple(fields.finalist_seeds) or (self.config.seed,),
             new=bool(fields.finalist_seeds),
         )
@@ -299,9 +300,3 @@ def name_study(config: ConfigDict) -> str:
         **{name: config[name] for name in ("seed", "init")},
     }
     return f"{config.title or config.data.name} {keys.make_key(keys.to_json(content))[:12]}"
-
-
-def describe_score(config: ConfigDict) -> str:
-    """What scores are, in words: 'knn, auroc on validation'."""
-    proxy = config.search.proxy
-    return f"{proxy.proxy}, {proxy.metric} on validation" if "metric" in proxy else f"{proxy.proxy} on validation"
