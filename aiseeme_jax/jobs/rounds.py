@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from aiseeme_jax.curriculum.pieces import Piece, PlannedArm, PlannedScore
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.jobs.outlook import RunOutlook
 from aiseeme_jax.jobs.working import work_around_divergence
 from aiseeme_jax.search.findings import Node
 from aiseeme_jax.search.queue import Ended, Queue
@@ -41,9 +42,13 @@ class Maker:
     """
 
     def __init__(self, store: Store, make: Callable[[Piece, Path], dict[str, Any]]):
-        self.store, self.make = store, make
+        self.store, self._make, self._shown = store, make, make
         # Keys of the stages that diverged.
         self.diverged: set[str] = set()
+
+    def begin(self, arms: Sequence[PlannedArm]) -> None:
+        """From now on pieces are displayed as parts of these arms."""
+        self._shown = RunOutlook(arms, self.store).follow(self._make)
 
     def has_diverged(self, arm: PlannedArm) -> bool:
         """Whether a piece of an arm diverged, so that there is no score."""
@@ -66,7 +71,7 @@ class Maker:
 
     def _work(self, arms: Iterable[PlannedArm]) -> Iterable[Piece]:
         pieces = {piece.artifact.key: piece for arm in arms for piece in arm.pieces()}
-        return work_around_divergence(list(pieces.values()), self.store, self.make, self.diverged)
+        return work_around_divergence(list(pieces.values()), self.store, self._shown, self.diverged)
 
 
 @dataclasses.dataclass(frozen=True)

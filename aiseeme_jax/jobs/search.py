@@ -145,6 +145,7 @@ class Search:
 
     def make_round(self, arms: Sequence[tuple[Trial, PlannedArm]], kind: str = "") -> None:
         """Makes orders, together with other workers. The start of all of them is no order, and waits in no queue."""
+        self.maker.begin([arm for _, arm in arms])
         self.maker.make_all(arm for trial, arm in arms if trial == START)
         orders = [(trial, arm) for trial, arm in arms if trial != START]
         if kind in self.workers:
