@@ -6,6 +6,8 @@
 
 Order and lengths are those of `isic_curriculum.py`. The views follow the preset `cxr`.
 
+Other tasks, in their order, may follow the variant: `:small,tasks=rotation+byol`. Their lengths are not tuned.
+
 What to expect, in balanced accuracy on test images:
 
 full: not measured yet.
@@ -21,42 +23,45 @@ the curriculum and 0.342 [0.277–0.412] from scratch.
 from configs import base, recipes
 
 TASKS = ("relative_location", "rotation", "npid", "moco_v2", "simclr")
+# Of `small` and of `demo`
+EPOCHS = dict(zip(TASKS, (4, 3, 6, 6, 8), strict=True))
+DEMO_EPOCHS = {"rotation": 8, "moco_v2": 10, "simclr": 15}
 
 
 def get_config(variant: str = "full"):
     return recipes.choose("cxr_curriculum", {"full": full, "small": small, "demo": demo}, variant)
 
 
-def full():
+def full(tasks=TASKS):
     config = base.get_config()
     config.data.name = "kermany_pneumonia/224"
     config.model.channels = 1
     common = {"preset": "cxr", "size": 224}
-    config.stages = tuple(recipes.full_stage(task, **common) for task in TASKS)
+    config.stages = tuple(recipes.full_stage(task, **common) for task in tasks)
     config.targets = recipes.full_targets(fractions=(0.01, 0.1, 1.0), **common)
     return config
 
 
-def small():
+def small(tasks=TASKS):
     """The same five tasks at a size for two CPU cores."""
     config = base.get_config()
     config.data.name = "kermany_pneumonia/64"
     config.model.update({"name": "resnet18", "width": 0.25, "channels": 1, "dtype": "float32"})
     common = {"preset": "cxr", "size": 64}
-    config.stages = recipes.narrow_stages(epochs=dict(zip(TASKS, (4, 3, 6, 6, 8), strict=True)), batch=128, **common)
+    config.stages = recipes.narrow_stages(tasks=tasks, epochs=EPOCHS, batch=128, **common)
     config.targets = recipes.narrow_targets(fractions=(0.1, 1.0), finetune_epochs=6, **common)
     config.runtime.update({"residence": "device", "log_every": 20, "checkpoint_every": 200})
     return config
 
 
-def demo():
+def demo(tasks=tuple(DEMO_EPOCHS)):
     """Three stages on synthetic chest X-rays, in a few minutes. It shows that everything works, and proves nothing."""
     config = base.get_config()
     config.title = "Demo on synthetic chest X-rays"
     config.data.update({"name": "cxr_phantom/demo", "synthetic": True})
     config.model.update({"name": "resnet18", "width": 0.25, "channels": 1, "dtype": "float32"})
     common = {"preset": "cxr", "size": 32}
-    config.stages = recipes.narrow_stages(epochs={"rotation": 8, "moco_v2": 10, "simclr": 15}, batch=64, **common)
+    config.stages = recipes.narrow_stages(tasks=tasks, epochs=DEMO_EPOCHS, batch=64, **common)
     config.targets = recipes.narrow_targets(fractions=(1.0,), finetune_epochs=20, **common)
     # With eight epochs, batches of 64 and a rate of 1e-3, fine-tuning stays near chance.
     config.targets[-1].update({"batch_size": 32})

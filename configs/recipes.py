@@ -6,11 +6,13 @@ norms have no weight decay. In relative location the head has the same weight de
 a view is 0.7 to 1 of the image, a little stretched, instead of 255 of 292 pixels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from aiseeme_jax import pretext
 from aiseeme_jax.errors import UserError
 from configs.base import duration, get_study_config, stage, target
 
@@ -18,15 +20,37 @@ SGD = {"name": "sgd", "weight_decay": 1e-4}
 LARS = {"name": "lars", "weight_decay": 1e-6}
 
 
-def choose(experiment: str, variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> ConfigDict:
-    """The config of a variant. Raises ValueError, with the known names, if it is unknown."""
-    if variant not in variants:
-        raise UserError(f"unknown variant '{variant}' of {experiment}: known are {', '.join(variants)}")
-    return variants[variant]()
+def choose(experiment: str, variants: Mapping[str, Callable[..., ConfigDict]], variant: str) -> ConfigDict:
+    """The config of a variant.
+
+    Args:
+      variants: functions by their names. After the name of one that takes `tasks`, these may follow, in the order of
+        training: "small,tasks=rotation+byol".
+
+    Raises UserError, with the known names, for an unknown variant or task, and for an argument that it does not take.
+    """
+    name, *arguments = variant.split(",")
+    if name not in variants:
+        raise UserError(f"unknown variant '{name}' of {experiment}: known are {', '.join(variants)}")
+    if not arguments:
+        return variants[name]()
+    if "tasks" not in inspect.signature(variants[name]).parameters:
+        raise UserError(f"'{name}' of {experiment} takes no arguments, and '{variant}' has {', '.join(arguments)}")
+    key, _, tasks = arguments[0].partition("=")
+    if len(arguments) > 1 or key != "tasks":
+        raise UserError(f"after '{name}' of {experiment} may follow tasks=ONE+ANOTHER, not '{','.join(arguments)}'")
+    for task in tasks.split("+"):
+        pretext.task_class(task)
+        if task in pretext.COMBINED:
+            raise UserError(f"tasks={tasks}: '{task}' needs members: write a config file with base.stage('{task}', …)")
+    return variants[name](tasks=tuple(tasks.split("+")))
 
 
 def full_stage(task: str, *, preset: str, size: int, batch_size: int | None = None) -> ConfigDict:
-    """A stage of 200 epochs for a ResNet on one accelerator. With another batch size the learning rate is scaled."""
+    """A stage of 200 epochs for a ResNet on one accelerator. With another batch size the learning rate is scaled.
+
+    A task that is not in the table below has the defaults of `nodes.training`, which were not tuned for it.
+    """
     step = {"name": "step", "milestones": (0.43, 0.71), "warmup": duration(epochs=5)}
     own = {
         "relative_location": {"batch_size": 256, "optimizer": {**SGD, "learning_rate": 0.1}, "schedule": step},
@@ -39,7 +63,7 @@ def full_stage(task: str, *, preset: str, size: int, batch_size: int | None = No
             "schedule": {"warmup": duration(epochs=10)},
         },
     }
-    made = stage(task, preset=preset, size=size, duration=duration(epochs=200), **own[task])
+    made = stage(task, preset=preset, size=size, duration=duration(epochs=200), **own.get(task, {}))
     if batch_size is not None:
         made.optimizer.learning_rate *= batch_size / made.batch_size
         made.batch_size = batch_size
@@ -61,11 +85,24 @@ def full_targets(*, preset: str, size: int, fractions: tuple[float, ...]) -> tup
     )
 
 
-def narrow_stages(*, preset: str, size: int, epochs: Mapping[str, float], batch: int) -> tuple[ConfigDict, ...]:
-    """Stages of few epochs, with AdamW at one rate. SGD at the published rates needs hundreds of epochs."""
+def narrow_stages(
+    *,
+    preset: str,
+    size: int,
+    epochs: Mapping[str, float],
+    batch: int,
+    tasks: Iterable[str] | None = None,
+    others: float = 8,
+) -> tuple[ConfigDict, ...]:
+    """Stages of few epochs, with AdamW at one rate. SGD at the published rates needs hundreds of epochs.
+
+    Args:
+      epochs: of each task.
+      tasks: of the stages; by default those of `epochs`. One that is not in `epochs` has `others`.
+    """
     return tuple(
-        stage(task, size=size, preset=preset, **narrow_training(length, batch), **narrow_fields(task))
-        for task, length in epochs.items()
+        stage(task, size=size, preset=preset, **narrow_training(epochs.get(task, others), batch), **narrow_fields(task))
+        for task in (epochs if tasks is None else tasks)
     )
 
 

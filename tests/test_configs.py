@@ -182,6 +182,34 @@ def test_unknown_variant_names_the_known_ones(name, experiment):
         experiment.get_config("smal")
 
 
+class TestTasksAsAnArgument:
+    @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda module: module.__name__)
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_are_trained_in_their_order(self, experiment, variant):
+        found = experiment.get_config(f"{variant},tasks=vicreg+simclr+vicreg")
+        assert [stage.task for stage in found.stages] == ["vicreg", "simclr", "vicreg"]
+        plain = {stage.task: stage for stage in experiment.get_config(variant).stages}
+        assert found.stages[1] == plain["simclr"]
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ("small,tasks=rotation+spin", "unknown pretext task 'spin': known are barlow_twins, byol, "),
+            ("small,tasks=", "unknown pretext task '': known are barlow_twins, byol, "),
+            ("small,tasks=joint", "tasks=joint: 'joint' needs members"),
+            ("small,order=rotation", "may follow tasks=ONE.ANOTHER, not 'order=rotation'"),
+            ("small,tasks=rotation,tasks=byol", "may follow tasks=ONE.ANOTHER, not 'tasks=rotation,tasks=byol'"),
+        ],
+    )
+    def test_what_they_cannot_be(self, argument, message):
+        with pytest.raises(UserError, match=message):
+            isic_curriculum.get_config(argument)
+
+    def test_of_a_config_that_takes_none(self):
+        with pytest.raises(UserError, match="'small' of isic_order takes no arguments, and 'small,tasks=byol' has"):
+            isic_order.get_config("small,tasks=byol")
+
+
 class TestPretextTasks:
     def test_every_task_of_images_is_compared(self):
         compared = {name for variant in ("resnet", "vit") for name in pretext_tasks.get_config(variant).curricula}

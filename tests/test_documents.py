@@ -12,7 +12,7 @@ import pytest
 import tiny
 from running import QUICK_TO_COMPILE
 from short_runs import splits  # noqa: F401
-from tiny import no_events  # noqa: F401
+from tiny import no_events, own_tasks  # noqa: F401
 
 import aiseeme_jax
 import tfds_builders
@@ -46,14 +46,19 @@ def test_the_stages_of_the_page_about_searches_can_be_made():
 
 
 @pytest.mark.slow
-def test_the_example_task_trains_from_its_two_places(tmp_path, monkeypatch, no_events):  # noqa: F811
+def test_the_example_task_trains_from_a_file_of_ones_own(tmp_path, monkeypatch, own_tasks, no_events):  # noqa: F811
+    task, config = code_blocks(ADDING)
+    (tmp_path / "mirror.py").write_text(task)
+    monkeypatch.syspath_prepend(tmp_path)
     names: dict = {}
-    exec(code_blocks(ADDING)[0], names)
-    monkeypatch.setitem(pretext.TASKS, "mirror", names["Mirror"])
+    exec(config, names)
+    made = names["get_config"]()
+    assert [stage.task for stage in made.stages] == ["mirror", "simclr"] and "mirror" in pretext.REGISTERED
     config = tiny.stage("mirror", steps=3, share=0.3, views={"jitter_probability": 0.0})
     assert config.fields.share == 0.3 and config.views.flip_horizontal == 0.0
     result = tiny.fit(tiny.task(config), config, tmp_path)
     assert result.record["steps"] == 3 and np.isfinite(result.record["final_loss"])
+    monkeypatch.delitem(sys.modules, "mirror")
 
 
 @pytest.mark.slow
@@ -63,7 +68,7 @@ def test_the_example_task_passes_the_tests_over_the_table(tmp_path):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "launch.py"):
         shutil.copy(REPOSITORY / file, tmp_path)
-    (task,), line = code_blocks(ADDING), re.search(r"```\n( +Mirror,\n)```", ADDING)[1]
+    task, line = code_blocks(ADDING)[0], re.search(r"```\n( +Mirror,\n)```", ADDING)[1]
     (tmp_path / "aiseeme_jax/pretext/mirror.py").write_text(task)
     table = tmp_path / "aiseeme_jax/pretext/__init__.py"
     imported, entries, rest = table.read_text().partition("_CLASSES: tuple[type[Task], ...] = (\n")

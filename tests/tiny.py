@@ -61,6 +61,13 @@ def tiny_in_the_table(monkeypatch):
     monkeypatch.setattr(models, "BACKBONES", {**models.BACKBONES, **added})
 
 
+@pytest.fixture
+def own_tasks(monkeypatch):
+    """What is registered in a test is forgotten after it."""
+    monkeypatch.setattr(pretext, "TASKS", dict(pretext.TASKS))
+    monkeypatch.setattr(pretext, "REGISTERED", {})
+
+
 def images(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
     """Smooth random blobs on noise, uint8 [count, size, size, 3], no two alike."""
     random = np.random.default_rng(seed)

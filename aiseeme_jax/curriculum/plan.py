@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import data, distill, seeds, weights
+from aiseeme_jax import data, distill, pretext, seeds, weights
 from aiseeme_jax.curriculum import budgets, checks, teachers
 from aiseeme_jax.curriculum.arms import SCRATCH, Arm, count_images, list_arms, take_member
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, list_sets
@@ -145,6 +145,7 @@ class _Planner:
             "fishers": [_fisher_content(fisher) for fisher in fishers.values()],
             **self.describe_stop(fields, seconds),
             **_describe_samples(fields.samples),
+            **_describe_own_tasks(fields),
         }
         artifact = Artifact(artifacts.STAGES, teachers.label_stage(place.position, fields.task), keys.to_json(content))
         planned = PlannedStage(
@@ -245,6 +246,14 @@ def _describe_samples(samples: ConfigDict) -> dict[str, Any]:
         return {}
     unread = () if samples.order in MEASURED else ("every", "passes")
     return {"samples": {name: value for name, value in samples.items() if name not in unread}}
+
+
+def _describe_own_tasks(fields: ConfigDict) -> dict[str, Any]:
+    """The part of a stage's key for tasks of the user's own, whose code has no version here; nothing without one."""
+    members = fields.fields.get("members", {})
+    names = [fields.task, *(members[name].task for name in members)]
+    found = {name: pretext.REGISTERED[name] for name in names if name in pretext.REGISTERED}
+    return {"own_tasks": found} if found else {}
 
 
 def _count_steps(fields: ConfigDict, images: int) -> int:

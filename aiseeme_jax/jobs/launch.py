@@ -166,6 +166,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     argv = find_shipped(argv)
     if wrong := find_wrong_file(argv):
         raise UserError(wrong)
+    # A config file may import what lies beside it.
+    sys.path.append(str(Path((find_config(argv) or "").partition(":")[0]).absolute().parent))
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

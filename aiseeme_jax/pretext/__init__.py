@@ -1,4 +1,6 @@
-"""The table of pretext tasks. A new task is its file in this folder and its line here."""
+"""The table of pretext tasks. A new task is its file in this folder and its line here, or a file of the user's own that
+registers it.
+"""
 
 import inspect
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from aiseeme_jax.pretext.models_genesis import ModelsGenesis
 from aiseeme_jax.pretext.nnclr import NNCLR
 from aiseeme_jax.pretext.npid import NPID
 from aiseeme_jax.pretext.odc import ODC
+from aiseeme_jax.pretext.own import check_task, find_file, hash_source
 from aiseeme_jax.pretext.pacing import COMBINED, Combined
 from aiseeme_jax.pretext.relative_location import RelativeLocation
 from aiseeme_jax.pretext.relative_location3d import RelativeLocation3D
@@ -69,7 +72,43 @@ _CLASSES: tuple[type[Task], ...] = (
 )
 TASKS: dict[str, type[Task]] = {task.NAME: task for task in _CLASSES}
 
-__all__ = ["COMBINED", "TASKS", "Output", "Setting", "Task", "make_task", "task_class", "task_fields"]
+# Name of a task of the user's own -> hash of the text of its class. It belongs to the keys of its stages.
+REGISTERED: dict[str, str] = {}
+
+__all__ = [
+    "COMBINED",
+    "REGISTERED",
+    "TASKS",
+    "Output",
+    "Setting",
+    "Task",
+    "make_task",
+    "register",
+    "task_class",
+    "task_fields",
+]
+
+
+def register(task: type[Task]) -> type[Task]:
+    """Adds a task of one's own to the table, from a config file or a file that it imports; also as a decorator.
+
+    A stage of it is then like any other. Its key has the text of the class, so that a stage is trained again after the
+    class was changed. `docs/adding_a_task.md` has an example.
+
+    Raises UserError for what is no task, for a name that another task has, and for a class that is not in a file.
+    """
+    check_task(task)
+    name = task.NAME
+    taken = TASKS.get(name) or COMBINED.get(name)
+    # A config file may be read more than once.
+    again = name in REGISTERED and (taken.__name__, find_file(taken)) == (task.__name__, find_file(task))
+    if taken and not again:
+        raise UserError(
+            f"{task.__name__}.NAME is '{name}', which {taken.__name__} of {find_file(taken)} has: rename it"
+        )
+    REGISTERED[name] = hash_source(task)
+    TASKS[name] = task
+    return task
 
 
 def task_class(name: str) -> type[Task]:
@@ -77,7 +116,8 @@ def task_class(name: str) -> type[Task]:
     if name not in TASKS and name not in COMBINED:
         combined = " and ".join(sorted(COMBINED))
         raise UserError(
-            f"unknown pretext task '{name}': known are {', '.join(sorted(TASKS))}, and of several {combined}"
+            f"unknown pretext task '{name}': known are {', '.join(sorted(TASKS))}, and of several {combined}; the file "
+            "of a task of your own says `pretext.register`, and the config file imports it"
         )
     return TASKS[name] if name in TASKS else COMBINED[name]
 

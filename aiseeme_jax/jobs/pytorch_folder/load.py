@@ -81,9 +81,8 @@ def write_onnx(model, path):
         # Two images, since a batch of one would be taken for a constant.
         x = torch.from_numpy(np.concatenate([known["input"]] * 2))
     shapes = {"x": {0: torch.export.Dim("batch")}}
-    torch.onnx.export(
-        model, (x,), path, dynamo=True, dynamic_shapes=shapes, input_names=["x"], output_names=[SETTINGS["kind"]]
-    )
+    names = {"input_names": ["x"], "output_names": [SETTINGS["kind"]]}
+    torch.onnx.export(model, (x,), path, dynamo=True, dynamic_shapes=shapes, external_data=False, **names)
 
 
 if __name__ == "__main__":
