@@ -132,13 +132,18 @@ def make_builder(name: str, data_dir: str | Path, download: bool, **options: Any
         raise ValueError(
             f"unknown data set {dataset!r}{suggest(dataset, DATASETS)}: the known ones are {', '.join(DATASETS)}"
         )
-    builder_class = importlib.import_module(f"tfds_builders.{dataset}").Builder
+    builder_class = find_builder_class(dataset)
     if foreign := options.keys() - builder_class.OPTIONS:
         raise ValueError(f"{dataset} has no use for {', '.join(sorted(foreign))}: leave it out")
     if config:
         builder_class.check_config(config)
     options |= {"download": True} if download and builder_class.CAN_DOWNLOAD else {}
     return builder_class(data_dir=data_dir, config=config or None, **options)
+
+
+def find_builder_class(dataset: str) -> Any:
+    """The class of the builder of one of DATASETS."""
+    return importlib.import_module(f"tfds_builders.{dataset}").Builder
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

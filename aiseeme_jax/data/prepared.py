@@ -17,7 +17,7 @@ from tfds_builders.common.opening import open_prepared
 from tfds_builders.common.reading import StoredFeatures
 from tfds_builders.common.splits import JOINED, WARNINGS, split_of
 from tfds_builders.common.storage import AVERAGING, ImageStorage, Storage, VolumeStorage
-from tfds_builders.preparing import DATASETS, newest_version
+from tfds_builders.preparing import DATASETS, find_builder_class, newest_version, suggest
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +153,15 @@ def parse_name(name: str) -> tuple[str, int | None]:
 
 
 def prepared_directory(name: str, data_dir: str | Path) -> Path:
-    """The newest version's folder of a prepared data set, or MissingFile that says how to prepare it."""
+    """The newest version's folder of a prepared data set.
+
+    Raises MissingFile that says how to prepare it, and UserError if neither this project nor TFDS has such a data set.
+    """
     folder = newest_version(name, data_dir)
     if folder is not None:
         return folder
-    builder = name.split("/")[0]
+    builder, _, variant = name.partition("/")
+    _check_known(builder, variant)
     where = ""
     if builder not in DATASETS:
         command = _tfds_command(name, data_dir)
@@ -171,6 +175,27 @@ def prepared_directory(name: str, data_dir: str | Path) -> Path:
         f"    {command}\n"
         f"{where}or name the folder where it lies with --config.runtime.data_dir=…"
     )
+
+
+def _check_known(builder: str, variant: str) -> None:
+    """Raises UserError for a data set, or a config of one, that does not exist."""
+    if builder in DATASETS:
+        found = find_builder_class(builder)
+        try:
+            # Without a config TFDS would prepare one of them, which is then not found under this name.
+            if variant or found.builder_configs:
+                found.check_config(variant)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    if builder not in known:
+        raise UserError(
+            f"there is no data set '{builder}'{suggest(builder, [*DATASETS, *known])}: this project has "
+            f"{', '.join(DATASETS)}, and TFDS those of https://www.tensorflow.org/datasets/catalog"
+        )
 
 
 def _tfds_command(name: str, data_dir: str | Path) -> str:

@@ -1,5 +1,7 @@
 """Opening what TFDS prepared: every kind of data set, tables from their file or from the records."""
 
+import re
+
 import jax
 import numpy as np
 import photographs
@@ -39,6 +41,18 @@ class TestPrepared:
         assert f"'isic2019/64' is not prepared under '{tmp_path}'" in message
         assert f"python -m tfds_builders prepare isic2019/64 --data_dir {tmp_path}" in message
         assert "runtime.data_dir" in message
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("isic2091/64", "there is no data set 'isic2091' (did you mean isic2019 or "),
+            ("isic2019/63", "isic2019 has no config '63': the known ones are isic2019/64, isic2019/224"),
+            ("isic2019", "isic2019 has no config '': the known ones are isic2019/64, isic2019/224"),
+        ],
+    )
+    def test_data_set_that_does_not_exist_is_told_with_those_that_do(self, name, message, tmp_path):
+        with pytest.raises(UserError, match=re.escape(message)):
+            data.open_split(name, "train", tmp_path)
 
     def test_newest_version_is_taken(self, tmp_path):
         for version in ("1.9.0", "1.10.0", "0.1.0"):
