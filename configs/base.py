@@ -378,12 +378,14 @@ def get_config() -> ConfigDict:
     config.data.exclude = ()  # CSV or text files of ids (image, group, series) that are left out of pretraining
 
     config.model = ConfigDict()
-    config.model.name = "resnet50"  # resnet18 | resnet34 | resnet50 | vit_tiny | vit_small | vit_base
+    config.model.name = "resnet50"  # resnet14 | resnet18 | resnet34 | resnet50 | vit_tiny | vit_small | vit_base
     config.model.width = 1.0  # multiplies the channels; in a ViT the features, not the number of heads
     config.model.channels = 3  # of the images
     config.model.dimensions = 2  # 2: images | 3: volumes; their views need a preset of volumes
     config.model.stem = "standard"  # of a ResNet: standard (7x7/2 and pool) | small (3x3/1)
     config.model.patch = 0  # of a ViT: side of a patch in pixels, a divisor of views.size; 0 = 16, for volumes 8
+    config.model.attention = "none"  # of the blocks of a ResNet: none | arl | arl_gain, see docs/systems.md
+    config.model.attention_scale = 0.001  # first value of the learnable scale of each block with attention: ours
     config.model.dtype = "bfloat16"  # of the computation; weights, losses and statistics are float32
 
     # scratch, a workdir or stage of this program, or a file of weights with torchvision's names (of a ViT with timm's)

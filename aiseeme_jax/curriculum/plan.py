@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import data, distill, pretext, seeds, weights
+from aiseeme_jax import data, distill, models, pretext, seeds, weights
 from aiseeme_jax.curriculum import budgets, checks, teachers
 from aiseeme_jax.curriculum.arms import SCRATCH, Arm, count_images, list_arms, take_member
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, list_sets
@@ -60,7 +60,7 @@ class _Planner:
     def __init__(self, config: ConfigDict, datasets: DataSets, checked: set[str]):
         checks.check_run(config)
         self.config, self.datasets, self.checked = fit_batches(config, datasets), datasets, checked
-        self.model = keys.to_json(config.model)
+        self.model = keys.to_json(models.describe_model(config.model))
         self.targets = TargetPlanner(config, datasets, checked)
 
     def make(self) -> Plan:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from aiseeme_jax import data
+from aiseeme_jax import data, models
 from aiseeme_jax.curriculum import checks, protocols
 from aiseeme_jax.curriculum.datasets import DataSets, Sets, find_set, find_test_set
 from aiseeme_jax.curriculum.pieces import PlannedMeasurement, RandomWeights, Start
@@ -42,7 +42,7 @@ class TargetPlanner:
 
     def __init__(self, config: ConfigDict, datasets: DataSets, checked: set[str]):
         self.config, self.datasets, self.checked = config, datasets, checked
-        self.model = keys.to_json(config.model)
+        self.model = keys.to_json(models.describe_model(config.model))
 
     def check(self) -> None:
         """Raises UserError for a target that cannot be measured, and for one that is there twice."""
@@ -81,6 +81,7 @@ class TargetPlanner:
         checks.check_views(self.config.model, target, splits["train"])
         protocols.check_target(target, splits["train"])
         protocol.check_splits(target, splits)
+        protocol.check_model(target, self.config.model)
         checks.check_endpoint(self.config.model, target)
         if protocol.trains:
             checks.check_finetuning(self.config.model, target, len(splits["train"]))

@@ -113,8 +113,10 @@ def batch_size_for(asked: int, images: int) -> int:
     return min(asked, images // devices * devices)
 
 
-def make_task(measurement: Measurement, subject: Subject, runtime: Runtime) -> FineTuning:
-    """The task of a measurement: a copy of the backbone with a fresh head.
+def make_task(
+    measurement: Measurement, subject: Subject, runtime: Runtime, make: Callable[..., FineTuning] = FineTuning
+) -> FineTuning:
+    """The task of a measurement, by `make`: a copy of the backbone with a fresh head.
 
     Raises ValueError if the method needs a baseline and the measurement has none.
     """
@@ -128,14 +130,14 @@ def make_task(measurement: Measurement, subject: Subject, runtime: Runtime) -> F
         split = subject.splits["train"].subset(rows)
         baseline = load_classifier(measurement.needed[BASELINE])
         difficulty = mean_losses(baseline, split, batch_size=runtime.evaluation_batch)
-    return FineTuning(
+    return make(
         nnx.clone(subject.backbone),
         measurement.views,
         method=method,
         counts=imbalance.count(labels),
         kind=labels.KIND,
         difficulty=difficulty,
-        trained=measurement.target.trained,
+        trained=measurement.target.get("trained", "all"),
         layer_decay=measurement.target.layer_decay,
         rngs=nnx.Rngs(seeds.derive(measurement.seed, "heads")),
     )
@@ -267,7 +269,7 @@ def check(target: ConfigDict, train: data.Split) -> None:
     """Raises UserError for a batch size, length, optimizer, schedule, method against imbalance, or a way to train and
     to test, that cannot be.
     """
-    if target.trained not in TRAINED:
+    if target.get("trained", "all") not in TRAINED:
         raise UserError(f"trained is '{target.trained}'; known are {', '.join(TRAINED)}")
     if not 0 < target.layer_decay <= 1:
         raise UserError(f"layer_decay is {target.layer_decay}; it must lie in (0, 1]")

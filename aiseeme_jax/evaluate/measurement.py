@@ -181,6 +181,7 @@ class Protocol:
       plan_needed: (target) -> name -> config of the targets that must be measured first, on the same data sets, the
         same share of the labels and with the same seed.
       check_splits: judges the target against all its splits, where the training split is not enough.
+      check_model: judges it against the fields of the network, `config.model`.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Protocol:
     earlier: Mapping[str, str] = field(default_factory=dict)
     plan_needed: Callable[[ConfigDict], Mapping[str, ConfigDict]] = lambda target: plan_all_earlier(target)
     check_splits: Callable[[ConfigDict, Mapping[str, data.Split]], None] = lambda target, splits: None
+    check_model: Callable[[ConfigDict, ConfigDict], None] = lambda target, model: None
 
     def read_settings(self, target: ConfigDict) -> Any:
         """The fields of a system of a target, an object of `settings`. UserError for a value that cannot be."""

@@ -28,6 +28,7 @@ from aiseeme_jax.jobs.embed import add_view_arguments, make_views
 from aiseeme_jax.jobs.export_readme import describe_folder
 from aiseeme_jax.jobs.predict import find_classifier
 from aiseeme_jax.models import resnet, vit
+from aiseeme_jax.models.attention import NONE
 from aiseeme_jax.models.classifier import ClassifierNetwork, CosineHead
 from aiseeme_jax.store import files
 from aiseeme_jax.weights.classifier import Classifier
@@ -178,7 +179,13 @@ def describe_network(exported: Exported) -> dict[str, Any]:
         sides = {"patch": body.patch, "size": exported.preprocessing["size"]}
         arguments = {"features": body.features, "blocks": len(body.blocks), "heads": heads, **sides, **common}
         return {"module": "network", "name": "Network", "arguments": arguments}
-    if (body.width, body.stem, body.channels, body.dimensions) == (1.0, "standard", 3, 2):
+    if body.attention != NONE:
+        raise UserError(
+            "the network has attention in its blocks, which the exported PyTorch code does not have: use its weights "
+            "in PyTorch code of your own, under the names of `aiseeme_jax.export_backbone`"
+        )
+    of_torchvision = body.architecture in resnet.OF_TORCHVISION
+    if of_torchvision and (body.width, body.stem, body.channels, body.dimensions) == (1.0, "standard", 3, 2):
         # Without weights of its own, whatever the version has as its default.
         return {"module": "torchvision.models", "name": body.architecture, "arguments": {"weights": None}}
     bottleneck, depths = resnet.ARCHITECTURES[body.architecture]

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aiseeme_jax import report, seeds
+from aiseeme_jax import models, report, seeds
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedArm, PlannedScore
@@ -296,7 +296,7 @@ def name_study(config: ConfigDict) -> str:
     content = {
         "pool": {name: keys.to_json(stage) for name, stage in fields.pool.items()},
         "proxy": keys.to_json(fields.proxy),
-        "model": keys.to_json(config.model),
+        "model": keys.to_json(models.describe_model(config.model)),
         "data": keys.to_json(config.data),
         **{name: config[name] for name in ("seed", "init")},
     }

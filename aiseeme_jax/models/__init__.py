@@ -10,6 +10,7 @@ from flax import nnx
 
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.models import resnet, vit
+from aiseeme_jax.models.attention import NONE, SCALE
 from aiseeme_jax.models.decoder import Decoder
 from aiseeme_jax.models.heads import MLP
 from aiseeme_jax.models.resnet import ResNet
@@ -25,6 +26,8 @@ BACKBONES: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
 # What a network that segments may have on the maps of its backbone.
 DECODERS: Mapping[str, type[nnx.Module]] = MappingProxyType({"unet": Decoder})
 
+# Fields of a model that are read only where it has attention.
+ATTENTION_FIELDS = ("attention", "attention_scale")
 # Gradients and running averages underflow in float16.
 DTYPES = ("float32", "bfloat16")
 
@@ -40,6 +43,7 @@ __all__ = [
     "ViT",
     "check_config",
     "check_size",
+    "describe_model",
     "make_backbone",
     "make_decoder",
 ]
@@ -54,6 +58,9 @@ def make_backbone(
     dtype: Any = jnp.float32,
     channels: int = 3,
     dimensions: int = 2,
+    attention: str = NONE,
+    attention_scale: float = SCALE,
+    output_stride: int = 32,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
     """Makes a backbone with random weights. `backbone(images, train=...)` gives its endpoints.
@@ -67,8 +74,22 @@ def make_backbone(
         raise UserError(f"unknown backbone {name!r}: known are {', '.join(BACKBONES)}")
     if dtype not in (*DTYPES, *map(jnp.dtype, DTYPES)):
         raise UserError(f"model.dtype is '{dtype}': known are {', '.join(DTYPES)}")
-    size = {"width": width, "stem": stem, "patch": patch}
-    return BACKBONES[name](**size, dtype=dtype, channels=channels, dimensions=dimensions, rngs=rngs)
+    fields = {"width": width, "stem": stem, "patch": patch, "channels": channels, "dimensions": dimensions}
+    if name not in vit.ARCHITECTURES:
+        fields |= {"attention": attention, "attention_scale": attention_scale, "output_stride": output_stride}
+    elif attention != NONE or output_stride != 32:
+        raise UserError(f"{name} has no residual blocks of convolutions: leave model.attention at '{NONE}'")
+    return BACKBONES[name](**fields, dtype=dtype, rngs=rngs)
+
+
+def describe_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a model as keys have them. Those of attention are there if the model has some.
+
+    Before these fields existed no model had attention, and the keys of such models stay the same.
+    """
+    fields = dict(model.items())
+    unread = ATTENTION_FIELDS if fields.get("attention", NONE) == NONE else ()
+    return {name: value for name, value in fields.items() if name not in unread}
 
 
 def make_decoder(kind: str, *, backbone: nnx.Module, rngs: nnx.Rngs, **arguments: Any) -> nnx.Module:
@@ -90,12 +111,13 @@ def check_config(model: Mapping[str, Any]) -> None:
     Raises ValueError, TypeError or KeyError that says what is wrong.
     """
     needed = {"name": str, "width": int | float, "channels": int, "dimensions": int}
-    known = {**needed, "stem": str, "patch": int, "dtype": str}
+    known = {**needed, "stem": str, "patch": int, "dtype": str, "attention": str, "attention_scale": int | float}
+    known["output_stride"] = int
     unknown = [field for field in model if field not in known]
     if unknown:
         raise ValueError(f"unknown field model.{unknown[0]}")
     for field, kind in known.items():
-        if not isinstance(model[field] if field in needed else model.get(field, kind()), kind):
+        if (field in needed or field in model) and not isinstance(model[field], kind):
             raise TypeError(f"model.{field} is {model[field]!r}")
     if model["name"] not in BACKBONES:
         raise ValueError(f"unknown backbone {model['name']!r}: known are {', '.join(BACKBONES)}")

@@ -18,7 +18,15 @@ PLANES = ("NHWC", "HWIO", "NHWC")
 
 
 def make_convolution(
-    channels: int, filters: int, size: int, *, stride: int = 1, dimensions: int, dtype: Any, rngs: nnx.Rngs
+    channels: int,
+    filters: int,
+    size: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    dimensions: int,
+    dtype: Any,
+    rngs: nnx.Rngs,
 ) -> nnx.Conv:
     """A convolution layer of maps (`dimensions` 2) or volumes (3) with an odd window of `size` in every direction.
 
@@ -30,7 +38,8 @@ def make_convolution(
         filters,
         (size,) * dimensions,
         strides=stride,
-        padding=size // 2,
+        padding=dilation * (size // 2),
+        kernel_dilation=dilation,
         use_bias=False,
         dtype=dtype,
         param_dtype=jnp.float32,
@@ -47,7 +56,9 @@ def convolve(
     padding: list[tuple[int, int]],
     **options,
 ) -> Float[Array, "b *out f"]:
-    """Replaces `jax.lax.conv_general_dilated` in `nnx.Conv`: channels last, no dilation, no groups."""
+    """Replaces `jax.lax.conv_general_dilated` in `nnx.Conv`: channels last, no groups."""
+    if any(dilation > 1 for dilation in options.get("rhs_dilation") or ()):
+        return jax.lax.conv_general_dilated(maps, kernel, strides, padding, **options)
     sides = _sides(maps.shape[1:-1], kernel.shape[:-2], strides, padding)
     if all(side < size for side, size in zip(sides, kernel.shape[:-2], strict=True)):
         return _as_product(maps, kernel, strides, padding, sides)

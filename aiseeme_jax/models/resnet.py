@@ -15,17 +15,22 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.models.attention import NONE, SCALE, check_attention, weigh_input
 from aiseeme_jax.models.convolution import make_convolution, max_pool
 from aiseeme_jax.models.layers import check_input
 
 # Name: (bottleneck blocks?, blocks of each stage).
 ARCHITECTURES = {
+    "resnet14": (True, (1, 1, 1, 1)),
     "resnet18": (False, (2, 2, 2, 2)),
     "resnet34": (False, (3, 4, 6, 3)),
     "resnet50": (True, (3, 4, 6, 3)),
 }
+# Those that torchvision has too.
+OF_TORCHVISION = ("resnet18", "resnet34", "resnet50")
 STEMS = ("standard", "small")
 STAGE_CHANNELS = (64, 128, 256, 512)
+LAST = len(STAGE_CHANNELS) - 1
 # A bottleneck has four times as many output channels as inner channels.
 EXPANSION = 4
 
@@ -97,6 +102,13 @@ class Block(nnx.Module):
     """Residual block: two 3x3 convolutions, or 1x1, 3x3 (strided), 1x1 for a bottleneck; of volumes 3x3x3 and 1x1x1.
 
     The last norm starts at zero, so that the block starts as the identity (Goyal et al. 2017, section 5.1).
+
+    Args:
+      dilation: distance of the pixels of the 3x3 convolutions.
+      undilated: whether the one that would have the stride keeps its pixels together. Then the result is that of the
+        strided block at every second pixel.
+      attention: one of `attention.ATTENTIONS`.
+      scale: first value of its learnable scale.
     """
 
     def __init__(
@@ -107,6 +119,10 @@ class Block(nnx.Module):
         *,
         bottleneck: bool,
         dimensions: int = 2,
+        dilation: int = 1,
+        undilated: bool = False,
+        attention: str = NONE,
+        scale: float = SCALE,
         dtype: Any,
         rngs: nnx.Rngs,
     ):
@@ -116,20 +132,31 @@ class Block(nnx.Module):
         else:
             plan = [(channels, filters, 3, stride), (filters, filters, 3, 1)]
         kind = {"dimensions": dimensions, "dtype": dtype, "rngs": rngs}
-        self.convolutions = nnx.List(make_convolution(*sizes, stride=stride, **kind) for *sizes, stride in plan)
+        self.convolutions = nnx.List()
+        for place, (*sizes, step) in enumerate(plan):
+            alone = sizes[-1] == 1 or (undilated and place == int(bottleneck))
+            self.convolutions.append(make_convolution(*sizes, stride=step, dilation=1 if alone else dilation, **kind))
         self.norms = nnx.List(Norm(step[1], zero=step is plan[-1], rngs=rngs) for step in plan)
         self.projects = stride != 1 or channels != self.features
         if self.projects:
             self.projection = make_convolution(channels, self.features, 1, stride=stride, **kind)
             self.projection_norm = Norm(self.features, rngs=rngs)
+        self.attention = attention
+        if attention != NONE:
+            # Of no axis: the optimizers do not decay it.
+            self.attention_scale = nnx.Param(jnp.float32(scale))
 
     def __call__(self, x: Map, *, train: bool) -> Map:
         shortcut = self.projection_norm(self.projection(x), train=train) if self.projects else x
         last = len(self.convolutions) - 1
         for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             x = norm(convolution(x), train=train)
-            x = jax.nn.relu(x if i < last else x + shortcut)
-        return x
+            if i < last:
+                x = jax.nn.relu(x)
+        whole = x + shortcut
+        if self.attention != NONE:
+            whole = whole + weigh_input(x, shortcut, self.attention_scale.get_value(), self.attention)
+        return jax.nn.relu(whole)
 
 
 def count_filters(width: float) -> list[int]:
@@ -138,7 +165,7 @@ def count_filters(width: float) -> list[int]:
 
 
 class ResNet(nnx.Module):
-    """ResNet-18, -34 or -50 without its classifier.
+    """ResNet-14, -18, -34 or -50 without its classifier.
 
     Args:
       architecture: name in `ARCHITECTURES`.
@@ -149,6 +176,10 @@ class ResNet(nnx.Module):
       channels: of the images.
       dimensions: 2 for images, 3 for volumes.
       patch: must be 0; only a ViT has patches.
+      attention: of the blocks, one of `attention.ATTENTIONS`.
+      attention_scale: first value of the scale of each block.
+      output_stride: side of the images over that of the last map: 32, or 16 with dilated convolutions in the last stage
+        in the place of its stride, as in torchvision. (With the small stem it is a quarter of that.)
 
     Attributes:
       features: D, the length of the pooled features.
@@ -165,6 +196,9 @@ class ResNet(nnx.Module):
         channels: int = 3,
         dimensions: int = 2,
         patch: int = 0,
+        attention: str = NONE,
+        attention_scale: float = SCALE,
+        output_stride: int = 32,
         rngs: nnx.Rngs,
     ):
         if patch:
@@ -175,7 +209,11 @@ class ResNet(nnx.Module):
             raise UserError(f"the width of a ResNet is a positive factor, not {width}")
         if dimensions not in (2, 3):
             raise UserError(f"a ResNet has 2 dimensions (images) or 3 (volumes), not {dimensions}")
+        if output_stride not in (16, 32):
+            raise UserError(f"the output stride of a ResNet is 16 or 32, not {output_stride}")
+        check_attention(attention, attention_scale)
         bottleneck, depths = ARCHITECTURES[architecture]
+        self.attention, self.attention_scale, self.output_stride = attention, float(attention_scale), output_stride
         self.architecture, self.stem, self.width = architecture, stem, width
         self.channels, self.dimensions = channels, dimensions
         self.dtype = jnp.dtype(dtype)
@@ -189,13 +227,18 @@ class ResNet(nnx.Module):
         for stage, depth in enumerate(depths):
             blocks = []
             for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1
+                dilated = stage == LAST and output_stride == 16
+                stride = 2 if stage > 0 and i == 0 and not dilated else 1
                 block = Block(
                     features,
                     filters[stage],
                     stride,
                     bottleneck=bottleneck,
                     dimensions=dimensions,
+                    dilation=2 if dilated else 1,
+                    undilated=i == 0,
+                    attention=attention,
+                    scale=attention_scale,
                     dtype=self.dtype,
                     rngs=rngs,
                 )
@@ -215,7 +258,12 @@ class ResNet(nnx.Module):
             "dtype": self.dtype.name,
             "channels": self.channels,
             "dimensions": self.dimensions,
+            **({} if self.output_stride == 32 else {"output_stride": self.output_stride}),
+            **({} if self.attention == NONE else self._describe_attention()),
         }
+
+    def _describe_attention(self) -> dict[str, Any]:
+        return {"attention": self.attention, "attention_scale": self.attention_scale}
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -28,6 +28,7 @@ PROTOCOLS = {
     "svm": "Linear SVM",
     "finetune": "Fine-tuning",
     "segment": "Segmentation",
+    "arl_cnn": "ARL-CNN",
 }
 # What the classes of a target are called.
 CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from aiseeme_jax import models
 from aiseeme_jax.curriculum.budgets import scale_stage
 from aiseeme_jax.curriculum.datasets import DataSets, find_set
 from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedScore, Start
@@ -74,7 +75,7 @@ class TrialPlanner:
     def plan_score(self, arm: str, backbone: Start) -> PlannedScore:
         content = {
             "version": SCORE_VERSION,
-            "model": self.config.model,
+            "model": models.describe_model(self.config.model),
             **self.describe_proxy,
             "backbone": backbone.content(),
         }

@@ -4,5 +4,6 @@ What a protocol is stands in `evaluate/measurement.py`; docs/systems.md has a se
 """
 
 from aiseeme_jax.evaluate.measurement import Protocol
+from aiseeme_jax.systems.arl_cnn import ARL_CNN
 
-SYSTEMS: tuple[Protocol, ...] = ()
+SYSTEMS: tuple[Protocol, ...] = (ARL_CNN,)

@@ -13,6 +13,7 @@ from flax import nnx
 
 from aiseeme_jax import augment, models, seeds
 from aiseeme_jax.errors import MissingFile, UserError
+from aiseeme_jax.models.attention import NONE
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.keys import tree_hash
 from aiseeme_jax.weights import preprocessing, tensors
@@ -135,16 +136,25 @@ class _Found:
         return self.backbone_of(self.info["model"])
 
     def backbone_of(self, model: Mapping[str, Any]) -> nnx.Module:
-        """Makes a backbone of a model with these weights."""
+        """Makes a backbone of a model with these weights. One with attention can start from weights of one without."""
+        backbone = self._fill(model)
+        if self.info is None:
+            return backbone
+        if self.info["model"].get("attention", NONE) == NONE != model.get("attention", NONE):
+            # The hash in the header is that of the weights without scales.
+            self.own_backbone()
+        elif backbone_hash(backbone) != self.info["backbone_hash"]:
+            raise UserError(
+                f"{self.file} is damaged: its weights do not have the hash in its header; {explain_remedy(self.file)}"
+            )
+        return backbone
+
+    def _fill(self, model: Mapping[str, Any]) -> nnx.Module:
         try:
             backbone = models.make_backbone(**model, rngs=nnx.Rngs(0))
             format_of(backbone).fill(backbone, self.given)
         except ValueError as error:
             raise UserError(f"{self.file}: {error}") from None
-        if self.info is not None and backbone_hash(backbone) != self.info["backbone_hash"]:
-            raise UserError(
-                f"{self.file} is damaged: its weights do not have the hash in its header; {explain_remedy(self.file)}"
-            )
         return backbone
 
 

@@ -1,8 +1,8 @@
 """Networks of any kind as files: what a protocol trains that is no backbone with a head on pooled features.
 
 One safetensors file holds every parameter and running statistic under its dotted name in the network, float32, in the
-layout in which the network has it: the kernel of a convolution is [h, w, in, out]. The header of the file has one
-entry, `aiseeme`, a JSON object with these members:
+layout in which the network has it: the kernel of a convolution is [h, w, in, out], and a single number is [1]. The
+header of the file has one entry, `aiseeme`, a JSON object with these members:
 
     file            what the network is: "segmenter", or the name of the protocol that trained it
     format          1
@@ -79,17 +79,17 @@ def load_network(path: Path, kind: str) -> tuple[dict[str, Any], Tensors]:
 def fill_network(network: nnx.Module, tensors: Tensors) -> None:
     """Puts tensors into a network, all or none. Raises ValueError that counts and names those that do not fit."""
     variables = _variables(network)
-    expected = {name: tuple(variable.shape) for name, variable in variables.items()}
+    expected = {name: tensor.shape for name, tensor in list_tensors(network).items()}
     problems = tensor_files.describe_misfits(expected, tensors)
     if problems:
         raise ValueError(f"these weights do not fit the network: {problems}")
     for name, variable in variables.items():
-        variable.set_value(jnp.asarray(tensors[name]))
+        variable.set_value(jnp.asarray(tensors[name]).reshape(variable.shape))
 
 
 def list_tensors(network: nnx.Module) -> Tensors:
     """Every parameter and running statistic of a network by its dotted name."""
-    return {name: np.asarray(variable.get_value()) for name, variable in _variables(network).items()}
+    return {name: np.atleast_1d(np.asarray(variable.get_value())) for name, variable in _variables(network).items()}
 
 
 def _variables(network: nnx.Module) -> dict[str, nnx.Variable]:

@@ -2,6 +2,8 @@
 
 A dictionary maps names like `layer1.0.conv1.weight` to arrays in PyTorch's layout: a convolution is [out, in, h, w], or
 [out, in, d, h, w] in a backbone for volumes. Conversion to PyTorch and back gives the same bits.
+
+The scales of blocks with attention have no name in torchvision. Here they are `layer1.0.attention_scale`, [1].
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,8 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from aiseeme_jax.models.attention import NONE
 from aiseeme_jax.models.resnet import Block, Norm, ResNet
 from aiseeme_jax.weights.tensors import Tensors, describe_misfits, explain_dimensions
+
+# Ending of the name of the scale of a block.
+ATTENTION_SCALE = ".attention_scale"
 
 
 def to_torchvision(backbone: ResNet) -> Tensors:
@@ -26,6 +32,8 @@ def to_torchvision(backbone: ResNet) -> Tensors:
 def from_torchvision(backbone: ResNet, tensors: Mapping[str, np.ndarray]) -> None:
     """Puts weights into a backbone, all or none. `fc.*` and `num_batches_tracked` are ignored.
 
+    The weights of a network without attention leave the scales of blocks with attention as they are.
+
     Raises:
       ValueError: tensors are missing, unexpected or of another shape. The message counts them, names the first ones,
         and names the known causes.
@@ -36,6 +44,8 @@ def from_torchvision(backbone: ResNet, tensors: Mapping[str, np.ndarray]) -> Non
         for name, tensor in tensors.items()
         if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
     }
+    if not any(name.endswith(ATTENTION_SCALE) for name in given):
+        variables = {name: variable for name, variable in variables.items() if not name.endswith(ATTENTION_SCALE)}
     expected = {name: _outwards(variable).shape for name, variable in variables.items()}
     problems = describe_misfits(expected, given)
     if problems:
@@ -61,6 +71,8 @@ def _block_variables(name: str, block: Block) -> Iterator[tuple[str, nnx.Variabl
     if block.projects:
         yield f"{name}.downsample.0.weight", block.projection.kernel
         yield from _norm_variables(f"{name}.downsample.1", block.projection_norm)
+    if block.attention != NONE:
+        yield f"{name}{ATTENTION_SCALE}", block.attention_scale
 
 
 def _norm_variables(name: str, norm: Norm) -> Iterator[tuple[str, nnx.Variable]]:
@@ -74,14 +86,14 @@ def _outwards(variable: nnx.Variable) -> np.ndarray:
     """Turns [h, w, in, out] into [out, in, h, w], and volumes' [d, h, w, in, out] into [out, in, d, h, w]."""
     value = np.asarray(variable[...], np.float32)
     if value.ndim < 4:
-        return value.copy()
+        return np.atleast_1d(value).copy()
     *window, inside, out = range(value.ndim)
     return np.ascontiguousarray(value.transpose(out, inside, *window))
 
 
 def _inwards(tensor: np.ndarray, variable: nnx.Variable) -> np.ndarray:
     if variable.ndim < 4:
-        return tensor
+        return tensor.reshape(variable.shape)
     out, inside, *window = range(tensor.ndim)
     return tensor.transpose(*window, inside, out)
 
@@ -96,6 +108,8 @@ def _hint(backbone: ResNet, given: Mapping[str, np.ndarray], expected: Mapping[s
     """Says what the first convolution shows about the network that the weights come from."""
     if "conv1.weight" not in given:
         return " There is no conv1.weight at all: these are not weights of a ResNet under torchvision's names."
+    if any(name.endswith(ATTENTION_SCALE) for name in given) and backbone.attention == NONE:
+        return " These are weights of a network with attention: set model.attention as there."
     theirs, ours = given["conv1.weight"].shape, expected["conv1.weight"]
     if theirs == ours:
         return " The first convolution fits: is it another ResNet (model.name)?"

@@ -155,7 +155,7 @@ def test_a_share_takes_all_steps_remembers_the_best_and_survives_a_kill(tmp_path
 
 
 def test_a_frozen_protocol_is_asked_once_on_all_labels():
-    asked = {name: target(name, seeds=(3, 4)) for name in protocols.PROTOCOLS}
+    asked = {one.name: target(one.name, seeds=(3, 4)) for one in protocols.MEASURES}
     assert {name: protocols.seeds_for(one, 1.0) for name, one in asked.items()} == {
         "knn": (3,),
         "linear": (3,),

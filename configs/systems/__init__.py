@@ -1,0 +1,1 @@
+"""Published supervised systems, each beside the plain backbone: see docs/systems.md."""
