@@ -294,7 +294,7 @@ class TestPacing:
 class TestEvaluate:
     @pytest.mark.parametrize("kind", evaluate.KINDS)
     def test_measures_one_kind_of_images_by_every_protocol_that_needs_labels(self, kind):
-        of_labels = {name for name, one in protocols.PROTOCOLS.items() if one.needs == data.LABELS}
+        of_labels = {one.name for one in protocols.MEASURES if one.needs == data.LABELS}
         whole, frozen = (evaluate.get_config(variant) for variant in (kind, f"{kind},32,frozen"))
         assert whole.job == "evaluate" and {one.protocol for one in whole.targets} == of_labels
         assert {one.protocol for one in frozen.targets} == of_labels - {"finetune"}
@@ -365,7 +365,8 @@ class TestBase:
                 assert base.stage(task, **{name: other}).fields.to_dict() == {**fields.to_dict(), name: other}
 
     def test_fields_of_model_and_views_are_what_their_makers_take(self):
-        taken = inspect.signature(models.make_backbone).parameters.keys() - {"rngs"}
+        # A system that segments changes the output stride of a network.
+        taken = inspect.signature(models.make_backbone).parameters.keys() - {"rngs", "output_stride"}
         assert set(everything().model) == taken
         for part in (*everything().stages, *everything().targets):
             assert set(part.views) == set(augment.Views.__dataclass_fields__)

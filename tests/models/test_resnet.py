@@ -233,7 +233,7 @@ def test_config_makes_the_backbone_again():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "resnet19"}, "'resnet19': known are resnet18, resnet34, resnet50"),
+        ({"name": "resnet19"}, "'resnet19': known are resnet14, resnet18, resnet34, resnet50"),
         ({"stem": "big"}, "'big': known are standard, small"),
         ({"width": 0.0}, "positive factor, not 0"),
         ({"dtype": "int32"}, "model.dtype is 'int32': known are float32, bfloat16"),
