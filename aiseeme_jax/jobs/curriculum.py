@@ -20,7 +20,8 @@ from aiseeme_jax.curriculum.stages import estimate_fisher, train_stage
 from aiseeme_jax.curriculum.trials import PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
-from aiseeme_jax.jobs.outlook import RunOutlook
+from aiseeme_jax.jobs.forecast import Forecaster, describe_missing_device
+from aiseeme_jax.jobs.outlook import RunOutlook, read_speeds
 from aiseeme_jax.jobs.working import work_through
 from aiseeme_jax.report.card.page import write_card
 from aiseeme_jax.search.probing import probe
@@ -48,15 +49,20 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
         datasets = DataSets(config)
         plan = make_plan(config, datasets)
     store = Store(workdirs.find_store(workdir, config.runtime.store))
-    if plan_only:
-        print(printing.describe_plan(plan, store))
-        return
+    context = Context.of(config, store, datasets)
     keep_programs(config.runtime.compiled_programs)
+    forecaster = Forecaster(context, read_speeds(store))
+    if plan_only:
+        with Display("compiling the stages, for what they need"):
+            described = printing.describe_plan(plan, store, forecaster)
+        print(described)
+        return
+    warn_of_missing_device(plan, store, forecaster)
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     workdirs.write_plan(workdir, list_artifacts(plan, workdirs.name_store(config.runtime.store)))
     if all(store.record(piece.artifact) for piece in plan.pieces()):
         log.info("everything exists: nothing to train or measure")
-    make = RunOutlook(plan.arms, store).follow(choose_work(Context.of(config, store, datasets)))
+    make = RunOutlook(plan.arms, store).follow(choose_work(context))
     for piece in work_through(plan.pieces(), store, make):
         if is_last_of_an_arm(piece, plan):
             write_tables(workdir)
@@ -71,6 +77,15 @@ def check_starts(config: ConfigDict, workdir: Path) -> None:
     for field in ("init", "imagenet"):
         if config[field] and Path(config[field]).expanduser().resolve() == workdir.resolve():
             raise UserError(f"{field} is the workdir of this run itself: name the folder of one of its stages")
+
+
+def warn_of_missing_device(plan: Plan, store: Store, forecaster: Forecaster) -> None:
+    """Warns if the config was made for a GPU and there is none."""
+    stages = [piece for piece in plan.pieces() if isinstance(piece, PlannedStage) and not store.record(piece.artifact)]
+    with Display("estimating how long the stages take"):
+        warning = describe_missing_device(stages, forecaster)
+    if warning:
+        log.warning("%s", warning)
 
 
 def write_tables(workdir: Path) -> None:

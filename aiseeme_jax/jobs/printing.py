@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedFisher, PlannedMeasurement, PlannedScore, PlannedStage
 from aiseeme_jax.curriculum.trials import PlannedTuning
 from aiseeme_jax.curriculum.tuning import BATCH, RATE
+from aiseeme_jax.jobs.forecast import Forecaster
 from aiseeme_jax.jobs.outlook import read_speeds
 from aiseeme_jax.search import hparams
 from aiseeme_jax.search.tuning import list_trials
@@ -14,8 +15,12 @@ from aiseeme_jax.store.claims import find_holder
 from aiseeme_jax.training.display import duration
 
 
-def describe_plan(plan: Plan, store: Store) -> str:
-    """A line for each piece of work, below its arm, and the sums."""
+def describe_plan(plan: Plan, store: Store, forecaster: Forecaster | None = None) -> str:
+    """A line for each piece of work, below its arm, and the sums.
+
+    Args:
+      forecaster: tells time, memory and disk of each stage that is to be trained.
+    """
     lines: list[str] = []
     shown: set[str] = set()
     missing: list[Piece] = []
@@ -27,10 +32,11 @@ def describe_plan(plan: Plan, store: Store) -> str:
             if state != "exists" and not shared:
                 missing.append(piece)
             shown.add(piece.artifact.key)
-            lines.append(
-                f"    {piece.artifact.name}: {'shared, see above' if shared else state}{_describe_length(piece, store)}"
-            )
-    return "\n".join([*lines, *_sum_up(missing, plan, store)])
+            told = f"{'shared, see above' if shared else state}{_describe_length(piece, store)}"
+            if forecaster is not None and isinstance(piece, PlannedStage) and state != "exists" and not shared:
+                told = f"{told}; {forecaster.forecast(piece)}"
+            lines.append(f"    {piece.artifact.name}: {told}")
+    return "\n".join([*lines, *_sum_up(missing, plan, store, forecaster)])
 
 
 def describe_sums(plan: Plan, store: Store) -> str:
@@ -87,7 +93,7 @@ def _count_images(tuning: PlannedTuning) -> int:
     return round(sum(shares) * tuning.stage.images_shown)
 
 
-def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
+def _sum_up(missing: list[Piece], plan: Plan, store: Store, forecaster: Forecaster | None = None) -> Iterator[str]:
     stages = [piece for piece in missing if isinstance(piece, PlannedStage)]
     fishers = [piece for piece in missing if isinstance(piece, PlannedFisher)]
     measurements = [piece for piece in missing if isinstance(piece, PlannedMeasurement)]
@@ -97,7 +103,8 @@ def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
     if stages:
         steps = sum(stage.total_steps for stage in stages)
         images = sum(stage.images_shown for stage in stages)
-        yield f"to train: {len(stages)} stages, {steps:,} steps, {images:,} images{_estimate(stages, store)}"
+        time = _estimate(stages, store, forecaster)
+        yield f"to train: {len(stages)} stages, {steps:,} steps, {images:,} images{time}"
     searches = [piece for piece in missing if isinstance(piece, PlannedTuning)]
     if searches:
         images = sum(map(_count_images, searches))
@@ -110,8 +117,10 @@ def _sum_up(missing: list[Piece], plan: Plan, store: Store) -> Iterator[str]:
         yield f"to score: {len(scores)}"
 
 
-def _estimate(stages: list[PlannedStage], store: Store) -> str:
+def _estimate(stages: list[PlannedStage], store: Store, forecaster: Forecaster | None) -> str:
     """Estimates how long the stages take, from the speed of finished stages of the same task, model and sizes."""
+    if forecaster is not None:
+        return f"; about {duration(sum(forecaster.estimate_seconds(stage)[0] for stage in stages))}"
     speeds = read_speeds(store)
     known = [stage for stage in stages if stage.speed_of in speeds]
     if not known:

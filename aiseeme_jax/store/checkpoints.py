@@ -23,6 +23,8 @@ from aiseeme_jax.store import files, records
 from aiseeme_jax.store.keys import tree_hash
 
 CHECKPOINTS = "checkpoints"
+# How many of a training are kept.
+KEPT = 2
 # A file of orbax's in the folder of each step.
 METADATA = "_CHECKPOINT_METADATA"
 
@@ -30,7 +32,7 @@ METADATA = "_CHECKPOINT_METADATA"
 class Checkpoints:
     """Checkpoints of one training, written in the background. To open it deletes half-written ones of a killed run."""
 
-    def __init__(self, directory: Path, *, keep: int = 2):
+    def __init__(self, directory: Path, *, keep: int = KEPT):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp

@@ -282,7 +282,7 @@ class TestRun:
         assert len(trained) == count == len(set(trained))
         assert found_in(tmp_path / "both") == found_in(tmp_path / "alone")
 
-    def test_plan_says_what_would_be_tried_and_writes_nothing(self, tmp_path, capsys):
+    def test_plan_says_what_would_be_tried_and_writes_nothing(self, tmp_path, capsys, quick_forecasts):
         curriculum.run(config(tuning(batches=(8, 16, 64))), tmp_path / "run", plan_only=True)
         said = capsys.readouterr().out
         assert "batch size 8, 16, by tpe: 4 at 25 %, 2 at 50 % of the stage; 0 trials exist" in said
