@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from aiseeme_jax import data
+from aiseeme_jax.jobs import forecast
 from aiseeme_jax.store import artifacts, workdirs
 from configs import base
 
@@ -23,6 +24,16 @@ def splits(monkeypatch):
 
     monkeypatch.setattr(data, "open_split", open_split)
     return opened
+
+
+@pytest.fixture
+def quick_forecasts(monkeypatch):
+    """Nothing is traced or compiled for a plan that is only printed."""
+    monkeypatch.setattr(forecast.Forecaster, "shape", lambda self, stage: (None, None, None))
+    monkeypatch.setattr(forecast.Forecaster, "_count_operations", lambda self, stage: 1e9)
+    monkeypatch.setattr(forecast.memory, "measure_step", lambda program, state, batch: 5 * 2**20)
+    monkeypatch.setattr(forecast, "_count_disk", lambda state: 3 * 2**20)
+    monkeypatch.setattr(forecast, "measure_operations", lambda dtype: 1e9)
 
 
 def config(stages=None, **changes):
