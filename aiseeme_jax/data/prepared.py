@@ -16,7 +16,7 @@ from tfds_builders.common import row_tables
 from tfds_builders.common.opening import open_prepared
 from tfds_builders.common.reading import StoredFeatures
 from tfds_builders.common.splits import JOINED, WARNINGS, split_of
-from tfds_builders.common.storage import AVERAGING, ImageStorage, Storage, VolumeStorage
+from tfds_builders.common.storage import AVERAGING, FITS, ImageStorage, Storage, VolumeStorage
 from tfds_builders.preparing import DATASETS, find_builder_class, newest_version, suggest
 
 log = logging.getLogger(__name__)
@@ -329,7 +329,8 @@ def _storage(name: str, layout: _Layout) -> Storage | None:
     feature = layout.features[layout.pixels]
     if layout.pixels == "image" and feature.np_dtype == np.uint8 and feature.shape[-1] in (1, 3):
         side, lossless = feature.shape[0], feature.encoding_format != "jpeg"
-        return ImageStorage(side, feature.shape[-1], lossless or side is None, layout.size)
+        fit = layout.metadata.get("fit", FITS[0])
+        return ImageStorage(side, feature.shape[-1], lossless or side is None, layout.size, fit)
     spacing = layout.metadata.get("spacing_mm")
     if layout.pixels == "volume" and spacing:
         return VolumeStorage(feature.shape[0], float(spacing), name in AVERAGING)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Num, Shaped, UInt8
 
 from aiseeme_jax import augment
 from aiseeme_jax.errors import UserError
-from tfds_builders.common.storage import ImageStorage, Storage, storage_of
+from tfds_builders.common.storage import ImageStorage, Storage, fields_of, storage_of
 
 # The entry of a header.
 PREPROCESSING = "preprocessing"
@@ -101,7 +101,7 @@ def describe(views: augment.AnyViews, channels: int, stored: Storage | None) -> 
         "value_range": [0.0, 1.0],
         "mean": _of_channels(views.mean, channels),
         "std": _of_channels(views.std, channels),
-        "stored": None if stored is None else dict(vars(stored)),
+        "stored": None if stored is None else fields_of(stored),
     }
     return Preprocessing(entry, sha256=_digest(entry))
 

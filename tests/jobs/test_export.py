@@ -129,8 +129,8 @@ class TestFolder:
     ("views", "channels", "stored"),
     [
         (VIEWS, 3, STORED),
-        (VIEWS, 1, ImageStorage(20, 1, lossless=False)),
-        (VIEWS, 3, ImageStorage(40, 3, lossless=False, resized=28)),
+        (VIEWS, 1, ImageStorage(20, 1, lossless=False, fit="pad")),
+        (VIEWS, 3, ImageStorage(40, 3, lossless=False, resized=28, fit="crop")),
         (VIEWS, 3, ImageStorage(None, 3)),
         (VIEWS, 3, None),
         (augment.VolumeViews(size=tiny.SIZE), 1, VolumeStorage(24, 1.0)),

@@ -14,9 +14,11 @@ from image_files import with_orientation
 from opening import assert_opens
 from own_table import OwnTable, clinic, picture
 
+from aiseeme_jax.data import open_split
 from tfds_builders import prepare
 from tfds_builders.__main__ import main
-from tfds_builders.image_table.rows import class_names, read_rows
+from tfds_builders.common.storage import ImageStorage
+from tfds_builders.image_table.rows import SPLITS, class_names, read_rows
 
 
 @pytest.fixture
@@ -88,6 +90,75 @@ def test_a_table_without_labels(table, build, tmp_path):
     assert list(info.splits) == ["train"] and info.features["label"].names == []
     assert len(splits["train"]) == len(table.rows) and {example["label"] for example in splits["train"]} == {-1}
     assert data.open_split("image_table/64", "train", tmp_path / "data").class_names == ()
+
+
+def test_findings_and_attributes_arrive_in_the_training_code(tmp_path, build, report):
+    (tmp_path / "own").mkdir()
+    table = OwnTable(tmp_path / "own")
+    cells = [("1", "no", "61", "F"), ("0", "", "", "m"), ("", "", "7.5", ""), ("TRUE", "Yes", "40.0", "F")]
+    for number, (oedema, effusion, age, sex) in enumerate(cells):
+        values = {"label_oedema": oedema, "label_pleural effusion": effusion, "attr_age": age, "attr_sex": sex}
+        table.add(f"{number}.png", **values, split=("train", "validation", "", "test")[number])
+    builder = build(table.write())
+    opened = {part: open_split("image_table/64", part, tmp_path / "data") for part in SPLITS}
+    train = opened["train"]
+    assert train.kind == "findings" and train.class_names == ("oedema", "pleural effusion")
+    # The image without a known finding is for training.
+    place = {part: sorted(split.ids.tolist()) for part, split in opened.items()}
+    assert place == {"train": ["0.png", "2.png"], "validation": ["1.png"], "test": ["3.png"]}
+    rows = {name: (split, row) for split in opened.values() for row, name in enumerate(split.ids.tolist())}
+    found = [rows[f"{number}.png"] for number in range(4)]
+    nan = np.nan
+    np.testing.assert_array_equal([split.labels[row] for split, row in found], [[1, 0], [0, nan], [nan, nan], [1, 1]])
+    np.testing.assert_array_equal(
+        [split.attributes["age"][row] for split, row in found], np.float32([61, nan, 7.5, 40])
+    )
+    assert [split.attributes["sex"][row] for split, row in found] == ["F", "m", "", "F"]
+    assert set(train.attributes) == {"age", "sex"}
+    assert report(builder)["unlabelled"] == 1
+    assert report(builder)["splits"]["train"]["classes"] == {"oedema": 1, "pleural effusion": 0}
+
+
+def test_a_class_and_findings_may_stand_side_by_side(tmp_path, build):
+    (tmp_path / "own").mkdir()
+    table = OwnTable(tmp_path / "own")
+    for number, split in enumerate(("train", "validation", "test")):
+        table.add(f"{number}.png", label="a" if number else "b", label_fluid="1", split=split)
+    build(table.write())
+    chosen = {
+        name: open_split("image_table/64", "test", tmp_path / "data", labels=name) for name in ("label", "labels")
+    }
+    assert chosen["label"].class_names == ("a", "b") and chosen["label"].labels.tolist() == [0]
+    assert chosen["labels"].class_names == ("fluid",) and chosen["labels"].labels.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_images_and_masks_are_padded_or_cropped_to_the_square(tmp_path, build, fit):
+    """Of 96 x 192 pixels: padded to 192, cropped to the 96 in the middle; the mask is the image's left half."""
+    (tmp_path / "own").mkdir()
+    table = OwnTable(tmp_path / "own")
+    for number, split in enumerate(("train", "validation", "test")):
+        table.add(f"{number}.png", picture(number, height=96, width=192), split=split, mask=f"m{number}.png")
+        mask = np.zeros((96, 192), np.uint8)
+        mask[:, :96] = 255
+        table.files[f"m{number}.png"] = cv2.imencode(".png", mask)[1].tobytes()
+    _, splits = stored(build(table.write(), f"64_{fit}_mask"))
+    (example,) = splits["test"]
+    pixels = cv2.imdecode(np.frombuffer(table.files["2.png"], np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(float)
+    if fit == "crop":
+        # 96 pixels become 64: blocks of 3 x 3 become 2 x 2.
+        expected = cv2.resize(pixels[:, 48:144], (64, 64), interpolation=cv2.INTER_AREA)
+        inside = np.zeros((64, 64), bool)
+        inside[:, :32] = True
+    else:
+        expected, inside = np.zeros((64, 64, 3)), np.zeros((64, 64), bool)
+        expected[16:48] = pixels.reshape(32, 3, 64, 3, 3).mean(axis=(1, 3))
+        inside[16:48, :32] = True
+    np.testing.assert_allclose(example["image"], expected, atol=1)
+    np.testing.assert_array_equal(example["mask"][..., 0] == 255, inside)
+    opened = open_split(f"image_table/64_{fit}_mask", "test", tmp_path / "data")
+    assert opened.storage == ImageStorage(64, 3, fit=fit)
+    np.testing.assert_array_equal(opened.storage.read(table.files["2.png"], "one"), example["image"])
 
 
 def test_given_splits_hold_for_the_whole_group(table, build):
@@ -475,6 +546,10 @@ WRONG = {
         "path,label\na.png,basal cell\nb.png,basal\u00a0cell\nc.png,basal  cell\nd.png,basal cell\u200b\n",
         r"'basal cell' \(line 2\) and 'basal\\xa0cell' \(line 3\) and 'basal  cell' \(line 4\) and 'basal cell\\u200b'",
     ),
+    "a state": ("path,label_oedema\na.png,2\n", "line 2: label_oedema is '2': 1, 0, yes, no, true, false or blank"),
+    "no name of a finding": ("path,label_\na.png,1\n", "no use for the column 'label_'"),
+    "an attribute that is a feature": ("path,attr_mask\na.png,1\n", "no use for the column 'attr_mask'"),
+    "an attribute of no name": ("path,attr_a b\na.png,1\n", "no use for the column 'attr_a b'"),
     "row numbers": (",path\n0,a.png\n1,b.png\n", "first column has no name and may be the number of the row"),
     "nameless": ("path,,label\na.png,,x\nb.png,5,y\n", "its column 2 has no name, and holds '5' in line 3"),
     "doubled in another form": ("path\n\u00e9.png\ne\u0301.png\n", "line 3: \u00e9.png is in line 2 already"),
@@ -565,7 +640,7 @@ def test_tfds_build_takes_the_tables_name(table, tmp_path):
         cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "data/image_table/north_64/2.0.0/label.labels.txt").read_text() == "melanoma\nnaevus\n"
+    assert (tmp_path / "data/image_table/north_64/2.1.0/label.labels.txt").read_text() == "melanoma\nnaevus\n"
 
 
 @pytest.mark.slow

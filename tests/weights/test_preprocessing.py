@@ -38,6 +38,14 @@ def view(images, views=VIEWS):
     return np.asarray(augment.central_view(jnp.asarray(images), views))
 
 
+def test_the_entry_of_a_squeezed_set_is_as_before():
+    assert describe(VIEWS, 3, STORED)["stored"] == {"size": 24, "channels": 3, "lossless": True, "resized": None}
+    padded = ImageStorage(24, 3, fit="pad")
+    assert describe(VIEWS, 3, padded)["stored"]["fit"] == "pad" and describe(VIEWS, 3, padded).stored == padded
+    with pytest.raises(ValueError, match="stored fit is 'stretch': known are squeeze, pad, crop"):
+        ImageStorage(24, 3, fit="stretch")
+
+
 class TestPreprocess:
     def test_gives_the_view_of_evaluation(self, entry, images):
         for given in (images, images / 255, (images / 255).astype(np.float32), list(images)):

@@ -37,6 +37,7 @@ from tfds_builders.common.splits import (
     spelled_alike,
     split_of,
 )  # fmt: skip
+from tfds_builders.common.storage import FITS
 from tfds_builders.common.variants import variants
 
 SPLITS = ("train", "validation", "test")
@@ -58,11 +59,13 @@ class ImageConfig(tfds.core.BuilderConfig):
         decode it to the same pixels.
       lossless: PNG instead of JPEG of quality 95.
       masks: also store masks.
+      fit: how an image comes to the square, see `images.fit_square`.
     """
 
     size: int | None = None
     lossless: bool = False
     masks: bool = False
+    fit: str = FITS[0]
 
 
 def sizes(config: type[ImageConfig] = ImageConfig, **fields: Any) -> list[ImageConfig]:
@@ -179,6 +182,7 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
         encoding = "png" if config.lossless else "jpeg"
+        fit = {} if config.fit == FITS[0] else {"fit": config.fit}
         features = {
             "image": tfds.features.Image(shape=(config.size, config.size, self.CHANNELS), encoding_format=encoding),
             "image_id": tfds.features.Text(),
@@ -194,7 +198,7 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
             supervised_keys=("image", "label") if "label" in features else None,
             homepage=self.HOMEPAGE or None,
             license=self.LICENSE or None,
-            metadata=tfds.core.MetadataDict(group=self.GROUP, **self.metadata()),
+            metadata=tfds.core.MetadataDict(group=self.GROUP, **fit, **self.metadata()),
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
@@ -210,7 +214,8 @@ class ImageBuilder(ReportingBuilder, skip_registration=True):
         table.check()
         config = self.builder_config
         bound = self.max_megapixels * 1e6
-        scanner = Scanner(table.archives, config.size, self.CHANNELS, config.lossless, config.masks, self.BARE, bound)
+        how = config.size, self.CHANNELS, config.lossless, config.masks, self.BARE, bound, config.fit
+        scanner = Scanner(table.archives, *how)
         make = self._with_beam if any(self._beam) else self._here
         scanned, self._write = make(table.records, scanner)
         self.damaged = table.damaged + [

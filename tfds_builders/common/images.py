@@ -193,10 +193,29 @@ def square(image: UInt8[np.ndarray, "height width ..."], size: int) -> UInt8[np.
     not alias, and interpolates linearly along one that grows.
     """
     height, width = image.shape[:2]
+    image = np.ascontiguousarray(image)
     # OpenCV averages over areas only if neither side grows.
     shrunk = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
     resized = cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)
     return resized.reshape(size, size, *image.shape[2:])
+
+
+def fit_square(image: Shaped[np.ndarray, "height width ..."], fit: str) -> Shaped[np.ndarray, "..."]:
+    """What of an image `square` shall resize, by one of `FITS`.
+
+    'squeeze': all, so that its shape changes; 'pad': all, with black borders at the shorter sides; 'crop': the square
+    in the middle.
+    """
+    height, width = image.shape[:2]
+    if fit == "pad":
+        free = max(height, width) - height, max(height, width) - width
+        borders = [(one // 2, one - one // 2) for one in free]
+        return np.pad(image, [*borders, *[(0, 0)] * (image.ndim - 2)])
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return image[top : top + side, left : left + side]
+    return image
 
 
 def encode_png(image: UInt8[np.ndarray, "..."]) -> bytes:

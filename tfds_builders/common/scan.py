@@ -19,6 +19,7 @@ from tfds_builders.common.archives import Archive
 from tfds_builders.common.bare import without_metadata
 from tfds_builders.common.damage import DamagedInput
 from tfds_builders.common.records import Record
+from tfds_builders.common.storage import FITS
 
 JPEG_QUALITY = 95
 # Relative difference of the aspect ratios of an image and its mask that rounding of their sizes can explain.
@@ -70,6 +71,7 @@ class Scanner:
       masks: whether masks are stored.
       bare: files stored as they are lose their metadata.
       max_pixels: larger images and masks are damaged.
+      fit: how an image and its mask come to the square, see `images.fit_square`.
     """
 
     archives: Mapping[str, Archive]
@@ -79,6 +81,7 @@ class Scanner:
     masks: bool = False
     bare: bool = False
     max_pixels: float = images.MAX_PIXELS
+    fit: str = FITS[0]
 
     def units(self, records: Mapping[int, Record]) -> list[Unit]:
         """Records by position, in portions that one worker reads: a tar file is one, since it reads in one go."""
@@ -114,7 +117,7 @@ class Scanner:
             digest=hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest(),
             size=(pixels.shape[1], pixels.shape[0]),
             notes=notes,
-            image=encode(data, pixels, notes, self.size, lossless=self.lossless, bare=self.bare),
+            image=encode(data, pixels, notes, self.size, lossless=self.lossless, bare=self.bare, fit=self.fit),
             mask=mask,
             has_mask=has_mask,
         )
@@ -128,7 +131,8 @@ class Scanner:
         where = f"{archive.path}: {name}"
         mask = images.read_mask(archive.read(name), where, self.max_pixels)
         check_shape(where, mask.shape, shape, notes)
-        resized = cv2.resize(mask.astype(np.uint8) * 255, target[::-1], interpolation=cv2.INTER_AREA)
+        fitted = np.ascontiguousarray(images.fit_square(mask, self.fit)) if self.size else mask
+        resized = cv2.resize(fitted.astype(np.uint8) * 255, target[::-1], interpolation=cv2.INTER_AREA)
         return images.encode_png((resized > images.INSIDE).astype(np.uint8) * 255), True
 
 
@@ -140,20 +144,21 @@ def encode(
     *,
     lossless: bool,
     bare: bool = False,
+    fit: str = FITS[0],
 ) -> bytes:
     """The file that a data set stores of an image.
 
     Args:
       data: the file that was read.
       pixels, notes: what `images.read_pixels` gives for it.
-      size, lossless, bare: as in `Scanner`.
+      size, lossless, bare, fit: as in `Scanner`.
     """
     if size is None:
         # A file that any reader decodes to these pixels stays byte for byte.
         as_it_is = not notes and data.startswith((images.PNG_START, images.JPEG_START))
         file = without_metadata(data) if bare else data
         return file if as_it_is and file else images.encode_png(pixels)
-    small = images.square(pixels, size)
+    small = images.square(images.fit_square(pixels, fit), size)
     return images.encode_png(small) if lossless else images.encode_jpeg(small, JPEG_QUALITY)
 
 

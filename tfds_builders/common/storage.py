@@ -16,6 +16,8 @@ from tfds_builders.common.formats import MAX_PIXELS
 if TYPE_CHECKING:
     from tfds_builders.common.series import Series
 
+# How an image comes to a square: `images.fit_square`.
+FITS = ("squeeze", "pad", "crop")
 # Data sets whose coarse patches are means over blocks of voxels (`ct_patches/cutting.py`); others sample voxels.
 AVERAGING = frozenset(("ct_patches",))
 
@@ -29,12 +31,18 @@ class ImageStorage:
       channels: 3 or 1.
       lossless: PNG instead of JPEG of quality 95.
       resized: side of the square to which stored images are resized when they are read; None: not at all.
+      fit: one of `FITS`, if `size` is not None.
     """
 
     size: int | None
     channels: int
     lossless: bool = True
     resized: int | None = None
+    fit: str = FITS[0]
+
+    def __post_init__(self):
+        if self.fit not in FITS:
+            raise ValueError(f"stored fit is {self.fit!r}: known are {', '.join(FITS)}")
 
     def read(self, data: bytes, name: str, max_pixels: float = MAX_PIXELS) -> UInt8[np.ndarray, "h w c"]:
         """The pixels of an image file as readers of such a data set get them.
@@ -65,10 +73,10 @@ class ImageStorage:
         return square(pixels, self.resized)
 
     def _square(self, pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
-        from tfds_builders.common.images import encode_jpeg, square
+        from tfds_builders.common.images import encode_jpeg, fit_square, square
         from tfds_builders.common.scan import JPEG_QUALITY
 
-        small = square(pixels, self.size)
+        small = square(fit_square(pixels, self.fit), self.size)
         return small if self.lossless else _decode(encode_jpeg(small, JPEG_QUALITY))
 
 
@@ -136,11 +144,16 @@ Storage = ImageStorage | VolumeStorage
 def storage_of(fields: dict[str, Any]) -> Storage:
     """The storage with these fields. Raises TypeError if there is none, ValueError for a value out of its range."""
     made = VolumeStorage(**fields) if "spacing" in fields else ImageStorage(**fields)
-    numbers = {name: value for name, value in fields.items() if name not in ("lossless", "averaged")}
+    numbers = {name: value for name, value in fields.items() if name not in ("lossless", "averaged", "fit")}
     for name, value in numbers.items():
         if value is not None and not (isinstance(value, int | float) and value > 0):
             raise ValueError(f"stored {name} is {value!r}")
     return made
+
+
+def fields_of(storage: Storage) -> dict[str, Any]:
+    """The fields that `storage_of` reads, without `fit` where it is the only one that older versions had."""
+    return {name: value for name, value in vars(storage).items() if (name, value) != ("fit", FITS[0])}
 
 
 def _decode(file: bytes) -> UInt8[np.ndarray, "h w c"]:

@@ -7,7 +7,6 @@ stand side by side under one `data_dir`, and one word says which is meant, to TF
 import dataclasses
 import json
 import re
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,13 @@ from tfds_builders.common.spelling import show
 from tfds_builders.common.splits import split_of
 from tfds_builders.common.variants import variants
 
-from .rows import Row, class_names, read_rows
+from .columns import Columns, is_known
+from .rows import Row, read_rows
 
 TABLE = "images"
 FILES = "files"
 # Repeated images that a message names; a file lists all.
 SHOWN = 20
-UNLABELLED = -1
 
 
 @dataclasses.dataclass(eq=False)
@@ -49,6 +48,8 @@ class TableConfig(ImageConfig):
 
 def make_configs() -> list[TableConfig]:
     colour = sizes(TableConfig)
+    for fit, told in (("pad", "whole, with black borders"), ("crop", "the square in the middle")):
+        colour += variants(colour[:2], f"{{}}_{fit}", told, fit=fit)
     return with_masks(colour + variants(colour, "{}_grey", "grey", channels=1))
 
 
@@ -76,11 +77,12 @@ class Builder(ImageBuilder):
       keep_splits: the table's splits hold although identical images, whose groups count as one, are in several of them.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     RELEASE_NOTES = {
         "1.0.0": "First version.",
         "2.0.0": "Orientations are applied; outliers of 16 bits are clipped; TIFF and DICOM files as meant. Labels and "
         "groups are tidied (1.0 is 1); classes that are numbers are in the order of their numbers.",
+        "2.1.0": "Columns of findings (label_NAME) and attributes (attr_NAME); images padded or cropped to the square.",
     }
     BUILDER_CONFIGS = make_configs()
     DEFAULT_BUILDER_CONFIG_NAME = "224"
@@ -88,7 +90,8 @@ class Builder(ImageBuilder):
     REPAIR = "Repair the files, take their rows out of the table"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "manual_dir is the folder of the table: a CSV with the column path (relative to it) and, as they are known, "
-        "label, group, split, mask; images.csv for the configs 64, 224, …, NAME.csv for NAME_64, NAME_224, …"
+        "label or label_NAME, group, split, mask, attr_NAME; images.csv for the configs 64, 224, …, NAME.csv for "
+        "NAME_64, NAME_224, …"
     )
 
     OPTIONS = ImageBuilder.OPTIONS | {"keep_splits"}
@@ -96,8 +99,14 @@ class Builder(ImageBuilder):
     def __init__(self, *, config: str | TableConfig | None = None, keep_splits: bool = False, **kwargs: Any):
         if isinstance(config, str) and config not in self.builder_configs:
             config = find_config(config)
+        self._found: Columns | None = None
         super().__init__(config=config, **kwargs)
         self.keep_splits = keep_splits
+
+    @property
+    def info(self) -> tfds.core.DatasetInfo:
+        """Of a data set that is prepared now, with the features of its table, which TFDS asks for before it is read."""
+        return super().info if self._found is None else self._info_of_table
 
     @property
     def CHANNELS(self) -> int:  # noqa: N802 (a constant of other builders)
@@ -120,30 +129,39 @@ class Builder(ImageBuilder):
                 "replace it, delete its folder first"
             )
 
-    def more_features(self) -> dict[str, Any]:
-        # The names are the table's, and set when it is read.
-        return {"label": tfds.features.ClassLabel(doc="-1: not known")}
+    def metadata(self) -> dict[str, Any]:
+        findings = self._found.findings if self._found else ()
+        return {"label_names": list(findings)} if findings else {}
 
-    def find_table(self, folder: Path) -> Table:
-        path = self._table(folder)
+    def more_features(self) -> dict[str, Any]:
+        return (self._found or Columns()).make_features()
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        path = self._table(folder := self.folder(dl_manager))
         required(
             folder, {path.name: path}, f"{self.name}/{self.builder_config.name}: {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
         )
         rows, header = read_rows(path)
-        masks = self.builder_config.masks
-        if masks and "mask" not in header:
+        if self.builder_config.masks and "mask" not in header:
             raise ValueError(f"{path} has no column mask, which {self.name}/{self.builder_config.name} needs")
-        names = class_names([row.label for row in rows])
-        self.info.features["label"].names = names
+        self._found = Columns.find(rows, header)
+        self._rows, self._info_of_table = rows, self._info()
+        self._info_of_table.set_file_format(super().info.file_format)
+        super()._download_and_prepare(dl_manager, download_config)
+
+    def find_table(self, folder: Path) -> Table:
+        path, rows, masks = self._table(folder), self._rows, self.builder_config.masks
         files = Files(folder, [name for row in rows for name in (row.path, row.mask) if name])
         damaged = {row.path: missing(row, files, masks) for row in rows}
-        labels = Counter(row.label for row in rows)
         return Table(
-            records=[make_record(row, names) for row in rows if not damaged[row.path]],
+            records=[make_record(row, self._found) for row in rows if not damaged[row.path]],
             archives={FILES: files},
             inputs={path.name: path, FILES: folder},
-            classes=names,
-            notes={"unlabelled": labels[""], "rows_without_group": sum(not row.group for row in rows)},
+            classes=[*self._found.classes, *self._found.findings],
+            notes={
+                "unlabelled": sum(not is_known(self._found.make_values(row)) for row in rows),
+                "rows_without_group": sum(not row.group for row in rows),
+            },
             damaged=[Damaged(f"{path}, line {row.line}", damaged[row.path]) for row in rows if damaged[row.path]],
         )
 
@@ -179,7 +197,7 @@ class Builder(ImageBuilder):
         Raises ValueError if the draw leaves a split empty.
         """
         own, joined = given_splits(records, [record.group for record in records]), given_splits(records, groups)
-        known = [row for row, record in enumerate(records) if record.features["label"] != UNLABELLED]
+        known = [row for row, record in enumerate(records) if is_known(record.features)]
         labelled = {groups[row] for row in known}
         drawn = {group: split_of(group, self.SEED) for group in labelled - joined.keys()}
         splits = [
@@ -236,13 +254,14 @@ def missing(row: Row, files: Files, masks: bool) -> str:
     return ""
 
 
-def make_record(row: Row, names: Sequence[str]) -> Record:
+def make_record(row: Row, columns: Columns) -> Record:
+    present = tuple(name for name, state in row.findings.items() if state == 1)
     return Record(
         image_id=row.path,
         group=row.group or row.path,
         image=Place(FILES, row.path),
-        features={"label": names.index(row.label) if row.label else UNLABELLED},
-        kinds=(row.label,) if row.label else (),
+        features=columns.make_values(row),
+        kinds=((row.label,) if row.label else ()) + present,
         split=row.split,
         mask=Place(FILES, row.mask) if row.mask else None,
     )

@@ -8,7 +8,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tfds_builders.common.spelling import (
@@ -21,6 +21,15 @@ from tfds_builders.common.spelling import (
 )
 
 COLUMNS = ("path", "label", "group", "split", "mask")
+# Columns of a finding, and of another attribute, end with its name.
+FINDING, ATTRIBUTE = "label_", "attr_"
+# What a cell of a finding may be: there, or not.
+STATES = {"1": 1.0, "0": 0.0, "yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0}
+# Names of features that a data set has of itself.
+TAKEN = frozenset(
+    ("image", "image_id", "group", "label", "labels", "mask", "has_mask", "series_uid", "volume", "views")
+)
+TAKEN |= {"patches"}
 SPLITS = ("train", "validation", "test")
 DELIMITERS = (",", ";", "\t")
 # What programs write for an empty cell; taken at its word, it would be one class, or one patient, of all such rows.
@@ -29,7 +38,7 @@ BYTE_ORDER_MARKS_16 = (b"\xff\xfe", b"\xfe\xff")
 # Faults that are described, and lines that are listed of one fault.
 SHOWN = 10
 LINES = 5
-WANTED = "wanted are path and, as they are known, label, group, split, mask"
+WANTED = "wanted are path and, as they are known, label or label_NAME, group, split, mask, attr_NAME"
 
 
 class WrongRow(ValueError):
@@ -42,7 +51,12 @@ class WrongRow(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One image; '' where the table is blank or lacks the column. Paths are below the table's folder, with '/'."""
+    """One image; '' where the table is blank or lacks the column. Paths are below the table's folder, with '/'.
+
+    Attributes:
+      findings: 1 (there), 0 (not there) or NaN (not known), by their names, in the order of the columns.
+      attributes: the text of each, by its name.
+    """
 
     line: int
     path: str
@@ -50,6 +64,8 @@ class Row:
     group: str
     split: str
     mask: str
+    findings: Mapping[str, float] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_rows(path: Path) -> tuple[list[Row], tuple[str, ...]]:
@@ -100,7 +116,17 @@ def likewise(lines: Sequence[int]) -> str:
 
 def tidied(rows: Sequence[Row]) -> list[Row]:
     labels, groups = tidy_column(row.label for row in rows), tidy_column(row.group for row in rows)
-    return [replace(row, label=labels[row.label], group=groups[row.group]) for row in rows]
+    names = list(rows[0].attributes)
+    columns = {name: tidy_column(row.attributes[name] for row in rows) for name in names}
+    return [
+        replace(
+            row,
+            label=labels[row.label],
+            group=groups[row.group],
+            attributes={name: columns[name][row.attributes[name]] for name in names},
+        )
+        for row in rows
+    ]
 
 
 def decode(path: Path) -> str:
@@ -174,7 +200,7 @@ def check_nameless(path: Path, header: Sequence[str], records: Sequence[tuple[in
 def check_header(path: Path, header: Sequence[str]) -> None:
     # A column that is passed over might be the patients' under another name, and the splits would tear them.
     names = list(filter(None, header))
-    strange = [name for name in names if name not in COLUMNS]
+    strange = [name for name in names if name not in COLUMNS and not is_named(name)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if strange or twice or "path" not in names:
         reasons = [f"has no use for the column {', '.join(map(repr, strange))}"] if strange else []
@@ -182,6 +208,22 @@ def check_header(path: Path, header: Sequence[str]) -> None:
         reasons += [] if "path" in names else ["has no column path"]
         found = ", ".join(names) or "none"
         raise ValueError(f"{path} {' and '.join(reasons)}. Its columns are {found}; {WANTED}. Rename or take out")
+
+
+def is_named(column: str) -> bool:
+    """Whether it is the column of a finding, or of an attribute of a name that a feature can have."""
+    if column.startswith(FINDING):
+        return bool(tidy(column.removeprefix(FINDING)))
+    name = column.removeprefix(ATTRIBUTE)
+    return column != name and re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) is not None and name not in TAKEN
+
+
+def read_state(column: str, value: str) -> float:
+    """1, 0, or NaN of a blank cell. Raises WrongRow for another one."""
+    state = tidy(value).lower()
+    if state and state not in STATES:
+        raise WrongRow(f"{column} is {value!r}", f"{', '.join(STATES)} or blank (not known) are wanted")
+    return STATES[state] if state else float("nan")
 
 
 def make_row(line: int, values: Mapping[str, str], folder: Path) -> Row:
@@ -205,6 +247,16 @@ def make_row(line: int, values: Mapping[str, str], folder: Path) -> Row:
         group=group if tidy(group) else "",
         split=split,
         mask=mask and below(mask, folder),
+        findings={
+            tidy(column.removeprefix(FINDING)): read_state(column, value)
+            for column, value in values.items()
+            if column.startswith(FINDING)
+        },
+        attributes={
+            column.removeprefix(ATTRIBUTE): value.strip()
+            for column, value in values.items()
+            if column.startswith(ATTRIBUTE)
+        },
     )
 
 

@@ -1,10 +1,11 @@
 """Images as the network of this folder takes them, in NumPy, and OpenCV (pip install opencv-python-headless).
 
 An image comes to the network in two steps, as in training. First it becomes the square that the data set stored: the
-whole image, averaged over areas where it shrinks, interpolated where it grows, through JPEG if the data set stores
-JPEG. Then the square is resampled to the size of the input, bilinear with antialiasing (a triangle as wide as a pixel
-of the result or of the square, whichever is larger, renormalised at the border), and normalised. The first step gives
-the bytes that aiseeme_jax gives; the second computes in float64, and differs by rounding to float32 alone.
+whole image (padded or cropped to a square, if the data set is), averaged over areas where it shrinks, interpolated
+where it grows, through JPEG if the data set stores JPEG. Then the square is resampled to the size of the input,
+bilinear with antialiasing (a triangle as wide as a pixel of the result or of the square, whichever is larger,
+renormalised at the border), and normalised. The first step gives the bytes that aiseeme_jax gives; the second computes
+in float64, and differs by rounding to float32 alone.
 """
 
 import cv2
@@ -55,10 +56,23 @@ def _store(image, stored):
         return image
     size = stored["size"]
     if size is not None and image.shape[:2] != (size, size):
-        image = _square(image, size)
+        image = _square(_fit(image, stored.get("fit", "squeeze")), size)
         if not stored["lossless"]:
             image = _through_jpeg(image)
     return image if stored["resized"] is None else _square(image, stored["resized"])
+
+
+def _fit(image, fit):
+    """The whole image; with black borders at its shorter sides (pad); or the square in its middle (crop)."""
+    height, width, _ = image.shape
+    if fit == "pad":
+        free = max(height, width) - height, max(height, width) - width
+        return np.pad(image, [*((one // 2, one - one // 2) for one in free), (0, 0)])
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return np.ascontiguousarray(image[top : top + side, left : left + side])
+    return image
 
 
 def _square(image, size):
