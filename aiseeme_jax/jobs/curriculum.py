@@ -22,6 +22,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.forecast import Forecaster, describe_missing_device
 from aiseeme_jax.jobs.outlook import RunOutlook, read_speeds
+from aiseeme_jax.jobs.run_record import record_run
 from aiseeme_jax.jobs.working import work_through
 from aiseeme_jax.report.card.page import write_card
 from aiseeme_jax.search.probing import probe
@@ -60,16 +61,23 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     warn_of_missing_device(plan, store, forecaster)
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     workdirs.write_plan(workdir, list_artifacts(plan, workdirs.name_store(config.runtime.store)))
+    with record_run(workdir):
+        work(plan, context, workdir)
+    # Once more: what another run was making may have come last, and this run has ended.
+    write_tables(workdir)
+    write_card(workdir)
+    log.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
+
+
+def work(plan: Plan, context: Context, workdir: Path) -> None:
+    """Makes every piece that does not exist, and writes the tables after each arm."""
+    store = context.store
     if all(store.record(piece.artifact) for piece in plan.pieces()):
         log.info("everything exists: nothing to train or measure")
     make = RunOutlook(plan.arms, store).follow(choose_work(context))
     for piece in work_through(plan.pieces(), store, make):
         if is_last_of_an_arm(piece, plan):
             write_tables(workdir)
-    # Once more: what another run was making may have come last.
-    write_tables(workdir)
-    write_card(workdir)
-    log.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
 
 
 def check_starts(config: ConfigDict, workdir: Path) -> None:

@@ -66,10 +66,11 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
         return
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     search.write_to(workdir)
-    outcome = search.run()
-    if not outcome.ranking():
-        raise UserError("the training of every order diverged: lower the learning rates of search.pool")
-    search.compare(outcome)
+    with record_run(workdir):
+        outcome = search.run()
+        if not outcome.ranking():
+            raise UserError("the training of every order diverged: lower the learning rates of search.pool")
+        search.compare(outcome)
     write_best_order(workdir, config, search.best, search.sentences, store.root)
     log.info("%s", "\n".join(search.sentences))
     log.info("done: the best order is the config %s, the report %s", workdir / BEST_ORDER, workdir / report.REPORT)

@@ -22,6 +22,7 @@ from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
 from aiseeme_jax.jobs.outlook import RunOutlook
+from aiseeme_jax.jobs.run_record import record_run
 from aiseeme_jax.jobs.working import needs_any, work_around_divergence
 from aiseeme_jax.store import artifacts, keys, workdirs
 from aiseeme_jax.store.artifacts import Store
@@ -63,8 +64,8 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     keep_programs(config.runtime.compiled_programs)
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     workdirs.write_plan(workdir, list_artifacts(name_arms_apart(planned), workdirs.name_store(config.runtime.store)))
-    job = StudyJob(config, study, planned, store, workdir)
-    job.work()
+    with record_run(workdir):
+        StudyJob(config, study, planned, store, workdir).work()
     log.info("done: results in %s, report in %s", workdir / tables.SUMMARY, workdir / report.REPORT)
 
 

@@ -116,6 +116,7 @@ def render(contents: Contents, folder: str = "") -> str:
             for place, stage in enumerate(contents.stages)
             if stage.views
         ],
+        runs=tables.list_runs(contents),
         configs=_list_configs(contents),
         costs={arm: contents.describe_cost(arm) for arm in contents.arms},
         cost_heads=(*costs.HEADS, costs.MEASURING),

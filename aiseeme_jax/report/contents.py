@@ -14,6 +14,7 @@ from aiseeme_jax.evaluate.scores import score_measurement
 from aiseeme_jax.report.names import describe_target
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.keys import shorten
+from aiseeme_jax.store.runs import read_runs
 from aiseeme_jax.training.journal import METRICS, read_journal
 
 
@@ -83,6 +84,7 @@ class Contents:
       stages_of: the stages of each arm, those included that other arms share.
       missing: sentences about what is not there yet.
       data_warnings: what the preparations of the data sets warned of.
+      made: the entries of run.json.
       runs_shown: of a page of several runs, the contents of each by its name; else empty.
     """
 
@@ -95,6 +97,7 @@ class Contents:
     stages_of: dict[str, list[Stage]]
     missing: list[str]
     data_warnings: list[str]
+    made: list[dict[str, Any]] = field(default_factory=list)
     runs_shown: dict[str, "Contents"] = field(default_factory=dict)
 
     @property
@@ -210,6 +213,7 @@ def read_contents(workdir: Path, *, scored: bool = True, statistics: Mapping[str
         stages_of=stages_of,
         missing=[*_describe_missing_stages(stages.values()), *_describe_missing_runs(arms, runs)],
         data_warnings=_list_data_warnings(stages.values(), runs),
+        made=read_runs(workdir),
     )
 
 

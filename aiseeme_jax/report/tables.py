@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from aiseeme_jax.curriculum.costs import cost_of_work
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.evaluate.labels import ClassLabels
@@ -170,6 +171,26 @@ def _describe_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
         "state": trial["state"],
         "chosen": trial["state"] == "chosen",
         "time": duration(trial["seconds"]),
+    }
+
+
+def list_runs(contents: Contents) -> list[dict[str, str]]:
+    """Each run that worked in the workdir: when, how it ended, what it spent, and what it was made with."""
+    shown = contents.runs_shown or {"": contents}
+    return [_describe_run(name, run) for name, one in shown.items() for run in one.made]
+
+
+def _describe_run(name: str, run: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "run": name,
+        "start": run["start"].removesuffix("+00:00").replace("T", " "),
+        "time": duration(run["seconds"]) if "seconds" in run else "–",
+        "energy": cost_of_work(run).energy,
+        "outcome": run.get("outcome", "has not ended, or was killed"),
+        "where": f"{run.get('devices', '?')} × {run['device']}, on {run['host']}",
+        "versions": ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
+        "commit": run["commit"] or "–",
+        "command": run["command"],
     }
 
 

@@ -86,7 +86,7 @@ def not_trained(monkeypatch):
 class TestRun:
     def test_leaves_the_files_of_the_layout(self, finished):
         top = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
-        files = {"config.json", "plan.json", "results.csv", "report.html", "MODEL_CARD.md"}
+        files = {"config.json", "plan.json", "run.json", "results.csv", "report.html", "MODEL_CARD.md"}
         assert top == {*files, "stages", "measurements"}
         names = sorted(path.name for path in (finished / "stages").iterdir() if path.is_dir())
         assert [re.sub("-[0-9a-f]{12}$", "", name) for name in names] == ["00-rotation", "01-npid", "01-npid"]
@@ -153,7 +153,7 @@ class TestRun:
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
         results_before = (finished / "results.csv").read_bytes()
         curriculum.run(config(), finished)
-        written = {"config.json", "plan.json", "results.csv", "report.html", "MODEL_CARD.md"}
+        written = {"config.json", "plan.json", "run.json", "results.csv", "report.html", "MODEL_CARD.md"}
         kept = {path: time for path, time in before.items() if path.name not in written}
         assert {path: path.stat().st_mtime_ns for path in kept} == kept and trained == []
         assert (finished / "results.csv").read_bytes() == results_before
@@ -340,6 +340,7 @@ class TestChanges:
             "plan.json",
             "report.html",
             "results.csv",
+            "run.json",
         ]
         loaded, _ = aiseeme_jax.load_backbone(tmp_path / "two")
         assert weights.backbone_hash(loaded) == stage_records(tmp_path / "one")[0]["backbone_hash"]
