@@ -25,6 +25,7 @@ from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
 from aiseeme_jax.jobs.rounds import Maker, Round, Workers
+from aiseeme_jax.jobs.run_record import record_run
 from aiseeme_jax.search import certainty, findings, trials
 from aiseeme_jax.search.best_order import FILE as BEST_ORDER
 from aiseeme_jax.search.best_order import write_best_order

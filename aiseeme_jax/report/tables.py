@@ -187,7 +187,7 @@ def _describe_run(name: str, run: Mapping[str, Any]) -> dict[str, str]:
         "time": duration(run["seconds"]) if "seconds" in run else "–",
         "energy": cost_of_work(run).energy,
         "outcome": run.get("outcome", "has not ended, or was killed"),
-        "where": f"{run.get('devices', '?')} × {run['device']}, on {run['host']}",
+        "where": f"{run.get('devices', '?')} × {run['device']} on {run['host']}",
         "versions": ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
         "commit": run["commit"] or "–",
         "command": run["command"],

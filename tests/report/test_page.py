@@ -73,9 +73,9 @@ def test_every_part_is_there(page):
         "1,234",
         "Further metrics",
         "Linear probe: each class",
-        "Start (UTC) 2030-01-02 03:04:05 Wall time 1 min 20 s Energy 2 Wh Outcome stopped",
-        "Wall time – Energy not measured Outcome has not ended, or was killed",
-        "Devices 2 × abacus on node1 Versions jax 1.2.3 Commit 0123abc-changed Command launch.py --config=<own>",
+        "Start (UTC)2030-01-02 03:04:05Wall time1 min 20 sEnergy2 WhOutcomestopped",
+        "Wall time–Energynot measuredOutcomehas not ended, or was killed",
+        "Devices2 × abacus on node1Versionsjax 1.2.3Commit0123abc-changedCommandlaunch.py --config=<own>",
     ):
         assert part in text
     assert "This run is not complete" not in text and "classes occur" not in text
