@@ -131,6 +131,10 @@ class PlannedFisher:
     def inputs(self) -> dict[str, "Piece"]:
         return {"stage": self.stage}
 
+    @property
+    def title(self) -> str:
+        return f"{self.stage.title}: Fisher information"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedMeasurement:

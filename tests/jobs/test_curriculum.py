@@ -114,7 +114,8 @@ class TestRun:
     def test_results_have_every_arm_on_every_target(self, finished):
         with open(finished / "results.csv") as file:
             rows = list(csv.DictReader(file))
-        assert list(rows[0]) == ["arm", "target", "fraction", "seed", "metric", "value", "low", "high"]
+        columns = ["arm", "target", "fraction", "seed", "metric", "value", "low", "high", *results.COSTS]
+        assert list(rows[0]) == columns
         arms = ["curriculum", "scratch", "single:rotation", "single:npid"]
         runs = [("0.5", "0"), ("0.5", "1"), ("1.0", "0")]
         headline = {(r["arm"], r["fraction"], r["seed"]): r for r in rows if r["metric"] == "balanced_accuracy"}
