@@ -116,15 +116,20 @@ def check_stage(
     for member in members:
         check_views(config.model, member, split)
 
-    def make() -> pretext.Task:
-        backbone = weights.starting_backbone(config.model, weights.SCRATCH, config.seed)
+    def make(backbone: nnx.Module) -> pretext.Task:
         return make_stage_task(stage, backbone, len(split), steps, dtype=config.model.dtype, seed=0)
 
-    task = nnx.eval_shape(make)
+    task = nnx.eval_shape(make, describe_backbone(FrozenConfigDict(config.model)))
     rows = stage.batch_size
     if stage.batch_size // task.groups < SMALL_BATCH:
         rows = trace_loss(task, split, stage.batch_size)
     teachers.check_teachers(config, stage, place, task, rows)
+
+
+@functools.lru_cache(maxsize=16)
+def describe_backbone(model: FrozenConfigDict) -> nnx.Module:
+    """The backbone of a model with shapes and types in the place of arrays; made once for all stages and targets."""
+    return nnx.eval_shape(lambda: weights.starting_backbone(model, weights.SCRATCH, 0))
 
 
 def check_share(config: ConfigDict, stage: ConfigDict, split: data.Split) -> None:
@@ -208,7 +213,7 @@ def check_endpoint(model: ConfigDict, target: ConfigDict) -> None:
     """Raises UserError if a target measures features at an endpoint that the backbone does not have."""
     if "endpoint" not in target or target.endpoint == DEFAULT_ENDPOINT:
         return
-    backbone = nnx.eval_shape(lambda: weights.starting_backbone(model, weights.SCRATCH, 0))
+    backbone = describe_backbone(FrozenConfigDict(model))
     shape = (1, *(target.views.size,) * model.dimensions, model.channels)
     known = nnx.eval_shape(lambda m, x: m(x, train=False), backbone, jax.ShapeDtypeStruct(shape, jnp.float32))
     if target.endpoint not in known:
@@ -225,7 +230,7 @@ def check_finetuning(model: ConfigDict, target: ConfigDict, images: int) -> None
     """
     batch = min(finetune.batch_size_for(target.batch_size, round(images * share)) for share in target.fractions)
     if batch < SMALL_BATCH:
-        backbone = nnx.eval_shape(lambda: weights.starting_backbone(model, weights.SCRATCH, 0))
+        backbone = describe_backbone(FrozenConfigDict(model))
         shape = (batch, *(target.views.size,) * model.dimensions, model.channels)
         nnx.eval_shape(lambda m, x: m(x, train=True)["pooled"], backbone, jax.ShapeDtypeStruct(shape, jnp.float32))
 
