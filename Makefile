@@ -17,6 +17,10 @@ demo: venv
 	$(BIN)/python -m tfds_builders prepare derm_phantom/demo --data_dir data
 	$(BIN)/python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
 
+# Compiled test files are kept between runs, also where the environment says otherwise: to compile them takes each worker
+# as long as to read them.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+
 test: venv
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 

@@ -15,8 +15,12 @@ class Killed(BaseException):
 
 @pytest.fixture
 def splits(monkeypatch):
-    """Names of the splits opened, in the place of prepared data sets."""
+    """Names of the splits opened, in the place of prepared data sets.
+
+    The runs are on two devices: eight that share a processor do the same, and wait for one another.
+    """
     opened = []
+    tiny.use_devices(monkeypatch, 2)
 
     def open_split(name, split, data_dir):
         opened.append(split)

@@ -202,8 +202,8 @@ def test_unknown_variant(launch_forked, phantom, tmp_path):  # noqa: F811
         ("", "'.' is a folder"),
     ],
 )
-def test_what_is_no_config_file_is_told_with_those_that_are(config, message, phantom, tmp_path):  # noqa: F811
-    said = fails(tmp_path / "run", phantom, config=config)
+def test_what_is_no_config_file_is_told_with_those_that_are(config, message, launch_forked, phantom, tmp_path):  # noqa: F811
+    said = fails(tmp_path / "run", phantom, config=config, launch=launch_forked)
     assert f"error: --config: {message}. Config files are configs/base.py, configs/cxr_curriculum.py, " in said
     assert "configs/recipes.py" not in said.partition("Config files are")[2]
 
@@ -261,9 +261,9 @@ def test_addresses_in_a_network_and_files_are_no_workdirs(launch_forked, phantom
         ),
     ],
 )
-def test_a_mistake_in_a_config_file_is_told_by_its_line(text, message, phantom, tmp_path):  # noqa: F811
+def test_a_mistake_in_a_config_file_is_told_by_its_line(text, message, launch_forked, phantom, tmp_path):  # noqa: F811
     (tmp_path / "own.py").write_text(text)
-    said = fails(tmp_path / "run", phantom, config=str(tmp_path / "own.py"))
+    said = fails(tmp_path / "run", phantom, config=str(tmp_path / "own.py"), launch=launch_forked)
     assert re.search(message, said) and "Other fields" not in said
 
 

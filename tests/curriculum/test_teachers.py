@@ -189,11 +189,20 @@ def kill_in(monkeypatch, made, workdir, label, step):
             curriculum.run(made, workdir)
 
 
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory):
+    """A store for several runs: what they have in common is made once."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.mark.slow
 class TestCurriculum:
     @pytest.mark.parametrize("kind", [*distill.KINDS, distill.AVERAGING])
-    def test_two_stages_of_every_kind(self, kind, tmp_path):
-        done = train(two({"kind": kind}), tmp_path)
+    def test_two_stages_of_every_kind(self, kind, tmp_path, shared_store):
+        made = two({"kind": kind})
+        made.runtime.store = str(shared_store)
+        before = list(shared_store.glob("fisher/*"))
+        done = train(made, tmp_path)
         first, _ = stage_records(tmp_path)
         assert done["start_hash"] == first["backbone_hash"] and np.isfinite(done["final_loss"])
         log = (stage_folders(tmp_path)[1] / "metrics.jsonl").read_text()
@@ -202,7 +211,8 @@ class TestCurriculum:
             assert done["teachers"]["00-rotation"] == first["backbone_hash"]
         assert ("Fisher information of 00-rotation" in done["teachers"]) == (kind == "ewc")
         assert ("projector at the start" in done["teachers"]) == (kind == "cassle")
-        assert bool(list(tmp_path.glob("fisher/00-rotation-*/fisher.safetensors"))) == (kind == "ewc")
+        made_now = [folder for folder in shared_store.glob("fisher/*") if folder not in before]
+        assert [(folder / "fisher.safetensors").exists() for folder in made_now] == [True] * (kind == "ewc")
         names = weights.load_backbone(tmp_path)[0]
         assert not any("distillation" in name for name in tiny.arrays(names))
 

@@ -55,7 +55,8 @@ def read(path):
 
 
 @pytest.mark.slow
-def test_the_command_compares_the_arms_of_runs(tmp_path, capsys):
+def test_the_command_compares_the_arms_of_runs(tmp_path, capsys, monkeypatch):
+    tiny.use_devices(monkeypatch, 8)
     stages = (stage("rotation", 2), stage("npid", 2))
     for seed in (0, 1):
         curriculum.run(config(stages, seed=seed, baselines=("scratch", "single")), tmp_path / str(seed))
