@@ -34,19 +34,23 @@ COUNTS = [("odc", "interval")]
 
 
 def step(name: str, **fields) -> dict[str, np.ndarray]:
-    """Loss and state of a task after one step early in a stage, with weights that have moved."""
+    """Loss and state of a task after one step early in a stage, with weights that have moved.
+
+    The views are a program of their own: most fields leave it as it is, and it is compiled once.
+    """
     task = tiny.task(tiny.stage(name, views=tiny.PLAIN, **fields), tiny.table_body(name))
     graph, params, rest = nnx.split(task, nnx.Param, ...)
 
     @jax.jit
-    def run(params, rest):
+    def run(params, rest, views):
         made = nnx.merge(graph, params, rest)
-        loss = made.loss(made.views(jax.random.key(0), tiny.batch()), jnp.float32(0.05)).loss
+        loss = made.loss(views, jnp.float32(0.05)).loss
         nnx.update(made, jax.tree.map(lambda leaf: leaf + 0.1, nnx.state(made, nnx.Param)))
         made.after_update(jnp.float32(0.1))
         return {"loss": loss, **tiny.named(nnx.as_pure(nnx.state(made)))}
 
-    return {key: np.asarray(value) for key, value in run(nnx.as_pure(params), nnx.as_pure(rest)).items()}
+    drawn = jax.jit(task.views)(jax.random.key(0), tiny.batch())
+    return {key: np.asarray(value) for key, value in run(nnx.as_pure(params), nnx.as_pure(rest), drawn).items()}
 
 
 def differ(one, other) -> bool:
