@@ -38,30 +38,32 @@ def assert_close(one, other, tolerance, stages=("00-rotation", "01-moco_v2")):
             assert error <= tolerance, f"{stage} {name}: {error:.2g}"
 
 
-def test_two_processes_come_to_the_same_clusters(phantom, tmp_path):  # noqa: F811
-    """Of features that neither of them has made alone; otherwise they would train on different labels."""
-    run_as_one_and_as_two(tmp_path, phantom, "tests/tiny_config.py:clustering")
-    assert_close(tmp_path / "two", tmp_path / "one", 1e-6, ("00-deepcluster", "01-clusterfit"))
-
-
-def test_two_processes_find_the_same_learning_rate_and_batch_size(phantom, tmp_path):  # noqa: F811
-    run_as_one_and_as_two(tmp_path, phantom, "tests/tiny_config.py:tuning")
-    found = [artifacts.read_record(next((tmp_path / name).glob("tuning/*"))) for name in ("one", "two")]
-    assert found[0]["tuning_hash"] == found[1]["tuning_hash"]
-    one, two = ([(row["learning_rate"], row["batch_size"], row["state"]) for row in of["trials"]] for of in found)
-    assert one == two and len(one) == 3
-    assert_close(tmp_path / "two", tmp_path / "one", 1e-5, ("00-rotation",))
-
-
-def run_as_one_and_as_two(tmp_path, phantom, config):  # noqa: F811
-    """One process with two devices, in the workdir 'one', and two processes with one each, in 'two'."""
-    code, said = running.launch(tmp_path / "one", phantom, devices=2, config=config)
+@pytest.fixture(scope="module")
+def one_and_two(phantom, tmp_path_factory):  # noqa: F811
+    """Workdirs of the curricula of kind 'shared': of one process with two devices, and of two with one each."""
+    folder, config = tmp_path_factory.mktemp("shared"), "tests/tiny_config.py:shared"
+    code, said = running.launch(folder / "one", phantom, devices=2, config=config)
     assert code == 0, said
     flags = ("--distributed", f"--coordinator=localhost:{running.free_port()}", "--num_processes=2")
-    started = [running.start(tmp_path / "two", phantom, *flags, f"--process_id={i}", config=config) for i in range(2)]
+    started = [running.start(folder / "two", phantom, *flags, f"--process_id={i}", config=config) for i in range(2)]
     for process in started:
         code, said = running.finish(process)
         assert code == 0, said
+    return folder / "one", folder / "two"
+
+
+def test_two_processes_come_to_the_same_clusters(one_and_two):
+    """Of features that neither of them has made alone; otherwise they would train on different labels."""
+    one, two = one_and_two
+    assert_close(two, one, 1e-6, ("00-deepcluster", "01-clusterfit"))
+
+
+def test_two_processes_find_the_same_learning_rate_and_batch_size(one_and_two):
+    found = [artifacts.read_record(next(workdir.glob("tuning/*"))) for workdir in one_and_two]
+    assert found[0]["tuning_hash"] == found[1]["tuning_hash"]
+    one, two = ([(row["learning_rate"], row["batch_size"], row["state"]) for row in of["trials"]] for of in found)
+    assert one == two and len(one) == 3
+    assert_close(one_and_two[1], one_and_two[0], 1e-5, ("00-rotation",))
 
 
 def test_an_error_that_one_process_notices_ends_all_of_them(one_process, phantom, tmp_path):  # noqa: F811

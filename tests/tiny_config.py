@@ -3,6 +3,7 @@
 from functools import partial
 
 import tiny
+from ml_collections import ConfigDict
 
 from aiseeme_jax import models
 from aiseeme_jax.models import resnet
@@ -14,20 +15,21 @@ models.BACKBONES = {**models.BACKBONES, "tiny": partial(models.ResNet, "tiny")}
 
 
 def get_config(kind: str = ""):
-    """As said above; of kind 'clustering' with the two tasks that look at the whole split at once.
+    """As said above.
 
-    Of kind 'tuning' with a stage whose learning rate and batch size are searched.
+    Of kind 'shared' two curricula of what several processes must agree on: the two tasks that look at the whole split
+    at once, and a stage whose learning rate and batch size are searched.
     """
     config = base.get_config()
     config.data.name = "derm_phantom/tiny"
     config.model.update({"name": "tiny", "width": 0.125, "stem": "small", "dtype": "float32"})
     config.stages = (stage("rotation", 30), stage("moco_v2", 60, distill={"kind": "mse"}))
-    if kind == "clustering":
-        config.stages = (stage("deepcluster", 40), stage("clusterfit", 20))
-    if kind == "tuning":
+    if kind == "shared":
         judge = base.proxy("knn", size=tiny.SIZE, neighbours=3, samples=5)
         search = base.tuning(judge, auto=("learning_rate", "batch_size"), batches=(8, 16), trials=2, rungs=2, keep=2)
-        config.stages = (stage("rotation", 16, tuning=search),)
+        clustered = (stage("deepcluster", 40), stage("clusterfit", 20))
+        config.stages = ()
+        config.curricula = ConfigDict({"clustered": clustered, "tuned": (stage("rotation", 16, tuning=search),)})
     config.targets = (base.target("knn", size=tiny.SIZE, neighbours=(3, 5)),)
     config.baselines = ()
     config.statistics.samples = 20
