@@ -12,11 +12,13 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax.augment.blur import gaussian_blur
-from aiseeme_jax.evidence.halves import as_map, list_attentions, run_after, run_until
+from aiseeme_jax.evidence import halves
+from aiseeme_jax.evidence.halves import Placement, as_map, list_attentions, run_after, run_until
 from aiseeme_jax.models import ViT
 
 Activations = Float[Array, "b h w k"]
@@ -114,9 +116,28 @@ def occlude(score: Callable[[Images], Float[Array, " b"]], views: Images, fillin
     return drops / counts
 
 
-def enlarge(maps: Maps, shape: tuple[int, int]) -> Maps:
-    """Maps at the size of an image [H, W]: bilinear, with centres of pixels at halves."""
-    return jax.image.resize(maps, (maps.shape[0], *shape), "bilinear")
+def enlarge(maps: Maps, shape: tuple[int, int], placement: Placement) -> Maps:
+    """Maps at the size of an image [H, W]: linear between the centres of units, constant beyond the outer ones.
+
+    If pixels are farther apart than units, those in between are averaged by a triangle.
+    """
+    rows, columns = (_weigh(count, side, placement) for count, side in zip(shape, maps.shape[1:], strict=True))
+    return jnp.einsum("yh,bhw,xw->byx", rows, maps, columns, precision="highest")
+
+
+def _weigh(count: int, units: int, placement: Placement) -> Float[np.ndarray, "count units"]:
+    """What each unit counts at each of `count` pixels."""
+    places, distance = placement.find_units(count)
+    apart = np.abs(np.clip(places, 0, units - 1)[:, None] - np.arange(units))
+    weights = np.maximum(0, 1 - apart / max(1.0, distance))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def find_placement(method: str, backbone: nnx.Module, endpoint: str, side: int) -> Placement:
+    """Where the units of a method's map lie in a view with `side` pixels."""
+    if METHODS[method].of_pixels:
+        return Placement(0, 1, side)
+    return halves.find_placement(backbone, endpoint, side)
 
 
 @dataclass(frozen=True)
@@ -127,6 +148,7 @@ class Method:
       draw: (backbone, head, views, wanted, endpoint) -> maps.
       needs_class: it explains a logit, so it needs a classifier and labels.
       of_layer: its map is that of an endpoint; others are maps of the whole network.
+      of_pixels: its map has a value for each pixel of the view.
       takes: whether it can be used with a backbone.
       why_not: says why not.
     """
@@ -134,6 +156,7 @@ class Method:
     draw: Callable[..., Maps]
     needs_class: bool
     of_layer: bool = True
+    of_pixels: bool = False
     takes: Callable[[nnx.Module], bool] = lambda backbone: True
     why_not: str = ""
 
@@ -193,9 +216,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         ),
         # Views are normalised by the mean of the data: 0 is that mean.
         "occlusion_mean": Method(
-            functools.partial(_draw_occlusion, fill=jnp.zeros_like), needs_class=True, of_layer=False
+            functools.partial(_draw_occlusion, fill=jnp.zeros_like), needs_class=True, of_layer=False, of_pixels=True
         ),
-        "occlusion_blur": Method(functools.partial(_draw_occlusion, fill=_blur), needs_class=True, of_layer=False),
+        "occlusion_blur": Method(
+            functools.partial(_draw_occlusion, fill=_blur), needs_class=True, of_layer=False, of_pixels=True
+        ),
     }
 )
 

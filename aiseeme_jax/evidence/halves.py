@@ -4,8 +4,12 @@ The gradient of a logit with respect to the activations at an endpoint needs the
 `run_after(backbone, run_until(backbone, x, endpoint), endpoint)` is `backbone(x, train=False)["pooled"]`.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -14,6 +18,8 @@ from aiseeme_jax.models import ResNet, ViT
 
 ENDPOINTS = ("stem", "stage1", "stage2", "stage3", "stage4")
 QUARTERS = 4
+# Size, stride and padding of `models.convolution.max_pool`.
+POOLING = (3, 2, 1)
 
 
 def check_endpoint(endpoint: str) -> None:
@@ -46,6 +52,56 @@ def run_after(backbone: nnx.Module, handed: Array, endpoint: str) -> Float[Array
         for block in blocks:
             x = block(x, train=False)
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the units of a map lie: the centre of unit i is on pixel `first + step * i` of a view, along each side.
+
+    Attributes:
+      side: of the view, in pixels.
+    """
+
+    first: float
+    step: float
+    side: int
+
+    def find_units(self, count: int) -> tuple[Float[np.ndarray, " count"], float]:
+        """The places of `count` pixels that share the side of the view evenly, in units, and how far apart they are."""
+        pixels = (np.arange(count) + 0.5) / count * self.side - 0.5
+        return (pixels - self.first) / self.step, self.side / count / self.step
+
+
+def find_placement(backbone: nnx.Module, endpoint: str, side: int) -> Placement:
+    """Where the units of the map at an endpoint lie.
+
+    A window of k places with a stride and a padding moves the first centre by (k - 1) / 2 - padding (Araujo et al.,
+    Distill 2019, "Computing Receptive Fields of Convolutional Neural Networks"). The padding of a ResNet here and in
+    torchvision is half the window, so its first units are centred on pixel 0, and not on the middle of what they stand
+    for. A patch of a ViT is centred on its middle.
+    """
+    if isinstance(backbone, ViT):
+        return Placement((backbone.patch - 1) / 2, backbone.patch, side)
+    first, step = 0.0, 1
+    for size, stride, padding in _list_windows(backbone, ENDPOINTS.index(endpoint)):
+        first += step * ((size - 1) / 2 - padding)
+        step *= stride
+    return Placement(first, step, side)
+
+
+def _list_windows(backbone: ResNet, stages: int) -> Iterator[tuple[int, int, int]]:
+    """Size, stride and padding of all windows on the way through the first stages."""
+    blocks = [block for stage in list(backbone.stages)[:stages] for block in stage]
+    yield _read_window(backbone.stem_convolution)
+    if backbone.stem == "standard":
+        yield POOLING
+    for block in blocks:
+        yield from map(_read_window, block.convolutions)
+
+
+def _read_window(convolution: nnx.Conv) -> tuple[int, int, int]:
+    parts = convolution.kernel_size, convolution.strides, convolution.padding
+    return tuple(int(part if isinstance(part, int) else part[0]) for part in parts)
 
 
 def as_map(backbone: nnx.Module, handed: Array, shape: tuple[int, ...]) -> Float[Array, "b h w k"]:

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from aiseeme_jax import augment
 from aiseeme_jax.evidence import localisation
-from aiseeme_jax.evidence.attention import METHODS, draw_maps, enlarge
+from aiseeme_jax.evidence.attention import METHODS, draw_maps, enlarge, find_placement
+from aiseeme_jax.evidence.halves import Placement
 from aiseeme_jax.evidence.sanity import correlate_maps, make_random, randomise_downwards
 
 RANDOM_SEEDS = (0, 1, 2)
@@ -60,13 +61,13 @@ class Cases:
     def areas(self) -> Float[np.ndarray, " n"]:
         return np.array([localisation.share_inside(mask) for mask in self.masks])
 
-    def score(self, maps: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n m"]:
+    def score(self, maps: Float[np.ndarray, "n h w"], placement: Placement) -> Float[np.ndarray, "n m"]:
         """Scores of maps of any size; NaN for an image without a class to explain, whose map is NaN."""
-        return self._score(maps, self.masks)
+        return self._score(maps, placement, self.masks)
 
-    def score_others(self, maps: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n m"]:
+    def score_others(self, maps: Float[np.ndarray, "n h w"], placement: Placement) -> Float[np.ndarray, "n m"]:
         """Mean scores against masks of other images."""
-        return np.mean([self._score(maps, self.masks[rows]) for rows in self.others], axis=0)
+        return np.mean([self._score(maps, placement, self.masks[rows]) for rows in self.others], axis=0)
 
     def score_prior(self, sd: float | None) -> Float[np.ndarray, "n m"]:
         """Scores of the centre prior, or of a uniform map if `sd` is None."""
@@ -74,10 +75,12 @@ class Cases:
         prior = np.ones(shape) if sd is None else localisation.centre_prior(shape, sd)
         return localisation.score_maps(np.broadcast_to(prior, self.masks.shape), self.masks)
 
-    def _score(self, maps: Float[np.ndarray, "n h w"], masks: UInt8[np.ndarray, "n h w"]) -> np.ndarray:
+    def _score(
+        self, maps: Float[np.ndarray, "n h w"], placement: Placement, masks: UInt8[np.ndarray, "n h w"]
+    ) -> np.ndarray:
         known = np.isfinite(maps).all(axis=(1, 2))
         scores = np.full((len(maps), len(localisation.MEASURES)), np.nan)
-        large = np.maximum(np.asarray(enlarge(jnp.asarray(maps[known]), masks.shape[1:])), 0)
+        large = np.maximum(np.asarray(enlarge(jnp.asarray(maps[known]), masks.shape[1:], placement)), 0)
         scores[known] = localisation.score_maps(large, masks[known])
         return scores
 
@@ -100,6 +103,10 @@ class Network:
         """Networks of one kind differ in their weights alone."""
         head = "" if self.head is None else f"{type(self.head).__name__} {self.head.kernel.shape}"
         return f"{json.dumps(self.backbone.config, sort_keys=True)} {head} {self.views}"
+
+    def find_placement(self, method: str, endpoint: str) -> Placement:
+        """Where the units of its maps lie."""
+        return find_placement(method, self.backbone, endpoint, self.views.size)
 
     def draw(self, method: str, cases: Cases, endpoint: str, batch_size: int) -> Float[np.ndarray, "n h w"]:
         """Maps of all cases, as coarse as the method makes them; NaN where there is no class to explain."""
@@ -158,13 +165,14 @@ class Looker:
         """
         maps = self._draw(method, network)
         random_maps, random_scores, random_empty = self._measure_random(method, network)
+        placement = network.find_placement(method, self.endpoint)
         similar = [correlate_maps(maps, other) for other in random_maps]
         cascade = self._randomise(method, network) if sanity and not method.startswith("occlusion") else {}
         return Looked(
             maps=maps,
-            own=self.cases.score(maps),
+            own=self.cases.score(maps, placement),
             random=random_scores,
-            shuffled=self.cases.score_others(maps),
+            shuffled=self.cases.score_others(maps, placement),
             empty=localisation.find_empty(maps),
             random_empty=random_empty,
             similarity=_median_of_known(similar),
@@ -185,7 +193,8 @@ class Looker:
                 Network(*make_random(network.backbone, network.head, seed), network.views) for seed in RANDOM_SEEDS
             ]
             maps = [self._draw(method, other) for other in others]
-            scores = np.mean([self.cases.score(found) for found in maps], axis=0)
+            placement = network.find_placement(method, self.endpoint)
+            scores = np.mean([self.cases.score(found, placement) for found in maps], axis=0)
             self._random[place] = maps, scores, np.mean([localisation.find_empty(found) for found in maps], axis=0)
         return self._random[place]
 

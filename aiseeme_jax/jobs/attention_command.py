@@ -203,10 +203,11 @@ def draw_pictures(
     names = [arm for arm, used in found if used == method][:PICTURED_ARMS]
     maps = {name: next(iter(found[name, method].values())).maps for name in names}
     network = next(iter(arms[names[0]].networks_for(METHODS[method].needs_class).values()))
+    placement = network.find_placement(method, looker.endpoint)
     maps["random weights"] = looker.random_maps(method, network)
     shape = cases.masks.shape[1:]
     columns = {
-        name: np.nan_to_num(np.asarray(enlarge(jnp.asarray(found_maps[rows]), shape)))
+        name: np.nan_to_num(np.asarray(enlarge(jnp.asarray(found_maps[rows]), shape, placement)))
         for name, found_maps in maps.items()
     }
     shown = np.asarray(augment.stored_to_display(jnp.asarray(cases.images[rows]), network.views))

@@ -145,9 +145,56 @@ def test_occlusion_of_a_planted_linear_model_is_its_weights():
     np.testing.assert_allclose(odd, 4.0)
 
 
-def test_maps_are_enlarged_bilinearly_with_half_pixel_centres():
-    found = np.asarray(attention.enlarge(jnp.array([[[0.0, 1.0]]]), (1, 4)))
-    np.testing.assert_allclose(found[0, 0], [0, 0.25, 0.75, 1])
+@pytest.mark.parametrize(("units", "pixels"), [(2, 4), (5, 20), (6, 64), (64, 24), (7, 7)])
+def test_maps_whose_units_share_the_image_are_enlarged_as_jax_does_it(units, pixels):
+    maps = jax.random.uniform(jax.random.key(0), (2, units, units))
+    step = 4
+    placement = halves.Placement((step - 1) / 2, step, step * units)
+    found = attention.enlarge(maps, (pixels, pixels), placement)
+    np.testing.assert_allclose(found, jax.image.resize(maps, (2, pixels, pixels), "bilinear"), atol=2e-5)
+
+
+def test_units_lie_where_their_placement_says():
+    placement = halves.Placement(0, 4, 8)
+    found = np.asarray(attention.enlarge(jnp.array([[[0.0, 1.0]]]), (1, 8), placement))
+    np.testing.assert_allclose(found[0, 0], [0, 0.25, 0.5, 0.75, 1, 1, 1, 1])
+    # A mask of half the size: its pixels lie between two pixels of the view.
+    found = np.asarray(attention.enlarge(jnp.array([[[0.0, 1.0]]]), (1, 4), placement))
+    np.testing.assert_allclose(found[0, 0], [0.125, 0.625, 1, 1])
+
+
+def test_placements_follow_from_windows(networks):
+    standard = models.make_backbone("small", width=0.125, stem="standard", rngs=nnx.Rngs(0))
+    places = [halves.find_placement(standard, endpoint, 64) for endpoint in halves.ENDPOINTS]
+    assert [(one.first, one.step) for one in places] == [(0, 4), (0, 4), (0, 8), (0, 16), (0, 32)]
+    places = [halves.find_placement(networks["small"], endpoint, 64) for endpoint in halves.ENDPOINTS]
+    assert [(one.first, one.step) for one in places] == [(0, 1), (0, 1), (0, 2), (0, 4), (0, 8)]
+    assert attention.find_placement("rollout", networks["small_vit"], "stage1", SIDE) == halves.Placement(1.5, 4, SIDE)
+    assert attention.find_placement("occlusion_blur", standard, "stage3", SIDE) == halves.Placement(0, 1, SIDE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", ["standard", "small"])
+def test_a_point_is_found_where_it_was_planted(networks, stem):
+    """A network of means: the centre of what it makes of a point is the point, whatever the stride."""
+    backbone = models.make_backbone("small", width=0.125, stem=stem, rngs=nnx.Rngs(0))
+    for _, module in nnx.iter_modules(backbone):
+        if isinstance(module, nnx.Conv):
+            module.kernel.set_value(jnp.ones_like(module.kernel[...]) / module.kernel[...].size)
+        elif isinstance(module, nnx.BatchNorm):
+            module.scale.set_value(jnp.ones_like(module.scale[...]))
+    points = np.arange(60, 68)
+    x = np.zeros((len(points), 128, 128, 3), np.float32)
+    x[np.arange(len(points)), points, points + 8] = 1
+    for endpoint in ("stem", "stage2"):
+        placement = halves.find_placement(backbone, endpoint, 128)
+        maps = halves.as_map(backbone, halves.run_until(backbone, jnp.asarray(x), endpoint), x.shape).mean(axis=-1)
+        large = np.asarray(attention.enlarge(maps, (128, 128), placement))
+        total = large.sum(axis=(1, 2))
+        rows, columns = (np.einsum(f"bhw,{axis}->b", large, np.arange(128)) / total for axis in "hw")
+        # Pooling and strides move a single point, but not the mean over the places between two units.
+        assert rows.mean() == pytest.approx(points.mean(), abs=1e-3)
+        assert columns.mean() == pytest.approx(points.mean() + 8, abs=1e-3)
 
 
 @pytest.mark.slow

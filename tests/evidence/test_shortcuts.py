@@ -55,7 +55,9 @@ def measure(network, images, clean, labels):
     maps = attention.draw_maps("grad_cam", network.backbone, network.head, normalise(images), wanted, "stage1")
     probs = [np.asarray(jax.nn.softmax(network(normalise(x), train=False)[0])) for x in (images, clean)]
     boxes = shortcuts.find_mark(images, clean)
-    return shortcuts.measure_shortcut(np.asarray(attention.enlarge(maps, (SIDE, SIDE))), boxes, labels, *probs)
+    placement = attention.find_placement("grad_cam", network.backbone, "stage1", SIDE)
+    large = np.asarray(attention.enlarge(maps, (SIDE, SIDE), placement))
+    return shortcuts.measure_shortcut(large, boxes, labels, *probs)
 
 
 @pytest.mark.slow
