@@ -115,7 +115,7 @@ def read_pretraining_cost(store: Store, arm: workdirs.ArmEntry) -> Cost:
 def describe_cost(pretraining: Cost, measuring: Cost) -> str:
     """The cost of an arm in one line of a terminal."""
     images, time, energy = pretraining.words
-    return f"pretraining {images} images, {time} of one device, energy {energy}; measuring {measuring.time}"
+    return f"pretraining {images} images, {time}, energy {energy}; measuring {measuring.time}"
 
 
 def fill_columns(pretraining: Cost, measuring: Cost) -> dict[str, float]:

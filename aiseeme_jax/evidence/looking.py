@@ -1,9 +1,10 @@
 """Where networks look on the same images: maps, their scores, and those of networks with random weights."""
 
+import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from aiseeme_jax.evidence import localisation
 from aiseeme_jax.evidence.attention import METHODS, draw_maps, enlarge, find_placement
 from aiseeme_jax.evidence.halves import Placement
 from aiseeme_jax.evidence.sanity import correlate_maps, make_random, randomise_downwards
+from aiseeme_jax.store import keys
 
 RANDOM_SEEDS = (0, 1, 2)
 # How many other masks each image gets as a control.
@@ -98,11 +100,26 @@ class Network:
     head: nnx.Module | None
     views: augment.AnyViews
 
-    @property
-    def kind(self) -> str:
-        """Networks of one kind differ in their weights alone."""
-        head = "" if self.head is None else f"{type(self.head).__name__} {self.head.kernel.shape}"
-        return f"{json.dumps(self.backbone.config, sort_keys=True)} {head} {self.views}"
+    def describe_kind(self, needs_class: bool) -> dict[str, Any]:
+        """What a map depends on beside the weights, as JSON values.
+
+        Args:
+          needs_class: whether the method explains a class; otherwise the head has no part in it.
+        """
+        found = {"model": self.backbone.config, "views": dataclasses.asdict(self.views)}
+        if needs_class:
+            scale = getattr(self.head, "scale", None)
+            found["head"] = {"kind": type(self.head).__name__, "shape": list(self.head.kernel.shape), "scale": scale}
+        return found
+
+    def hash_weights(self, needs_class: bool) -> str:
+        """Hash of the weights that have a part in a map."""
+        parts = (self.backbone, self.head) if needs_class else (self.backbone,)
+        return keys.make_key({"parts": [keys.tree_hash(nnx.to_pure_dict(nnx.state(part))) for part in parts]})
+
+    def make_random(self, seed: int) -> "Network":
+        """A network of the same kind with random weights."""
+        return Network(*make_random(self.backbone, self.head, seed), self.views)
 
     def find_placement(self, method: str, endpoint: str) -> Placement:
         """Where the units of its maps lie."""
@@ -126,11 +143,25 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The maps of one network by one method, and their scores.
+
+    Attributes:
+      maps: [N, h, w].
+      own, shuffled: scores [N, M] against the masks of the images, and against those of other images.
+    """
+
+    maps: Float[np.ndarray, "n h w"]
+    own: Float[np.ndarray, "n m"]
+    shuffled: Float[np.ndarray, "n m"]
+
+
+@dataclass(frozen=True)
 class Looked:
     """What one method found of one network.
 
     Attributes:
-      maps: [N, h, w].
+      maps, random_maps: [N, h, w], of the network, and of the first one with random weights.
       own, random, shuffled: scores [N, M]: of the maps, of those of networks with random weights (mean over their
         seeds), and of the maps against other images' masks.
       empty, random_empty: which maps are zero everywhere; of random networks, the share over seeds.
@@ -139,6 +170,7 @@ class Looked:
     """
 
     maps: Float[np.ndarray, "n h w"]
+    random_maps: Float[np.ndarray, "n h w"]
     own: Float[np.ndarray, "n m"]
     random: Float[np.ndarray, "n m"]
     shuffled: Float[np.ndarray, "n m"]
@@ -148,58 +180,22 @@ class Looked:
     cascade: dict[str, float]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Looker:
-    """Measures networks on the same cases. Random networks of one kind are measured once."""
+    """Measures networks on the same cases."""
 
     cases: Cases
     endpoint: str
     batch_size: int
-    _random: dict[tuple[str, str], tuple] = field(default_factory=dict)
 
-    def look(self, method: str, network: Network, *, sanity: bool) -> Looked:
-        """Maps of a network and their scores.
-
-        Args:
-          sanity: also make the layers random one after another, except for occlusion, which takes too long.
-        """
-        maps = self._draw(method, network)
-        random_maps, random_scores, random_empty = self._measure_random(method, network)
+    def draw(self, method: str, network: Network) -> Drawn:
+        """The maps of a network and their scores."""
+        maps = network.draw(method, self.cases, self.endpoint, self.batch_size)
         placement = network.find_placement(method, self.endpoint)
-        similar = [correlate_maps(maps, other) for other in random_maps]
-        cascade = self._randomise(method, network) if sanity and not method.startswith("occlusion") else {}
-        return Looked(
-            maps=maps,
-            own=self.cases.score(maps, placement),
-            random=random_scores,
-            shuffled=self.cases.score_others(maps, placement),
-            empty=localisation.find_empty(maps),
-            random_empty=random_empty,
-            similarity=_median_of_known(similar),
-            cascade=cascade,
-        )
+        return Drawn(maps, self.cases.score(maps, placement), self.cases.score_others(maps, placement))
 
-    def random_maps(self, method: str, network: Network) -> Float[np.ndarray, "n h w"]:
-        """Maps of the first random network of this kind."""
-        return self._measure_random(method, network)[0][0]
-
-    def _draw(self, method: str, network: Network) -> Float[np.ndarray, "n h w"]:
-        return network.draw(method, self.cases, self.endpoint, self.batch_size)
-
-    def _measure_random(self, method: str, network: Network) -> tuple:
-        place = method, network.kind
-        if place not in self._random:
-            others = [
-                Network(*make_random(network.backbone, network.head, seed), network.views) for seed in RANDOM_SEEDS
-            ]
-            maps = [self._draw(method, other) for other in others]
-            placement = network.find_placement(method, self.endpoint)
-            scores = np.mean([self.cases.score(found, placement) for found in maps], axis=0)
-            self._random[place] = maps, scores, np.mean([localisation.find_empty(found) for found in maps], axis=0)
-        return self._random[place]
-
-    def _randomise(self, method: str, network: Network) -> dict[str, float]:
-        """The median similarity over the first images, mean over seeds."""
+    def randomise(self, method: str, network: Network) -> dict[str, float]:
+        """Makes the layers random one after another, as `Looked.cascade` tells, on the first images."""
         cases = self.cases.first(SANITY_IMAGES)
         head = network.head if METHODS[method].needs_class else None
         before = network.draw(method, cases, self.endpoint, self.batch_size)
@@ -210,6 +206,21 @@ class Looker:
             if np.isfinite(similar).any():
                 found.setdefault(part, []).append(float(np.nanmedian(similar)))
         return {part: float(np.mean(values)) for part, values in found.items()}
+
+
+def look(drawn: Drawn, randoms: Sequence[Drawn], cascade: dict[str, float]) -> Looked:
+    """Puts the maps of a network beside those of networks of its kind with random weights."""
+    return Looked(
+        maps=drawn.maps,
+        random_maps=randoms[0].maps,
+        own=drawn.own,
+        random=np.mean([other.own for other in randoms], axis=0),
+        shuffled=drawn.shuffled,
+        empty=localisation.find_empty(drawn.maps),
+        random_empty=np.mean([localisation.find_empty(other.maps) for other in randoms], axis=0),
+        similarity=_median_of_known([correlate_maps(drawn.maps, other.maps) for other in randoms]),
+        cascade=cascade,
+    )
 
 
 def _median_of_known(values: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:

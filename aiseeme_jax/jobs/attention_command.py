@@ -27,11 +27,13 @@ from aiseeme_jax.evaluate import results
 from aiseeme_jax.evidence.attention import METHODS, enlarge
 from aiseeme_jax.evidence.halves import check_endpoint
 from aiseeme_jax.evidence.looking import Cases, Looked, Looker, Network, at_quantiles, choose_cases, list_wanted
+from aiseeme_jax.jobs.attention_maps import MapStore, PlannedLook, identify_images
 from aiseeme_jax.jobs.attention_networks import Arm, choose_arms, load_arms
 from aiseeme_jax.jobs.attention_tables import IMAGE_NUMBERS, NUMBERS, ImageRow, Row, Tables, write_summary
 from aiseeme_jax.report.attention_pictures import save_pictures
 from aiseeme_jax.store import workdirs
 
+COMMAND = "attention"
 TABLE, IMAGES = "attention.csv", "attention_images.csv"
 SAMPLES, SEED, BATCH = 2000, 0, 64
 # Rows and columns of a picture.
@@ -52,9 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_network(split, networks[0])
     cases = open_cases(split, options.images)
     looker = Looker(cases, options.endpoint, BATCH)
-    found = look_at_all(arms, methods, looker, split.class_names, sanity=options.sanity)
-    if not found:
+    maps = MapStore(workdirs.open_store(options.workdir, plan), looker, identify_images(split, looker))
+    looks = plan_looks(arms, methods, maps, split.class_names, sanity=options.sanity)
+    if not looks:
         raise UserError(f"none of the methods {', '.join(methods)} can be used with the arms of '{options.workdir}'")
+    planned = [one for runs in looks.values() for one in runs.values()]
+    workdirs.write_request(options.workdir, COMMAND, [piece.artifact for one in planned for piece in one.pieces()])
+    maps.draw(planned, tell)
+    found = {place: {run: maps.read(one) for run, one in runs.items()} for place, runs in looks.items()}
     write(options, looker, found, arms)
 
 
@@ -131,10 +138,10 @@ def open_cases(split: data.Split, count: int) -> Cases:
     return Cases(split.read(rows), masks[rows], wanted, split.groups[rows], split.ids[rows])
 
 
-def look_at_all(
-    arms: Sequence[Arm], methods: Sequence[str], looker: Looker, class_names: tuple[str, ...], *, sanity: bool
-) -> dict[tuple[str, str], dict[str, Looked]]:
-    """What each method finds of each arm, by run. A line says what cannot be used together and is left out."""
+def plan_looks(
+    arms: Sequence[Arm], methods: Sequence[str], maps: MapStore, class_names: tuple[str, ...], *, sanity: bool
+) -> dict[tuple[str, str], dict[str, PlannedLook]]:
+    """What each method needs of each arm, by run. A line says what cannot be used together and is left out."""
     found = {}
     for method in methods:
         for arm in arms:
@@ -143,9 +150,8 @@ def look_at_all(
                 tell(f"{method} of {arm.name} is left out: {reason}")
                 continue
             networks = arm.networks_for(METHODS[method].needs_class)
-            tell(f"{method} of {arm.name}")
             found[arm.name, method] = {
-                run: looker.look(method, network, sanity=sanity) for run, network in networks.items()
+                run: maps.plan(method, network, sanity=sanity) for run, network in networks.items()
             }
     return found
 
@@ -201,10 +207,11 @@ def draw_pictures(
     cases = looker.cases
     rows = at_quantiles(cases.distances, min(PICTURED, len(cases)))
     names = [arm for arm, used in found if used == method][:PICTURED_ARMS]
-    maps = {name: next(iter(found[name, method].values())).maps for name in names}
+    shown_of = {name: next(iter(found[name, method].values())) for name in names}
+    maps = {name: one.maps for name, one in shown_of.items()}
     network = next(iter(arms[names[0]].networks_for(METHODS[method].needs_class).values()))
     placement = network.find_placement(method, looker.endpoint)
-    maps["random weights"] = looker.random_maps(method, network)
+    maps["random weights"] = shown_of[names[0]].random_maps
     shape = cases.masks.shape[1:]
     columns = {
         name: np.nan_to_num(np.asarray(enlarge(jnp.asarray(found_maps[rows]), shape, placement)))

@@ -28,8 +28,8 @@ FORMAT = 1
 # Names of folders end with a key.
 NAME = re.compile(rf".+-[0-9a-f]{{{SHORT}}}")
 # The folders of a store, one for each kind of work.
-KINDS = ("stages", "fisher", "measurements", "scores", "tuning", "trials")
-STAGES, FISHER, MEASUREMENTS, SCORES, TUNING, TRIALS = KINDS
+KINDS = ("stages", "fisher", "measurements", "scores", "tuning", "trials", "maps")
+STAGES, FISHER, MEASUREMENTS, SCORES, TUNING, TRIALS, MAPS = KINDS
 # Names that version 0.1 left in a workdir.
 OLD = ("arms", "targets", "done.json", "data.json", "before")
 

@@ -20,7 +20,7 @@ class Entry:
 
     Attributes:
       state: 'finished', 'not finished', 'damaged', or which process is making it.
-      wanted: whether the plan of a workdir asks for it.
+      wanted: whether the plan of a workdir asks for it, or the last use of a command in it.
       bytes: size of all its files.
     """
 
@@ -78,12 +78,12 @@ def _read_plan(workdir: Path) -> workdirs.WorkdirPlan:
 
 
 def _list_keys(workdir: Path) -> set[str]:
-    """Short keys of the stages, measurements and scores that the plan of a workdir lists, and of what these need."""
+    """Short keys of what the plan of a workdir lists, of what that needs, and of what commands asked for."""
     arms = _read_plan(workdir).arms
     listed = [entry.key for arm in arms for entry in (*arm.stages, *arm.measurements, *arm.scores)]
     needed = [key for arm in arms for entry in arm.measurements for key in entry.needed]
     needed += [entry.tuning for arm in arms for entry in arm.stages if entry.tuning]
-    return {shorten(key) for key in (*listed, *needed)}
+    return {shorten(key) for key in (*listed, *needed, *workdirs.read_requests(workdir))}
 
 
 def _find_needed(store: Store, keys: set[str]) -> Iterator[str]:

@@ -3,24 +3,26 @@
 WORKDIR/config.json    the config with all its values
         plan.json      the arms, and the artifacts of each
         results.csv, report.html
+        requests/       what commands asked for beside the plan, a file for each command
         stages/ …      the store, unless the config names another one
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, records
-from aiseeme_jax.store.artifacts import MEASUREMENTS, STAGES, Store
+from aiseeme_jax.store.artifacts import MEASUREMENTS, STAGES, Artifact, Store
 from aiseeme_jax.store.keys import make_key, shorten
 
 CONFIG = "config.json"
 PLAN = "plan.json"
 FORMAT = 1
+REQUESTS = "requests"
 # Folder in a store outside the workdirs, with a file for each workdir that uses the store.
 USERS = "workdirs"
 # The arm that is meant if none is named.
@@ -147,6 +149,22 @@ def _read_measurement(entry: dict[str, Any]) -> MeasurementEntry:
     baseline = entry.pop("baseline", "")
     needed = (baseline,) if baseline else tuple(entry.pop("needed", ()))
     return MeasurementEntry(**entry, needed=needed)
+
+
+def write_request(workdir: Path, command: str, wanted: Iterable[Artifact]) -> None:
+    """Notes which artifacts a command asks for, in place of those that it asked for before.
+
+    So `store prune` keeps what the last use of each command made. Only the first process writes.
+    """
+    found = sorted({artifact.key for artifact in wanted})
+    records.write_json(workdir / REQUESTS / f"{command}.json", {"format": FORMAT, "keys": found})
+
+
+def read_requests(workdir: Path) -> set[str]:
+    """Keys of the artifacts that commands asked for in a workdir, each when it was used last."""
+    remedy = "delete it: the command of its name writes it anew"
+    files = sorted((workdir / REQUESTS).glob("*.json"))
+    return {key for file in files for key in records.read_json(file, remedy=remedy)["keys"]}
 
 
 def write_config(workdir: Path, config: Mapping[str, Any]) -> None:

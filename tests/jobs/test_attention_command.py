@@ -13,8 +13,8 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 from aiseeme_jax import data
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import results
-from aiseeme_jax.evidence import localisation
-from aiseeme_jax.jobs import attention_command, curriculum
+from aiseeme_jax.evidence import localisation, looking
+from aiseeme_jax.jobs import attention_command, curriculum, store_command
 from configs import base
 
 
@@ -105,9 +105,32 @@ def test_a_finished_run_is_looked_at(masked, no_events, tiny_in_the_table, tmp_p
     ]
     assert parts[0] == "random down to head" and parts[-1] == "random down to stem"
 
+    assert_nothing_is_drawn_again(arguments, tmp_path, capsys, monkeypatch)
     with Image.open(tmp_path / "attention_eigen_cam.png") as picture:
         assert picture.width > 300 and picture.height > 300
     assert (tmp_path / "attention_grad_campp.png").exists()
+
+
+def assert_nothing_is_drawn_again(arguments, workdir, capsys, monkeypatch):
+    table = (workdir / "attention.csv").read_bytes()
+    monkeypatch.setattr(looking.Network, "draw", lambda *_: pytest.fail("a map was drawn again"))
+    attention_command.main([*arguments, "--no_pictures"])
+    assert (workdir / "attention.csv").read_bytes() == table
+    # Of the last use alone: one method, and no check.
+    attention_command.main([*arguments[:-1], "--methods", "eigen_cam", "--no_pictures"])
+    capsys.readouterr()
+    store_command.main(["list", str(workdir)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("maps/")]
+    kept = [line for line in lines if "not wanted" not in line]
+    assert len(kept) == 4 and all(line.startswith("maps/eigen_cam-stage1-") for line in kept)
+    assert sum("-sanity-" in line for line in lines) == 9 and any("occlusion_mean-random2-" in line for line in lines)
+    store_command.main(["prune", "--yes", str(workdir)])
+    assert len(list((workdir / "maps").glob("*"))) == 4
+    attention_command.main([*arguments[:-1], "--methods", "eigen_cam", "--no_pictures"])
+    file = next((workdir / "maps").glob("eigen_cam-stage1-*/maps.npz"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="maps.npz is not what was written; .*store remove"):
+        attention_command.main([*arguments[:-1], "--methods", "eigen_cam", "--no_pictures"])
 
 
 @pytest.mark.slow

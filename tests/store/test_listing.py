@@ -5,7 +5,7 @@ import pytest
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.jobs import store_command
 from aiseeme_jax.store import workdirs
-from aiseeme_jax.store.artifacts import FISHER, MEASUREMENTS, STAGES, Artifact, Store
+from aiseeme_jax.store.artifacts import FISHER, MAPS, MEASUREMENTS, STAGES, Artifact, Store
 from aiseeme_jax.store.claims import claim
 from aiseeme_jax.store.listing import list_store
 
@@ -81,6 +81,20 @@ def test_the_list_as_it_is_printed(workdir, capsys):
 
 
 class TestPrune:
+    def test_keeps_what_the_last_use_of_each_command_asked_for(self, workdir):
+        store = Store(workdir)
+        first, second = (Artifact(MAPS, f"eigen_cam-stage{n}", {"stage": n}) for n in (1, 2))
+        for artifact in (first, second):
+            finish(store, artifact)
+        workdirs.write_request(workdir, "attention", [first, second])
+        workdirs.write_request(workdir, "another", [OLD])
+        workdirs.write_request(workdir, "attention", [second])
+        store_command.main(["prune", "--yes", str(workdir)])
+        assert {OLD.name, second.name} <= names(workdir) and first.name not in names(workdir)
+        (workdir / "requests" / "attention.json").write_text("{")
+        with pytest.raises(UserError, match="attention.json is damaged .*; delete it: the command of its name"):
+            store_command.main(["prune", "--yes", str(workdir)])
+
     def test_deletes_what_nothing_asks_for_after_a_question(self, workdir, capsys, monkeypatch):
         before = names(workdir)
         asked = []
