@@ -53,6 +53,16 @@ def name_subgroups(values: Sequence, attribute: str = "") -> Sequence[str]:
     return [str(value).strip() or UNKNOWN for value in values.tolist()]
 
 
+def intersect(parts: Sequence[Sequence[str]]) -> Sequence[str]:
+    """The subgroup of each image by several attributes at once, such as 'female, 60–79' or 'female, unknown'.
+
+    Args:
+      parts: of each attribute what `name_subgroups` gave.
+    """
+    joined = zip(*parts, strict=True)
+    return [UNKNOWN if set(names) == {UNKNOWN} else ", ".join(names) for names in joined]
+
+
 def name_age(age: float) -> str:
     """'40–59' for 45.0; 'unknown' for NaN and below 0."""
     if not age >= 0:
@@ -92,6 +102,7 @@ class Gap:
       by_chance, by_chance_95: mean and 95th percentile of the gap if the attribute made no difference.
       p_value: share of the deals with at least this gap, which count the attribute as it is.
       smallest: images of the smallest subgroup that takes part.
+      smallest_counted: the fewest patients or lesions with a counted row in a subgroup that takes part.
     """
 
     highest: str
@@ -103,6 +114,7 @@ class Gap:
     by_chance_95: float
     p_value: float
     smallest: int
+    smallest_counted: int
 
 
 class Subgroups:
@@ -202,7 +214,7 @@ class Subgroups:
         means = {name: float(np.mean([run[name].value for run in drawn])) for name in drawn[0]}
         values = {name: value for name, value in means.items() if math.isfinite(value) and self.carries(name, counted)}
         if len(values) < 2:
-            return Gap("", "", *[math.nan] * 6, 0)
+            return Gap("", "", *[math.nan] * 6, 0, 0)
         highest, lowest = max(values, key=values.get), min(values, key=values.get)
         gap = values[highest] - values[lowest]
         low, high = interval([run[highest] - run[lowest] for run in drawn], self.seed)
@@ -211,7 +223,8 @@ class Subgroups:
         p_value = (1 + np.sum(chance >= gap - 1e-12)) / (1 + len(chance)) if len(chance) else math.nan
         mean, most = (chance.mean(), np.percentile(chance, 95)) if len(chance) else (math.nan, math.nan)
         smallest = min(int(self.rows(name).sum()) for name in values)
-        return Gap(highest, lowest, gap, low, high, float(mean), float(most), float(p_value), smallest)
+        fewest = min(self._count(self.rows(name) & counted) for name in values)
+        return Gap(highest, lowest, gap, low, high, float(mean), float(most), float(p_value), smallest, fewest)
 
     def _deal_gaps(
         self, measures: Sequence[Measure], found: Sequence[str], strata: Int[np.ndarray, "n"], deals: int

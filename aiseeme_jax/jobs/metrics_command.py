@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--target", nargs="+", default=[], help="targets as results name them; by default all")
     parser.add_argument("--fraction", type=float, help="share of the labels, as in 0.1; by default the largest")
     parser.add_argument("--against", default="", help="the arm that the others are compared with")
-    parser.add_argument("--by", default="", help="attributes of subgroups, such as sex,age,site")
+    parser.add_argument("--by", default="", help="attributes of subgroups, such as sex,age,sex+age")
     parser.add_argument("--classes", default="", help="classes or findings that subgroups are measured for")
     parser.add_argument(
         "--least", type=float, default=0.9, help="sensitivity (specificity) of thresholds, on validation"
@@ -137,7 +137,7 @@ def _list_gaps(found: Measures, arm: MeasuredArm) -> Iterator[str]:
             write_number(row.by_chance),
             f"{write_p(row.p)} ({write_p(row.p_holm)})",
             f"{row.highest}, {row.lowest}",
-            str(row.smallest),
+            f"{row.smallest} ({row.smallest_counted})",
         )
         for row in gaps[:LISTED]
     ]

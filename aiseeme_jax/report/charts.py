@@ -11,14 +11,16 @@ from markupsafe import Markup, escape
 from aiseeme_jax.curriculum.arms import CURRICULUM, SCRATCH
 from aiseeme_jax.report.contents import Contents, Stage
 from aiseeme_jax.report.estimates import Estimates
+from aiseeme_jax.report.marks import TONES, draw_mark
 from aiseeme_jax.report.tables import title_with_metric
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34
-TONES = 8
 # Arms whose colour is the same on every page.
 NAMED_TONES = (CURRICULUM, SCRATCH)
 POINTS = 200
+# Marks on a line whose points have none; the style class of a line that is no arm's, and has no mark.
+MARKED, PLAIN = 5, "tone-line"
 # Parts of a bandit's stage in which steps are counted.
 PACED = 20
 
@@ -39,11 +41,18 @@ class Line:
 
 
 def choose_tone(arm: str, arms: Sequence[str]) -> str:
-    """The style class of an arm: curriculum in the accent, scratch in grey, others each in a colour."""
+    """The style class of an arm: curriculum in the accent, scratch in grey, others each in a colour.
+
+    Where there are more arms than colours, the marks of the later ones are hollow and their lines thin.
+    """
     if arm in NAMED_TONES:
         return f"tone-{arm}"
-    others = [name for name in arms if name not in NAMED_TONES]
-    return f"tone-{others.index(arm) % TONES}"
+    return name_tone([name for name in arms if name not in NAMED_TONES].index(arm))
+
+
+def name_tone(place: int) -> str:
+    """The style class of one of several things that have no tone of their own."""
+    return f"tone-{place % TONES}" + (" round-1" if place >= TONES else "")
 
 
 def draw_losses(contents: Contents) -> list[tuple[Stage, Markup]]:
@@ -67,7 +76,7 @@ def draw_pacing(contents: Contents) -> list[tuple[Stage, list[tuple[str, str]], 
         pacing = (stage.record or {}).get("pacing")
         if pacing:
             xs, rows = _share_steps(pacing) if pacing["kind"] == "bandit" else (pacing["until"], pacing["weights"])
-            tones = [(f"tone-{i % TONES}", name) for i, name in enumerate(pacing["members"])]
+            tones = [(name_tone(i), name) for i, name in enumerate(pacing["members"])]
             lines = [Line(tone, xs, [row[i] for row in rows]) for i, (tone, _) in enumerate(tones)]
             what = "Share of steps" if pacing["kind"] == "bandit" else "Weight"
             label = f"{what} of each member of {stage.title}"
@@ -95,7 +104,7 @@ def draw_tuning(contents: Contents) -> dict[str, tuple[list[tuple[str, str]], Ma
         scored = [trial for trial in trials if trial["share"] == shortest and trial["value"] is not None]
         if len({trial["learning_rate"] for trial in scored}) > 1:
             batches = sorted({trial["batch_size"] for trial in scored})
-            tones = {batch: f"tone-{place % TONES}" for place, batch in enumerate(batches)}
+            tones = {batch: name_tone(place) for place, batch in enumerate(batches)}
             lines = [_make_tuning_line(scored, batch, tone) for batch, tone in tones.items()]
             label = f"Score of the shortest trials of {stage.title} over the learning rate"
             chart = draw_lines(lines, label=label, x_label="learning rate", x_ticks=_choose_rates(scored))
@@ -171,7 +180,8 @@ def draw_lines(lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Tick
     x_scale = make_scale([*xs, *(t for t, _ in x_ticks)], LEFT, WIDTH - RIGHT)
     y_scale = make_scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
     parts = [draw_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
-    parts += [_draw_line(line, x_scale, y_scale) for line in lines]
+    several = sum(line.tone != PLAIN for line in lines) > 1
+    parts += [_draw_line(line, x_scale, y_scale, place if several else None) for place, line in enumerate(lines)]
     return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')
 
 
@@ -189,14 +199,22 @@ def draw_axes(x_scale: Scale, y_scale: Scale, x_ticks: Ticks, y_ticks: Ticks, x_
     return "".join(parts)
 
 
-def _draw_line(line: Line, x_scale: Scale, y_scale: Scale) -> str:
+def _draw_line(line: Line, x_scale: Scale, y_scale: Scale, number: int | None) -> str:
+    """A line with its marks: at each point that has a range, else at a few places that differ from line to line.
+
+    Args:
+      number: of the line; None if no other line has to be told from it.
+    """
     places = [(x_scale(x), y_scale(y)) for x, y in zip(line.xs, line.ys, strict=True)]
     joined = " ".join(f"{x},{y}" for x, y in places)
     parts = [f'<polyline points="{joined}"/>']
     for (x, y), (low, high) in zip(places, line.ranges, strict=False):
-        parts.append(f'<circle cx="{x}" cy="{y}" r="2.6"/>')
+        parts.append(draw_mark(line.tone, x, y, 3.4))
         if math.isfinite(low) and math.isfinite(high):
             parts.append(f'<line class="whisker" x1="{x}" x2="{x}" y1="{y_scale(low)}" y2="{y_scale(high)}"/>')
+    if number is not None and not line.ranges and line.tone != PLAIN:
+        apart = max(1, len(places) // MARKED)
+        parts += [draw_mark(line.tone, x, y, 3.4) for x, y in places[number * 2 % apart :: apart]]
     return f'<g class="{line.tone}">{"".join(parts)}</g>'
 
 

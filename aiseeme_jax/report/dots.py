@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from aiseeme_jax.report.charts import choose_ticks, make_scale
+from aiseeme_jax.report.marks import draw_mark
 
 WIDTH, ROW, TOP, BOTTOM, RIGHT = 480, 17, 8, 24, 14
 # Width of a letter, with which the space for names is estimated.
@@ -49,5 +50,5 @@ def _draw_row(dot: Dot, scale, y: float, left: float) -> str:
     parts = [f'<text x="{left - 8}" y="{y}" dy="0.35em" text-anchor="end">{escape(name)}</text>']
     if math.isfinite(dot.low) and math.isfinite(dot.high):
         parts.append(f'<line class="whisker" x1="{scale(dot.low)}" x2="{scale(dot.high)}" y1="{y}" y2="{y}"/>')
-    parts.append(f'<circle cx="{scale(dot.value)}" cy="{y}" r="3.4"/>')
+    parts.append(draw_mark(dot.tone, scale(dot.value), y, 4.2))
     return f'<g class="{dot.tone}"><title>{escape(dot.name)}</title>{"".join(parts)}</g>'

@@ -116,9 +116,25 @@ def test_a_true_gap_is_found():
     measure = functools.partial(share_called, called, everyone)
     found = s.Subgroups(names, groups, **STATISTICS)
     gap = found.measure_gap([measure], [found.measure(measure, everyone)], everyone, np.zeros(len(names), int))
-    assert (gap.highest, gap.lowest, gap.smallest) == ("g0", "g1", 120)
+    assert (gap.highest, gap.lowest, gap.smallest, gap.smallest_counted) == ("g0", "g1", 120, 60)
     assert gap.by_chance < gap.by_chance_95 < gap.low < gap.value < gap.high
     assert gap.p_value == pytest.approx(1 / 501)
+
+
+def test_the_fewest_that_a_metric_counts_stand_beside_a_gap():
+    names, groups, called = make_case(120, [0.9, 0.4])
+    counted = np.arange(len(names)) % 120 < np.where(np.asarray(names) == "g0", 30, 24)
+    measure = functools.partial(share_called, called, counted)
+    found = s.Subgroups(names, groups, **STATISTICS)
+    gap = found.measure_gap([measure], [found.measure(measure, counted)], counted, np.zeros(len(names), int), deals=9)
+    assert gap.smallest == 120
+    assert gap.smallest_counted == min(len(set(np.asarray(groups)[counted & found.rows(g)])) for g in ("g0", "g1"))
+
+
+def test_subgroups_intersect():
+    sex, age = ["f", "m", "unknown", "unknown"], ["0–19", "unknown", "80+", "unknown"]
+    assert s.intersect([sex, age]) == ["f, 0–19", "m, unknown", "unknown, 80+", "unknown"]
+    assert s.intersect([sex]) == sex
 
 
 def test_whole_patients_of_one_class_exchange_their_attribute():

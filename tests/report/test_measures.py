@@ -251,6 +251,25 @@ def test_subgroups_and_gaps(tables):
     assert {row["attribute"] for row in found["gaps.csv"]} == {"sex", "age"}
 
 
+def test_subgroups_of_two_attributes_intersect(tmp_path, attributes):
+    made = write_arms(tmp_path)["curriculum", "linear", 1.0, 0]
+    found = run(tmp_path, "--arm", "curriculum", "--by", "sex+site,sex", "--classes", "BCC", "--deals", "9")
+    rows = [row for row in found["subgroups.csv"] if row["metric"] == "sensitivity/BCC"]
+    assert [row["subgroup"] for row in rows if row["attribute"] == "sex+site"] == [
+        *("female, back", "male, back", "unknown, back")
+    ]
+    # One site: the intersections are the sexes.
+    of = {name: [row["value"] for row in rows if row["attribute"] == name] for name in ("sex", "sex+site")}
+    assert of["sex"] == of["sex+site"]
+    gap = find(found["gaps.csv"], attribute="sex+site", metric="auroc/BCC")
+    female = np.array(["female", "female", "male", "male"] * 19 + [""] * 4)
+    carried = [len(set(np.array(made.groups)[(female == sex) & (made.labels == 2)])) for sex in ("female", "male")]
+    if min(carried) >= 10:
+        assert gap["smallest_counted"] == min(carried)
+    with pytest.raises(UserError, match="no attribute 'shoe': there are age, sex, site"):
+        run(tmp_path, "--by", "sex+shoe")
+
+
 def test_ppv_at_one_prevalence():
     present = np.array([1, 1, 0, 0, 1, 0, 0, 0, 0, 0], bool)
     called = np.array([1, 1, 1, 0, 1, 1, 0, 0, 0, 0], bool)

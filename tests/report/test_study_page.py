@@ -46,7 +46,7 @@ class TestPage:
 
     def test_without_variants_has_a_dot_for_each_arm(self, named):
         figure = named[named.index("Means with 95") : named.index("What can be told apart")]
-        assert figure.count("<circle") == 3 and figure.count('class="whisker"') == 3
+        assert figure.count('class="mark"') == 3 and figure.count('class="whisker"') == 3
 
     def test_over_decades_the_axis_is_logarithmic_with_a_line_for_each_arm(self):
         study = make_study(xs=(0.01, 0.1, 1.0), axis="share <of> images")
@@ -84,6 +84,6 @@ def test_dots_without_a_value_are_left_out_and_long_names_are_cut():
         Dot("c", "", *3 * (np.nan,)),
     ]
     drawn = draw_dots(dots, label="<l>")
-    assert drawn.count("<circle") == 2 and drawn.count("whisker") == 1 and "<l>" not in drawn
+    assert drawn.count('class="mark"') == 2 and drawn.count("whisker") == 1 and "<l>" not in drawn
     assert f"<title>{'x' * 60}</title>" in drawn and f">{'x' * 33}…</text>" in drawn
     assert draw_dots(dots[2:], label="") == ""

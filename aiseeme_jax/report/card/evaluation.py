@@ -144,7 +144,8 @@ def _write_gaps(measured: MeasuredArm, rows: list[GapRow]) -> Iterator[str]:
     tested = sorted((row for row in rows if row.p == row.p), key=lambda row: (row.p, row.by_chance - row.gap))
     yield f"{measured.measured}: the {min(LISTED, len(tested))} least likely of {len(tested)} gaps."
     yield ""
-    head = "Attribute", "Metric", "Gap", "By chance", "p (Holm)", "Highest, lowest", "Images of the smallest"
+    smallest = "Images (lesions or patients) of the smallest"
+    head = "Attribute", "Metric", "Gap", "By chance", "p (Holm)", "Highest, lowest", smallest
     yield from write_table(
         head,
         [
@@ -155,7 +156,7 @@ def _write_gaps(measured: MeasuredArm, rows: list[GapRow]) -> Iterator[str]:
                 f"{write_number(row.by_chance)} (95 %: {write_number(row.by_chance_95)})",
                 f"{write_p(row.p)} ({write_p(row.p_holm)})",
                 f"{row.highest}, {row.lowest}",
-                str(row.smallest),
+                f"{row.smallest} ({row.smallest_counted})",
             )
             for row in tested[:LISTED]
         ],

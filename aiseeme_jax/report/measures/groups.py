@@ -20,6 +20,8 @@ from aiseeme_jax.report.measures.tables import choose_thresholds
 
 # Attributes that are taken where the user names none, as far as the data set has them.
 ATTRIBUTES = ("sex", "age", "skin_tone", "skin_type", "race", "site", "view", "scanner", "manufacturer")
+# Between attributes whose subgroups are intersected.
+JOINED = "+"
 EQUALISED_ODDS = "equalised_odds"
 
 
@@ -55,6 +57,8 @@ class GapRow:
       by_chance, by_chance_95: mean and 95th percentile if the attribute made no difference.
       p, p_holm: by dealing the attribute out anew; Holm's, over all gaps of one arm on one target.
       smallest: images of the smallest subgroup that takes part.
+      smallest_counted: the fewest patients or lesions of such a subgroup that the metric counts: of a sensitivity those
+        with the class.
     """
 
     arm: str
@@ -72,6 +76,7 @@ class GapRow:
     p: float
     p_holm: float
     smallest: int
+    smallest_counted: int
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,14 @@ def read_attributes(arm: MeasuredArm, name: str, data_dir: str, wanted: Sequence
 
     Args:
       name: of the data set.
-      wanted: attributes; by default those of ATTRIBUTES that tell some images from others.
+      wanted: attributes, or several joined by '+' for subgroups that have all of them in common, as in 'sex+age'; by
+        default those of ATTRIBUTES that tell some images from others.
 
     Raises UserError if the data set cannot be opened, if it has not the test images that were measured, or if it lacks
     an attribute that is wanted.
     """
     split = data.each_picture(data.open_split(name, "test", data_dir))
-    unknown = [attribute for attribute in wanted if attribute not in split.attributes]
+    unknown = [one for asked in wanted for one in asked.split(JOINED) if one not in split.attributes]
     if unknown:
         there = ", ".join(sorted(split.attributes)) or "none"
         raise UserError(f"{split.name} has no attribute '{unknown[0]}': there are {there}")
@@ -131,7 +137,10 @@ def read_attributes(arm: MeasuredArm, name: str, data_dir: str, wanted: Sequence
         )
     rows = np.array([place[str(i)] for i in arm.tests[0].ids])
     chosen = wanted or [attribute for attribute in ATTRIBUTES if attribute in split.attributes]
-    found = {one: subgroups.name_subgroups(split.attributes[one][rows], one) for one in chosen}
+    found = {}
+    for asked in chosen:
+        parts = [subgroups.name_subgroups(split.attributes[one][rows], one) for one in asked.split(JOINED)]
+        found[asked] = subgroups.intersect(parts)
     return found if wanted else {one: names for one, names in found.items() if len(set(names)) > 1}
 
 
@@ -184,7 +193,8 @@ def _adjust(arm: MeasuredArm, gaps: Sequence[tuple[str, str, subgroups.Gap]]) ->
     rows = []
     for (attribute, name, gap), adjusted in zip(gaps, adjust_holm(tested), strict=True):
         p = math.nan if name.startswith(EQUALISED_ODDS) else gap.p_value
-        numbers = gap.value, gap.low, gap.high, gap.by_chance, gap.by_chance_95, p, float(adjusted), gap.smallest
+        numbers = gap.value, gap.low, gap.high, gap.by_chance, gap.by_chance_95, p, float(adjusted)
+        numbers = *numbers, gap.smallest, gap.smallest_counted
         rows.append(GapRow(*arm.place.values(), attribute, name, gap.highest, gap.lowest, *numbers))
     return rows
 

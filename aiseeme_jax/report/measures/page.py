@@ -11,7 +11,7 @@ from aiseeme_jax.curriculum.costs import HEADS, MEASURING
 from aiseeme_jax.evaluate.labels import ClassLabels
 from aiseeme_jax.evaluate.over_seeds import format_number
 from aiseeme_jax.evidence import reliability
-from aiseeme_jax.report.charts import Line, choose_tone, draw_lines
+from aiseeme_jax.report.charts import PLAIN, Line, choose_tone, draw_lines
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.dots import Dot, draw_dots
 from aiseeme_jax.report.measures.arms import AS_STORED, MeasuredArm, binary
@@ -144,7 +144,7 @@ def _draw_reliability(
     shown = [TOP_LABEL, *classes] if arms[0].labels.KIND == ClassLabels.KIND else list(classes)
     for of in shown:
         for state in dict.fromkeys([AS_STORED, arms[0].calibrated]):
-            lines = [Line("tone-line", [0, 1], [0, 1])]
+            lines = [Line(PLAIN, [0, 1], [0, 1])]
             for arm in arms:
                 if state in arm.states:
                     made = _fill_bins(arm, of, state)
@@ -182,8 +182,8 @@ def _draw_curves(
                     # Acting on everybody soon costs more than the picture has room for.
                     room = [row for row in rows if row.treat_all >= floor]
                     if room:
-                        lines.append(Line("tone-line", [r.threshold for r in room], [r.treat_all for r in room]))
-                    lines.append(Line("tone-line", [rows[0].threshold, rows[-1].threshold], [0, 0]))
+                        lines.append(Line(PLAIN, [r.threshold for r in room], [r.treat_all for r in room]))
+                    lines.append(Line(PLAIN, [rows[0].threshold, rows[-1].threshold], [0, 0]))
                 worth = [max(row.net_benefit, floor) for row in rows]
                 lines.append(Line(tones[arm.arm], [row.threshold for row in rows], worth))
         if lines:
@@ -228,7 +228,7 @@ def _list_gaps(found: Measures, arms: Sequence[MeasuredArm]) -> list[tuple[str, 
             row.arm,
             f"{describe_measure(row.metric, True)} by {row.attribute}",
             f"{row.highest}, {row.lowest}",
-            str(row.smallest),
+            f"{row.smallest:,} ({row.smallest_counted:,})",
             f"{format_number(row.gap)} [{write_interval(row.low, row.high)}]",
             f"{write_number(row.by_chance)} ({write_number(row.by_chance_95)})",
             f"{write_p(row.p)} ({write_p(row.p_holm)})",
