@@ -172,10 +172,11 @@ def test_the_page_of_similarities(tmp_path):
         compared=compared,
         rows=pairs.list_cka(compared),
         measures=[],
-        geometry=measure_geometry(compared, dict.fromkeys(compared.networks, 0.5)),
+        geometry=measure_geometry(compared, dict.fromkeys(compared.networks, 0.5), {}),
         levels=["The floor is 0.1."],
         layered=[networks[0], networks[2]],
         missing=[],
         gains=None,
+        costs={networks[0]: ("96,000", "8 min", "not measured")},
     )
     assert_usable(similarity_page.render(page), tmp_path, figures=4)
