@@ -98,7 +98,67 @@ def test_groups_of_networks_over_all_partitions():
     # The largest of 252 partitions, and one in the middle.
     assert bias.compare_groups([6, 7, 8, 9, 10], [1, 2, 3, 4, 5]) == pytest.approx((5, 1 / 252))
     assert bias.compare_groups([1, 1], [1, 1]) == pytest.approx((0, 1))
+    # Of 184,756 partitions 10,000 are drawn.
+    difference, p = bias.compare_groups(list(range(10, 20)), list(range(10)))
+    assert difference == 10 and p < 3 / 10_001
     assert bias.count_below([0.001, 0.04, 0.05], (0.01, 0.05, 0.1)) == [1, 2, 3]
+
+
+def by_patients(scores, sides, groups):
+    """One-sided p and partitions with loops: each patient counts once on a side, and is never taken apart."""
+    parts = sorted({(group, side) for group, side in zip(groups, sides, strict=True)})
+    mean = {
+        part: np.mean([s for s, *key in zip(scores, groups, sides, strict=True) if tuple(key) == part])
+        for part in parts
+    }
+    alone = [part for part in parts if (part[0], "y" if part[1] == "x" else "x") not in parts]
+    both = sorted({group for group, side in parts if (group, "x" if side == "y" else "y") in parts})
+    count = sum(side == "x" for _, side in alone)
+    found = []
+    for chosen in itertools.combinations(range(len(alone)), count):
+        for turned in itertools.product((False, True), repeat=len(both)):
+            one = [mean[alone[i]] for i in chosen] + [
+                mean[g, "y" if t else "x"] for g, t in zip(both, turned, strict=True)
+            ]
+            other = [mean[p] for i, p in enumerate(alone) if i not in chosen]
+            other += [mean[g, "x" if t else "y"] for g, t in zip(both, turned, strict=True)]
+            found.append(np.mean(one) - np.mean(other))
+    observed = np.mean([mean[p] for p in parts if p[1] == "x"]) - np.mean([mean[p] for p in parts if p[1] == "y"])
+    return np.mean(np.array(found) >= observed - 1e-12), len(found), observed / np.std(list(mean.values()), ddof=1)
+
+
+@pytest.mark.parametrize("groups", [("aabbc", "ddeef"), ("aabcc", "ccdee"), ("abcde", "abcde"), ("aabbb", "cdd")])
+def test_patients_change_sides_as_a_whole(groups):
+    x, y, a, b = (normal(n, 4, seed=s) for s, n in enumerate((len(groups[0]), len(groups[1]), 3, 4)))
+    found = bias.associate(x, y, a, b, seed=0, groups=tuple(map(list, groups)))
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b)]
+    scores = [w @ unit[0].mean(0) / np.linalg.norm(w) - w @ unit[1].mean(0) / np.linalg.norm(w) for w in [*x, *y]]
+    p, partitions, effect = by_patients(scores, "x" * len(x) + "y" * len(y), groups[0] + groups[1])
+    assert (found.partitions, found.exact) == (partitions, True)
+    assert (found.p_value, found.effect_size) == pytest.approx((p, effect))
+
+
+def test_many_patients_are_drawn_and_p_is_near_that_of_all(monkeypatch):
+    x, y, a, b = (normal(rows, 6, seed=seed) for seed, rows in enumerate((10, 10, 4, 4)))
+    groups = (list("abcdefghij"), list("abcdklmnop"))
+    drawn = bias.associate(x, y, a, b, seed=0, groups=groups)
+    assert not drawn.exact and drawn.units == (10, 10)
+    monkeypatch.setattr(bias, "MOST_PARTITIONS", 20_000)
+    whole = bias.associate(x, y, a, b, seed=0, groups=groups)
+    assert whole.exact and whole.partitions == 924 * 16
+    assert drawn.p_value == pytest.approx(whole.p_value, abs=0.02)
+
+
+def test_images_of_a_patient_are_no_further_evidence():
+    """Nothing is associated. As independent images, copies of a patient's image would be significant far too often."""
+    rejected = {"images": 0, "patients": 0}
+    for seed in range(25):
+        a, b = normal(4, 5, seed=seed + 1000), normal(4, 5, seed=seed + 2000)
+        x, y = (np.repeat(normal(6, 5, seed=seed + start), 6, axis=0) for start in (0, 500))
+        names = (np.repeat(np.arange(6), 6), np.repeat(np.arange(6, 12), 6))
+        rejected["images"] += bias.associate(x, y, a, b, seed=0).p_two_sided < 0.05
+        rejected["patients"] += bias.associate(x, y, a, b, seed=0, groups=names).p_two_sided < 0.05
+    assert rejected["patients"] <= 3 and rejected["images"] >= 6
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from flax import nnx
 from PIL import Image
 from short_runs import config, stage
 
-from aiseeme_jax import augment, models, weights
+from aiseeme_jax import augment, data, models, weights
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evidence import networks
 from aiseeme_jax.evidence.networks import PIXELS, Layer
@@ -166,6 +166,77 @@ def test_the_command_finds_what_colours_bring_together(concepts, backbones, caps
     assert "of 2 two-sided p-values 2 below 0.05" in capsys.readouterr().out
 
 
+def test_images_of_one_patient_are_not_taken_apart(concepts, backbones):
+    net = concepts / "net.safetensors"
+    weights.export_backbone(backbones["net 0"], net)
+    # Of x there are then two patients, of y five; a sixth image of y needs no other of x.
+    (concepts / "y" / "5.png").write_bytes((concepts / "y" / "4.png").read_bytes())
+    lines = [f"x/{i}.png,p{i // 3}" for i in range(5)] + ["y/4.png,q", "y/5.png,q"]
+    (concepts / "groups.csv").write_text("\n".join(["file,group", *lines]))
+    bias.main([str(concepts), "--backbone", str(net), "--size", "16"])
+    rows = [row for row in read(concepts / "bias.csv") if (row["network"], row["test"]) == (PIXELS, "colours")]
+    assert [(r["targets_x"], r["targets_y"], r["units_x"], r["units_y"]) for r in rows] == [("5", "6", "2", "5")]
+    assert float(rows[0]["p_one_sided"]) == pytest.approx(1 / 21, rel=1e-4)
+    (concepts / "groups.csv").write_text("file,group\nx/9.png,p\n")
+    with pytest.raises(UserError, match="groups.csv names 'x/9.png', which is no image of a test"):
+        bias.main([str(concepts), "--backbone", str(net), "--size", "16"])
+
+
+def make_split():
+    """Women's images are red, men's are green, and so are those of the two classes; two images of each patient."""
+    random = np.random.default_rng(0)
+    patient = np.repeat(np.arange(40), 2)
+    sex, label = patient % 2, patient // 2 % 2
+    images = random.integers(0, 40, (80, 16, 16, 3), np.uint8)
+    for shown in (sex, label):
+        images[np.arange(80), :, :, shown] += 90
+    split = data.from_arrays(images, label, [f"p{p}" for p in patient], ("MEL", "NV"), name="derm:test")
+    ages = np.where(patient < 20, 30, 70).astype(np.float32)
+    return dataclasses.replace(split, attributes={"sex": data.as_texts(np.array(["f", "m"])[sex]), "age": ages})
+
+
+def test_concepts_are_conditions_on_a_data_set(tmp_path, backbones, monkeypatch, capsys):
+    monkeypatch.setattr(data, "open_split", lambda name, split, data_dir: make_split())
+    for name in ("net 0", "net 1"):
+        weights.export_backbone(backbones[name], tmp_path / f"{name}.safetensors")
+    (tmp_path / "tests.csv").write_text(
+        "name,x,y,a,b\nsex,sex=f,sex=m,label=MEL,label=NV\nyoung,sex=f & age=20-39,sex=m&age=20–39,label=MEL,label=NV\n"
+    )
+    arguments = [str(tmp_path), "--data", "derm", "--size", "16", "--images", "12", "--backbone"]
+    nets = [str(tmp_path / f"net {i}.safetensors") for i in (0, 1)]
+    bias.main([*arguments, *nets, "--compare", "*net 0*", "*net 1*"])
+    rows = {(row["network"], row["test"]): row for row in read(tmp_path / "bias.csv")}
+    found = rows[PIXELS, "sex"]
+    assert int(found["targets_x"]) <= 12 and int(found["units_x"]) <= 10 and float(found["effect_size"]) > 1
+    assert int(rows[PIXELS, "young"]["units_x"]) < int(found["units_x"])
+    groups = read(tmp_path / "bias_groups.csv")
+    assert [row["level"] for row in groups] == ["0.05", "0.01", "0.001"]
+    assert all((row["networks"], row["tests"]) == ("1", "2") for row in groups)
+    assert "of 2 tests below 0.05" in capsys.readouterr().out
+    for pattern, message in (("*net 9*", "no network"), ("*", "both name")):
+        with pytest.raises(UserError, match=message):
+            bias.main([*arguments, *nets, "--compare", "*net 0*", pattern])
+    for cell, message in (
+        ("shoe=1", "derm:test has no attribute 'shoe': there are label, age, sex"),
+        ("sex=x", "has no sex 'x'; there are f, m"),
+        ("sex", "'sex' is no condition: write ATTRIBUTE=VALUE"),
+        ("sex=f", "0 patients or lesions of half of derm:test meet 'sex=f'"),
+    ):
+        (tmp_path / "tests.csv").write_text(f"name,x,y,a,b\none,{cell},sex=f,label=MEL,label=NV\n")
+        with pytest.raises(UserError, match=message):
+            bias.main([*arguments, *nets[:1]])
+
+
+def test_no_patient_is_both_a_target_and_an_attribute():
+    split = make_split()
+    test = bias.Test("sex", "sex=f", "sex=m", "label=MEL", "label=NV")
+    material = bias.draw_from_split(split, [test], 100, 3)
+    of = {side: {material.groups[row] for row in material.sets["sex"][side]} for side in "xyab"}
+    assert not (of["x"] | of["y"]) & (of["a"] | of["b"]) and all(of.values())
+    assert len(set().union(*of.values())) == 40
+    np.testing.assert_array_equal(material.images[:, 0, 0].max(axis=1) > 0, True)
+
+
 def test_what_cannot_be_tested_is_one_message(concepts, backbones):
     net = str(concepts / "net.safetensors")
     weights.export_backbone(backbones["net 0"], net)
@@ -178,7 +249,7 @@ def test_what_cannot_be_tested_is_one_message(concepts, backbones):
     with pytest.raises(UserError, match="4.png cannot be read as an image"):
         bias.main([str(concepts), "--backbone", net])
     (concepts / "tests.csv").write_text("name,x,y,a,b\none,x,y,a,none\n")
-    with pytest.raises(UserError, match=r"line 2: 'none' \(b\) is no sub-folder"):
+    with pytest.raises(UserError, match=r"test 'one': 'none' \(b\) is no sub-folder"):
         bias.main([str(concepts), "--backbone", net])
     (concepts / "tests.csv").write_text("name,x,y,a\none,x,y,a\n")
     with pytest.raises(UserError, match="lacks the column 'b'"):
