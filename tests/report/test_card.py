@@ -250,11 +250,24 @@ def test_what_has_no_card_is_named(tmp_path):
     with pytest.raises(MissingFile, match="no run was begun"):
         card_command.main([str(tmp_path)])
     begin_run(tmp_path, {**CONFIG, "job": "search"})
-    with pytest.raises(UserError, match="the workdir of a search, and a card is of one run"):
+    with pytest.raises(UserError, match="the workdir of a search, .*: end the search first; it writes .*best_order.py"):
+        card_command.main([str(tmp_path)])
+    (tmp_path / "best_order.py").write_text("")
+    with pytest.raises(UserError, match=f"launch.py --config={tmp_path}/best_order.py --workdir=OTHER`"):
         card_command.main([str(tmp_path)])
     begin_run(tmp_path)
     with pytest.raises(UserError, match="has no finished curriculum"):
         card_command.main([str(tmp_path)])
+
+
+def test_the_card_of_an_arm_of_a_study(tmp_path):
+    workdir = write_run(tmp_path, job="study")
+    with pytest.raises(UserError, match="a study, .*no winner: name those .* --arm. There are curriculum"):
+        card_command.main([str(workdir)])
+    card_command.main([str(workdir), "--arm", "curriculum"])
+    text = (workdir / page.CARD).read_text()
+    assert "## curriculum" in text and "The seed of the run" not in text
+    assert find_row(text, "Fine-tuning", "all labels", "Balanced accuracy")
 
 
 def test_costs_count_joint_members_and_searches(tmp_path):

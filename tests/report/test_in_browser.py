@@ -93,10 +93,11 @@ def test_the_page_of_a_run(run_page, tmp_path):
     assert len(stages["orders"][0]["texts"][0]) == 5
     text = dict(found["saved"])["results.csv"].partition(",")[2]
     rows = list(csv.reader(io.StringIO(text)))
-    assert rows[0][1:] == ["Arm", "kNN", "Linear probe", "Fine-tuning", "Images shown", "Device time", "Energy", "Time of measuring"]
+    costs = ["Images shown", "Device time", "Energy", "Time of measuring"]
+    assert rows[0][1:] == ["Arm", "kNN", "Linear probe", "Fine-tuning", *costs]
     assert {row[1] for row in rows[1:]} == set(ARMS) and len({len(row) for row in rows}) == 1
     (scratch,) = {tuple(row[5:]) for row in rows[1:] if row[1] == "scratch"}
-    assert scratch == ("0", "0 s")
+    assert scratch == ("0", "0 s", "0 Wh", "–")
 
 
 def test_many_pictures_lie_beside_the_page(tmp_path, monkeypatch):

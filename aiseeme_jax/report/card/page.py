@@ -15,6 +15,7 @@ from aiseeme_jax.report.card.limits import list_limits
 from aiseeme_jax.report.card.markdown import escape, write_table
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.estimates import Estimates
+from aiseeme_jax.search.best_order import FILE as BEST_ORDER
 from aiseeme_jax.store import records
 
 CARD = "MODEL_CARD.md"
@@ -33,21 +34,35 @@ def write_card(workdir: Path, patterns: Sequence[str] = ()) -> Path | None:
       patterns: of the arms that it describes; * stands for anything. By default the finished curricula; if there are
         none, nothing is written.
 
-    Raises MissingFile for a folder in which no run was begun. Raises UserError for the workdir of a search or a study,
-    for a pattern that names no arm with stages, and for an arm that is not finished.
+    Raises MissingFile for a folder in which no run was begun. Raises UserError for the workdir of a search, for that of
+    a study without patterns, for a pattern that names no arm with stages, and for an arm that is not finished.
     """
     contents = read_contents(workdir)
-    job = contents.config["job"]
-    if job not in ("curriculum", "evaluate"):
-        raise UserError(
-            f"'{workdir}' is the workdir of a {job}, and a card is of one run: run the curriculum by itself with "
-            "--config.runtime.store at the store of this workdir, where its stages are found"
-        )
+    _check_job(workdir, contents, patterns)
     arms = choose_arms(contents, patterns)
     if not arms:
         return None
     records.write_text(workdir / CARD, render(workdir, contents, arms))
     return workdir / CARD
+
+
+def _check_job(workdir: Path, contents: Contents, patterns: Sequence[str]) -> None:
+    """Raises UserError, with what to do instead, where it is not clear which arms a card would be of."""
+    job = contents.config["job"]
+    if job == "search":
+        best = workdir / BEST_ORDER
+        then = f"run it with `python launch.py --config={best} --workdir=OTHER`, and OTHER gets a card"
+        there = then if best.exists() else f"end the search first; it writes {best}, which is then to be run"
+        raise UserError(
+            f"'{workdir}' is the workdir of a search, which measures no test images. Its best order is a config of its "
+            f"own: {there}"
+        )
+    if job == "study" and not patterns:
+        trained = [arm for arm, stages in contents.stages_of.items() if stages]
+        raise UserError(
+            f"'{workdir}' is the workdir of a study, which has an arm for each variant and pretraining seed, and no "
+            f"winner: name those that the card is of with --arm. There are {', '.join(trained) or 'none yet'}"
+        )
 
 
 def choose_arms(contents: Contents, patterns: Sequence[str]) -> list[str]:

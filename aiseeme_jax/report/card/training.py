@@ -13,13 +13,15 @@ NOT_RECORDED = "not recorded"
 
 def describe_network(contents: Contents, arm: str) -> str:
     """The network of an arm and what it starts from, in a sentence."""
-    model = contents.config["model"]
+    stages = contents.stages_of[arm]
+    # A variant of a study may have another model than the config that all of them come from.
+    model = {**contents.config["model"], **(stages[0].made_from.get("model", {}) if stages else {})}
     kind = "3-D " if model["dimensions"] == 3 else ""
     width = "" if model["width"] == 1 else f" of {model['width']:g} times the usual width"
-    stages = contents.stages_of[arm]
     size = (stages[0].made_from.get("fields", {}).get("views") or {}).get("size") if stages else None
     side = f", for images of {size} pixels a side" if size else ""
-    seed = f" The seed of the run is {contents.config['seed']}." if "seed" in contents.config else ""
+    one_seed = contents.config["job"] != "study" and "seed" in contents.config
+    seed = f" The seed of the run is {contents.config['seed']}." if one_seed else ""
     return (
         f"A {kind}{model['name']}{width}, trained in {model['dtype']}{side}. "
         f"It starts from {_describe_start(stages)}.{seed}"
