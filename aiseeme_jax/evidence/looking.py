@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,6 +167,7 @@ class Looked:
         seeds), and of the maps against other images' masks.
       empty, random_empty: which maps are zero everywhere; of random networks, the share over seeds.
       similarity: Spearman's correlation with the map of a random network, median over seeds.
+      random_similarity: the same of two random networks, median over pairs of seeds.
       cascade: of `sanity`: by the lowest layer that is random, the median similarity over images, mean over seeds.
     """
 
@@ -177,6 +179,7 @@ class Looked:
     empty: Bool[np.ndarray, " n"]
     random_empty: Float[np.ndarray, " n"]
     similarity: Float[np.ndarray, " n"]
+    random_similarity: Float[np.ndarray, " n"]
     cascade: dict[str, float]
 
 
@@ -219,6 +222,9 @@ def look(drawn: Drawn, randoms: Sequence[Drawn], cascade: dict[str, float]) -> L
         empty=localisation.find_empty(drawn.maps),
         random_empty=np.mean([localisation.find_empty(other.maps) for other in randoms], axis=0),
         similarity=_median_of_known([correlate_maps(drawn.maps, other.maps) for other in randoms]),
+        random_similarity=_median_of_known(
+            [correlate_maps(one.maps, other.maps) for one, other in itertools.combinations(randoms, 2)]
+        ),
         cascade=cascade,
     )
 

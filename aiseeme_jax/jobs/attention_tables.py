@@ -143,9 +143,10 @@ class Tables:
         count = len(self.cases)
         resamples = self.resamples[ALL]
         place = Row(arm, method, OWN, SIMILARITY, ALL, "", count, 0)
-        similarities = [one.similarity for one in runs]
-        if all(np.isfinite(one).any() for one in similarities):
-            yield _make_row(place, resamples.estimate(similarities, median=True))
+        sides = {OWN: [one.similarity for one in runs], RANDOM: [one.random_similarity for one in runs]}
+        for source, similarities in sides.items():
+            if all(np.isfinite(one).any() for one in similarities):
+                yield _make_row(replace(place, source=source), resamples.estimate(similarities, median=True))
         yield replace(place, measure=EMPTY, value=float(np.mean([one.empty for one in runs])))
         yield replace(place, measure=EMPTY, source=RANDOM, value=float(np.mean([one.random_empty for one in runs])))
         for part in runs[0].cascade:
@@ -206,6 +207,8 @@ def _write_checks(rows: Sequence[Row], method: str, arms: Sequence[str]) -> Iter
             line += f"similarity to random weights {similarity:+.2f}{failed}; "
         line += f"empty maps {100 * found[EMPTY, OWN]:.0f} %"
         yield line
+        if (SIMILARITY, RANDOM) in found:
+            yield f"    of two networks with random weights {found[SIMILARITY, RANDOM]:+.2f}"
         cascade = [f"{r.source.split()[-1]} {r.value:+.2f}" for r in mine if r.measure == "spearman"]
         if cascade:
             yield f"    random down to {', '.join(cascade)}"

@@ -100,6 +100,9 @@ def test_a_finished_run_is_looked_at(masked, no_events, tiny_in_the_table, tmp_p
     ]
     assert {r["method"] for r in between} == with_class and all(r["arm"] == "scratch" for r in between)
     assert all(float(r["p_holm"]) >= float(r["p"]) for r in between)
+    of = {r["source"]: float(r["value"]) for r in rows if r["measure"] == "spearman with random weights"
+          and (r["arm"], r["method"]) == ("curriculum", "eigen_cam")}  # fmt: skip
+    assert -1 <= of["random weights"] <= 1 and "    of two networks with random weights " in shown
     parts = [
         r["source"] for r in rows if (r["arm"], r["method"], r["measure"]) == ("curriculum", "grad_cam", "spearman")
     ]
