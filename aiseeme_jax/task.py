@@ -117,6 +117,8 @@ class Task(nnx.Module):
       CONSTANT_RATE: attributes whose parameters learn at the stage's peak rate throughout, whatever its schedule.
       AT_EPOCH: when `at_epoch` is called: 'never', 'first' (before the stage's first step) or 'every' (before the first
         step of each epoch).
+      CONSTANTS: attributes with arrays that follow from what the task was made of. Nothing changes them, and no
+        checkpoint has them. Tasks that differ in them alone share a compiled program.
       RESTARTS: attributes that `at_epoch` draws anew. The optimizer forgets what it knows of their parameters.
       EMBEDDING_DISTANCE: how the task's own loss compares two embeddings: 'contrastive', 'cosine', 'invariance',
         'cross_correlation', 'mse', or 'prototypes' for a task that has prototypes.
@@ -149,6 +151,7 @@ class Task(nnx.Module):
     MINIMUM_BATCH: ClassVar[int] = 1
     CONSTANT_RATE: ClassVar[tuple[str, ...]] = ()
     AT_EPOCH: ClassVar[str] = "never"
+    CONSTANTS: ClassVar[tuple[str, ...]] = ()
     RESTARTS: ClassVar[tuple[str, ...]] = ()
     EMBEDDING_DISTANCE: ClassVar[str] = "mse"
     LOWEST_LOSS: ClassVar[float] = 0.0

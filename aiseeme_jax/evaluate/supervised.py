@@ -39,6 +39,7 @@ class FineTuning(BestKeeper):
 
     NAME = "finetune"
     KEPT = ("backbone", "head")
+    CONSTANTS = ("table",)
     RECIPE: ClassVar[Mapping[str, Any]] = {
         "crop_scale": (0.5, 1.0),
         "flip_horizontal": 0.5,
@@ -68,6 +69,9 @@ class FineTuning(BestKeeper):
             scales = layers.scale_by_layer(backbone, layer_decay)
             self.rate_factors = tuple((f"backbone.{name}", factor) for name, factor in scales)
         self.kind, self.method, self.counts = kind, method, method.needed_counts(counts)
+        table = method.tabulate(counts)
+        # What follows from the sizes is handed to the program as arrays: all shares of the labels have the same one.
+        self.table = nnx.Dict({name: Bank(jnp.asarray(array, jnp.float32)) for name, array in table.items()})
         self.head = method.make_head(backbone.features, len(self.counts), rngs=rngs)
         if method.measures_difficulty:
             difficulty = np.full(len(self.counts), np.nan)
@@ -84,7 +88,7 @@ class FineTuning(BestKeeper):
     @property
     def network(self) -> ClassifierNetwork:
         """Backbone and head as they are used: with what the method adds to the logits, in the bias of the head."""
-        shift = self.method.logit_shift(self.counts)
+        shift = self.method.logit_shift(self._read_table())
         if shift is None:
             return self.trained_network
         head = nnx.clone(self.head)
@@ -109,7 +113,7 @@ class FineTuning(BestKeeper):
         logits, features = self.trained_network(views["image"], train=True)
         labels = views["label"]
         difficulty = None if self.difficulty is None else self.difficulty.get_value()
-        moment = Moment(progress, difficulty)
+        moment = Moment(progress, difficulty, self._read_table())
         loss = self.method.loss(self.kind, logits, labels, self.counts, moment)
         if self.method.measures_difficulty:
             self._add_losses(jax.lax.stop_gradient(cross_entropies(logits, labels)), labels)
@@ -118,6 +122,9 @@ class FineTuning(BestKeeper):
 
     def frozen(self, progress: Float[Array, ""]) -> Mapping[str, Bool[Array, ""]]:
         return {f"backbone.{name}": jnp.bool_(True) for name in self.held}
+
+    def _read_table(self) -> dict[str, Array]:
+        return {name: variable.get_value() for name, variable in self.table.items()}
 
     def _add_losses(self, rows: Float[Array, " b"], labels: Array) -> None:
         """Adds the losses of a batch, of all its rows, to those of the epoch."""

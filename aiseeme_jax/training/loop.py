@@ -25,7 +25,16 @@ from aiseeme_jax.task import Task
 from aiseeme_jax.training.energy import Meter
 from aiseeme_jax.training.health import collapse_warning, feature_health
 from aiseeme_jax.training.samples import Samples
-from aiseeme_jax.training.state import Program, Recipe, TrainState, make_state, split_state, task_of
+from aiseeme_jax.training.state import (
+    Program,
+    Recipe,
+    TrainState,
+    add_unsaved,
+    make_state,
+    split_state,
+    take_saved,
+    task_of,
+)
 from aiseeme_jax.training.step import Steps, at_epoch
 from aiseeme_jax.training.stopping import Clock, Preempted, StopSignal
 from aiseeme_jax.training.telemetry import Telemetry
@@ -119,7 +128,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignal())
         store = stack.enter_context(checkpoints.Checkpoints(folder.directory))
-        state, record = _resume(store, state, identity, folder.directory)
+        state, record = _resume(store, program, state, identity, folder.directory)
         telemetry = stack.enter_context(_open_telemetry(recipe, folder, int(state.step)))
         meter = stack.enter_context(Meter(record.get("joules")))
         training = _Training(task, program, recipe, folder, callbacks, signals, store, telemetry, meter, record)
@@ -140,7 +149,7 @@ def restore_trained(
     start_hash = weights.backbone_hash(task.backbone)
     identity = {"start_hash": start_hash, "teachers": _hash_teachers(frozen), **folder.identity}
     with checkpoints.Checkpoints(folder.directory) as store:
-        state, record = _resume(store, state, identity, folder.directory)
+        state, record = _resume(store, program, state, identity, folder.directory)
     if int(state.step) != recipe.total_steps and ENDED not in record:
         raise UserError(f"{folder.directory} has lost its last checkpoint; {explain_remedy(folder.directory)}")
     return task_of(program, state)
@@ -280,7 +289,7 @@ class _Training:
             "skipped_steps": int(state.skipped),
         }
         # What is frozen is made again from files with hashes; training does not change it.
-        self.store.save(step, state.replace(frozen=None), self.record)
+        self.store.save(step, take_saved(self.program, state), self.record)
 
     def _check_finite(self, state: TrainState) -> None:
         if int(state.halted) >= 0:
@@ -321,7 +330,7 @@ DIFFERENT = {
 
 
 def _resume(
-    store: checkpoints.Checkpoints, state: TrainState, identity: Mapping[str, Any], directory: Path
+    store: checkpoints.Checkpoints, program: Program, state: TrainState, identity: Mapping[str, Any], directory: Path
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint and its record, or the fresh state and an empty one.
 
@@ -329,10 +338,10 @@ def _resume(
       identity: what a checkpoint must belong to. A name that its record lacks is not compared.
     """
     fresh = {"seconds": 0.0, "joules": 0.0, **identity}
-    found, record = store.restore(state.replace(frozen=None), data.data_mesh()) or (state, fresh)
+    found, record = store.restore(take_saved(program, state), data.data_mesh()) or (state, fresh)
     for name, now in identity.items():
         changed = records.describe_differences({name: record.get(name, now)}, {name: now})
         if changed:
             what = DIFFERENT.get(name, f"the checkpoint belongs to another {name}")
             raise UserError(f"{directory}: {what}. Then and now: {changed}. {explain_remedy(directory)}")
-    return found.replace(frozen=state.frozen), {**identity, **record}
+    return add_unsaved(program, found, state), {**identity, **record}

@@ -75,6 +75,7 @@ class Program:
       frozen_graph: of the module that stays frozen beside the task, or None.
       fields, total_steps, steps_per_epoch, patience, hold: as in `Recipe`. After `patience` steps in a row that are
         not finite nothing is updated any more.
+      constants: of the task.
       constant_rate: attributes of the task that learn at the peak rate throughout.
       rate_factors: of the task.
       parts: of the task.
@@ -89,6 +90,7 @@ class Program:
     steps_per_epoch: int
     patience: int = 10
     hold: int = 0
+    constants: tuple[str, ...] = ()
     constant_rate: tuple[str, ...] = ()
     rate_factors: tuple[tuple[str, float], ...] = ()
     parts: tuple[Part, ...] = ()
@@ -139,6 +141,7 @@ def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> 
         steps_per_epoch=recipe.steps_per_epoch,
         patience=recipe.patience,
         hold=recipe.hold,
+        constants=task.CONSTANTS,
         constant_rate=task.CONSTANT_RATE,
         rate_factors=task.rate_factors,
         parts=parts,
@@ -158,7 +161,27 @@ def make_state(task: Task, recipe: Recipe, frozen: nnx.Module | None = None) -> 
         halted=zero - 1,
     )
     # Modules share buffers with their clones and with the caller; a donated step needs its own.
-    return program, jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=everywhere())(state)
+    return program, _copy_to(everywhere())(state)
+
+
+@functools.lru_cache(maxsize=1)
+def _copy_to(sharding: NamedSharding) -> Callable[[TrainState], TrainState]:
+    """Copies a state. One function for all trainings: states of one shape share what is compiled."""
+    return jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=sharding)
+
+
+def take_saved(program: Program, state: TrainState) -> TrainState:
+    """What a checkpoint has of a state: all that training changes."""
+    named = state.rest.raw_mapping
+    rest = nnx.State({name: value for name, value in named.items() if name not in program.constants})
+    return state.replace(frozen=None, rest=rest)
+
+
+def add_unsaved(program: Program, saved: TrainState, fresh: TrainState) -> TrainState:
+    """A state from a checkpoint, with what no checkpoint has from a fresh state of the same training."""
+    now, then = fresh.rest.raw_mapping, saved.rest.raw_mapping
+    rest = nnx.State({name: (now if name in program.constants else then)[name] for name in now})
+    return saved.replace(frozen=fresh.frozen, rest=rest)
 
 
 def fresh_optimizers(program: Program, params: nnx.State) -> tuple[optax.OptState, dict[str, optax.OptState]]:

@@ -1,5 +1,7 @@
 """Fine-tuning with a method against class imbalance, from its batches to its classifier, and the same after a kill."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,13 @@ from tiny import no_events, tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import augment, data
 from aiseeme_jax.curriculum import protocols
-from aiseeme_jax.curriculum.protocols import Measurement
+from aiseeme_jax.curriculum.protocols import Measurement, Subject
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune, imbalance
 from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.training.state import make_state
 from aiseeme_jax.weights import CLASSIFIER, Classifier, save_classifier
+from bench.measure import count_compilations
 from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
@@ -145,6 +148,39 @@ class TestLearningRate:
     @pytest.mark.parametrize("method", ["none", "ldam_drw", {"name": "ccl", "start": 1.0}])
     def test_other_methods_leave_the_schedule_alone(self, method):
         np.testing.assert_array_equal(self.rates(method, {}), self.rates("inverse_frequency", {}))
+
+
+@pytest.mark.slow
+def test_shares_and_seeds_and_arms_share_what_is_compiled(tmp_path, make_tiny_backbone):
+    """Classes of other sizes are other numbers for one program. A share of fewer images than a batch has its own."""
+    splits = {name: uneven(count, seed) for seed, (name, count) in enumerate({"train": 120, "validation": 12}.items())}
+    splits["test"] = splits["validation"]
+    asked = target(duration=base.duration(steps=2), imbalance="class_balanced")
+    compiled = {}
+    for arm in ("curriculum", "scratch"):
+        measured = Subject(arm, make_tiny_backbone(), splits=splits)
+        for share, seed in itertools.product((1.0, 0.5, 0.1), (0, 1)):
+            with count_compilations() as names:
+                protocols.measure(Measurement(asked, share, seed), measured, tmp_path / f"{arm}{share}{seed}", RUNTIME)
+            compiled[arm, share, seed] = names
+    first, smaller = compiled.pop(("curriculum", 1.0, 0)), compiled.pop(("curriculum", 0.1, 0))
+    assert first.count("jit(train_step)") == 1 and smaller.count("jit(train_step)") == 1
+    assert set(smaller) <= {"jit(train_step)", "jit(feature_health)"}
+    assert not any(compiled.values()), compiled
+    sizes = [
+        imbalance.count(measured.labels("train").take(measured.training_rows(Measurement(asked, share, seed))))
+        for share, seed in itertools.product((1.0, 0.5, 0.1), (0, 1))
+    ]
+    assert len(set(sizes)) > 2, "of shares whose classes have different sizes"
+
+
+def uneven(count, seed):
+    """Lesions of one to five photographs, so that the sizes of classes depend on which lesions are drawn."""
+    random = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(count), random.integers(1, 6, count))[:count]
+    labels = np.searchsorted([0.5, 0.8, 1.0], random.random(count)[groups], side="right").astype(np.int64)
+    names = [f"{seed}-{group}" for group in groups]
+    return data.from_arrays(tiny.images(count, seed=seed), labels, names, ("dark", "grey", "bright"), name="tiny:train")
 
 
 class TestCheck:

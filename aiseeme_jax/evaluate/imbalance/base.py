@@ -20,6 +20,10 @@ from aiseeme_jax.models.classifier import linear_head
 # How many training images each class has; of findings a pair for each: images without it and with it.
 Counts = tuple[int, ...] | tuple[tuple[int, int], ...]
 
+# Arrays that follow from the sizes of the classes, by name.
+Table = Mapping[str, Any]
+NO_TABLE: Table = MappingProxyType({})
+
 # Progress is a float32: a step that lies on a boundary counts as behind it.
 ROUNDING = 1e-6
 
@@ -37,17 +41,20 @@ class Moment(NamedTuple):
     Attributes:
       progress: share of the training's steps that are done.
       difficulty: [C] mean loss of each class, NaN where it is not known; None if the method does not ask for it.
+      table: of the method, from the sizes of the classes.
     """
 
     progress: Float[Array, ""]
     difficulty: Float[Array, " c"] | None = None
+    table: Table = NO_TABLE
 
 
 class Method(abc.ABC):
     """A way to train on classes of very different sizes. Each method is a frozen dataclass; what it does to a step
     follows from its fields, from the sizes of the classes and from the `Moment`.
 
-    The sizes are those of the training images of the measurement, for a share of the labels those of the share.
+    The sizes are those of the training images of the measurement, for a share of the labels those of the share. They
+    act through the arrays of `tabulate`, which a compiled program is handed: so all shares have the same program.
 
     Class attributes:
       NAME: in configs and in the names of targets.
@@ -66,6 +73,7 @@ class Method(abc.ABC):
         Args:
           kind: of the labels.
           labels: int [B], or of findings float [B, C]: 1 present, 0 absent, NaN not known.
+          counts: what `needed_counts` gave.
         """
 
     def check(self, labels: Labels) -> None:
@@ -77,14 +85,21 @@ class Method(abc.ABC):
             )
 
     def needed_counts(self, counts: Counts) -> Counts:
-        """As much of the sizes as the loss depends on. Measurements that agree in it can share a compiled program."""
-        return counts
+        """As much of the sizes as the program depends on. Measurements that agree in it share what is compiled.
+
+        Default: how many classes there are.
+        """
+        return forget_counts(counts)
+
+    def tabulate(self, counts: Counts) -> dict[str, np.ndarray]:
+        """Arrays for the loss and for `logit_shift` that follow from the sizes. Default: none."""
+        return {}
 
     def make_head(self, features: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         """The layer that makes logits of pooled features. Default: linear."""
         return linear_head(features, outputs, rngs=rngs)
 
-    def logit_shift(self, counts: Counts) -> Float[np.ndarray, " c"] | None:
+    def logit_shift(self, table: Table) -> Float[np.ndarray, " c"] | None:
         """What is added to the logits of the trained network, wherever it is used; None: nothing."""
         return None
 

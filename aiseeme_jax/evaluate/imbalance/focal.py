@@ -13,7 +13,6 @@ from aiseeme_jax.evaluate.imbalance.base import (
     Method,
     Moment,
     check_field,
-    forget_counts,
     mean_of_known,
 )
 from aiseeme_jax.evaluate.labels import ClassLabels, FindingLabels, Labels
@@ -48,9 +47,6 @@ class Focal(Method):
                 f"imbalance.alpha is {self.alpha}, but with one class for each image one factor for all classes would "
                 "only change the learning rate: leave alpha out"
             )
-
-    def needed_counts(self, counts: Counts) -> Counts:
-        return forget_counts(counts)
 
     def loss(self, kind: str, logits: Float[Array, "b c"], labels: Array, counts: Counts, moment: Moment) -> Loss:
         if kind == ClassLabels.KIND:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -52,12 +53,16 @@ class LdamDrw(Method):
     def make_head(self, features: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return CosineHead(features, outputs, scale=self.scale, rngs=rngs)
 
-    def weights(self, counts: Counts, progress: Float[Array, ""]) -> Float[Array, " c"]:
+    def tabulate(self, counts: Counts) -> dict[str, np.ndarray]:
+        margins = losses.ldam_margins(counts, max_margin=self.max_margin)
+        return {"margins": margins, "weights": class_balanced_weights(counts, self.beta)}
+
+    def weights(self, moment: Moment) -> Float[Array, " c"]:
         """1 for each class, and from `deferred` on the class-balanced weights."""
-        balanced = class_balanced_weights(counts, self.beta)
-        return jnp.where(progress >= self.deferred - ROUNDING, jnp.asarray(balanced, jnp.float32), 1.0)
+        balanced = jnp.asarray(moment.table["weights"], jnp.float32)
+        return jnp.where(moment.progress >= self.deferred - ROUNDING, balanced, 1.0)
 
     def loss(self, kind: str, logits: Float[Array, "b c"], labels: Array, counts: Counts, moment: Moment) -> Loss:
-        margins = losses.ldam_margins(counts, max_margin=self.max_margin)
+        margins = moment.table["margins"]
         rows = losses.margin_cross_entropies(logits, labels, margins=margins, scale=self.scale)
-        return Loss(jnp.mean(self.weights(counts, moment.progress)[labels] * rows))
+        return Loss(jnp.mean(self.weights(moment)[labels] * rows))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from aiseeme_jax import losses
-from aiseeme_jax.evaluate.imbalance.base import Counts, Loss, Method, Moment, check_field
+from aiseeme_jax.evaluate.imbalance.base import Counts, Loss, Method, Moment, Table, check_field
 
 MODES = ("post_hoc", "loss")
 
@@ -36,12 +36,17 @@ class LogitAdjustment(Method):
         check_field(self, "mode", self.mode in MODES, f"one of {', '.join(MODES)}")
         check_field(self, "tau", 0 <= self.tau < float("inf"), "at least 0 and finite")
 
-    def logit_shift(self, counts: Counts) -> Float[np.ndarray, " c"] | None:
-        return -self.tau * losses.log_priors(counts) if self.mode == "post_hoc" else None
+    def tabulate(self, counts: Counts) -> dict[str, np.ndarray]:
+        log_priors = losses.log_priors(counts)
+        return {"shift": -self.tau * log_priors} if self.mode == "post_hoc" else {"log_priors": log_priors}
+
+    def logit_shift(self, table: Table) -> Float[np.ndarray, " c"] | None:
+        return np.asarray(table["shift"]) if self.mode == "post_hoc" else None
 
     def loss(self, kind: str, logits: Float[Array, "b c"], labels: Array, counts: Counts, moment: Moment) -> Loss:
-        tau = self.tau if self.mode == "loss" else 0.0
-        return Loss(losses.cross_entropy(logits + tau * jnp.float32(losses.log_priors(counts)), labels))
+        if self.mode == "post_hoc":
+            return Loss(losses.cross_entropy(logits, labels))
+        return Loss(losses.cross_entropy(logits + self.tau * jnp.float32(moment.table["log_priors"]), labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,9 @@ class BalancedSoftmax(Method):
     """
 
     NAME: ClassVar[str] = "balanced_softmax"
+
+    def tabulate(self, counts: Counts) -> dict[str, np.ndarray]:
+        return LogitAdjustment(mode="loss").tabulate(counts)
 
     def loss(self, kind: str, logits: Float[Array, "b c"], labels: Array, counts: Counts, moment: Moment) -> Loss:
         return LogitAdjustment(mode="loss").loss(kind, logits, labels, counts, moment)

@@ -1,8 +1,8 @@
 """Methods that weight the loss of a row by its class, or draw batches in which all classes are alike."""
 
+import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,7 +15,6 @@ from aiseeme_jax.evaluate.imbalance.base import (
     Moment,
     check_field,
     class_balanced_weights,
-    forget_counts,
 )
 from aiseeme_jax.evaluate.labels import ClassLabels, FindingLabels, balance_values
 
@@ -25,23 +24,30 @@ BOTH = (ClassLabels.KIND, FindingLabels.KIND)
 class Weighted(Method):
     """The base of methods that only weight rows."""
 
-    def weights(self, counts: Counts) -> Sequence[Any]:
-        """[C], or of findings [C, 2]: of rows without a finding and of rows with it. Default: 1 for each."""
-        return np.ones(np.shape(counts)).tolist()
+    @abc.abstractmethod
+    def weights(self, counts: Counts) -> Float[np.ndarray, "*c"]:
+        """[C], or of findings [C, 2]: of rows without a finding and of rows with it."""
+
+    def tabulate(self, counts: Counts) -> dict[str, np.ndarray]:
+        return {"weights": self.weights(counts)}
 
     def loss(self, kind: str, logits: Float[Array, "b c"], labels: Array, counts: Counts, moment: Moment) -> Loss:
-        return WEIGHTED[kind](logits, labels, self.weights(counts))
+        return WEIGHTED[kind](logits, labels, moment.table["weights"])
+
+
+class Unweighted(Method):
+    """The base of methods whose rows have no weights."""
+
+    def loss(self, kind: str, logits: Float[Array, "b c"], labels: Array, counts: Counts, moment: Moment) -> Loss:
+        return WEIGHTED[kind](logits, labels, np.ones(np.shape(counts)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Uncorrected(Weighted):
+class Uncorrected(Unweighted):
     """No correction: each image counts alike."""
 
     NAME: ClassVar[str] = "none"
     KINDS: ClassVar[tuple[str, ...]] = BOTH
-
-    def needed_counts(self, counts: Counts) -> Counts:
-        return forget_counts(counts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +57,12 @@ class InverseFrequency(Weighted):
     NAME: ClassVar[str] = "inverse_frequency"
     KINDS: ClassVar[tuple[str, ...]] = BOTH
 
-    def weights(self, counts: Counts) -> Sequence[Any]:
-        return balance_values(counts).tolist()
+    def weights(self, counts: Counts) -> Float[np.ndarray, "*c"]:
+        return balance_values(counts)
 
 
 @dataclasses.dataclass(frozen=True)
-class BalancedSampling(Weighted):
+class BalancedSampling(Unweighted):
     """Every batch holds all classes alike; the images of a small class come more often. Rows have no weights.
 
     The images of each class come in fresh permutations, and an epoch has as many steps as without correction (both
@@ -65,9 +71,6 @@ class BalancedSampling(Weighted):
 
     NAME: ClassVar[str] = "balanced_sampling"
     BALANCED_BATCHES: ClassVar[bool] = True
-
-    def needed_counts(self, counts: Counts) -> Counts:
-        return forget_counts(counts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,5 +92,5 @@ class ClassBalanced(Weighted):
     def __post_init__(self):
         check_field(self, "beta", 0 <= self.beta < 1, "in [0, 1)")
 
-    def weights(self, counts: Counts) -> Sequence[Any]:
-        return class_balanced_weights(counts, self.beta).tolist()
+    def weights(self, counts: Counts) -> Float[np.ndarray, "*c"]:
+        return class_balanced_weights(counts, self.beta)
