@@ -4,18 +4,19 @@ How the masks of the test images are scored stands in `evaluate/masks.py`.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from aiseeme_jax import augment, data, seeds
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune, masks, results
+from aiseeme_jax.evaluate.best_weights import BestKeeper
 from aiseeme_jax.evaluate.features import fetch_rows, on_every_device
 from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
 from aiseeme_jax.evaluate.segmentation import TRAINED, Segmentation
@@ -25,6 +26,8 @@ from aiseeme_jax.weights.segmenter import Segmenter
 
 Images = Shaped[Array, "b h w c"]
 Stored = Shaped[Array, "b h w 1"]
+# (network, images, stored masks, views) -> logits [B, S, S] and truth [B, H, W]
+Read = Callable[[nnx.Module, Images, Stored, augment.Views], tuple[Array, Array]]
 
 
 def measure(measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime) -> Measured:
@@ -35,29 +38,42 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
 
 
 def measure_segmenter(
-    task: Segmentation, measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime
+    task: BestKeeper,
+    measurement: Measurement,
+    subject: Subject,
+    directory: Path,
+    runtime: Runtime,
+    *,
+    read: Read | None = None,
+    at_test: Callable[[nnx.Module], nnx.Module] = lambda network: network,
 ) -> Measured:
-    """Trains a task on the masks of a measurement, as `measure` says."""
+    """Trains a task with a `network` on the masks of a measurement, as `measure` says.
+
+    Args:
+      read: how logits and truth are made of a batch, see `read_view`.
+      at_test: makes what predicts of the trained network, such as one that averages over views.
+    """
     train, validation = subject.splits["train"], subject.splits["validation"]
     split = train.subset(draw_rows(train, measurement.fraction, measurement.seed))
     lengths = finetune.lengths_for(measurement.target, len(train))
     recipe = finetune.make_recipe(measurement.target, lengths, len(split), measurement.seed, runtime.patience)
-    views, batch_size = measurement.views, runtime.evaluation_batch
+    how = {"views": measurement.views, "batch_size": runtime.evaluation_batch, "read": read or read_view}
     task, chosen = finetune.train_network(
         task,
         split,
         recipe,
         finetune.make_folder(directory, measurement, subject, split, runtime),
-        lambda task: mean_jaccard(task.network, validation, views, batch_size),
+        lambda task: mean_jaccard(task.network, validation, **how),
         segmentation=True,
     )
-    found, checked = (
-        score_masks(task.network, subject.splits[name], views, batch_size) for name in ("test", "validation")
-    )
+    predicting = at_test(task.network)
+    found, checked = (score_masks(predicting, subject.splits[name], **how) for name in ("test", "validation"))
     undefined = int(np.isnan(found.hausdorff95).sum())
     record = {"images": len(split), "hausdorff95_undefined": undefined, **chosen}
-    facts = {"trained_on": split.name, "images": len(split)}
-    kept = Segmenter(task.network, views, split.storage, facts)
+    kept = None
+    if isinstance(task.network, SegmentationNetwork):
+        facts = {"trained_on": split.name, "images": len(split)}
+        kept = Segmenter(task.network, measurement.views, split.storage, facts)
     return Measured(found, checked, record, network=kept)
 
 
@@ -66,73 +82,72 @@ def draw_rows(train: data.Split, fraction: float, seed: int) -> Int[np.ndarray, 
     return data.draw_share(train.groups, fraction, seed)
 
 
+def read_view(
+    network: nnx.Module, images: Images, stored: Stored, views: augment.Views
+) -> tuple[Float[Array, "b s s"], UInt8[Array, "b h w"]]:
+    """The logits of the central view of each image, and its true mask: 0, 1, `data.UNKNOWN`."""
+    return network(augment.central_view(images, views), train=False)[0], stored[..., 0]
+
+
 def score_masks(
-    network: SegmentationNetwork, split: data.Split, views: augment.Views, batch_size: int
+    network: nnx.Module, split: data.Split, views: augment.Views, batch_size: int, read: Read = read_view
 ) -> results.Overlaps:
     """How well the predicted masks of a split fit the true ones; changes nothing."""
-    counts = count_pixels(network, split, views, batch_size)
-    pairs = predict_masks(network, split, views, batch_size)
-    distances = np.array([masks.measure_hausdorff95(predicted, true) for predicted, true in pairs], np.float32)
-    return results.Overlaps(*counts.T, distances, split.ids, split.groups)
+    rows = []
+    for predicted, true in predict_masks(network, split, views, batch_size, read):
+        counts = [(predicted & true).sum(), predicted.sum(), true.sum()]
+        rows.append((*counts, masks.measure_hausdorff95(predicted, true)))
+    *counts, far = np.array(rows, np.float64).T
+    return results.Overlaps(*(c.astype(np.int32) for c in counts), far.astype(np.float32), split.ids, split.groups)
 
 
 def predict_masks(
-    network: SegmentationNetwork, split: data.Split, views: augment.Views, batch_size: int
+    network: nnx.Module, split: data.Split, views: augment.Views, batch_size: int, read: Read = read_view
 ) -> Iterator[tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]]:
     """The predicted and the true mask of each image, in the order of the split; what is not known is in neither."""
     left = len(split)
     for batch in data.evaluation_batches(split, batch_size, segmentation=True):
-        found = np.asarray(_masks(network, batch["image"], batch["segmentation"], views))[:left]
+        found = np.asarray(_masks(network, batch["image"], batch["segmentation"], views, read))[:left]
         left -= len(found)
         yield from found
 
 
 def count_pixels(
-    network: SegmentationNetwork, split: data.Split, views: augment.Views, batch_size: int
+    network: nnx.Module, split: data.Split, views: augment.Views, batch_size: int, read: Read = read_view
 ) -> Int[np.ndarray, "n 3"]:
     """Of each image the pixels that are in both masks, in the predicted one, and in the true one."""
     batches = data.evaluation_batches(split, batch_size, segmentation=True)
-    return fetch_rows((_counts(network, b["image"], b["segmentation"], views) for b in batches), len(split))
+    return fetch_rows((_counts(network, b["image"], b["segmentation"], views, read) for b in batches), len(split))
 
 
-def mean_jaccard(network: SegmentationNetwork, split: data.Split, views: augment.Views, batch_size: int) -> float:
+def mean_jaccard(
+    network: nnx.Module, split: data.Split, views: augment.Views, batch_size: int, read: Read = read_view
+) -> float:
     """The mean Jaccard index of the images of a split."""
-    common, predicted, true = count_pixels(network, split, views, batch_size).T
+    common, predicted, true = count_pixels(network, split, views, batch_size, read).T
     unmeasured = np.zeros(len(split), np.float32)
     return float(masks.jaccard(results.Overlaps(common, predicted, true, unmeasured, split.ids, split.groups)).mean())
 
 
-@functools.partial(nnx.jit, static_argnames="views")
+@functools.partial(nnx.jit, static_argnames=("views", "read"))
 def _masks(
-    network: SegmentationNetwork,
-    images: Images,
-    stored: Stored,
-    views: augment.Views,
+    network: nnx.Module, images: Images, stored: Stored, views: augment.Views, read: Read
 ) -> Bool[Array, "b 2 h w"]:
     """The predicted and the true mask of each image, without the pixels that are not known."""
-    return on_every_device(_pair(network, images, stored, views))
+    return on_every_device(_pair(network, images, stored, views, read))
 
 
-@functools.partial(nnx.jit, static_argnames="views")
-def _counts(
-    network: SegmentationNetwork,
-    images: Images,
-    stored: Stored,
-    views: augment.Views,
-) -> Int[Array, "b 3"]:
-    predicted, true = jnp.moveaxis(_pair(network, images, stored, views), 1, 0)
+@functools.partial(nnx.jit, static_argnames=("views", "read"))
+def _counts(network: nnx.Module, images: Images, stored: Stored, views: augment.Views, read: Read) -> Int[Array, "b 3"]:
+    predicted, true = jnp.moveaxis(_pair(network, images, stored, views, read), 1, 0)
     regions = jnp.stack([predicted & true, predicted, true], axis=1)
     return on_every_device(jnp.sum(regions, axis=(2, 3), dtype=jnp.int32))
 
 
 def _pair(
-    network: SegmentationNetwork,
-    images: Images,
-    stored: Stored,
-    views: augment.Views,
+    network: nnx.Module, images: Images, stored: Stored, views: augment.Views, read: Read
 ) -> Bool[Array, "b 2 h w"]:
-    logits, _ = network(augment.central_view(images, views), train=False)
-    mask = stored[..., 0]
+    logits, mask = read(network, images, stored, views)
     known = mask != data.UNKNOWN
     return jnp.stack([(resize_logits(logits, *mask.shape[1:]) > 0) & known, mask == 1], axis=1)
 

@@ -31,7 +31,7 @@ from aiseeme_jax.losses.contrastive import (
 from aiseeme_jax.losses.imbalance import binary_focal, ldam_margins, log_priors, margin_cross_entropies
 from aiseeme_jax.losses.invariance import barlow_twins, cosines, negative_cosine, vicreg
 from aiseeme_jax.losses.reconstruction import masked_mse, mse, squared_errors
-from aiseeme_jax.losses.segmentation import masked_binary_cross_entropy, soft_dice
+from aiseeme_jax.losses.segmentation import masked_binary_cross_entropy, rank_loss, soft_dice
 from aiseeme_jax.losses.soft_targets import (
     dino,
     dino_losses,
@@ -73,6 +73,7 @@ __all__ = [
     "negative_cosine",
     "nt_xent",
     "nt_xents",
+    "rank_loss",
     "sinkhorn",
     "soft_dice",
     "squared_errors",

@@ -12,6 +12,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.models import resnet, vit
 from aiseeme_jax.models.attention import NONE, SCALE
 from aiseeme_jax.models.decoder import Decoder
+from aiseeme_jax.models.deeplab import DeepLabDecoder
 from aiseeme_jax.models.heads import MLP
 from aiseeme_jax.models.resnet import ResNet
 from aiseeme_jax.models.vit import ViT
@@ -24,7 +25,7 @@ BACKBONES: Mapping[str, Callable[..., nnx.Module]] = MappingProxyType(
 )
 
 # What a network that segments may have on the maps of its backbone.
-DECODERS: Mapping[str, type[nnx.Module]] = MappingProxyType({"unet": Decoder})
+DECODERS: Mapping[str, type[nnx.Module]] = MappingProxyType({"unet": Decoder, "deeplab": DeepLabDecoder})
 
 # Fields of a model that are read only where it has attention.
 ATTENTION_FIELDS = ("attention", "attention_scale")

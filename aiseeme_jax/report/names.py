@@ -29,6 +29,9 @@ PROTOCOLS = {
     "finetune": "Fine-tuning",
     "segment": "Segmentation",
     "arl_cnn": "ARL-CNN",
+    "mb_dcnn_coarse": "MB-DCNN, coarse segmentation",
+    "mb_dcnn_classifier": "MB-DCNN, mask-guided classification",
+    "mb_dcnn_enhanced": "MB-DCNN, enhanced segmentation",
 }
 # What the classes of a target are called.
 CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}

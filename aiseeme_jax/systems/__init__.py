@@ -5,5 +5,11 @@ What a protocol is stands in `evaluate/measurement.py`; docs/systems.md has a se
 
 from aiseeme_jax.evaluate.measurement import Protocol
 from aiseeme_jax.systems.arl_cnn import ARL_CNN
+from aiseeme_jax.systems.mb_dcnn import COARSE, ENHANCED, GUIDED
 
-SYSTEMS: tuple[Protocol, ...] = (ARL_CNN,)
+SYSTEMS: tuple[Protocol, ...] = (
+    ARL_CNN,
+    COARSE,
+    GUIDED,
+    ENHANCED,
+)
