@@ -142,6 +142,7 @@ class TestParts:
 @pytest.mark.slow
 def test_three_networks_in_a_row_help_and_survive_a_kill_in_the_second(tmp_path, monkeypatch):
     """A region is found well above its share of the image, and classes well above chance."""
+    tiny.use_devices(monkeypatch, 1)
     subject = make_subject()
 
     def measure(name, protocol, needed=(), **changes):
@@ -157,21 +158,21 @@ def test_three_networks_in_a_row_help_and_survive_a_kill_in_the_second(tmp_path,
     assert found > 0.5, "a guess of everything has 0.14"
 
     second = {}
+    fast = {"coarse": coarse, "rate": 3e-2}
     for mask in ("truth", "none", "shuffled", "predicted"):
         name = "classifier" if mask == "predicted" else mask
         needed = () if mask in ("truth", "none") else ("coarse",)
-        one = measure(name, "mb_dcnn_classifier", needed, mask=mask, coarse=coarse)
+        one = measure(name, "mb_dcnn_classifier", needed, mask=mask, **fast)
         second[mask] = metrics.auroc(one.predictions.labels, one.predictions.probs)
     one.network.save(tmp_path / "classifier")
-    print(second)
-    assert second["truth"] > 0.9 and second["predicted"] > second["none"] + 0.1
-    assert second["shuffled"] < second["predicted"] - 0.1
+    assert second["truth"] >= second["predicted"] > 0.9 > second["none"], second
+    assert second["shuffled"] < second["predicted"] - 0.05, second
 
     with monkeypatch.context() as patch:
         patch.setattr(data, "Batches", stopping_after(20))
         with pytest.raises(Killed):
-            measure("killed", "mb_dcnn_classifier", ("coarse",), coarse=coarse)
-    again = measure("killed", "mb_dcnn_classifier", ("coarse",), coarse=coarse)
+            measure("killed", "mb_dcnn_classifier", ("coarse",), **fast)
+    again = measure("killed", "mb_dcnn_classifier", ("coarse",), **fast)
     np.testing.assert_array_equal(again.predictions.probs, one.predictions.probs)
     assert again.network.save(tmp_path / "killed") == one.network.save(tmp_path / "classifier")
 
