@@ -40,6 +40,7 @@ __all__ = [
     "DECODERS",
     "MLP",
     "Decoder",
+    "DeepLabDecoder",
     "ResNet",
     "ViT",
     "check_config",
