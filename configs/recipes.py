@@ -39,11 +39,16 @@ def choose(experiment: str, variants: Mapping[str, Callable[..., ConfigDict]], v
     key, _, tasks = arguments[0].partition("=")
     if len(arguments) > 1 or key != "tasks":
         raise UserError(f"after '{name}' of {experiment} may follow tasks=ONE+ANOTHER, not '{','.join(arguments)}'")
+    check_tasks(tasks)
+    return variants[name](tasks=tuple(tasks.split("+")))
+
+
+def check_tasks(tasks: str) -> None:
+    """Raises UserError unless tasks are known ones with + between them."""
     for task in tasks.split("+"):
         pretext.task_class(task)
         if task in pretext.COMBINED:
             raise UserError(f"tasks={tasks}: '{task}' needs members: write a config file with base.stage('{task}', …)")
-    return variants[name](tasks=tuple(tasks.split("+")))
 
 
 def full_stage(task: str, *, preset: str, size: int, batch_size: int | None = None) -> ConfigDict:
