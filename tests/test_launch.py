@@ -176,15 +176,15 @@ def test_batch_that_does_not_divide_over_the_devices(phantom, tmp_path):  # noqa
     assert "a batch of 9 does not divide over 2 devices; change `batch_size`" in said
 
 
-def test_a_task_may_lie_beside_the_config_file(launch_forked, phantom, tmp_path):  # noqa: F811
+def test_a_task_may_lie_beside_the_config_file(launch_forked, tmp_path):  # noqa: F811
     """The example of the page about tasks."""
     page = (running.REPOSITORY / "docs" / "adding_a_task.md").read_text()
     task, config = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (folder := tmp_path / "mine").mkdir()
     (folder / "mirror.py").write_text(task)
-    (file := folder / "config.py").write_text(config.replace("derm_phantom/demo", "derm_phantom/tiny"))
-    code, said = launch_forked(tmp_path / "run", phantom, "--plan", config=str(file))
-    assert code == 0 and "00-mirror-" in said and "7 pieces of work, 0 of which exist" in said, said
+    (file := folder / "config.py").write_text(config)
+    said = fails(tmp_path / "run", tmp_path / "nowhere", config=str(file), launch=launch_forked)
+    assert "error: stages[0] (mirror): the data set 'derm_phantom/demo' is not prepared" in said
 
 
 def test_unknown_variant(launch_forked, phantom, tmp_path):  # noqa: F811

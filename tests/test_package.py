@@ -80,6 +80,19 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch, capsys):
     assert checking.read_all is not lack
 
 
+# Random weights, measured by kNN.
+MINE = """
+from configs import base, recipes
+
+def get_config():
+    config = base.get_config()
+    config.job = "evaluate"
+    config.model.update({"name": "resnet18", "width": 0.125, "stem": "small", "dtype": "float32"})
+    config.targets = (base.target("knn", size=16),)
+    return config
+"""
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """A folder with the content of the wheel, which is built in a copy, without what git ignores."""
@@ -129,8 +142,7 @@ class TestWheel:
         place = os.pathsep.join(map(str, (tmp_path / "other", installed)))
         environment = {**os.environ, "PYTHONPATH": place, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_TO_COMPILE}
         (folder := tmp_path / "empty").mkdir()
-        own = "from configs import base, isic_curriculum\n\n\ndef get_config():\n"
-        (folder / "mine.py").write_text(f'{own}    config = isic_curriculum.get_config("demo")\n    return config\n')
+        (folder / "mine.py").write_text(MINE)
 
         def call(*arguments, code=0):
             program = "import sys; sys.argv[0] = 'aiseeme'; from aiseeme_jax.__main__ import main; sys.exit(main())"
@@ -140,9 +152,10 @@ class TestWheel:
             return done.stdout + done.stderr
 
         assert "plan,predict,prepare,report" in call("--help")
-        data = (f"--config.runtime.data_dir={phantom}", "--config.data.name=derm_phantom/tiny")
-        for name in ("isic_curriculum:demo", "mine.py"):
-            said = call("plan", f"--config={name}", "--workdir=run", *data)
-            assert "20 pieces of work, 0 of which exist" in said
+        data = (f"--config.runtime.data_dir={phantom}", "--config.data.name=derm_phantom/tiny", "--workdir=run")
+        said = call("plan", "--config=evaluate:dermoscopy,64,frozen", *data)
+        assert "knn-100pct-seed0-" in said and "0 of which exist" in said
+        call("train", "--config=mine.py", *data)
+        assert "knn" in (folder / "run" / "report.html").read_text()
         assert "Config files are base, cxr_curriculum, " in call("train", "--config=mime.py", "--workdir=run", code=2)
         assert f"ready: {phantom}" in call("prepare", "derm_phantom/tiny", "--data_dir", phantom)
