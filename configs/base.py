@@ -418,5 +418,6 @@ def get_config() -> ConfigDict:
     config.runtime.log_every = 50  # steps
     config.runtime.checkpoint_every = 1000  # steps
     config.runtime.evaluation_batch = 256
+    config.runtime.writers = ("tensorboard",)  # tensorboard | wandb | mlflow
     config.runtime.compiled_programs = "~/.cache/aiseeme_jax/programs"  # empty: they are not kept
     return config.lock()

@@ -19,6 +19,7 @@ from aiseeme_jax.evaluate import finetune
 from aiseeme_jax.evaluate.features import DEFAULT_ENDPOINT
 from aiseeme_jax.training import samples
 from aiseeme_jax.training.checks import check_training
+from aiseeme_jax.training.writers import check_writers
 
 # Groups of fewer images are tried out: no loss, norm or distillation needs more rows than so many.
 SMALL_BATCH = 3
@@ -54,6 +55,7 @@ def check_runtime(runtime: ConfigDict) -> None:
     for name, least in (("log_every", 1), ("checkpoint_every", 1), ("evaluation_batch", 1), ("workers", 0)):
         check_at_least(least, f"runtime.{name}", runtime[name])
     data.Loading(runtime.residence, runtime.workers)
+    check_writers(runtime.writers)
 
 
 def check_run(config: ConfigDict) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.curriculum.context import Context
-from aiseeme_jax.curriculum.pieces import PlannedMeasurement, PlannedStage
+from aiseeme_jax.curriculum.pieces import PlannedMeasurement
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.scores import make_scoring
 from aiseeme_jax.store import checkpoints
-from aiseeme_jax.training import events
 from aiseeme_jax.training.spending import Spending
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ class Measurer:
             record["classifier_hash"] = weights.save_classifier(directory / weights.CLASSIFIER, outcome.classifier)
         if outcome.network is not None:
             record["network_hash"] = outcome.network.save(directory)
-        self.write_events(planned, directory, outcome.predictions)
+        self.tell_metrics(planned, outcome.predictions)
         checkpoints.drop_checkpoints(directory)
         return record
 
@@ -89,10 +88,8 @@ class Measurer:
             self.context.datasets.target(planned.set, planned.test_set, needs),
         )
 
-    def write_events(self, planned: PlannedMeasurement, directory: Path, predictions: results.AnyPredictions) -> None:
-        """Shows the main metrics in TensorBoard, at the last step of the backbone's last stage."""
-        steps = planned.start.total_steps if isinstance(planned.start, PlannedStage) else 0
+    def tell_metrics(self, planned: PlannedMeasurement, predictions: results.AnyPredictions) -> None:
+        """Says what the main metrics are."""
         headline = make_scoring(predictions, samples=1, seed=0).headline()
         found = {f"{planned.name}/{name}": value for name, value in headline.items()}
-        events.write_scalars(directory, steps, found)
         log.info("%s: %s", planned.title, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))

@@ -20,6 +20,7 @@ from aiseeme_jax.curriculum.stages import estimate_fisher, train_stage
 from aiseeme_jax.curriculum.trials import PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import printing
+from aiseeme_jax.jobs.arm_writing import write_arms
 from aiseeme_jax.jobs.forecast import Forecaster, describe_missing_device
 from aiseeme_jax.jobs.outlook import RunOutlook, read_speeds
 from aiseeme_jax.jobs.run_record import record_run
@@ -30,6 +31,7 @@ from aiseeme_jax.search.trial_work import TrialWork
 from aiseeme_jax.search.tuning import conclude
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.training import writers
 from aiseeme_jax.training.compilation import keep_programs
 from aiseeme_jax.training.display import Display
 
@@ -61,23 +63,25 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     warn_of_missing_device(plan, store, forecaster)
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     workdirs.write_plan(workdir, list_artifacts(plan, workdirs.name_store(config.runtime.store)))
-    with record_run(workdir):
-        work(plan, context, workdir)
+    with record_run(workdir), writers.use(config.runtime.writers, workdir.name):
+        if work(plan, context, workdir):
+            write_arms(workdir)
     # Once more: what another run was making may have come last, and this run has ended.
     write_tables(workdir)
     write_card(workdir)
     log.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
 
 
-def work(plan: Plan, context: Context, workdir: Path) -> None:
-    """Makes every piece that does not exist, and writes the tables after each arm."""
+def work(plan: Plan, context: Context, workdir: Path) -> bool:
+    """Makes every piece that does not exist, and writes the tables after each arm. Returns whether there was any."""
     store = context.store
-    if all(store.record(piece.artifact) for piece in plan.pieces()):
+    if everything := all(store.record(piece.artifact) for piece in plan.pieces()):
         log.info("everything exists: nothing to train or measure")
     make = RunOutlook(plan.arms, store).follow(choose_work(context))
     for piece in work_through(plan.pieces(), store, make):
         if is_last_of_an_arm(piece, plan):
             write_tables(workdir)
+    return not everything
 
 
 def check_starts(config: ConfigDict, workdir: Path) -> None:

@@ -38,6 +38,7 @@ from aiseeme_jax.search.trials import START, Order, Outcome, Trial
 from aiseeme_jax.search.tuning import describe_score
 from aiseeme_jax.store import artifacts, keys, workdirs
 from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.training import writers
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
         return
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     search.write_to(workdir)
-    with record_run(workdir):
+    with record_run(workdir), writers.use(config.runtime.writers, workdir.name):
         outcome = search.run()
         if not outcome.ranking():
             raise UserError("the training of every order diverged: lower the learning rates of search.pool")

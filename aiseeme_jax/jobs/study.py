@@ -30,6 +30,7 @@ from aiseeme_jax.study import tables
 from aiseeme_jax.study.certainty import Outcomes
 from aiseeme_jax.study.measured import Reader
 from aiseeme_jax.study.variants import Study, StudyRun, name_variant, read_study
+from aiseeme_jax.training import writers
 from aiseeme_jax.training.compilation import keep_programs
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     keep_programs(config.runtime.compiled_programs)
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     workdirs.write_plan(workdir, list_artifacts(name_arms_apart(planned), workdirs.name_store(config.runtime.store)))
-    with record_run(workdir):
+    with record_run(workdir), writers.use(config.runtime.writers, workdir.name):
         StudyJob(config, study, planned, store, workdir).work()
     log.info("done: results in %s, report in %s", workdir / tables.SUMMARY, workdir / report.REPORT)
 

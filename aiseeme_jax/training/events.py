@@ -5,24 +5,26 @@ events, and one message says so. Only process 0 writes.
 """
 
 import contextlib
+import functools
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
+
+log = logging.getLogger(__name__)
 
 FILES = "events.out.tfevents.*"
 
 
-def writer(directory: Path, *, start_step: int | None = None) -> Any | None:
+def writer(directory: Path, *, start_step: int) -> Any | None:
     """clu's writer on its own thread, or None.
 
     Args:
       directory: holds the event files.
-      start_step: what earlier processes wrote of later steps is removed, since those steps are run again; None: nothing
-        is removed.
+      start_step: what earlier processes wrote of later steps is removed, since those steps are run again.
     """
     # tensorflow would otherwise talk into the progress bar while it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -32,8 +34,7 @@ def writer(directory: Path, *, start_step: int | None = None) -> Any | None:
     try:
         from clu import metric_writers
     except ImportError as error:
-        advice = "No TensorBoard events: %s. `pip install clu tensorboard tensorflow-cpu` adds them."
-        logging.log_first_n(logging.WARNING, advice, 1, error)
+        _warn_once(str(error))
         return None
 
     import tensorflow
@@ -47,17 +48,13 @@ def writer(directory: Path, *, start_step: int | None = None) -> Any | None:
 
     with contextlib.suppress(RuntimeError):  # tensorflow is already in use, and has the memory it wants
         tensorflow.config.set_visible_devices([], "GPU")
-    if start_step is not None:
-        _remove_after(tensorflow, directory, start_step)
+    _remove_after(tensorflow, directory, start_step)
     return metric_writers.AsyncWriter(PromptWriter(os.fspath(directory)))
 
 
-def write_scalars(directory: Path, step: int, scalars: Mapping[str, float]) -> None:
-    """Adds figures that belong to no running stage, such as a target's metrics, to the events of a folder."""
-    events = writer(directory)
-    if events:
-        events.write_scalars(step, dict(scalars))
-        events.close()
+@functools.cache
+def _warn_once(reason: str) -> None:
+    log.warning("No TensorBoard events: %s. `pip install clu tensorboard tensorflow-cpu` adds them.", reason)
 
 
 def _remove_after(tensorflow: Any, directory: Path, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What a training reports while it runs: metrics.jsonl, TensorBoard events, progress.
+"""What a training reports while it runs: metrics.jsonl, TensorBoard or another writer, progress.
 
 `log` gets the number of updates that are complete and values that are already on the host, so nothing here waits for
 the accelerator or delays training: a thread writes the events, and a line of JSON is appended and flushed. The files of
@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from aiseeme_jax.training import events
 from aiseeme_jax.training.display import Display
 from aiseeme_jax.training.journal import METRICS, Journal
+from aiseeme_jax.training.writers import Writer, open_writers
 
 # A step, and the seconds on the clock when it was logged.
 Mark = tuple[int, float]
@@ -36,7 +36,7 @@ class Telemetry:
         start_step: int = 0,
         writers: bool = True,
     ):
-        """Writes into `directory`, which is made if absent; `writers` says whether also TensorBoard events.
+        """Writes into `directory`, which is made if absent; `writers` says whether also to the writers in use.
 
         Of the `total_steps` of the stage, `start_step` were complete before this process began. `batch_size`
         counts the images of a step over all devices and processes. `title` stands before the progress.
@@ -44,14 +44,15 @@ class Telemetry:
         self._step = start_step
         self._throughput = _Throughput(start_step, total_steps, batch_size)
         self._warned: set[str] = set()
-        self._journal = self._display = self._events = None
+        self._journal = self._display = None
+        self._writers: list[Writer] = []
         if jax.process_index() != 0:
             return
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(directory / METRICS, start_step)
         self._display = Display(title, total_steps, start_step=start_step, batch_size=batch_size)
-        self._events = events.writer(directory, start_step=start_step) if writers else None
+        self._writers = open_writers(directory, title, start_step) if writers else []
 
     @property
     def images_per_second(self) -> float | None:
@@ -66,8 +67,8 @@ class Telemetry:
             finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
             self._journal.write({"step": step} | finite)
             self._display.advance(step, metrics.get("loss"))
-        if self._events:
-            self._events.write_scalars(step, metrics)
+        for writer in self._writers:
+            writer.write_scalars(step, metrics)
 
     def advance(self, step: int, loss: Float[Array, ""]) -> None:
         """Shows that a step is done, between two log calls too."""
@@ -75,10 +76,10 @@ class Telemetry:
             self._display.advance(step, loss)
 
     def images(self, step: int, images: Mapping[str, Float[np.ndarray, "n h w c"]]) -> None:
-        """Sends batches of images with values in 0 … 1 to TensorBoard."""
-        if self._events:
-            finite = {name: np.nan_to_num(np.asarray(batch, np.float32)) for name, batch in images.items()}
-            self._events.write_images(step, {name: np.clip(batch, 0, 1) for name, batch in finite.items()})
+        """Sends batches of images with values in 0 … 1 to the writers."""
+        finite = {name: np.nan_to_num(np.asarray(batch, np.float32)) for name, batch in images.items()}
+        for writer in self._writers:
+            writer.write_images(step, {name: np.clip(batch, 0, 1) for name, batch in finite.items()})
 
     def warn(self, text: str, *, topic: str = "") -> None:
         """Shows and records a warning, at the step of the last log call; of one `topic`, the first only."""
@@ -88,13 +89,13 @@ class Telemetry:
         if self._journal:
             self._journal.write({"step": self._step, "warning": text})
             self._display.print(f"warning: {text}")
-        if self._events:
-            self._events.write_texts(self._step, {"warning": text})
+        for writer in self._writers:
+            writer.write_texts(self._step, {"warning": text})
 
     def close(self) -> None:
         """Writes what is pending; a second call does nothing."""
-        resources = [resource for resource in (self._journal, self._display, self._events) if resource]
-        self._journal = self._display = self._events = None
+        resources = [resource for resource in (self._journal, self._display, *self._writers) if resource]
+        self._journal, self._display, self._writers = None, None, []
         with contextlib.ExitStack() as stack:  # closes the rest, too, if one of them fails
             for resource in resources:
                 stack.callback(resource.close)

@@ -157,11 +157,11 @@ def test_no_field_of_runtime_is_in_a_key(tmp_path):
     before = everything()
     made = config()
     made.runtime.update({"data_dir": str(tmp_path), "store": str(tmp_path), "residence": "device", "workers": 3})
-    made.runtime.compiled_programs = str(tmp_path)
+    made.runtime.compiled_programs, made.runtime.writers = str(tmp_path), ()
     made.runtime.update({"log_every": 7, "checkpoint_every": 9, "evaluation_batch": 5})
     assert set(made.runtime) == {
         "data_dir", "store", "residence", "workers", "log_every", "checkpoint_every", "evaluation_batch",
-        "compiled_programs",
+        "compiled_programs", "writers",
     }  # fmt: skip
     assert everything(made) == before
 

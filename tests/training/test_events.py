@@ -8,6 +8,7 @@ import pytest
 from small_disk import small_disk  # noqa: F401
 
 from aiseeme_jax.errors import DiskError
+from aiseeme_jax.jobs import arm_writing
 from aiseeme_jax.store.files import explain_disk_errors
 from aiseeme_jax.training import events
 from aiseeme_jax.training.telemetry import Telemetry
@@ -54,10 +55,18 @@ class TestEvents:
                     run.images(step, {"views": noise})
                     run.log(step, {"loss": 1.0})
 
-    def test_tags_may_contain_anything(self, tmp_path):
+    def test_tags_may_contain_anything_and_a_run_without_steps_has_settings_and_texts(self, tmp_path):
         name = "knn:a/64/<b>A & B</b>"
-        events.write_scalars(tmp_path, 3, {name: 0.5})
+        for value in (0.25, 0.5):
+            arm_writing.write_run(
+                tmp_path, "arm", texts={"config": "{}"}, hparams={"arm": "a", "width": 0.5}, points={3: {name: value}}
+            )
         assert self.scalars(tmp_path, name) == [(3, 0.5)]
+        tags = set(self.read(tmp_path).Tags()["tensors"])
+        assert "config" in tags and any("hparams" in tag for tag in self.plugins(tmp_path))
+
+    def plugins(self, directory):
+        return self.read(directory).summary_metadata
 
     def test_a_resumed_run_goes_on_from_its_checkpoint(self, tmp_path):
         with make(tmp_path) as run:
@@ -85,12 +94,6 @@ class TestEvents:
             run.log(2, {"loss": 2.0})
         assert self.scalars(tmp_path, "loss") == [(1, 1.0), (2, 2.0)]
 
-    def test_figures_of_no_stage_are_added(self, tmp_path):
-        with make(tmp_path) as run:
-            run.log(7, {"loss": 1.0})
-        events.write_scalars(tmp_path, 7, {"auroc": 0.75})
-        assert (self.scalars(tmp_path, "auroc"), self.scalars(tmp_path, "loss")) == ([(7, 0.75)], [(7, 1.0)])
-
     def test_an_error_in_the_run_loses_no_events(self, tmp_path):
         with pytest.raises(ZeroDivisionError), make(tmp_path) as run:
             run.log(1, {"loss": 2.0})
@@ -102,7 +105,7 @@ def make(directory, **fields):
     return Telemetry(directory, **{"total_steps": 100, "batch_size": 32, "title": "rotation", **fields})
 
 
-def test_without_tensorflow_the_run_goes_on(tmp_path, monkeypatch):
+def test_without_tensorflow_the_run_goes_on(tmp_path, monkeypatch, caplog):
     real_import = builtins.__import__
 
     def no_clu(name, *args, **kwargs):
@@ -111,12 +114,12 @@ def test_without_tensorflow_the_run_goes_on(tmp_path, monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", no_clu)
-    said = []
-    monkeypatch.setattr(events.logging, "log_first_n", lambda level, text, n, *args: said.append((text % args, n)))
-    with make(tmp_path) as run:
-        run.log(1, {"loss": 1.0})
-        run.images(1, {"views": np.zeros((1, 2, 2, 3))})
-        run.warn("odd")
+    events._warn_once.cache_clear()
+    for _ in range(2):
+        with make(tmp_path) as run:
+            run.log(1, {"loss": 1.0})
+            run.images(1, {"views": np.zeros((1, 2, 2, 3))})
+            run.warn("odd")
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
-    ((text, times),) = said
-    assert times == 1 and "No module named" in text and "pip install clu tensorboard tensorflow-cpu" in text
+    (text,) = caplog.messages
+    assert "No module named" in text and "pip install clu tensorboard tensorflow-cpu" in text
