@@ -77,13 +77,13 @@ def _join_truth(split: data.Split, found: Float[np.ndarray, "n c"] | results.Ove
 
 
 def seeds_for(target: ConfigDict, fraction: float) -> Sequence[int]:
-    """The seeds a target is measured with: on all labels the first alone, if the protocol trains nothing."""
+    """The seeds a target is measured with: on all labels the first alone, if nothing in it is random."""
     return target.seeds if is_random(target, fraction) else target.seeds[:1]
 
 
 def is_random(target: ConfigDict, fraction: float) -> bool:
-    """Whether a result depends on the seed: if labels are drawn, or the protocol trains."""
-    return fraction < 1 or target.shots > 0 or PROTOCOLS[target.protocol].trains
+    """Whether a result depends on the seed: if labels are drawn, or the protocol is random."""
+    return fraction < 1 or target.shots > 0 or PROTOCOLS[target.protocol].is_random
 
 
 def find_protocol(name: str) -> Protocol:

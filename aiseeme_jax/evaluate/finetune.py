@@ -266,13 +266,18 @@ def make_folder(
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for a batch size, length, optimizer, schedule, method against imbalance, or a way to train and
-    to test, that cannot be.
-    """
+    """Raises UserError for a field that cannot be."""
     if target.get("trained", "all") not in TRAINED:
         raise UserError(f"trained is '{target.trained}'; known are {', '.join(TRAINED)}")
     if not 0 < target.layer_decay <= 1:
         raise UserError(f"layer_decay is {target.layer_decay}; it must lie in (0, 1]")
+    check_supervised(target, train)
+
+
+def check_supervised(target: ConfigDict, train: data.Split) -> None:
+    """Raises UserError for a batch size, length, optimizer, schedule, method against imbalance, or views to test on,
+    that cannot be.
+    """
     if target.test_views not in augment.EVALUATION_VIEWS:
         raise UserError(f"test_views is '{target.test_views}'; known are {', '.join(augment.EVALUATION_VIEWS)}")
     if target.test_views != augment.CENTRAL and augment.views_of(target.views).dimensions == 3:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 
+# The size of a logit that is sure.
+CERTAIN = 30.0
+
+
 class LinearProbe(NamedTuple):
     """What the probe chose and gave.
 
@@ -89,6 +93,7 @@ def linear_probe(
     class_weight: str,
     max_iter: int,
     classes: int,
+    standardise: bool = True,
 ) -> LinearProbe:
     """Fits 'train' once for each strength, and takes the best by balanced accuracy (findings: macro AUROC) on
     'validation'. Of equal ones the strongest regularisation (smallest C) is taken.
@@ -96,11 +101,12 @@ def linear_probe(
     A class or finding that no training row has gets probability 0.
 
     Args:
-      features: 'train', 'validation' and others, such as 'test' -> [N, D]; standardised with mean and deviation of
-        'train'.
+      features: 'train', 'validation' and others, such as 'test' -> [N, D].
       labels: 'train' and 'validation' -> int [N], or of findings float [N, C].
       strengths: candidates for C, positive.
       class_weight: 'balanced' (n / (classes present x n_c), of a finding n / (2 n_v)) or 'none'.
+      standardise: whether features are standardised with mean and deviation of 'train'. If the scales of features say
+        how much each counts, they are not.
     """
     check_class_weight(class_weight)
     if not strengths or min(strengths) <= 0:
@@ -108,7 +114,8 @@ def linear_probe(
     train = make_labels(labels["train"], classes)
     if not train.learnable:
         raise ValueError(f"the linear probe cannot learn from the training labels: {train.describe_undefined()}")
-    x = _standardised(features)
+    x = _as_doubles(features)
+    x = _standardised(x) if standardise else x
     score_of = main_metric(labels["validation"])
     best, best_score, unconverged = None, -np.inf, 0
     candidates = _fit_all(x["train"], train.regressions(), sorted(strengths), class_weight, max_iter)
@@ -123,14 +130,36 @@ def linear_probe(
     return LinearProbe(strength, best_score, converged, unconverged, probs)
 
 
-def _standardised(features: Mapping[str, ArrayLike]) -> dict[str, Float[np.ndarray, "n d"]]:
-    from sklearn.preprocessing import StandardScaler
+def fit_kernel(
+    vectors: ArrayLike, labels: ArrayLike, *, strength: float, class_weight: str, max_iter: int, classes: int
+) -> tuple[Float[np.ndarray, "d c"], Float[np.ndarray, " c"]]:
+    """Kernel and bias of the regressions of one C, on vectors as they are: logits are vectors kernel + bias.
 
+    The softmax of the logits, of findings their sigmoid, is the probability. A class that no row has gets the bias
+    `-CERTAIN`, and a finding that all rows have, or none has, the bias `CERTAIN` or `-CERTAIN`.
+
+    Args: as of `linear_probe`.
+    """
+    made = make_labels(labels, classes)
+    x = _as_doubles({"train": vectors})["train"]
+    kernel, bias = np.zeros((x.shape[1], classes)), np.full(classes, -CERTAIN)
+    for (fit,) in zip(*_fit_all(x, made.regressions(), [strength], class_weight, max_iter), strict=True):
+        fit.fill_kernel(kernel, bias)
+    return kernel, bias
+
+
+def _as_doubles(features: Mapping[str, ArrayLike]) -> dict[str, Float[np.ndarray, "n d"]]:
     # float64: the line search of L-BFGS gives up early in float32.
     x = {split: np.asarray(rows, np.float64) for split, rows in features.items()}
     for split, rows in x.items():
         if not np.isfinite(rows).all():
             raise ValueError(f"{split} features hold values that are not finite: the backbone has diverged")
+    return x
+
+
+def _standardised(x: Mapping[str, Float[np.ndarray, "n d"]]) -> dict[str, Float[np.ndarray, "n d"]]:
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(x["train"])
     return {split: scaler.transform(rows) for split, rows in x.items()}
 
@@ -153,6 +182,21 @@ class _Fit:
         for place, target in enumerate(found):
             if target in self.regression.columns:
                 probs[:, self.regression.columns[target]] = values[:, place]
+
+    def fill_kernel(self, kernel: Float[np.ndarray, "d c"], bias: Float[np.ndarray, " c"]) -> None:
+        """Writes the coefficients into the columns of the regression."""
+        if self.model is None:
+            found = self.regression.targets[:1]
+            coefficients, offsets = np.zeros((1, len(kernel))), np.full(1, CERTAIN)
+        else:
+            found, coefficients, offsets = self.model.classes_, self.model.coef_, self.model.intercept_
+            if len(coefficients) < len(found):
+                # Of two values, the regression has the log odds of the second one.
+                coefficients, offsets = (np.stack([np.zeros_like(x[0]), x[0]]) for x in (coefficients, offsets))
+        for place, target in enumerate(found):
+            if target in self.regression.columns:
+                column = self.regression.columns[target]
+                kernel[:, column], bias[column] = coefficients[place], offsets[place]
 
 
 def _fit_all(

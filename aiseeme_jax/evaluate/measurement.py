@@ -169,7 +169,7 @@ class Protocol:
 
     Attributes:
       name: of the protocol, as a target's config has it.
-      trains: whether it trains the backbone. If not, all seeds give the same result on all labels.
+      trains: whether it trains the backbone. If not, all seeds give the same result on all labels, unless it `draws`.
       check: judges the fields of a target against its training split. Raises UserError that names the field.
       measure: (measurement, subject, directory, runtime) -> `Measured`. Checkpoints and logs go to the directory.
       needs: what the images of the splits have.
@@ -182,6 +182,7 @@ class Protocol:
         same share of the labels and with the same seed.
       check_splits: judges the target against all its splits, where the training split is not enough.
       check_model: judges it against the fields of the network, `config.model`.
+      draws: of a protocol that trains no backbone, whether its result depends on the seed all the same.
     """
 
     name: str
@@ -195,6 +196,12 @@ class Protocol:
     plan_needed: Callable[[ConfigDict], Mapping[str, ConfigDict]] = lambda target: plan_all_earlier(target)
     check_splits: Callable[[ConfigDict, Mapping[str, data.Split]], None] = lambda target, splits: None
     check_model: Callable[[ConfigDict, ConfigDict], None] = lambda target, model: None
+    draws: bool = False
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its result depends on the seed, on all labels too."""
+        return self.trains or self.draws
 
     def read_settings(self, target: ConfigDict) -> Any:
         """The fields of a system of a target, an object of `settings`. UserError for a value that cannot be."""

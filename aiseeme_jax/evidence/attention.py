@@ -17,9 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from aiseeme_jax.augment.blur import gaussian_blur
-from aiseeme_jax.evidence import halves
-from aiseeme_jax.evidence.halves import Placement, as_map, list_attentions, run_after, run_until
-from aiseeme_jax.models import ViT
+from aiseeme_jax.models import ViT, halves
+from aiseeme_jax.models.halves import Placement, as_map, list_attentions, run_after, run_until
 
 Activations = Float[Array, "b h w k"]
 Maps = Float[Array, "b h w"]

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from aiseeme_jax import augment
 from aiseeme_jax.evidence import localisation
 from aiseeme_jax.evidence.attention import METHODS, draw_maps, enlarge, find_placement
-from aiseeme_jax.evidence.halves import Placement
 from aiseeme_jax.evidence.sanity import correlate_maps, make_random, randomise_downwards
+from aiseeme_jax.models.halves import Placement
 from aiseeme_jax.store import keys
 
 RANDOM_SEEDS = (0, 1, 2)

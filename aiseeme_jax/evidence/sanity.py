@@ -13,8 +13,8 @@ from jaxtyping import Float
 from scipy import stats
 
 from aiseeme_jax import models, seeds
-from aiseeme_jax.evidence.halves import ENDPOINTS, replace_part
 from aiseeme_jax.models.classifier import CosineHead, linear_head
+from aiseeme_jax.models.halves import ENDPOINTS, replace_part
 
 HEAD = "head"
 # The median similarity of the maps of a network and of a random one should be below it, on maps of at least 14 x 14.

@@ -25,11 +25,11 @@ from aiseeme_jax.curriculum.costs import describe_cost
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evidence.attention import METHODS, enlarge
-from aiseeme_jax.evidence.halves import check_endpoint
 from aiseeme_jax.evidence.looking import Cases, Looked, Looker, Network, at_quantiles, choose_cases, list_wanted
 from aiseeme_jax.jobs.attention_maps import MapStore, PlannedLook, identify_images
 from aiseeme_jax.jobs.attention_networks import Arm, choose_arms, load_arms
 from aiseeme_jax.jobs.attention_tables import IMAGE_NUMBERS, NUMBERS, ImageRow, Row, Tables, write_summary
+from aiseeme_jax.models.halves import check_endpoint
 from aiseeme_jax.report.attention_pictures import save_pictures
 from aiseeme_jax.store import workdirs
 

@@ -32,6 +32,9 @@ PROTOCOLS = {
     "mb_dcnn_coarse": "MB-DCNN, coarse segmentation",
     "mb_dcnn_classifier": "MB-DCNN, mask-guided classification",
     "mb_dcnn_enhanced": "MB-DCNN, enhanced segmentation",
+    "fisher_vector": "Fisher vectors",
+    "thorax_attention": "Thorax-Net, attention branch",
+    "thorax_net": "Thorax-Net",
 }
 # What the classes of a target are called.
 CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}

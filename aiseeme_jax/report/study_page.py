@@ -165,8 +165,8 @@ def list_one_label_seed(summaries: Sequence[Summary]) -> list[str]:
 
 
 def draws_on_all_labels(target: str) -> bool:
-    """Whether a target has random numbers also on all labels: whether it trains the backbone."""
-    return find_protocol(re.split("[+:]", target)[0]).trains
+    """Whether a target has random numbers also on all labels."""
+    return find_protocol(re.split("[+:]", target)[0]).is_random
 
 
 def _cells(one: Difference) -> tuple[Cell | None, str]:

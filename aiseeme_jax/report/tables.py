@@ -263,7 +263,8 @@ def _describe_choice(record: dict[str, Any], target: dict[str, Any]) -> tuple[st
     if "neighbours" in record:
         return f"k = {record['neighbours']}", _describe_place(record["neighbours"], target["neighbours"])
     if "strength" in record:
-        return f"C = {record['strength']:g}", _describe_place(record["strength"], target["strengths"])
+        tried = target.get("system", target)["strengths"]
+        return f"C = {record['strength']:g}", _describe_place(record["strength"], tried)
     if record.get("best_step"):
         note = "the last" if record["best_step"] == record["steps"] else ""
         return f"step {record['best_step']:,} of {record['steps']:,}", note

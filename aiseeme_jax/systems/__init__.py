@@ -5,11 +5,16 @@ What a protocol is stands in `evaluate/measurement.py`; docs/systems.md has a se
 
 from aiseeme_jax.evaluate.measurement import Protocol
 from aiseeme_jax.systems.arl_cnn import ARL_CNN
+from aiseeme_jax.systems.fisher_vector import FISHER_VECTOR
 from aiseeme_jax.systems.mb_dcnn import COARSE, ENHANCED, GUIDED
+from aiseeme_jax.systems.thorax_net import THORAX_ATTENTION, THORAX_NET
 
 SYSTEMS: tuple[Protocol, ...] = (
     ARL_CNN,
     COARSE,
     GUIDED,
     ENHANCED,
+    FISHER_VECTOR,
+    THORAX_ATTENTION,
+    THORAX_NET,
 )

@@ -141,7 +141,7 @@ class Classifier:
             "class_names": list(self.class_names),
             "views": dataclasses.asdict(self.views),
             "temperature": self.temperature,
-            **_describe_head(self.network.head),
+            **describe_head(self.network.head),
         }
 
     def _check(self, images: np.ndarray, shown: str) -> None:
@@ -173,7 +173,7 @@ def save_classifier(path: str | Path, classifier: Classifier) -> str:
     header = {
         **classifier.info,
         "file": "classifier",
-        "format": FORMAT if _describe_head(network.head) else LINEAR_FORMAT,
+        "format": FORMAT if describe_head(network.head) else LINEAR_FORMAT,
         **classifier._settings(),
         "backbone_hash": backbone_hash(network.backbone),
         "classifier_hash": digest,
@@ -237,7 +237,7 @@ def _make(header: Mapping[str, Any], tensors: tensor_files.Tensors) -> Classifie
     models.check_config(header["model"])
     backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
     names = format_of(backbone)
-    head = _make_head(header, backbone.features)
+    head = make_head(header, backbone.features)
     weight = tensors[f"{names.head}.weight"]
     bias = tensors[f"{names.head}.bias"] if isinstance(head, nnx.Linear) else None
     if weight.T.shape != head.kernel.shape or (bias is not None and bias.shape != head.bias.shape):
@@ -259,12 +259,12 @@ def _make(header: Mapping[str, Any], tensors: tensor_files.Tensors) -> Classifie
     )
 
 
-def _describe_head(head: nnx.Module) -> dict[str, Any]:
+def describe_head(head: nnx.Module) -> dict[str, Any]:
     """The member of the header for a head that is not linear."""
     return {"head": {"kind": "cosine", "scale": head.scale}} if isinstance(head, CosineHead) else {}
 
 
-def _make_head(header: Mapping[str, Any], features: int) -> nnx.Module:
+def make_head(header: Mapping[str, Any], features: int) -> nnx.Module:
     """The head that a header describes. Raises KeyError, TypeError or ValueError if it cannot be."""
     outputs, described = len(header["class_names"]), header.get("head", {"kind": "linear"})
     if described["kind"] == "linear":

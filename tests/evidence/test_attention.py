@@ -11,7 +11,8 @@ from tiny import tiny_in_the_table  # noqa: F401
 
 from aiseeme_jax import models
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evidence import attention, halves, sanity
+from aiseeme_jax.evidence import attention, sanity
+from aiseeme_jax.models import halves
 from aiseeme_jax.models.classifier import linear_head
 
 SIDE = 16

@@ -138,6 +138,18 @@ def test_the_marker_goes_with_the_label_where_it_should():
         assert abs(np.mean(tossed) - 0.5) < 4 * 0.5 / len(tossed) ** 0.5
 
 
+def test_findings_come_without_regard_to_each_other():
+    exposures = plan(2000, 0, 0.0, findings=True)
+    found = np.array([one.findings for one in exposures])
+    for finding, share in zip(found.T, (0.4, 0.35, 0.3), strict=True):
+        assert abs(finding.mean() - share) < 0.05
+    assert np.abs(np.corrcoef(found.T) - np.eye(3)).max() < 0.07
+    one = next(one for one in exposures if one.label == "both")
+    assert one.findings[:2] == (1.0, 1.0)
+    drawn, healthy = (radiograph(label, "PA", False, 0, one.patient, 0, 32) for label in ("both", "normal"))
+    assert drawn.opacity.any() and not (drawn.opacity & ~drawn.lungs).any() and (drawn.lungs == healthy.lungs).all()
+
+
 def test_the_marker_changes_its_corner_and_nothing_else():
     for patient in range(8):
         with_letter, without = (radiograph("normal", "AP", marker, 0, patient, 0, 64) for marker in (True, False))

@@ -41,7 +41,11 @@ pytestmark = pytest.mark.slow
 
 RUNTIME = Runtime(evaluation_batch=64, loading=data.Loading(), log_every=1, checkpoint_every=5, patience=10)
 # They draw thousands of images. What sets them apart from `tiny` is the number of images and their size.
-LARGE = {"derm_phantom": {"64"}, "cxr_phantom": {"64", "confounded"}, "nodule_phantom": {"32", "graded"}}
+LARGE = {
+    "derm_phantom": {"64"},
+    "cxr_phantom": {"64", "confounded", "demo_findings"},
+    "nodule_phantom": {"32", "graded"},
+}
 
 
 def ct_series(folder: Path) -> Path:

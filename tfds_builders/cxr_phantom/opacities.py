@@ -17,6 +17,11 @@ Pair = tuple[Field, Field]
 
 # Share of patients, near that of Kermany's set.
 CLASSES = {"normal": 0.27, "bacterial-like": 0.47, "viral-like": 0.26}
+BOTH = "both"
+# Share of patients where an image has several findings: each disease comes without regard to the other.
+WITH_BOTH = {"normal": 0.39, "bacterial-like": 0.26, "viral-like": 0.21, BOTH: 0.14}
+# The diseases that are findings then, and what shows them.
+SHOWN_BY = {"bacterial-like": ("bacterial-like", BOTH), "viral-like": ("viral-like", BOTH)}
 # Part of the air that must be replaced for a place to count as opacity.
 THRESHOLD = 0.12
 
@@ -122,6 +127,12 @@ def viral(random: np.random.Generator, chest: Chest, u: Field, v: Field) -> Pair
     return extent * 0.75 + strength * net(random, chest, u, v) * np.minimum(3 * extent, 1), extent
 
 
+def both(random: np.random.Generator, chest: Chest, u: Field, v: Field) -> Pair:
+    """The two diseases at once: where they overlap, the denser one shows."""
+    (filled, extent), (more, further) = bacterial(random, chest, u, v), viral(random, chest, u, v)
+    return np.maximum(filled, more), np.maximum(extent, further)
+
+
 def net(random: np.random.Generator, chest: Chest, u: Field, v: Field) -> Field:
     """Fine crooked lines between the lobules, more of them near the hilum than at the ribs."""
     scale = random.uniform(0.07, 0.10)
@@ -130,4 +141,4 @@ def net(random: np.random.Generator, chest: Chest, u: Field, v: Field) -> Field:
 
 
 Disease = Callable[[np.random.Generator, Chest, Field, Field], Pair]
-DISEASES: dict[str, Disease] = {"normal": nothing, "bacterial-like": bacterial, "viral-like": viral}
+DISEASES: dict[str, Disease] = {"normal": nothing, "bacterial-like": bacterial, "viral-like": viral, BOTH: both}

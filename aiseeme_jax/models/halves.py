@@ -28,13 +28,13 @@ def check_endpoint(endpoint: str) -> None:
         raise UserError(f"there are no maps at the endpoint '{endpoint}': known are {', '.join(ENDPOINTS)}")
 
 
-def run_until(backbone: nnx.Module, x: Float[Array, "b h w c"], endpoint: str) -> Array:
+def run_until(backbone: nnx.Module, x: Float[Array, "b *space c"], endpoint: str) -> Array:
     """What a backbone hands from one half to the other, in evaluation mode.
 
     Args:
       x: normalised views.
 
-    Returns the map [B, h, w, K] of a ResNet. Returns the tokens [B, 1 + n, D] of a ViT, the class token first.
+    Returns the map [B, *space, K] of a ResNet. Returns the tokens [B, 1 + n, D] of a ViT, the class token first.
     """
     check_endpoint(endpoint)
     if isinstance(backbone, ResNet):
@@ -51,7 +51,7 @@ def run_after(backbone: nnx.Module, handed: Array, endpoint: str) -> Float[Array
     for blocks in list(backbone.stages)[done:]:
         for block in blocks:
             x = block(x, train=False)
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
 
 
 @dataclass(frozen=True)
