@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from aiseeme_jax import augment
