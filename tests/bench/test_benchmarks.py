@@ -12,7 +12,7 @@ import pytest
 from running import QUICK_TO_COMPILE, phantom  # noqa: F401
 from tiny import tiny_in_the_table  # noqa: F401
 
-from bench import coverage, measure, open_split, order_search, prepare, tasks, train_step
+from bench import coverage, finetune_together, measure, open_split, order_search, prepare, tasks, train_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without the tests' virtual devices.
@@ -28,6 +28,16 @@ def test_train_step_prints_its_table_and_compiles_once(phantom, capsys):  # noqa
     for row in ("step, views ready", "step with augmentation", "residence=stream", "residence=device", "peak memory"):
         assert row in printed
     assert "no compilation after the first step" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_in_the_table")
+def test_fine_tuning_together_is_compared_with_one_after_another(capsys):
+    small = ["--width=0.125", "--size=16", "--stem=small", "--batch=8", "--rounds=1", "--members=2"]
+    finetune_together.main([*small, "--model=tiny"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "vmap" in line or "map)" in line]
+    assert [row[0].split(" (")[0].strip() for row in rows] == ["together", "in one program"]
+    assert all(float(value) >= 0 for row in rows for cell in row[1:-1] for value in cell.split("–"))
 
 
 @pytest.mark.slow
