@@ -179,18 +179,14 @@ def describe_network(exported: Exported) -> dict[str, Any]:
         sides = {"patch": body.patch, "size": exported.preprocessing["size"]}
         arguments = {"features": body.features, "blocks": len(body.blocks), "heads": heads, **sides, **common}
         return {"module": "network", "name": "Network", "arguments": arguments}
-    if body.attention != NONE:
-        raise UserError(
-            "the network has attention in its blocks, which the exported PyTorch code does not have: use its weights "
-            "in PyTorch code of your own, under the names of `aiseeme_jax.export_backbone`"
-        )
-    of_torchvision = body.architecture in resnet.OF_TORCHVISION
-    if of_torchvision and (body.width, body.stem, body.channels, body.dimensions) == (1.0, "standard", 3, 2):
+    plain = (body.width, body.stem, body.channels, body.dimensions) == (1.0, "standard", 3, 2)
+    if body.architecture in resnet.OF_TORCHVISION and plain and (body.attention, body.output_stride) == (NONE, 32):
         # Without weights of its own, whatever the version has as its default.
         return {"module": "torchvision.models", "name": body.architecture, "arguments": {"weights": None}}
     bottleneck, depths = resnet.ARCHITECTURES[body.architecture]
     sizes = {"depths": depths, "filters": resnet.count_filters(body.width)}
-    arguments = {"bottleneck": bottleneck, **sizes, "stem": body.stem, **common}
+    more = {"dilated": body.output_stride == 16, "attention": body.attention}
+    arguments = {"bottleneck": bottleneck, **sizes, "stem": body.stem, **common, **more}
     return {"module": "network", "name": "Network", "arguments": arguments}
 
 

@@ -105,5 +105,6 @@ def _describe_loading(settings: Mapping[str, Any], backbone: nnx.Module) -> str:
         )
     return (
         "**Elsewhere.** The network is network.py, under torchvision's names. torchvision and timm do not load it "
-        f"(width {backbone.width:g}, stem {backbone.stem}, {backbone.channels} channels, {backbone.dimensions}-D)."
+        f"(width {backbone.width:g}, stem {backbone.stem}, {backbone.channels} channels, {backbone.dimensions}-D, "
+        f"output stride {backbone.output_stride}, attention {backbone.attention})."
     )

@@ -178,9 +178,16 @@ def volumes_of(name, **options):
 
 
 MADE = {
-    "resnet50": lambda: make(models.make_backbone("resnet50", width=0.25, rngs=nnx.Rngs(0)), stored=STORED),
-    "resnet18 grey": lambda: make(models.make_backbone("resnet18", width=0.125, channels=1, rngs=nnx.Rngs(0))),
-    "resnet34 volumes": lambda: volumes_of("resnet34", width=0.125, stem="small"),
+    "resnet50, dilated": lambda: make(
+        models.make_backbone("resnet50", width=0.25, output_stride=16, rngs=nnx.Rngs(0)), stored=STORED
+    ),
+    "resnet18 grey, dilated": lambda: make(
+        models.make_backbone("resnet18", width=0.125, channels=1, output_stride=16, rngs=nnx.Rngs(0))
+    ),
+    "resnet14 volumes with attention": lambda: volumes_of(
+        "resnet14", width=0.125, stem="small", attention="arl_gain", attention_scale=0.5
+    ),
+    "attention": lambda: make(tiny.backbone(attention="arl", attention_scale=5.0)),
     "vit": lambda: make(tiny.vit(), stored=ImageStorage(24, 3, lossless=False)),
     "vit volumes": lambda: volumes_of("vit_tiny", width=0.25),
     "cosine": cosine,
@@ -210,6 +217,17 @@ def test_pytorch_gives_the_same_output(name, tmp_path, monkeypatch, capsys):
     changed = load_module(out, "load", monkeypatch)
     with pytest.raises(SystemExit, match="this is not the network that was exported"):
         changed.check(changed.load())
+
+
+def test_torchvision_builds_what_it_has_alone():
+    def module_of(name, **options):
+        body = models.make_backbone(name, rngs=nnx.Rngs(0), **options)
+        known = describe(VIEWS, body.channels, None)
+        return export.describe_network(export.Exported(body, None, "features", (), 1.0, known, {}))["module"]
+
+    assert module_of("resnet18") == "torchvision.models"
+    others = ({"attention": "arl"}, {"output_stride": 16}, {"channels": 1}, {"stem": "small"}, {"width": 0.5})
+    assert {module_of("resnet18", **one) for one in others} | {module_of("resnet14")} == {"network"}
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The residual network of this folder in plain PyTorch, with torchvision's names of weights.
 
-It differs from torchvision's class only in what that cannot build: other widths, a stem for small images, volumes, and
-images of other than three channels.
+It differs from torchvision's class only in what that cannot build: other widths and depths, a stem for small images,
+volumes, images of other than three channels, and attention of the blocks.
 """
 
 import torch
@@ -13,16 +13,22 @@ POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class Block(nn.Module):
-    """Convolutions of sides 3, 3, or of a bottleneck 1, 3, 1, and the shortcut that is added before the last ReLU."""
+    """Convolutions of sides 3, 3, or of a bottleneck 1, 3, 1, and the shortcut that is added before the last ReLU.
 
-    def __init__(self, dimensions, channels, filters, stride, bottleneck):
+    With attention, the shortcut is added a second time, weighed by a softmax of the residual over the positions.
+    `dilations` are those of two convolutions of side 3; a bottleneck has the first.
+    """
+
+    def __init__(self, dimensions, channels, filters, stride, bottleneck, dilations, attention):
         super().__init__()
+        self.attention = attention
         self.features = 4 * filters if bottleneck else filters
         sides, strides = ((1, 3, 1), (1, stride, 1)) if bottleneck else ((3, 3), (stride, 1))
         self.count, before = len(sides), channels
         for number, (side, step) in enumerate(zip(sides, strides, strict=True), start=1):
             after = self.features if number == self.count else filters
-            layer = CONVOLUTION[dimensions](before, after, side, step, side // 2, bias=False)
+            apart = 1 if side == 1 else dilations[0 if bottleneck else number - 1]
+            layer = CONVOLUTION[dimensions](before, after, side, step, side // 2 * apart, apart, bias=False)
             self.add_module(f"conv{number}", layer)
             self.add_module(f"bn{number}", NORM[dimensions](after))
             before = after
@@ -30,13 +36,21 @@ class Block(nn.Module):
         if stride != 1 or channels != self.features:
             projection = CONVOLUTION[dimensions](channels, self.features, 1, stride, bias=False)
             self.downsample = nn.Sequential(projection, NORM[dimensions](self.features))
+        if attention != "none":
+            self.attention_scale = nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
         shortcut = self.downsample(x)
         for number in range(1, self.count + 1):
             x = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
-            x = torch.relu(x + shortcut if number == self.count else x)
-        return x
+            if number < self.count:
+                x = torch.relu(x)
+        whole = x + shortcut
+        if self.attention != "none":
+            weights = x.flatten(2).softmax(dim=2)
+            gain = weights.shape[2] if self.attention == "arl_gain" else 1
+            whole = whole + self.attention_scale * gain * weights.reshape(x.shape) * shortcut
+        return torch.relu(whole)
 
 
 class Network(nn.Module):
@@ -48,9 +62,11 @@ class Network(nn.Module):
       filters: channels inside of the blocks of each stage.
       stem: 'standard' (side 7, stride 2, then a pooling of stride 2) or 'small' (side 3, stride 1, no pooling).
       channels, dimensions: of the images (2) or volumes (3).
+      dilated: the last stage has dilated convolutions instead of its stride.
+      attention: of the blocks: 'none', 'arl', or 'arl_gain' (weights that are 1 in the mean).
     """
 
-    def __init__(self, *, bottleneck, depths, filters, stem, channels, dimensions):
+    def __init__(self, *, bottleneck, depths, filters, stem, channels, dimensions, dilated, attention):
         super().__init__()
         side, stride = (7, 2) if stem == "standard" else (3, 1)
         self.conv1 = CONVOLUTION[dimensions](channels, filters[0], side, stride, side // 2, bias=False)
@@ -60,8 +76,11 @@ class Network(nn.Module):
         for stage in range(4):
             blocks = []
             for place in range(depths[stage]):
-                stride = 2 if stage and not place else 1
-                blocks.append(Block(dimensions, features, filters[stage], stride, bottleneck))
+                apart = 2 if dilated and stage == 3 else 1
+                stride = 2 if stage and not place and apart == 1 else 1
+                # The convolution that would have the stride keeps its pixels together.
+                dilations = (apart if place else 1, apart)
+                blocks.append(Block(dimensions, features, filters[stage], stride, bottleneck, dilations, attention))
                 features = blocks[-1].features
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.fc = nn.Identity()
