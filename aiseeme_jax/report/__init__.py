@@ -108,6 +108,7 @@ def render(contents: Contents, folder: str = "") -> str:
         fewest_groups=bootstrap.MIN_GROUPS,
         stages=tables.list_stages(contents),
         losses=charts.draw_losses(contents),
+        rising=sorted({stage.task for stage in contents.stages} & names.QUEUED),
         pacing=charts.draw_pacing(contents),
         searches=tables.list_searches(contents),
         search_charts=charts.draw_tuning(contents),

@@ -137,9 +137,9 @@ def draw_fractions(estimates: Estimates) -> list[tuple[str, Markup]]:
         if any(line.ys for line in lines):
             ticks = [(math.log10(f), f"{100 * f:g} %") for f in fractions]
             title = title_with_metric(estimates, target)
-            found.append(
-                (title, draw_lines(lines, label=f"{title} over share of labels", x_label="labels", x_ticks=ticks))
-            )
+            label, chance = f"{title} over share of labels", estimates.chance(target)
+            chart = draw_lines(lines, label=label, x_label="labels", x_ticks=ticks, chance=chance)
+            found.append((title, chart))
     return found
 
 
@@ -164,15 +164,18 @@ def _thin(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [part[:, 0].mean() for part in parts], [part[:, 1].mean() for part in parts]
 
 
-def draw_lines(lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Ticks | None = None) -> Markup:
+def draw_lines(
+    lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Ticks | None = None, chance: float | None = None
+) -> Markup:
     """Draws lines with their whiskers over one pair of axes.
 
     Args:
       label: of the picture, for those who do not see it.
       x_ticks: values with their texts; by default round values.
+      chance: a value of y that is drawn as a level and named.
     """
     ends = [end for line in lines for pair in line.ranges for end in pair if math.isfinite(end)]
-    ys = [y for line in lines for y in line.ys] + ends
+    ys = [y for line in lines for y in line.ys] + ends + ([] if chance is None else [chance])
     xs = [x for line in lines for x in line.xs]
     y_ticks = choose_ticks(min(ys), max(ys))
     if x_ticks is None:
@@ -180,9 +183,16 @@ def draw_lines(lines: Sequence[Line], *, label: str, x_label: str, x_ticks: Tick
     x_scale = make_scale([*xs, *(t for t, _ in x_ticks)], LEFT, WIDTH - RIGHT)
     y_scale = make_scale([*ys, *(t for t, _ in y_ticks)], HEIGHT - BOTTOM, TOP)
     parts = [draw_axes(x_scale, y_scale, x_ticks, y_ticks, x_label)]
+    parts += [] if chance is None else [_draw_chance(y_scale(chance))]
     several = sum(line.tone != PLAIN for line in lines) > 1
     parts += [_draw_line(line, x_scale, y_scale, place if several else None) for place, line in enumerate(lines)]
     return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>')
+
+
+def _draw_chance(y: float) -> str:
+    """A dashed level from axis to axis, with its name above its end."""
+    level = f'<line class="chance" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+    return f'{level}<text x="{WIDTH - RIGHT}" y="{y - 3:.1f}" text-anchor="end">chance</text>'
 
 
 def draw_axes(x_scale: Scale, y_scale: Scale, x_ticks: Ticks, y_ticks: Ticks, x_label: str) -> str:

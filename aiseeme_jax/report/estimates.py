@@ -14,6 +14,7 @@ import numpy as np
 
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import bootstrap, results
+from aiseeme_jax.evaluate.masks import MaskScoring
 from aiseeme_jax.evaluate.over_seeds import format_number
 from aiseeme_jax.evaluate.scores import make_scoring
 from aiseeme_jax.evaluate.scoring import Scoring
@@ -96,6 +97,21 @@ class Estimates:
 
     def _find_run(self, target: str) -> Run:
         return next(run for run in self.contents.runs if run.target == target)
+
+    def chance(self, target: str, metric: str | None = None) -> float | None:
+        """What a metric of a target is, in the mean, for decisions or scores that do not depend on the image.
+
+        None if it has no such value, or one that depends on how common the classes are.
+
+        Args:
+          metric: by default the main one.
+        """
+        scoring, metric = self.scoring_of(target), metric or self.main_metric(target)
+        if scoring.kind == MaskScoring.kind:
+            return None
+        # Whoever always decides for one of the classes in the test images is right about that one.
+        values = {"auroc": 0.5, "balanced_accuracy": 1 / max(len(scoring.labels.measured), 1)}
+        return values.get(metric)
 
     # Numbers
 

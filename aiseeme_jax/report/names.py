@@ -36,6 +36,8 @@ PROTOCOLS = {
     "thorax_attention": "Thorax-Net, attention branch",
     "thorax_net": "Thorax-Net",
 }
+# Tasks whose loss is that of a queue of keys, which begins with random ones.
+QUEUED = {"moco_v1", "moco_v2", "densecl"}
 # What the classes of a target are called.
 CLASSES = {ClassLabels.KIND: "classes", FindingLabels.KIND: "findings"}
 

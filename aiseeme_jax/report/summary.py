@@ -1,8 +1,10 @@
-"""The report in one paragraph: facts that were measured, no opinion."""
+"""The findings at the top of the report: facts that were measured, no opinion."""
 
+import math
 from collections.abc import Sequence
 
 from aiseeme_jax.curriculum.arms import CURRICULUM
+from aiseeme_jax.curriculum.costs import sum_costs
 from aiseeme_jax.evaluate.masks import MaskScoring
 from aiseeme_jax.report.contents import Contents
 from aiseeme_jax.report.estimates import Cell, Estimates
@@ -33,7 +35,17 @@ def write_sentences(estimates: Estimates, differences: Sequence[Table]) -> list[
             if target in gains:
                 sentence += f"; the curriculum minus scratch is {_describe_gain(gains[target])}"
             sentences.append(sentence + ".")
-    return sentences
+    return [*sentences, *_describe_total(contents)]
+
+
+def _describe_total(contents: Contents) -> list[str]:
+    """What everything together cost, where the records tell it. A stage that several arms share counts once."""
+    measured = {run.directory: run.cost for run in contents.runs}
+    total = sum_costs([*(stage.cost for stage in contents.stages if stage.record), *measured.values()])
+    if math.isnan(total.device_seconds):
+        return []
+    shown = "" if math.isnan(total.images) else f", for which {total.images:,.0f} images were shown in pretraining"
+    return [f"All of it took {total.time} of device time{shown}; energy: {total.energy}."]
 
 
 def list_facts(estimates: Estimates) -> list[str]:

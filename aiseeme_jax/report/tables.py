@@ -24,11 +24,17 @@ Row = tuple[str, list[Cell | None]]
 
 @dataclass(frozen=True)
 class Section:
-    """Rows (arm, cells) under one heading, on one scale; `zero` is where 0 lies on it, if that is shown."""
+    """Rows (arm, cells) under one heading, on one scale.
+
+    Attributes:
+      zero: where the vertical line is on the scale, in percent: at 0, or at chance; None if there is none.
+      chance: the value of chance in words; '' if there is none.
+    """
 
     title: str
     rows: list[Row]
     zero: float | None = None
+    chance: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ def tabulate_fractions(estimates: Estimates) -> Table | None:
         rows = [
             (arm, [estimates.estimate(arm, target, fraction, metric) for fraction in columns]) for arm in contents.arms
         ]
-        sections.append(make_section(title_with_metric(estimates, target), rows))
+        chance = estimates.chance(target)
+        sections.append(make_section(title_with_metric(estimates, target), rows, chance=chance))
     return make_table({fraction: in_words(fraction) for fraction in columns}, sections)
 
 
@@ -85,7 +92,8 @@ def tabulate_classes(estimates: Estimates, target: str) -> Table | None:
                 (arm, [estimates.estimate(arm, target, fraction, f"{metric}/{name}") for name in groups])
                 for arm in contents.arms
             ]
-            sections.append(make_section(METRICS[metric], rows))
+            chance = 0.5 if metric == "auroc" else None
+            sections.append(make_section(METRICS[metric], rows, chance=chance))
     return make_table({name: f"{name} ({count:,})" for name, count in groups.items()}, sections)
 
 
@@ -134,7 +142,7 @@ def list_stages(contents: Contents) -> list[dict[str, str]]:
                 "steps": _format(record.get("steps"), ",.0f"),
                 "time": duration(record["seconds"]) if "seconds" in record else "–",
                 "speed": _format(record.get("images_per_second"), ",.0f"),
-                "loss": _format(record.get("final_loss"), ".3f"),
+                "loss": _format(record.get("final_loss"), "z.3f"),
                 "std": _format(record.get("feature_std"), ".2f"),
                 "rank": _format(record.get("effective_rank"), ".1f"),
                 "skipped": _format(record.get("skipped_steps"), ".0f"),
@@ -237,7 +245,10 @@ def _compare_arms(estimates: Estimates, targets: Sequence[str], metric: str) -> 
         for arm in estimates.contents.arms
     ]
     lower = metric in LOWER_IS_BETTER
-    return make_section(estimates.describe_metric(targets[0], metric), rows, lower_is_better=lower)
+    chances = {estimates.chance(target, metric) for target in targets}
+    # Targets of data sets with other numbers of classes have no chance in common.
+    chance = chances.pop() if len(chances) == 1 else None
+    return make_section(estimates.describe_metric(targets[0], metric), rows, lower_is_better=lower, chance=chance)
 
 
 def _subtract_scratch(estimates: Estimates, arm: str, target: str) -> Cell | None:
@@ -281,15 +292,28 @@ def _describe_place(value: float, tried: Sequence[float]) -> str:
     return "the smallest tried" if value == min(tried) else ""
 
 
-def make_section(title: str, rows: list[Row], signed: bool = False, *, lower_is_better: bool = False) -> Section:
-    """Puts the cells on one scale and marks the best of each column. Rows without any cell are left out."""
+def make_section(
+    title: str,
+    rows: list[Row],
+    signed: bool = False,
+    *,
+    lower_is_better: bool = False,
+    chance: float | None = None,
+) -> Section:
+    """Puts the cells on one scale and marks the best of each column. Rows without any cell are left out.
+
+    Args:
+      signed: whether the cells are differences, whose scale shows 0.
+      chance: a value that the scale shows and names.
+    """
     rows = [(arm, cells) for arm, cells in rows if any(cells)]
     cells = [cell for _, row in rows for cell in row if cell]
     if not cells:
         return Section(title, [])
     ends = [x for cell in cells for x in (cell.value, cell.low, cell.high) if np.isfinite(x)]
-    if signed:
-        ends.append(0.0)
+    line = 0.0 if signed else chance
+    if line is not None:
+        ends.append(line)
     floor, span = min(ends), max(max(ends) - min(ends), 1e-6)
     columns = zip(*(row for _, row in rows), strict=True)
     find_best = min if lower_is_better else max
@@ -306,7 +330,8 @@ def make_section(title: str, rows: list[Row], signed: bool = False, *, lower_is_
         return replace(cell, best=best, left=left, width=round(right - left, 1), dot=place(cell.value))
 
     placed = [(arm, [place_cell(cell, top) for cell, top in zip(row, tops, strict=True)]) for arm, row in rows]
-    return Section(title, placed, zero=place(0.0) if signed else None)
+    named = "" if chance is None else format_number(chance)
+    return Section(title, placed, zero=None if line is None else place(line), chance=named)
 
 
 def _head_targets(contents: Contents, targets: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ def test_every_tone_has_a_mark_and_a_dash_of_its_own():
     style = load_template("style.html.jinja").render()
     for tone in marks.MARKS:
         assert f".key.{tone} {{ clip-path: polygon(" in style
-    assert style.count("stroke-dasharray") == len(marks.MARKS) - 1
+    assert style.count("polyline { stroke-dasharray") == len(marks.MARKS) - 1
 
 
 @pytest.mark.parametrize("ranges", [(), [(np.nan, np.nan)] * 25])

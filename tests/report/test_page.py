@@ -30,12 +30,13 @@ from report_runs import (
     write_two_kinds,
 )
 
-from aiseeme_jax import report
+from aiseeme_jax import pretext, report
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import masks, metrics
-from aiseeme_jax.report import charts, summary, tables
+from aiseeme_jax.pretext.momentum_contrast import MomentumContrast
+from aiseeme_jax.report import charts, names, summary, tables
 from aiseeme_jax.report.contents import read_contents
-from aiseeme_jax.report.estimates import Estimates
+from aiseeme_jax.report.estimates import Cell, Estimates
 from aiseeme_jax.report.measures.arms import collect_arms
 
 
@@ -127,6 +128,37 @@ def test_the_page_says_what_intervals_and_shares_of_labels_cover(page):
     assert "acro AUROC" not in text and "each finding" not in text
 
 
+def test_chance_is_named_and_drawn(page, workdir):
+    text = words(page)
+    assert "Balanced accuracy chance: 0.333" in text and "AUROC chance: 0.500" in text
+    assert "Average precision chance" not in text, "it depends on how common a class is"
+    assert page.count('class="chance"') == 2 and page.count(">chance</text>") == 2
+    (table,) = tables.tabulate_metrics(Estimates(read_contents(workdir)), ["balanced_accuracy"])
+    (section,) = table.sections
+    # Here everything is better than chance: the scale begins there.
+    assert section.zero == 0.0 and all(cell.left >= 0 for _, cells in section.rows for cell in cells if cell)
+    worse = tables.make_section("", [("a", [Cell(0.2, 0.1, 0.3)])], chance=0.5)
+    assert worse.zero == 100.0 and worse.rows[0][1][0].dot == 25.0
+
+
+def test_the_findings_are_a_list_which_ends_with_what_everything_took(tmp_path):
+    made = write_two_arms(tmp_path)
+    for place, predictions in made.items():
+        write_measurement(tmp_path, place, predictions, seconds=30.0, devices=2, joules=1800.0)
+    page = report.write_report(tmp_path).read_text()
+    listed = page.partition('<ul class="summary">')[2].partition("</ul>")[0]
+    assert listed.count("<li>") == 3
+    assert words(listed).endswith(
+        "took 2 min of device time, for which 0 images were shown in pretraining; energy: 1 Wh."
+    )
+
+
+def test_a_loss_that_may_rise_is_explained(page):
+    assert "The loss of moco_v2 may rise at first" in words(page)
+    kinds = {task for task in pretext.TASKS if issubclass(pretext.task_class(task), MomentumContrast)}
+    assert kinds <= names.QUEUED <= set(pretext.TASKS)
+
+
 def test_stages_with_members_show_what_they_arrived_at(tmp_path):
     begin_run(tmp_path)
     runs = [["simclr", 20], ["<b>", 10], ["simclr", 10]]
@@ -205,16 +237,14 @@ def test_a_class_without_an_interval_is_a_dot_without_a_bar(tmp_path):
         write_measurement(tmp_path, place, dataclasses.replace(drawn, groups=groups))
     page = report.write_report(tmp_path).read_text()
     assert "BCC (1)" in words(page) and re.search(r"0\.\d{3} \[–\]", words(page))
-    assert page.count('aria-hidden="true"><b') == 2 * len(tables.PER_CLASS)
+    assert len(re.findall(r'aria-hidden="true">(?:<u [^>]*></u>)?<b', page)) == 2 * len(tables.PER_CLASS)
 
 
 def test_the_only_target_with_fewer_labels_is_named_over_its_numbers(tmp_path):
     begin_run(tmp_path, {**TWO_ARMS, "targets": [make_target("linear", (0.1, 1.0), (0, 1))]})
     write_targets(tmp_path, arms=ARMS[:2], targets=["linear"])
     text = words(report.write_report(tmp_path).read_text())
-    assert (
-        "all labelsImages shownDevice timeEnergyTime of measuring Linear probe: balanced accuracy curriculum 0." in text
-    )
+    assert "Time of measuring Linear probe: balanced accuracy chance: 0.333 curriculum 0." in text
 
 
 def test_long_names_of_arms_leave_room_on_a_narrow_screen(page):
