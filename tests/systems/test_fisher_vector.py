@@ -61,6 +61,7 @@ def encode_by_loops(found, rows):
 
 
 class TestMixture:
+    @pytest.mark.slow
     def test_steps_are_those_of_scikit_learn(self):
         rows, members = sample(draw_mixture(apart=2.0), 600)
         start = mixture._maximise(jax.nn.one_hot(members, 4), jnp.asarray(rows), jnp.zeros(5))
@@ -85,6 +86,7 @@ class TestMixture:
             theirs.score(rows), abs=1e-4
         )
 
+    @pytest.mark.slow
     def test_finds_what_was_drawn_and_drops_what_is_dead(self):
         true = draw_mixture()
         rows = jnp.asarray(sample(true, 1500)[0])
@@ -273,6 +275,7 @@ class TestProtocol:
         assert not protocol.plan_needed(make_target()) and protocol.is_random and not protocol.trains
         assert protocol.plan_needed(make_target(backbone="finetuned"))["classifier"].protocol == "finetune"
 
+    @pytest.mark.slow
     def test_too_few_patients_for_foreground_weights(self, tmp_path):
         one = draw_phantom(6, 0)
         few = data.from_arrays(one.images(), one.labels, ["a"] * 6, CLASSES, name="phantom:train")

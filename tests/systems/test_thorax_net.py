@@ -82,6 +82,7 @@ def make_target(protocol, *, rate, epochs, **changes):
 
 
 class TestChannelWeights:
+    @pytest.mark.slow
     def test_on_the_last_stage_they_are_the_kernel_over_the_places(self):
         one = make_network()
         maps = run(one.backbone, 3)["stage4"]
@@ -89,6 +90,7 @@ class TestChannelWeights:
         kernel = np.asarray(one.head.kernel[...]).T
         np.testing.assert_allclose(found, np.broadcast_to(kernel / maps[0, ..., 0].size, found.shape), atol=1e-6)
 
+    @pytest.mark.slow
     def test_they_are_the_mean_gradient_of_each_logit_and_nothing_is_learnt_through_them(self):
         one = make_network()
         maps = run(one.backbone, 2)["stage3"]
@@ -108,6 +110,7 @@ class TestChannelWeights:
 
 
 class TestMaps:
+    @pytest.mark.slow
     def test_they_sum_to_1_and_their_scale_does_not_matter_if_they_are_standardised(self):
         random = np.random.default_rng(0)
         maps = jnp.asarray(random.normal(size=(2, 4, 5, 6)), jnp.float32)
