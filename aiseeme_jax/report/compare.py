@@ -2,8 +2,13 @@
 
     python -m aiseeme_jax compare runs/isic scratch                           every other arm against `scratch`
     python -m aiseeme_jax compare runs/pairs rotation-simclr 'rotation-simclr-*'
+    python -m aiseeme_jax compare runs/isic 'isic: scratch' --with runs/isic_seed1 runs/isic_long
 
-Prints a Markdown table with what each arm cost, and below it why a cell is empty. Each target is taken with
+With other workdirs the arms are called 'WORKDIR: ARM', as on a page of several runs, and are paired on the same test
+images too. Other seeds of a pretraining are arms of their own; a study averages them.
+
+Prints a Markdown table with what each arm cost, and below it why a cell is empty. On a terminal that is too narrow for
+it, each metric has a table of its own. Each target is taken with
 the largest share of the labels that it was measured with, or with that of `--fraction`, where it was measured with it.
 An interval covers the test images and, where a target has several seeds, the draw of labels and the seed of fine-
 tuning. It does not cover another pretraining.
@@ -11,6 +16,9 @@ tuning. It does not cover another pretraining.
 
 import argparse
 import fnmatch
+import re
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +29,7 @@ from aiseeme_jax.evaluate.fractions import in_words
 from aiseeme_jax.report.contents import Contents, read_contents
 from aiseeme_jax.report.estimates import Estimates, Incomparable
 from aiseeme_jax.report.names import describe_target
+from aiseeme_jax.report.several import read_several
 
 # Heads of what pretraining and measurements of each arm cost.
 COST = tuple(head.lower() for head in (*costs.HEADS, costs.MEASURING))
@@ -55,12 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("reference", help="the arm that others are compared with")
     parser.add_argument("arms", nargs="*", default=["*"], help="other arms; * stands for anything")
+    parser.add_argument("--with", nargs="+", type=Path, default=[], metavar="WORKDIR", dest="others", help="other runs")
     parser.add_argument("--fraction", type=float, help="share of the labels, as in 0.1; by default the largest")
     options = parser.parse_args(arguments)
-    estimates = Estimates(read_contents(options.workdir))
+    workdirs = [options.workdir, *options.others]
+    estimates = Estimates(read_several(workdirs) if options.others else read_contents(options.workdir))
     arms = choose_arms(estimates.contents, options.reference, options.arms)
     columns = choose_columns(estimates, options.fraction)
-    print("\n".join(write_table(estimates, options.reference, arms, columns)))
+    lines = list(write_table(estimates, options.reference, arms, columns))
+    if sys.stdout.isatty() and max(map(len, lines[:2])) > shutil.get_terminal_size().columns:
+        lines = list(split_table(lines))
+    print("\n".join(lines))
 
 
 def choose_arms(contents: Contents, reference: str, patterns: Sequence[str]) -> list[str]:
@@ -112,6 +126,22 @@ def write_table(estimates: Estimates, reference: str, arms: Sequence[str], colum
         reasons += [reason for _, reason in found if reason]
     if reasons:
         yield from ["", *dict.fromkeys(reasons)]
+
+
+def split_table(lines: Sequence[str]) -> Iterator[str]:
+    """The lines of a Markdown table as a short table for each of its columns, and then what follows the table."""
+    rows = [_read_line(line) for line in lines if line.startswith("|")]
+    head, body = rows[0], rows[2:]
+    width = max(len(row[0]) for row in body)
+    for place, title in enumerate(head[1:], start=1):
+        yield from ["", title] if place > 1 else [title]
+        yield from (f"  {row[0]:<{width}}  {row[place]}" for row in body)
+    yield from (line for line in lines if not line.startswith("|"))
+
+
+def _read_line(line: str) -> list[str]:
+    """The cells of a line of `_write_line`."""
+    return [cell.replace("\\|", "|") for cell in re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |"))]
 
 
 def _write_cell(estimates: Estimates, arm: str, reference: str, column: Column) -> tuple[str, str]:

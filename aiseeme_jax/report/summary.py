@@ -44,7 +44,7 @@ def _describe_total(contents: Contents) -> list[str]:
     total = sum_costs([*(stage.cost for stage in contents.stages if stage.record), *measured.values()])
     if math.isnan(total.device_seconds):
         return []
-    shown = "" if math.isnan(total.images) else f", for which {total.images:,.0f} images were shown in pretraining"
+    shown = f", with {total.images:,.0f} images shown in pretraining" if total.images > 0 else ""
     return [f"All of it took {total.time} of device time{shown}; energy: {total.energy}."]
 
 

@@ -264,3 +264,34 @@ def test_one_target_of_findings_is_enough(tmp_path, lines):
     write_measurements(tmp_path, {(arm, FINDINGS, 1.0, 0): make_findings(arm) for arm in ARMS[:2]})
     head, _, reference, gain = lines(tmp_path, "scratch", "curr*")
     assert head[1] == "kNN, cxr/64: Macro AUROC" and gain[0] == "curriculum" and gain[1].startswith("+0.")
+
+
+def test_runs_are_compared_with_each_other(tmp_path, lines):
+    """Arms of two workdirs, paired on the same test images."""
+    for name in ("first", "second"):
+        write_two_arms(tmp_path / name)
+    moved = write_two_arms(tmp_path / "second", seeds=(0,))
+    arguments = ("first: curriculum", "second: *", "--with", tmp_path / "second")
+    found = lines(tmp_path / "first", *arguments)
+    assert [row[0] for row in found[2:]] == [
+        "first: curriculum, as it is",
+        "second: curriculum",
+        "second: scratch",
+    ]
+    assert found[3][1] == "+0.000 [+0.000 to +0.000]", "the same predictions"
+    runs_of = lambda arm: [moved[arm, "linear", 1.0, 0]]  # noqa: E731
+    assert found[4][1] == by_definition(metrics.balanced_accuracy, ("scratch", "curriculum"), runs_of)
+
+
+def test_a_narrow_terminal_gets_a_table_for_each_metric(workdir, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(compare.sys.stdout, "isatty", lambda: True, raising=False)
+    compare.main([str(workdir), "scratch", "curriculum"])
+    said = capsys.readouterr().out.splitlines()
+    assert max(map(len, said)) <= 80 and not any("|" in line for line in said)
+    assert said[0] == "kNN: Balanced accuracy" and said[1].startswith("  scratch, as it is  0.")
+    assert said[2].startswith("  curriculum         +0.") and said[3:5] == ["", "kNN: AUROC"]
+    monkeypatch.setenv("COLUMNS", "1000")
+    compare.main([str(workdir), "scratch", "curriculum"])
+    assert capsys.readouterr().out.startswith("| arm | ")
+    assert compare._read_line(compare._write_line("a|b", ["c", "–"])) == ["a|b", "c", "–"]
