@@ -141,6 +141,38 @@ def narrow_combined(
     return stage(kind, members=members, **training, **changes)
 
 
+# Views of patches of nodules: turns by any angle, shifts by up to a tenth of the side, flips.
+NODULE_VIEWS = {
+    "rotation": 180.0,
+    "right_angles": False,
+    "crop_scale": (0.64, 1.0),
+    "crop_ratio": (1.0, 1.0),
+    "flip_horizontal": 0.5,
+    "flip_vertical": 0.5,
+    "jitter_probability": 0.0,
+}
+# What the systems of nodules have in common at a size for two CPU cores.
+NARROW_NODULES = {
+    "batch_size": 32,
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-2},
+    "schedule": {"warmup": duration(epochs=1)},
+    "views": NODULE_VIEWS,
+}
+
+
+def narrow_nodules(config: ConfigDict, *, data: str, preset: str, size: int, epochs: float) -> None:
+    """Data, a narrow ResNet of one channel, and a stage of few epochs, for systems of planes of nodules.
+
+    Args:
+      epochs: of the stage.
+    """
+    config.data.name = data
+    config.model.update({"name": "resnet18", "width": 0.25, "stem": "small", "dtype": "float32", "channels": 1})
+    config.stages = narrow_stages(epochs={"moco_v2": epochs}, batch=128, preset=preset, size=size)
+    config.baselines = ("scratch",)
+    config.runtime.update({"residence": "device", "log_every": 20, "checkpoint_every": 200, "evaluation_batch": 64})
+
+
 def narrow_targets(
     *, preset: str, size: int, fractions: tuple[float, ...], finetune_epochs: int
 ) -> tuple[ConfigDict, ...]:

@@ -53,7 +53,8 @@ def find_share_seed(config: ConfigDict) -> int:
 
 
 class DataSets:
-    """Opens the splits that a run reads. If a data set has several pictures of one thing, each becomes an image.
+    """Opens the splits that a run reads. If a data set has several pictures of one thing, each becomes an image,
+    unless a target needs them together.
 
     Args:
       config: of the run; its `data.exclude` lists images that no stage is trained on, and of the others stages are
@@ -82,11 +83,11 @@ class DataSets:
         found = {split: self._with(needs, sets[split], split) for split in SPLITS}
         if not needs.unlabelled:
             return found
-        return {**found, UNLABELLED: data.take_unlabelled(self._open(name, "train"), needs)}
+        return {**found, UNLABELLED: data.take_unlabelled(self._open(name, "train", needs.together), needs)}
 
     @functools.cache  # noqa: B019
     def _with(self, needs: data.Needs, name: str, split: str) -> data.Split:
-        return data.take_needed(self._open(name, split), needs)
+        return data.take_needed(self._open(name, split, needs.together), needs)
 
     @functools.cache  # noqa: B019
     def searched(self, name: str, split: str) -> data.Split:
@@ -104,11 +105,14 @@ class DataSets:
         split = data.without(split, self.exclude) if self.exclude else split
         return split if self.share == 1 else split.subset(data.draw_share(split.groups, self.share, self.share_seed))
 
-    def _open(self, name: str, split: str) -> data.Split:
+    def _open(self, name: str, split: str, together: bool = False) -> data.Split:
         if (name, split) not in self._opened:
-            opened = data.open_split(name, split, self.data_dir)
-            self._opened[name, split] = data.each_picture(opened) if opened.pictures > 1 else opened
-        return self._opened[name, split]
+            self._opened[name, split] = data.open_split(name, split, self.data_dir)
+        return self._opened[name, split] if together else self._each_picture(name, split)
+
+    @functools.cache  # noqa: B019
+    def _each_picture(self, name: str, split: str) -> data.Split:
+        return data.each_picture(self._opened[name, split])
 
     def warn_of_shared_groups(self, sets: Sets, target: str, held_out: Mapping[str, data.Split]) -> None:
         """Warns if a stage is trained on lesions or patients of the validation or test images of a target's data set.

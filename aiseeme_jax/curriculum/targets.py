@@ -76,9 +76,10 @@ class TargetPlanner:
         splits = self.open_splits(target)
         if protocol.needs.labels:
             check_test_set(splits["train"], splits["test"])
+        show = data.shown_pictures if protocol.needs.together else lambda split: split
         for split in (splits["train"], splits["test"]):
-            data.check_model(split, self.config.model)
-        checks.check_views(self.config.model, target, splits["train"])
+            data.check_model(show(split), self.config.model)
+        checks.check_views(self.config.model, target, show(splits["train"]))
         protocols.check_target(target, splits["train"])
         protocol.check_splits(target, splits)
         protocol.check_model(target, self.config.model)

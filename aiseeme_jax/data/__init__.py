@@ -13,6 +13,7 @@ from aiseeme_jax.data.exclusion import SharedNames, shared_groups, without
 from aiseeme_jax.data.mixtures import Mixture, mix
 from aiseeme_jax.data.needs import LABELS, MASKS, Needs, labelled, segmented, take_needed, take_unlabelled
 from aiseeme_jax.data.order import order
+from aiseeme_jax.data.partly_labelled import PartlyLabelled, partly_labelled
 from aiseeme_jax.data.prepared import open_split, parse_name, prepared_directory
 from aiseeme_jax.data.shares import draw_share
 from aiseeme_jax.data.sources import UNKNOWN
@@ -23,6 +24,7 @@ from aiseeme_jax.data.splits import (
     check_views,
     each_picture,
     from_arrays,
+    shown_pictures,
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Loading",
     "Mixture",
     "Needs",
+    "PartlyLabelled",
     "SharedNames",
     "Split",
     "as_texts",
@@ -51,9 +54,11 @@ __all__ = [
     "open_split",
     "order",
     "parse_name",
+    "partly_labelled",
     "prepared_directory",
     "segmented",
     "shared_groups",
+    "shown_pictures",
     "steps_per_epoch",
     "take_needed",
     "take_unlabelled",

@@ -18,15 +18,18 @@ class Needs:
       labels: a known label.
       masks: a mask.
       unlabelled: whether the training images without a known label are given too, as a split of their own.
+      together: whether the pictures of one thing stay together, [B, P, H, W, C]; else each is an image of its own.
     """
 
     labels: bool = True
     masks: bool = False
     unlabelled: bool = False
+    together: bool = False
 
     def __str__(self) -> str:
         names = ("labels",) * self.labels + ("masks",) * self.masks
-        return " and ".join(names) + ", beside images without a label" * self.unlabelled
+        more = ", beside images without a label" * self.unlabelled + ", all pictures of one thing" * self.together
+        return " and ".join(names) + more
 
 
 LABELS, MASKS = Needs(), Needs(labels=False, masks=True)

@@ -236,6 +236,18 @@ def each_picture(split: Split) -> Split:
     )
 
 
+def shown_pictures(split: Split) -> Split:
+    """The images that a network of images is shown of a split whose pictures stay together: each of them, and of a
+    volume, of which planes are cut, its middle plane in place of all. For checks, without masks.
+    """
+    whole = dataclasses.replace(split, segmentation=None)
+    if split.pictures > 1 or len(split.shape) < 4:
+        return each_picture(whole)
+    depth = split.shape[0]
+    middles = np.arange(len(split)) * depth + depth // 2
+    return dataclasses.replace(whole, source=Rows(Pictures(split.source, depth), middles))
+
+
 def check_model(split: Split, model: Any) -> None:
     """UserError unless `model.dimensions` and `model.channels` are those of the split's images."""
     if split.pictures > 1:

@@ -7,6 +7,7 @@ mode of the module.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -270,13 +271,16 @@ class ResNet(nnx.Module):
         """Dotted names of the parameters of each layer: the stem, then the stages."""
         return ("stem_convolution", "stem_norm"), *((f"stages.{stage}",) for stage in range(len(self.stages)))
 
-    def __call__(self, x: Map, *, train: bool) -> dict[str, Array]:
+    def __call__(
+        self, x: Map, *, train: bool, before_stage: Callable[[int, Map], Map] | None = None
+    ) -> dict[str, Array]:
         """Endpoints of a batch.
 
         Args:
           x: normalised images [B, H, W, C], or volumes [B, D, H, W, C].
           train: normalise by the statistics of the batch, and update the running averages. Otherwise normalise by the
             running averages.
+          before_stage: changes the input of a stage, by its number from 0, for networks that are helped by another one.
 
         Raises UserError for pixels as they are stored, ValueError for another shape.
 
@@ -290,6 +294,8 @@ class ResNet(nnx.Module):
             x = max_pool(x)
         endpoints = {"stem": x}
         for number, blocks in enumerate(self.stages, start=1):
+            if before_stage is not None:
+                x = before_stage(number - 1, x)
             for block in blocks:
                 x = block(x, train=train)
             endpoints[f"stage{number}"] = x

@@ -35,6 +35,9 @@ PROTOCOLS = {
     "fisher_vector": "Fisher vectors",
     "thorax_attention": "Thorax-Net, attention branch",
     "thorax_net": "Thorax-Net",
+    "fuse_tsd": "Fuse-TSD",
+    "mv_kbc": "MV-KBC",
+    "ssac_style": "SSAC-style",
 }
 # Tasks whose loss is that of a queue of keys, which begins with random ones.
 QUEUED = {"moco_v1", "moco_v2", "densecl"}

@@ -44,7 +44,7 @@ RUNTIME = Runtime(evaluation_batch=64, loading=data.Loading(), log_every=1, chec
 LARGE = {
     "derm_phantom": {"64"},
     "cxr_phantom": {"64", "confounded", "demo_findings"},
-    "nodule_phantom": {"32", "graded"},
+    "nodule_phantom": {"32", "graded", "views"},
 }
 
 

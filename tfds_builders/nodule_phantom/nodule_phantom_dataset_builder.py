@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int
+from jaxtyping import Bool, Int, Int16, UInt8
 
 from tfds_builders.common.features import volume_feature
+from tfds_builders.common.geometry import LINEAR, NEAREST
+from tfds_builders.common.planes import PLANES, sample_plane
 from tfds_builders.common.reporting import ReportingBuilder, split_counts
 from tfds_builders.common.splits import FRACTIONS, split_of
 
@@ -26,13 +28,15 @@ NODULES_PER_PATIENT = {1: 0.68, 2: 0.20, 3: 0.09, 4: 0.03}
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
     """Attributes: voxels along each side; mm between them; number of patients (each has 1.47 nodules on average);
-    whether nodules of the median rating 3 are kept, with the label -1; seed.
+    whether nodules of the median rating 3 are kept, with the label -1; whether nine planes are stored in place of the
+    volume; seed.
     """
 
     size: int = 32
     spacing: float = 1.25
     patients: int = 1400
     graded: bool = False
+    planes: bool = False
     seed: int = 0
 
 
@@ -76,6 +80,16 @@ class Builder(ReportingBuilder):
             description="synthetic, about 720 nodules, 16x16x16 voxels of 1.5 mm",
         ),
         Config(
+            name="views",
+            size=16,
+            spacing=1.5,
+            patients=600,
+            graded=True,
+            planes=True,
+            description="nine planes of 16x16 through the nodules of `demo`, and of those of the median rating 3, "
+            "unlabelled (-1)",
+        ),
+        Config(
             name="tiny",
             size=16,
             spacing=1.5,
@@ -88,9 +102,12 @@ class Builder(ReportingBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
 
-        shape = (config.size,) * 3 + (1,)
+        shape = (len(PLANES) if config.planes else config.size, config.size, config.size, 1)
+        pixels = "views" if config.planes else "volume"
+        says = "Hounsfield units" if config.planes else "Hounsfield units, axes z, y, x"
+        names = {"plane_names": list(PLANES)} if config.planes else {}
         features = {
-            "volume": volume_feature(shape, np.int16, "Hounsfield units, axes z, y, x"),
+            pixels: volume_feature(shape, np.int16, says),
             "mask": volume_feature(shape, np.uint8, "nodule: 0 or 1"),
             "label": tfds.features.ClassLabel(names=CLASSES, doc="by the median rating; -1 where that is 3"),
             "image_id": tfds.features.Text(),
@@ -101,9 +118,9 @@ class Builder(ReportingBuilder):
         }
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
-            supervised_keys=("volume", "label"),
+            supervised_keys=(pixels, "label"),
             license="Apache-2.0",
-            metadata=tfds.core.MetadataDict(group="patient_id", spacing_mm=config.spacing),
+            metadata=tfds.core.MetadataDict(group="patient_id", spacing_mm=config.spacing, **names),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict]]]:
@@ -133,11 +150,12 @@ class Builder(ReportingBuilder):
         config = self.builder_config
         for one in nodules:
             volume, mask = scan(one.nature, config.seed, one.patient, one.number, config.size, config.spacing)
+            shown, inside = cut_planes(volume, mask) if config.planes else (volume, mask)
             yield (
                 one.image_id,
                 {
-                    "volume": volume[..., None],
-                    "mask": mask[..., None].astype(np.uint8),
+                    "views" if config.planes else "volume": shown[..., None],
+                    "mask": inside[..., None].astype(np.uint8),
                     "label": one.label,
                     "image_id": one.image_id,
                     "patient_id": one.patient_id,
@@ -146,6 +164,19 @@ class Builder(ReportingBuilder):
                     "diameter_mm": one.nature.diameter,
                 },
             )
+
+
+def cut_planes(
+    volume: Int16[np.ndarray, "s s s"], mask: Bool[np.ndarray, "s s s"]
+) -> tuple[Int16[np.ndarray, "9 s s"], UInt8[np.ndarray, "9 s s"]]:
+    """The nine planes of a cube and of its mask, sampled at the distance of its voxels, in the order of PLANES."""
+    side = len(volume)
+    where = (1.0, 1.0, 1.0), ((side - 1) / 2,) * 3
+    pairs = [
+        [sample_plane(voxels, *where, axes, side, 1.0, order) for axes in PLANES.values()]
+        for voxels, order in ((volume, LINEAR), (mask.astype(np.uint8), NEAREST))
+    ]
+    return np.stack(pairs[0]), np.stack(pairs[1])
 
 
 def plan(patients: int, seed: int) -> list[Nodule]:
