@@ -42,6 +42,18 @@ def test_the_rank_loss_is_that_of_loops():
         assert float(rank(logits, inside, known, pixels)) == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_dice_loss_that_is_smoothed_on_both_sides_is_that_of_its_definition():
+    logits = RANDOM.normal(size=(2, 5, 4)).astype(np.float32)
+    inside, known = RANDOM.random((2, 5, 4)) < 0.4, RANDOM.random((2, 5, 4)) < 0.8
+    terms = []
+    for image in range(2):
+        q, y = 1 / (1 + np.exp(-np.float64(logits[image][known[image]]))), inside[image][known[image]].astype(float)
+        for a, b in ((q, y), (1 - q, 1 - y)):
+            terms.append(1 - (2 * (a * b).sum() + 1e-5) / (a.sum() + b.sum() + 1e-5))
+    found = float(losses.soft_dice(jnp.asarray(logits), inside, known, smooth_both=True))
+    assert found == pytest.approx(np.mean(terms), abs=1e-6)
+
+
 def test_pixels_that_are_not_there_do_not_dilute_the_rank_loss():
     """Ten pixels inside at .95 and 36 outside at .9, of which 30 count: all pairs have .9 - .95 + .3."""
     p = np.full((1, 46), 0.9)
