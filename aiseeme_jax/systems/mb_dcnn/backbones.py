@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -51,17 +52,20 @@ class Averaged(nnx.Module):
     def __call__(
         self, images: Float[Array, "b s s c"], *, train: bool = False
     ) -> tuple[Float[Array, "b s s"], Float[Array, "b d"]]:
-        """Mean logits, and the features of the images as they are. There is no training of it."""
-        total, count = jnp.zeros(images.shape[:3]), 0
-        features = self.network(images, train=False)[1]
+        """Mean logits, and the features of the images as they are, in the last size. There is no training of it."""
+        whole = images.shape[1]
+        turns = TURNS if self.orientations else TURNS[:1]
+        total = jnp.zeros(images.shape[:3])
         for scale in self.scales:
-            side = round(scale * images.shape[1])
-            shown = images if side == images.shape[1] else deeplab.resize(images, side, side)
-            for turn, back in TURNS if self.orientations else TURNS[:1]:
-                logits = back(self.network(turn(shown), train=False)[0])
-                total += deeplab.resize(logits[..., None], *images.shape[1:3])[..., 0]
-                count += 1
-        return total / count, features
+            side = round(scale * whole)
+            shown = images if side == whole else deeplab.resize(images, side, side)
+            # One after another: all of them at once might not fit, and one program does for all.
+            logits, features = jax.lax.map(
+                lambda view: self.network(view, train=False), jnp.stack([turn(shown) for turn, _ in turns])
+            )
+            mean = sum(back(one) for (_, back), one in zip(turns, logits, strict=True)) / len(turns)
+            total += deeplab.resize(mean[..., None], whole, whole)[..., 0]
+        return total / len(self.scales), features[0]
 
 
 def _turns():
