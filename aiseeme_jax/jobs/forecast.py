@@ -155,10 +155,11 @@ def describe_missing_device(stages: Sequence[PlannedStage], forecaster: Forecast
     """
     if jax.default_backend() != "cpu" or forecaster.context.model.dtype != "bfloat16" or not stages:
         return ""
-    hours = sum(forecaster.estimate_seconds(stage)[0] for stage in stages) / 3600
+    seconds = sum(forecaster.estimate_seconds(stage)[0] for stage in stages)
+    told = f"{seconds / 3600:,.0f} hours" if seconds >= 7200 else duration(seconds)
     return (
         f"no GPU was found, and this config was made for one: it computes in bfloat16. On these CPUs its stages take "
-        f"about {max(hours, 0.1):,.{0 if hours >= 10 else 1}f} hours. Many configs have a variant for CPUs, such as "
+        f"about {told}. Many configs have a variant for CPUs, such as "
         "--config=configs/isic_curriculum.py:small; for a GPU, see requirements-cuda.txt"
     )
 
