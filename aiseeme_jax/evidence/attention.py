@@ -146,6 +146,7 @@ class Method:
     Attributes:
       draw: (backbone, head, views, wanted, endpoint) -> maps.
       needs_class: it explains a logit, so it needs a classifier and labels.
+      needs_encoder: its head is a network of Fisher vectors whose foreground weights were learnt.
       of_layer: its map is that of an endpoint; others are maps of the whole network.
       of_pixels: its map has a value for each pixel of the view.
       takes: whether it can be used with a backbone.
@@ -154,10 +155,16 @@ class Method:
 
     draw: Callable[..., Maps]
     needs_class: bool
+    needs_encoder: bool = False
     of_layer: bool = True
     of_pixels: bool = False
     takes: Callable[[nnx.Module], bool] = lambda backbone: True
     why_not: str = ""
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether it needs more than a backbone."""
+        return self.needs_class or self.needs_encoder
 
 
 def _draw_eigen_cam(backbone: nnx.Module, head: None, views: Images, wanted: None, endpoint: str) -> Maps:
@@ -191,6 +198,10 @@ def _draw_occlusion(
     return jax.nn.relu(occlude(score, views, fill(views)))
 
 
+def _draw_foreground(backbone: nnx.Module, head: nnx.Module, views: Images, wanted: None, endpoint: str) -> Maps:
+    return head.find_foreground(views)
+
+
 def _blur(views: Images) -> Images:
     """Blurs by a Gaussian with the side of a patch of occlusion as its standard deviation."""
     return jax.vmap(lambda view: gaussian_blur(view, float(_patch(view.shape[0]))))(views)
@@ -220,6 +231,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "occlusion_blur": Method(
             functools.partial(_draw_occlusion, fill=_blur), needs_class=True, of_layer=False, of_pixels=True
         ),
+        # The membership in the foreground of Fisher vectors (docs/systems.md), at the endpoint that these encode.
+        "fisher_foreground": Method(_draw_foreground, needs_class=False, needs_encoder=True, of_layer=False),
     }
 )
 
@@ -237,7 +250,7 @@ def draw_maps(
 
     Args:
       method: name in `METHODS`, one that takes the backbone.
-      head: maps pooled features to logits; None for a method that needs no class.
+      head: maps pooled features to logits, or is a network of Fisher vectors; None for a method that needs no head.
       views: normalised.
       wanted: 1 for the explained class, 0 for others. Of several findings, their logits are added. None as for `head`.
       endpoint: the layer; methods of the whole network ignore it.

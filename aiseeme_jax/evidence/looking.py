@@ -129,6 +129,7 @@ class Network:
     def draw(self, method: str, cases: Cases, endpoint: str, batch_size: int) -> Float[np.ndarray, "n h w"]:
         """Maps of all cases, as coarse as the method makes them; NaN where there is no class to explain."""
         explains = METHODS[method].needs_class
+        head = self.head if METHODS[method].needs_head else None
         rows = np.arange(len(cases))
         drawn = []
         for start in range(0, len(cases), batch_size):
@@ -136,11 +137,32 @@ class Network:
             chosen = np.minimum(rows[:batch_size] + start, len(cases) - 1) if len(cases) > batch_size else rows
             views = augment.central_view(jnp.asarray(cases.images[chosen]), self.views)
             wanted = jnp.asarray(cases.wanted[chosen]) if explains else None
-            drawn.append(draw_maps(method, self.backbone, self.head if explains else None, views, wanted, endpoint))
+            drawn.append(draw_maps(method, self.backbone, head, views, wanted, endpoint))
         maps = np.concatenate(drawn)[: len(cases)].astype(np.float32)
         if explains:
             maps[~cases.wanted.any(axis=1)] = np.nan
         return maps
+
+
+class EncodingNetwork(Network):
+    """A network whose head is one of Fisher vectors, for the map of its foreground."""
+
+    def describe_kind(self, needs_class: bool) -> dict[str, Any]:
+        """The weights are part of it: networks with random foreground weights have the other weights of this one."""
+        return {**super().describe_kind(False), "encoder": self.hash_weights(False)}
+
+    def hash_weights(self, needs_class: bool) -> str:
+        return keys.make_key({"encoder": keys.tree_hash(nnx.to_pure_dict(nnx.state(self.head)))})
+
+    def make_random(self, seed: int) -> Network:
+        """The same network with its foreground weights in a random order. A mixture says nothing of the maps of another
+        backbone.
+        """
+        return EncodingNetwork(self.backbone, self.head.shuffle_foreground(seed), self.views)
+
+    def find_placement(self, method: str, endpoint: str) -> Placement:
+        """That of the endpoint that is encoded."""
+        return find_placement(method, self.backbone, self.head.endpoint, self.views.size)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = choose_methods(options.methods)
     plan, config = read_workdir(options.workdir)
     arms = load_arms(options.workdir, plan, config, choose_arms(plan, options.arm))
-    networks = [network for arm in arms for kind in (True, False) for network in arm.networks_for(kind).values()]
+    networks = [network for arm in arms for network in arm.list_networks()]
     if not networks:
         raise UserError(f"no arm of '{options.workdir}' has a stage or a fine-tuned classifier: there is no network")
     split = open_test(options.data or config["data"]["name"], options.data_dir or config["runtime"]["data_dir"])
@@ -149,7 +149,7 @@ def plan_looks(
             if reason:
                 tell(f"{method} of {arm.name} is left out: {reason}")
                 continue
-            networks = arm.networks_for(METHODS[method].needs_class)
+            networks = arm.networks_for(METHODS[method])
             found[arm.name, method] = {
                 run: maps.plan(method, network, sanity=sanity) for run, network in networks.items()
             }
@@ -164,9 +164,12 @@ def why_not(arm: Arm, method: str, class_names: tuple[str, ...]) -> str:
             return "there is no fine-tuned classifier, and it explains a class"
         if arm.class_names != tuple(map(str, class_names)):
             return f"its classes are {', '.join(arm.class_names)}, and those of the images {', '.join(class_names)}"
+    elif chosen.needs_encoder:
+        if not arm.encoders:
+            return "there are no Fisher vectors with foreground weights"
     elif not arm.backbones:
         return "the arm trained no stage; the rows of random weights are such a backbone"
-    network = next(iter(arm.networks_for(chosen.needs_class).values()))
+    network = next(iter(arm.networks_for(chosen).values()))
     return "" if chosen.takes(network.backbone) else chosen.why_not
 
 
@@ -209,7 +212,7 @@ def draw_pictures(
     names = [arm for arm, used in found if used == method][:PICTURED_ARMS]
     shown_of = {name: next(iter(found[name, method].values())) for name in names}
     maps = {name: one.maps for name, one in shown_of.items()}
-    network = next(iter(arms[names[0]].networks_for(METHODS[method].needs_class).values()))
+    network = next(iter(arms[names[0]].networks_for(METHODS[method]).values()))
     placement = network.find_placement(method, looker.endpoint)
     maps["random weights"] = shown_of[names[0]].random_maps
     shape = cases.masks.shape[1:]

@@ -66,7 +66,9 @@ class MapStore:
         self.store, self.looker, self.identity = store, looker, identity
 
     def plan(self, method: str, network: Network, *, sanity: bool) -> PlannedLook:
-        """Plans the maps of a network and what stands beside them. Occlusion takes too long for the check."""
+        """Plans the maps of a network and what stands beside them. Occlusion takes too long for the check. A mixture of
+        Fisher vectors is of the layers as they are, so it has none.
+        """
         explains = METHODS[method].needs_class
         weights = {"hash": network.hash_weights(explains)}
         kind = network.describe_kind(explains)
@@ -74,7 +76,7 @@ class MapStore:
             self._plan(method, kind, {"random": seed}, lambda seed=seed: network.make_random(seed))
             for seed in RANDOM_SEEDS
         ]
-        checked = sanity and not METHODS[method].of_pixels
+        checked = sanity and not METHODS[method].of_pixels and not METHODS[method].needs_encoder
         return PlannedLook(
             self._plan(method, kind, weights, lambda: network),
             tuple(randoms),

@@ -13,8 +13,10 @@ from typing import Any
 from aiseeme_jax import augment, weights
 from aiseeme_jax.curriculum.costs import Cost, cost_of_work, mean_costs, read_pretraining_cost, sum_costs
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.evidence.looking import Network
+from aiseeme_jax.evidence.attention import Method
+from aiseeme_jax.evidence.looking import EncodingNetwork, Network
 from aiseeme_jax.store import artifacts, workdirs
+from aiseeme_jax.systems.fisher_vector import FISHER_VECTOR, load_fisher_classifier
 
 FINETUNE = "finetune"
 STUDY = "study"
@@ -30,24 +32,33 @@ class Arm:
       backbones: of the last finished stage; none if the arm trained nothing.
       classifiers: on the largest share of the labels.
       class_names: of the classifiers.
-      pretraining, measuring: what the pretraining and the fine-tunings cost, of each pretraining seed.
+      encoders: networks of Fisher vectors whose foreground weights were learnt, on the largest share of the labels.
+      pretraining, measuring: what the pretraining cost, and the fine-tunings and Fisher vectors, of each pretraining
+        seed.
     """
 
     name: str
     backbones: dict[str, Network]
     classifiers: dict[str, Network]
     class_names: tuple[str, ...]
+    encoders: dict[str, Network]
     pretraining: list[Cost]
     measuring: list[Cost]
 
     @property
     def cost(self) -> tuple[Cost, Cost]:
-        """Of the pretraining, a mean over its seeds, and of all fine-tunings."""
+        """Of the pretraining, a mean over its seeds, and of all fine-tunings and Fisher vectors."""
         return mean_costs(self.pretraining), sum_costs(self.measuring)
 
-    def networks_for(self, needs_class: bool) -> dict[str, Network]:
+    def networks_for(self, method: Method) -> dict[str, Network]:
         """Those that a method takes."""
-        return self.classifiers if needs_class else self.backbones
+        if method.needs_encoder:
+            return self.encoders
+        return self.classifiers if method.needs_class else self.backbones
+
+    def list_networks(self) -> list[Network]:
+        """All of them."""
+        return [*self.classifiers.values(), *self.backbones.values(), *self.encoders.values()]
 
 
 def choose_arms(plan: workdirs.WorkdirPlan, patterns: Sequence[str]) -> list[workdirs.ArmEntry]:
@@ -78,6 +89,7 @@ def load_arms(
         if name in arms:
             arms[name].backbones.update(one.backbones)
             arms[name].classifiers.update(one.classifiers)
+            arms[name].encoders.update(one.encoders)
             arms[name].pretraining.extend(one.pretraining)
             arms[name].measuring.extend(one.measuring)
         else:
@@ -98,23 +110,48 @@ def _load_arm(
         loaded = weights.load_backbone(workdirs.find_stage_folder(workdir, entry.name))[0]
         backbones[seed] = Network(loaded, None, _views_of_a_target(config))
     store = workdirs.open_store(workdir, plan)
-    finetuned = _list_finetuned(store, entry)
-    found = {seed: weights.load_classifier(folder) for seed, folder in finetuned.items()}
+    targets = _list_targets(store, entry, FINETUNE)
+    finetuned = _list_folders(store, entry, targets[0]) if targets else {}
+    found = {run: weights.load_classifier(folder) for run, folder in finetuned.items()}
     classifiers = {
-        ", ".join(filter(None, (seed, f"fine-tuning {one}"))): Network(c.network.backbone, c.network.head, c.views)
-        for one, c in found.items()
+        _name_run(seed, f"fine-tuning {run}"): Network(c.network.backbone, c.network.head, c.views)
+        for run, c in found.items()
     }
     class_names = next(iter(found.values())).class_names if found else ()
-    spent = sum_costs(cost_of_work(artifacts.read_record(folder)) for folder in finetuned.values())
-    return Arm(name, backbones, classifiers, class_names, [read_pretraining_cost(store, entry)], [spent])
+    encoded = _find_foregrounds(store, entry)
+    encoders = {
+        _name_run(seed, f"Fisher vector {run}"): EncodingNetwork(c.network.backbone, c.network, c.views)
+        for run, c in ((run, load_fisher_classifier(folder)) for run, folder in encoded.items())
+    }
+    folders = (*finetuned.values(), *encoded.values())
+    spent = sum_costs(cost_of_work(artifacts.read_record(folder)) for folder in folders)
+    return Arm(name, backbones, classifiers, class_names, encoders, [read_pretraining_cost(store, entry)], [spent])
 
 
-def _list_finetuned(store: artifacts.Store, entry: workdirs.ArmEntry) -> dict[int, Path]:
-    """By seed the folders of the finished first target of fine-tuning, on its largest share of the labels."""
-    finished = [one for one in entry.measurements if one.target.startswith(FINETUNE) and _is_finished(store, one)]
-    of_one = [one for one in finished if one.target == finished[0].target]
-    largest = max((one.fraction for one in of_one), default=0)
-    return {one.seed: workdirs.find_measurement_folder(store, one) for one in of_one if one.fraction == largest}
+def _find_foregrounds(store: artifacts.Store, entry: workdirs.ArmEntry) -> dict[int, Path]:
+    """By seed the folders of the first target of Fisher vectors whose foreground weights were learnt."""
+    for target in _list_targets(store, entry, FISHER_VECTOR.name):
+        folders = _list_folders(store, entry, target)
+        if all(load_fisher_classifier(folder).network.has_foreground for folder in folders.values()):
+            return folders
+    return {}
+
+
+def _name_run(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def _list_targets(store: artifacts.Store, entry: workdirs.ArmEntry, protocol: str) -> list[str]:
+    """The names of the targets of a protocol of which a measurement is finished, each once."""
+    of_one = [one for one in entry.measurements if re.split(r"[:+]", one.target)[0] == protocol]
+    return list(dict.fromkeys(one.target for one in of_one if _is_finished(store, one)))
+
+
+def _list_folders(store: artifacts.Store, entry: workdirs.ArmEntry, target: str) -> dict[int, Path]:
+    """By seed the folders of the finished measurements of a target, on its largest share of the labels."""
+    finished = [one for one in entry.measurements if one.target == target and _is_finished(store, one)]
+    largest = max((one.fraction for one in finished), default=0)
+    return {one.seed: workdirs.find_measurement_folder(store, one) for one in finished if one.fraction == largest}
 
 
 def _is_finished(store: artifacts.Store, entry: workdirs.MeasurementEntry) -> bool:
