@@ -23,6 +23,7 @@ from aiseeme_jax.systems import mv_kbc, ssac
 from aiseeme_jax.systems.multi_view import MultiViewNetwork, decision_entropy, patch_entropy, weigh_missed
 from aiseeme_jax.systems.nodule_batches import Cutting, count_planes
 from aiseeme_jax.systems.ssac.task import AUTOENCODER, CRITIC
+from configs import base
 
 pytestmark = pytest.mark.usefixtures("no_events", "tiny_in_the_table")
 VIEWS = augment.make_views("grey_planes", nodules.SIDE, fixed=nodules.VIEWS)
@@ -402,7 +403,7 @@ def test_mv_kbc_learns_and_leaves_the_backbone_as_it_is(tmp_path):
 
 @pytest.mark.slow
 def test_the_adversarial_system_learns_and_goes_on_exactly_after_a_kill(tmp_path, monkeypatch):
-    one, measured = nodules.target("ssac_style"), nodules.subject()
+    one, measured = nodules.target("ssac_style", duration=base.duration(steps=12)), nodules.subject()
 
     def measure(folder):
         # With this seed one step gives an AUROC of 0.
@@ -412,7 +413,7 @@ def test_the_adversarial_system_learns_and_goes_on_exactly_after_a_kill(tmp_path
     assert_learnt(whole, 0.8)
     assert whole.chosen["images"] == 48 + 16, "those whose label is hidden are there too"
     with monkeypatch.context() as patch:
-        patch.setattr(data, "Batches", stopping_after(13))
+        patch.setattr(data, "Batches", stopping_after(7))
         with pytest.raises(Killed):
             measure("killed")
     again = measure("killed")
