@@ -16,6 +16,8 @@ venv: .venv/installed
 demo: venv
 	$(BIN)/python -m tfds_builders prepare derm_phantom/demo --data_dir data
 	$(BIN)/python launch.py --config=configs/isic_curriculum.py:demo --workdir=runs/demo
+	$(BIN)/python -m aiseeme_jax predict runs/demo --images docs/new_images --out runs/demo/new_images.csv
+	@echo 'report: runs/demo/report.html, predictions of new images: runs/demo/new_images.csv'
 
 # Compiled test files are kept between runs, also where the environment says otherwise: to compile them takes each worker
 # as long as to read them.

@@ -20,6 +20,7 @@ from aiseeme_jax import pretext, weights
 from aiseeme_jax.__main__ import COMMANDS
 from aiseeme_jax.jobs import curriculum
 from configs import base
+from tfds_builders.derm_phantom.lesions import CLASSES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -212,6 +213,7 @@ def test_the_demo_does_what_the_readme_says(tmp_path, monkeypatch):
     check_files(workdir)
     check_nothing_is_made_twice(workdir)
     check_commands(workdir)
+    check_new_images(workdir)
     check_lines_of_python(workdir, monkeypatch, tmp_path)
 
 
@@ -223,7 +225,7 @@ def check_end(workdir, said):
 def check_files(workdir):
     rows = [line.split(" | ") for line in README.splitlines() if line.startswith("| `")]
     top = {name for row in rows for name in re.findall(r"`([\w.]+)`", row[0]) if "." in name}
-    assert top == {"report.html", "results.csv", "MODEL_CARD.md", "config.json", "plan.json"}
+    assert top == {"report.html", "results.csv", "MODEL_CARD.md", "config.json", "plan.json", "run.json"}
     assert all((workdir / name).exists() for name in top)
     for kind, pattern in (("stages", "*"), ("measurements", "finetune-*")):
         (row,) = (row for row in rows if row[0].startswith(f"| `{kind}/"))
@@ -245,6 +247,14 @@ def check_commands(workdir):
     assert call("-m", "aiseeme_jax", "store", "prune", workdir).endswith("nothing to delete\n")
     table = call("-m", "aiseeme_jax", "compare", workdir, "scratch")
     assert "| scratch, as it is | " in table and "\n| single:simclr | " in table
+
+
+def check_new_images(workdir):
+    """The last command of `make demo`."""
+    (command,) = re.findall(r"\$\(BIN\)/python (-m aiseeme_jax predict .*)", (REPOSITORY / "Makefile").read_text())
+    call(*command.replace("runs/demo", str(workdir)).split())
+    rows = (workdir / "new_images.csv").read_text().splitlines()
+    assert len(rows) == 7 and {row.split(",")[0] for row in rows[1:]} == {f"{name}.png" for name in CLASSES}
 
 
 def check_lines_of_python(workdir, monkeypatch, tmp_path):
