@@ -105,6 +105,10 @@ class PlannedStage:
         """Images that it shows; in a joint stage each of them to every member."""
         return self.total_steps * count_images(self.fields)
 
+    def limit_seconds(self, seconds: float) -> float:
+        """Seconds that it takes, for those that all of its steps take: it ends early where it has a limit."""
+        return seconds if self.seconds is None else min(seconds, self.seconds)
+
     @property
     def title(self) -> str:
         """Its name in the log."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from aiseeme_jax.curriculum.pieces import Piece, PlannedArm, PlannedScore
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.jobs.outlook import RunOutlook
+from aiseeme_jax.jobs.outlook import Pace, RunOutlook, read_pace
 from aiseeme_jax.jobs.working import work_around_divergence
 from aiseeme_jax.search.findings import Node
 from aiseeme_jax.search.queue import Ended, Queue
@@ -46,9 +46,14 @@ class Maker:
         # Keys of the stages that diverged.
         self.diverged: set[str] = set()
 
+    @functools.cached_property
+    def _pace(self) -> Pace:
+        """How fast pieces were: read once, and then kept up to date by what this worker makes."""
+        return read_pace(self.store)
+
     def begin(self, arms: Sequence[PlannedArm]) -> None:
         """From now on pieces are displayed as parts of these arms."""
-        self._shown = RunOutlook(arms, self.store).follow(self._make)
+        self._shown = RunOutlook(arms, self.store, self._pace).follow(self._make)
 
     def has_diverged(self, arm: PlannedArm) -> bool:
         """Whether a piece of an arm diverged, so that there is no score."""
