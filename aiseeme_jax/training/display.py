@@ -160,12 +160,15 @@ class Display:
         """Draws what was not drawn yet, and leaves the line of a training as it is; a second call does nothing."""
         if self._ended.is_set():
             return
-        self._ended.set()
-        self._thread.join()
-        if self._total_steps and self._shown_step < self._step:
-            self.draw()
-        _open.remove(self)
-        self._form.close(keep=bool(self._total_steps))
+        # Ctrl-C may come within this: what is not open any more must not be drawn again.
+        try:
+            self._ended.set()
+            self._thread.join()
+            if self._total_steps and self._shown_step < self._step:
+                self.draw()
+        finally:
+            _open.remove(self)
+            self._form.close(keep=bool(self._total_steps))
 
     def __enter__(self) -> "Display":
         return self
@@ -263,8 +266,10 @@ class MessageHandler(logging.StreamHandler):
     """Shows the messages of the program above the progress, if there is any."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _open:
-            _open[-1].print(self.format(record))
+        # Taken once, since another thread may close it.
+        last = next(iter(_open[-1:]), None)
+        if last is not None:
+            last.print(self.format(record))
         else:
             super().emit(record)
 

@@ -276,6 +276,17 @@ class TestDisplay:
         after = stream.getvalue()
         assert not display._open and stream.getvalue() == after
 
+    def test_an_interrupt_while_it_is_closed_leaves_no_display_open(self, stream, monkeypatch):
+        def interrupt():
+            raise KeyboardInterrupt
+
+        work = Display("knn")
+        monkeypatch.setattr(work, "_thread", SimpleNamespace(join=interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            work.close()
+        work.close()
+        assert not display._open
+
     def test_a_closed_terminal_does_not_end_the_run(self, tmp_path, stream):
         run = make(tmp_path)
         stream.close()
