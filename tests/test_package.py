@@ -58,6 +58,12 @@ class TestNamesOfConfigFiles:
         assert found[:2] == ["launch.py", f"--config={launch.CONFIGS / expected}"]
         assert found[2:] == [flag for flag in given if flag == "--plan"]
 
+    @pytest.mark.parametrize("config", [["--config=own_images"], ["--config", "own_images"]])
+    def test_another_value_that_equals_the_name_stays(self, config):
+        given = ["launch.py", "--workdir", "own_images", *config, "--plan"]
+        expected = [*given[:3], f"--config={launch.CONFIGS / 'own_images.py'}", "--plan"]
+        assert launch.find_shipped(given) == expected
+
     @pytest.mark.parametrize(
         "given", ["--config=mine", "--config=configs/isic_order.py", "--config.seed=1", "--config=recipes"]
     )

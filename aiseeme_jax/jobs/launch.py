@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -186,11 +187,16 @@ CONFIG_FLAG = re.compile(r"--?config(?:\.(?P<field>[^=]+))?(?:=(?P<value>.*))?",
 
 def find_config(argv: list[str]) -> str | None:
     """The value of --config; None if there is none."""
+    return next((value for _, value in find_config_flags(argv)), None)
+
+
+def find_config_flags(argv: list[str]) -> Iterator[tuple[slice, str]]:
+    """Where --config stands among the flags, and its value, which may be an argument of its own."""
     for i, argument in enumerate(argv):
         match = CONFIG_FLAG.fullmatch(argument)
         if match and not match["field"]:
-            return match["value"] if match["value"] is not None else "".join(argv[i + 1 : i + 2])
-    return None
+            place = slice(i, i + 1 if match["value"] is not None else i + 2)
+            yield place, match["value"] if match["value"] is not None else "".join(argv[i + 1 : i + 2])
 
 
 def find_shipped(argv: list[str]) -> list[str]:
@@ -200,9 +206,8 @@ def find_shipped(argv: list[str]) -> list[str]:
     file = CONFIGS / f"{name}.py"
     if not name.isidentifier() or Path(name).exists() or not is_config(file):
         return argv
-    rest = [argument for argument in argv if argument != named]
-    rest = [argument for argument in rest if not re.fullmatch(r"--?config(=.*)?", argument, re.DOTALL)]
-    return [*rest[:1], f"--config={file}{colon}{variant}", *rest[1:]]
+    place, _ = next(find_config_flags(argv))
+    return [*argv[: place.start], f"--config={file}{colon}{variant}", *argv[place.stop :]]
 
 
 def find_wrong_file(argv: list[str]) -> str | None:
