@@ -273,24 +273,22 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        end(INTERRUPTED)
+        end(INTERRUPTED, "\ninterrupted: the same command goes on from the last checkpoint")
     except Terminated:
-        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
-        end(TERMINATED)
+        end(TERMINATED, "stopped: the same command goes on from the last checkpoint")
     except UserError as error:
         if "--debug" in sys.argv:
             raise
-        print(f"error: {error}\n(--debug shows where)", file=sys.stderr)
-        end(2)
+        end(2, f"error: {error}\n(--debug shows where)")
 
 
-def end(code: int) -> NoReturn:
-    """Ends the program after an error; at once if jax was started, since its threads may wait for what never comes."""
+def end(code: int, said: str) -> NoReturn:
+    """Ends the program with a message; at once if jax was started, since its threads may wait for what never comes."""
     if "jax" in sys.modules:
         from aiseeme_jax.training.stopping import leave
 
-        leave(code)
+        leave(code, said)
+    print(said, file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,6 +1,7 @@
 """How a run notices that it is asked to stop, and how long it has taken over all its restarts."""
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 import jax
@@ -22,6 +24,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 END = 0
 # Seconds that a program may take to end by itself after it was asked to end at once.
 GRACE_SECONDS = 5.0
+# Seconds for which a message, or the end of what is written, is waited for before the program goes on without it.
+TELLING_SECONDS = 1.0
 # Seconds for which the first process lets the others end.
 LINGER_SECONDS = 1
 
@@ -72,9 +76,9 @@ class AnsweredSignals:
             # None: a handler that was not set from Python and cannot be put back.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         os.write(self._writing, bytes([END]))
-        self._answering.join()
-        os.close(self._reading)
         os.close(self._writing)
+        # A terminal that takes no text holds it up. It closes its end of the pipe itself.
+        self._answering.join(TELLING_SECONDS)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -93,11 +97,12 @@ class AnsweredSignals:
         self._timer.start()
 
     def _read(self) -> None:
-        while (number := os.read(self._reading, 1)[0]) != END:
-            # The first one is answered, and a Ctrl-C after it.
-            if number in SIGNALS and (not self._answered or (number == signal.SIGINT and self._timer is None)):
-                self.answer(number)
-                self._answered = self._answered or number
+        with open(self._reading, "rb", buffering=0) as pipe:
+            while (number := pipe.read(1)[0]) != END:
+                # The first one is answered, and a Ctrl-C after it.
+                if number in SIGNALS and (not self._answered or (number == signal.SIGINT and self._timer is None)):
+                    self.answer(number)
+                    self._answered = self._answered or number
 
 
 class EndSignal(AnsweredSignals):
@@ -107,16 +112,24 @@ class EndSignal(AnsweredSignals):
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     def answer(self, number: int) -> None:
-        log.info("stopping")
         self.end_soon(number)
+        try_briefly(lambda: log.info("stopping"))
 
 
 class StopSignal(AnsweredSignals):
-    """Notes that a training is to stop, so that it can do so between two steps. A second Ctrl-C ends it at once."""
+    """Notes that a training is to stop, so that it can do so between two steps. A second Ctrl-C ends it at once.
+
+    A signal after the training's last look at `requested` is sent again at the end, to whoever handles signals then.
+    """
 
     def __enter__(self) -> Self:
         self._asked = 0
         return super().__enter__()
+
+    def __exit__(self, *exception) -> None:
+        super().__exit__(*exception)
+        if self._asked and exception[0] is None:
+            signal.raise_signal(self._asked)
 
     def handle(self, number: int, frame: Any) -> None:
         if self._asked and number == signal.SIGINT:
@@ -125,10 +138,10 @@ class StopSignal(AnsweredSignals):
 
     def answer(self, number: int) -> None:
         if not self._answered:
-            log.info("%s", _describe_stop(number))
+            try_briefly(lambda: log.info("%s", _describe_stop(number)))
             return
-        log.info("stopping without saving")
         self.end_soon(number)
+        try_briefly(lambda: log.info("stopping without saving"))
 
     def requested(self, *, agree: bool) -> int:
         """The number of the signal that asks to stop now; 0 if none does.
@@ -145,22 +158,41 @@ class StopSignal(AnsweredSignals):
         return int(np.max(multihost_utils.process_allgather(np.array(self._asked))))
 
 
-def leave(code: int) -> NoReturn:
+def try_briefly(do: Callable[[], None]) -> None:
+    """Does something that may never return, such as writing to a terminal that Ctrl-S holds or to a disk that hangs.
+
+    It is waited for TELLING_SECONDS. Then it goes on in its own thread, which holds up nothing.
+    """
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    thread.join(TELLING_SECONDS)
+
+
+def leave(code: int, said: str = "") -> NoReturn:
     """Ends this process at once.
 
     A normal end waits for threads of orbax that a full disk has stopped, and for processes of the run that may never
     answer: for minutes.
+
+    Args:
+      said: to the user, as the last line.
     """
     for child in multiprocessing.active_children():
         child.terminate()
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    try_briefly(functools.partial(_end_output, said))
     if jax.distributed.is_initialized() and jax.process_index() == 0:
         # jax aborts the others as soon as the first process is gone. They may be about to end with a message too.
         time.sleep(LINGER_SECONDS)
     os._exit(code)
+
+
+def _end_output(said: str) -> None:
+    if said:
+        print(said, file=sys.stderr)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
 
 
 def _describe_stop(number: int) -> str:
