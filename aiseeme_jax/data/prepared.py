@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -188,14 +190,23 @@ def _check_known(builder: str, variant: str) -> None:
         except ValueError as error:
             raise UserError(str(error)) from error
         return
-    import tensorflow_datasets as tfds
-
-    known = tfds.list_builders(with_community_datasets=False)
-    if builder not in known:
+    known = _list_tfds_builders()
+    if known and builder not in known:
         raise UserError(
             f"there is no data set '{builder}'{suggest(builder, [*DATASETS, *known])}: this project has "
             f"{', '.join(DATASETS)}, and TFDS those of https://www.tensorflow.org/datasets/catalog"
         )
+
+
+def _list_tfds_builders() -> list[str]:
+    """Names of the data sets that TFDS prepares; none if it does not say.
+
+    A process of its own asks, since TFDS imports them all for it: here there would be two of one name then, such as
+    `chexpert`.
+    """
+    program = "import tensorflow_datasets as tfds; print(*tfds.list_builders(with_community_datasets=False))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return done.stdout.split() if done.returncode == 0 else []
 
 
 def _tfds_command(name: str, data_dir: str | Path) -> str:

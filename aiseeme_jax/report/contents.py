@@ -55,6 +55,7 @@ class Run:
     Attributes:
       directory: holds its predictions.
       record: what it left.
+      needed: the records of the measurements that had to be made first, by their keys.
     """
 
     arm: str
@@ -63,11 +64,19 @@ class Run:
     seed: int
     directory: Path
     record: dict[str, Any]
+    key: str
+    needed: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def cost(self) -> Cost:
-        """Of the measurement itself, with the training of a fine-tuning. Its images are not counted."""
-        return cost_of_work(self.record)
+        """With the training of a fine-tuning, and with what had to be measured first. Images are not counted."""
+        return sum_measuring([self])
+
+
+def sum_measuring(runs: Iterable[Run]) -> Cost:
+    """What measurements cost, and those that had to be made first: each once, although several may need it."""
+    records = {key: record for run in runs for key, record in {run.key: run.record, **run.needed}.items()}
+    return sum_costs(map(cost_of_work, records.values()))
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ class Contents:
 
     def measuring_cost(self, arm: str) -> Cost:
         """What all finished measurements of an arm cost."""
-        return sum_costs(run.cost for run in self.runs if run.arm == arm)
+        return sum_measuring(run for run in self.runs if run.arm == arm)
 
     def describe_cost(self, arm: str) -> tuple[str, ...]:
         """What the pretraining and the measurements of an arm cost, under `costs.HEADS` and `costs.MEASURING`."""
@@ -232,7 +241,14 @@ def _read_runs(store: artifacts.Store, arm: workdirs.ArmEntry) -> Iterator[Run]:
         directory = workdirs.find_measurement_folder(store, entry)
         record = directory and artifacts.read_record(directory)
         if record:
-            yield Run(arm.name, entry.target, entry.fraction, entry.seed, directory, record)
+            named = (arm.name, entry.target, entry.fraction, entry.seed)
+            yield Run(*named, directory, record, entry.key, _read_needed(store, entry))
+
+
+def _read_needed(store: artifacts.Store, entry: workdirs.MeasurementEntry) -> dict[str, dict[str, Any]]:
+    """The records of the measurements that had to be made first; one that was deleted since has an empty one."""
+    folders = {key: store.find(artifacts.MEASUREMENTS, shorten(key)) for key in entry.needed}
+    return {key: (folder and artifacts.read_record(folder)) or {} for key, folder in folders.items()}
 
 
 def _score_run(run: Run, stages: Iterable[Stage], statistics: dict[str, int]) -> Iterator[results.Row]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from aiseeme_jax.curriculum.arms import CURRICULUM
 from aiseeme_jax.curriculum.costs import sum_costs
 from aiseeme_jax.evaluate.masks import MaskScoring
-from aiseeme_jax.report.contents import Contents
+from aiseeme_jax.report.contents import Contents, sum_measuring
 from aiseeme_jax.report.estimates import Cell, Estimates
 from aiseeme_jax.report.names import CLASSES, describe_target, within_sentence
 from aiseeme_jax.report.tables import Table
@@ -40,8 +40,8 @@ def write_sentences(estimates: Estimates, differences: Sequence[Table]) -> list[
 
 def _describe_total(contents: Contents) -> list[str]:
     """What everything together cost, where the records tell it. A stage that several arms share counts once."""
-    measured = {run.directory: run.cost for run in contents.runs}
-    total = sum_costs([*(stage.cost for stage in contents.stages if stage.record), *measured.values()])
+    trained = [stage.cost for stage in contents.stages if stage.record]
+    total = sum_costs([*trained, sum_measuring(contents.runs)])
     if math.isnan(total.device_seconds):
         return []
     shown = f", with {total.images:,.0f} images shown in pretraining" if total.images > 0 else ""

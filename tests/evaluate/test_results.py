@@ -12,10 +12,12 @@ from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.evaluate.results import Predictions, Row
 from configs import base
 
+# What the arm and the measurement cost.
+COSTS = (25_000.0, 60.5, 7200.0, 1.5, 3.0)
 ROWS = [
-    Row("curriculum", "linear", 0.1, 0, "balanced_accuracy", 0.712345, 0.688, 0.735),
+    Row("curriculum", "linear", 0.1, 0, "balanced_accuracy", 0.712345, 0.688, 0.735, *COSTS),
     Row("single:simclr", "knn", 1.0, 2, "auroc/MEL, in situ", 0.5, float("nan"), float("nan")),
-    Row("=HYPERLINK(1)", "knn", 1.0, 2, "auroc", -0.5, -0.6, -0.4),
+    Row("=HYPERLINK(1)", "knn", 1.0, 2, "auroc", -0.5, -0.6, -0.4, *COSTS),
 ]
 
 
@@ -38,7 +40,10 @@ def test_rows_come_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
     assert found[2] == ROWS[2]
     # A spreadsheet would run what begins with '='.
-    assert "\n'=HYPERLINK(1),knn,1.0,2,auroc,-0.5,-0.6,-0.4\n" in (tmp_path / "results.csv").read_text()
+    assert (
+        "\n'=HYPERLINK(1),knn,1.0,2,auroc,-0.5,-0.6,-0.4,25000,60.5,7200,1.5,3\n"
+        in (tmp_path / "results.csv").read_text()
+    )
 
 
 def test_a_class_may_have_any_name(tmp_path):
@@ -59,7 +64,7 @@ def test_a_class_may_have_any_name(tmp_path):
     [
         (lambda text: text.replace("metric", "metrics", 1), "line 1: expected the columns arm,target"),
         (lambda text: text.replace("0.688", "o.688"), "results.csv, line 2: could not convert .*'o.688'"),
-        (lambda text: text + "curriculum,linear,0.1\n", "line 5: expected 8 columns, found 3"),
+        (lambda text: text + "curriculum,linear,0.1\n", "line 5: expected 13 columns, found 3"),
         (lambda text: text.replace(",0.1,0,", ",0.1,zero,"), "line 2: invalid literal"),
         (lambda text: "", "line 1: expected the columns"),
     ],

@@ -150,7 +150,7 @@ def test_whole_patients_of_one_class_exchange_their_attribute():
 
 
 def test_equalised_odds_are_the_larger_gap():
-    one, other = (s.Gap("a", "b", value, 0, 0, 0, 0, 1, 5) for value in (0.1, 0.3))
+    one, other = (s.Gap("a", "b", value, 0, 0, 0, 0, 1, 5, 5) for value in (0.1, 0.3))
     assert s.larger_gap(one, other) is other
-    nothing = s.Gap("", "", *[np.nan] * 6, 0)
+    nothing = s.Gap("", "", *[np.nan] * 6, 0, 0)
     assert s.larger_gap(nothing, one) is one

@@ -22,10 +22,11 @@ from report_runs import (
 )
 
 from aiseeme_jax import report
+from aiseeme_jax.curriculum.costs import Cost
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import metrics, results
 from aiseeme_jax.report import tables
-from aiseeme_jax.report.contents import read_contents
+from aiseeme_jax.report.contents import Run, read_contents, sum_measuring
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import MEASUREMENTS, Store
@@ -260,3 +261,14 @@ def test_predictions_that_cannot_be_read_are_named(tmp_path):
     assert directory.parent.name == MEASUREMENTS
     with pytest.raises(UserError, match=f"{directory}/predictions.npz is damaged"):
         report.write_report(tmp_path)
+
+
+def test_what_had_to_be_measured_first_is_in_the_cost_and_counts_once(tmp_path):
+    """Two measurements need the same coarse network; one of them is on two devices."""
+    coarse = {"coarse": {"seconds": 100.0, "joules": 5.0}}
+    one = Run("scratch", "guided", 1.0, 0, tmp_path, {"seconds": 10.0, "devices": 2, "joules": 1.0}, "one", coarse)
+    other = Run("scratch", "enhanced", 1.0, 0, tmp_path, {"seconds": 3.0, "joules": 2.0}, "other", coarse)
+    assert one.cost == Cost(0, 120.0, 6.0) and other.cost == Cost(0, 103.0, 7.0)
+    assert sum_measuring([one, other]) == Cost(0, 123.0, 8.0)
+    lost = Run("scratch", "guided", 1.0, 0, tmp_path, {"seconds": 10.0}, "one", {"coarse": {}})
+    assert np.isnan(lost.cost.device_seconds)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from aiseeme_jax.curriculum.costs import Cost, mean_costs, sum_costs
+from aiseeme_jax.curriculum.costs import Cost, mean_costs
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import metrics, over_seeds, results
 from aiseeme_jax.evaluate.bootstrap import (
@@ -28,7 +28,7 @@ from aiseeme_jax.evaluate.masks import MaskScoring
 from aiseeme_jax.evaluate.scores import check_predictions, load_validation
 from aiseeme_jax.evidence.multiple import resampled_p_value
 from aiseeme_jax.evidence.reliability import Recalibration, recalibrate
-from aiseeme_jax.report.contents import Contents, Run
+from aiseeme_jax.report.contents import Contents, Run, sum_measuring
 from aiseeme_jax.report.estimates import Estimates
 from aiseeme_jax.report.names import describe_target
 
@@ -277,7 +277,7 @@ def _load_arm(contents: Contents, arm: str, target: str, fraction: float, runs: 
         balanced=trains_balanced(contents.fields_of(target)),
         statistics=contents.statistics,
         pretraining=mean_costs(contents.pretraining_cost(row[0].arm) for row in runs),
-        measuring=sum_costs(run.cost for run in flat),
+        measuring=sum_measuring(flat),
     )
 
 
