@@ -225,8 +225,9 @@ def search() -> ConfigDict:
             # What is trained with those seeds beside them. reverse: the best order backwards | single: its best task
             # alone for as many images | random: a random order of its length
             "compare": ("reverse", "single", "random"),
-            # Optuna's storage in which orders wait for workers: a file in the workdir, or a URL, sqlite:///FILE,
-            # postgresql://HOST/DATABASE. Empty: none; workers then share the work by the claims in the store alone.
+            # Optuna's storage in which orders wait for workers: a file in the store (the workdir, or runtime.store), or
+            # a URL, sqlite:///FILE, postgresql://HOST/DATABASE. Empty: none; workers then share the work by the claims
+            # in the store alone.
             "storage": "search.journal",
         }
     )

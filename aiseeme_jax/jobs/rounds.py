@@ -2,7 +2,8 @@
 
 Every worker takes the next order that waits in the queue and whose beginning has a score. Where none waits, it helps
 with those that run: it makes the pieces that no other process is making, which are those of a worker that was killed,
-or of a search of a learning rate. A round ends when every order has a score in the store, or has diverged.
+or of a search of a learning rate. What diverged with one worker is not tried by another. A round ends when every order
+has a score in the store, or has diverged.
 """
 
 import contextlib
@@ -24,9 +25,13 @@ from aiseeme_jax.search.findings import Node
 from aiseeme_jax.search.queue import Ended, Queue
 from aiseeme_jax.search.storage import StorageLost
 from aiseeme_jax.search.trials import Trial
+from aiseeme_jax.store import claims
 from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.training.loop import Diverged
 
 log = logging.getLogger(__name__)
+
+Make = Callable[[Piece, Path], dict[str, Any]]
 
 # What a worker does next, in the place of an order that it makes.
 HELP, END, DO_WITHOUT, FAIL = -1, -2, -3, -4
@@ -39,10 +44,13 @@ class Maker:
 
     Args:
       make: does a piece of work in its folder, and returns the record.
+
+    Attributes:
+      make: the same, displayed as a part of a run.
     """
 
-    def __init__(self, store: Store, make: Callable[[Piece, Path], dict[str, Any]]):
-        self.store, self._make, self._shown = store, make, make
+    def __init__(self, store: Store, make: Make):
+        self.store, self._make, self.make = store, make, make
         # Keys of the stages that diverged.
         self.diverged: set[str] = set()
 
@@ -53,30 +61,40 @@ class Maker:
 
     def begin(self, arms: Sequence[PlannedArm]) -> None:
         """From now on pieces are displayed as parts of these arms."""
-        self._shown = RunOutlook(arms, self.store, self._pace).follow(self._make)
+        self.make = RunOutlook(arms, self.store, self._pace).follow(self._make)
 
     def has_diverged(self, arm: PlannedArm) -> bool:
         """Whether a piece of an arm diverged, so that there is no score."""
         return any(piece.artifact.key in self.diverged for piece in arm.pieces())
 
+    def must_wait(self, arm: PlannedArm) -> bool:
+        """Whether another process is making the next piece of an arm."""
+        left = (piece.artifact for piece in arm.pieces() if self.store.record(piece.artifact) is None)
+        following = next(left, None)
+        return following is not None and claims.find_holder(self.store.directory(following)) is not None
+
     def has_score(self, arm: PlannedArm) -> bool:
         """Whether the backbone of an arm was scored."""
         return self.store.record(arm.scores[0].artifact) is not None
 
-    def make_all(self, arms: Iterable[PlannedArm]) -> None:
-        """Makes every piece of arms that does not exist. What needs a stage that diverged is left out."""
-        for _ in self._work(arms):
+    def make_all(self, arms: Iterable[PlannedArm], make: Make | None = None) -> None:
+        """Makes every piece of arms that does not exist. What needs a stage that diverged is left out.
+
+        Args:
+          make: in the place of the attribute, as in `help`.
+        """
+        for _ in self._work(arms, make):
             pass
 
-    def help(self, arms: Iterable[PlannedArm]) -> None:
+    def help(self, arms: Iterable[PlannedArm], make: Make | None = None) -> None:
         """Makes pieces of arms that other workers make too, until one of them has its score."""
-        for piece in self._work(arms):
+        for piece in self._work(arms, make):
             if isinstance(piece, PlannedScore):
                 return
 
-    def _work(self, arms: Iterable[PlannedArm]) -> Iterable[Piece]:
+    def _work(self, arms: Iterable[PlannedArm], make: Make | None) -> Iterable[Piece]:
         pieces = {piece.artifact.key: piece for arm in arms for piece in arm.pieces()}
-        return work_around_divergence(list(pieces.values()), self.store, self._shown, self.diverged)
+        return work_around_divergence(list(pieces.values()), self.store, make or self.make, self.diverged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,29 +153,42 @@ class Workers:
             if action == DO_WITHOUT:
                 self.queued = False
             elif action == HELP:
-                self.maker.help(arm for arm, state in arms.items() if state == READY)
+                self.maker.help((arm for arm, state in arms.items() if state == READY), self._make)
             else:
-                self.maker.make_all([made.arms[keys[action]]])
+                self.maker.make_all([made.arms[keys[action]]], self._make)
                 self._tell(made, [keys[action]])
         self.maker.make_all(made.arms.values())
 
     def _decide(self, made: Round) -> tuple[int, list[int]]:
         """What to do next, and where every order of a round stands."""
         with contextlib.nullcontext() if self.queue is None else self.queue.storage.lock():
-            last = {key: find_last_stage(arm) for key, arm in made.arms.items()}
-            found = self._ask(lambda queue: queue.find_diverged(last))
-            self.maker.diverged |= {last[key] for key in found or ()}
+            self.maker.diverged |= self._ask(Queue.find_diverged) or set()
             states: dict[str, int] = {}
             for key, arm in made.arms.items():
                 states[key] = self._judge(arm, states.get(made.beginnings.get(key, ""), SCORED))
             missing = {key: order for key, order in made.orders.items() if states[key] in (LATER, READY)}
             self._ask(lambda queue: queue.enqueue(made.number, missing))
-            taken = self._ask(lambda queue: queue.take([key for key in missing if states[key] == READY]))
+            ready = [key for key in missing if states[key] == READY]
+            free = [key for key in ready if not self.maker.must_wait(made.arms[key])]
+            taken = self._ask(lambda queue: queue.take(free) or queue.take(ready))
         if self.queue is None:
             return DO_WITHOUT, list(states.values())
         if not missing:
             return END, list(states.values())
         return HELP if taken is None else list(states).index(taken), list(states.values())
+
+    def _make(self, piece: Piece, directory: Path) -> dict[str, Any]:
+        """Makes a piece that is claimed, unless another worker, for which this one waited, saw its training diverge."""
+        key = piece.artifact.key
+        diverged, _ = _agree(lambda: (int(key in (self._ask(Queue.find_diverged) or ())), []), 0)
+        if diverged:
+            raise Diverged("so another worker, or an earlier run, has found")
+        try:
+            return self.maker.make(piece, directory)
+        except Diverged:
+            # The piece is still claimed: whoever waits for it reads this first.
+            self._ask(lambda queue: queue.note_divergence(key))
+            raise
 
     def _judge(self, arm: PlannedArm, beginning: int) -> int:
         if self.maker.has_diverged(arm):

@@ -15,12 +15,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aiseeme_jax import models, report, seeds
+from aiseeme_jax import report, seeds
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.pieces import Piece, Plan, PlannedArm, PlannedScore
 from aiseeme_jax.curriculum.scores import check_proxy
-from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.jobs import printing
 from aiseeme_jax.jobs.curriculum import check_starts, choose_work, list_artifacts
@@ -31,14 +30,15 @@ from aiseeme_jax.search.best_order import FILE as BEST_ORDER
 from aiseeme_jax.search.best_order import write_best_order
 from aiseeme_jax.search.planning import TrialPlanner, name_order, name_trial
 from aiseeme_jax.search.problem import FINALIST, REVERSE, SINGLE, Problem, read_problem
-from aiseeme_jax.search.queue import Queue
+from aiseeme_jax.search.queue import Queue, name_study, read_diverged
 from aiseeme_jax.search.scoring import Scorer, compare_backbones, read_score
 from aiseeme_jax.search.storage import Storage
 from aiseeme_jax.search.trials import START, Order, Outcome, Trial
 from aiseeme_jax.search.tuning import describe_score
-from aiseeme_jax.store import artifacts, keys, workdirs
+from aiseeme_jax.store import artifacts, workdirs
 from aiseeme_jax.store.artifacts import Store
 from aiseeme_jax.training import writers
+from aiseeme_jax.training.compilation import keep_programs
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,12 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     if plan_only:
         print(search.describe_next_round())
         return
+    keep_programs(config.runtime.compiled_programs)
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     search.write_to(workdir)
     with record_run(workdir), writers.use(config.runtime.writers, workdir.name):
         outcome = search.run()
-        if not outcome.ranking():
-            raise UserError("the training of every order diverged: lower the learning rates of search.pool")
+        outcome.check()
         search.compare(outcome)
     write_best_order(workdir, config, search.best, search.sentences, store.root)
     log.info("%s", "\n".join(search.sentences))
@@ -121,7 +121,7 @@ class Search:
             # Scores of other seeds do not compare with those of the search: they have a study of their own.
             if self.config.search.finalist_seeds:
                 kinds[FINALIST] = self.describe_finalist
-            storage = None if jax.process_index() else Storage(self.config.search.storage, workdir, self.store.root)
+            storage = None if jax.process_index() else Storage(self.config.search.storage, self.store.root)
             for kind, describe in kinds.items():
                 queue = storage and Queue(storage, f"{name} {kind}".strip(), tuple(self.config.search.pool))
                 self.workers[kind] = Workers(self.maker, queue, describe)
@@ -275,11 +275,15 @@ class Search:
     def describe_next_round(self) -> str:
         """What exists of the search, and what its next round would train."""
         rounds: list[PlannedArm] = []
+        if self.config.search.storage:
+            found = read_diverged(self.config.search.storage, self.store.root, name_study(self.config))
+            self.maker.diverged |= found
 
         def read_only(wanted: Sequence[Trial]) -> Mapping[Trial, Score]:
             planned = self.planner.plan(wanted)
             self.arms |= planned
-            missing = [arm for arm in planned.values() if self.store.record(arm.scores[0].artifact) is None]
+            left = (arm for arm in planned.values() if not self.maker.has_diverged(arm))
+            missing = [arm for arm in left if not self.maker.has_score(arm)]
             if missing:
                 rounds.extend(missing)
                 raise NotScored
@@ -287,20 +291,8 @@ class Search:
 
         with contextlib.suppress(NotScored):
             outcome = trials.run(self.problem.propose(), read_only, self.similarity, self.problem.budget)
+            outcome.check()
             return f"all trials exist; the best order so far is {name_order(outcome.ranking()[0].order)}"
         return (
             f"the next round of '{self.problem.strategy}':\n{printing.describe_plan(Plan(tuple(rounds)), self.store)}"
         )
-
-
-def name_study(config: ConfigDict) -> str:
-    """The name of a search in a storage: its data, and a key of everything that its trials depend on."""
-    fields = config.search
-    content = {
-        "pool": {name: keys.to_json(stage) for name, stage in fields.pool.items()},
-        "proxy": keys.to_json(fields.proxy),
-        "model": keys.to_json(models.describe_model(config.model)),
-        "data": keys.to_json(config.data),
-        **{name: config[name] for name in ("seed", "init")},
-    }
-    return f"{config.title or config.data.name} {keys.make_key(keys.to_json(content))[:12]}"

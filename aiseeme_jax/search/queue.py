@@ -9,16 +9,25 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ml_collections import ConfigDict
+
+from aiseeme_jax import models
 from aiseeme_jax.search.findings import Node
 from aiseeme_jax.search.planning import name_order
-from aiseeme_jax.search.storage import Storage
+from aiseeme_jax.search.storage import Storage, read_study
 from aiseeme_jax.search.trials import Trial
-from aiseeme_jax.store import claims
+from aiseeme_jax.store import claims, keys
+
+if TYPE_CHECKING:
+    import optuna
 
 # Attributes of a trial: the key of its score, by which it is found; of one that diverged, the key of its last stage.
 KEY, DIVERGED = "key", "diverged"
+# How the name of an attribute of a study begins; the key of a stage that diverged follows.
+DIVERGED_STAGE = "diverged stage "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +90,15 @@ class Queue:
                     return key
         return None
 
-    def find_diverged(self, last_stages: Mapping[str, str]) -> set[str]:
-        """The keys of the trials that another worker, or an earlier run, saw diverge.
-
-        Args:
-          last_stages: for the key of each score the key of the last stage. A stage that was planned anew since has
-            another one.
-        """
+    def find_diverged(self) -> set[str]:
+        """Keys of the stages that cannot be trained, as this worker, another one or an earlier run has found."""
         with self.storage.use():
-            told = {trial.user_attrs.get(KEY): trial.user_attrs.get(DIVERGED) for trial in self._list()}
-        return {key for key, stage in last_stages.items() if told.get(key) == stage}
+            return list_diverged(self.study)
+
+    def note_divergence(self, stage: str) -> None:
+        """Lets all workers know that the training of the stage of this key diverged."""
+        with self.storage.use():
+            self.study.set_user_attr(f"{DIVERGED_STAGE}{stage}", True)
 
     def tell(self, orders: Mapping[str, Ended]) -> None:
         """Ends the trials of orders, by the keys of their scores, and adds those that are not there."""
@@ -154,3 +162,34 @@ class Queue:
             user_attrs={"order": list(order.order), "share": order.share, "name": name_order(order.order)}
             | dict(attributes),
         )
+
+
+def list_diverged(study: "optuna.Study") -> set[str]:
+    """Keys of the stages of a study that diverged, and of those that end orders which begin with them."""
+    trials = study.get_trials(deepcopy=False)
+    told = {trial.user_attrs[DIVERGED] for trial in trials if DIVERGED in trial.user_attrs}
+    noted = (name for name in study.user_attrs if name.startswith(DIVERGED_STAGE))
+    return told | {name.removeprefix(DIVERGED_STAGE) for name in noted}
+
+
+def read_diverged(where: str, store: Path, name: str) -> set[str]:
+    """`list_diverged` of the study of a name, as far as the storage tells. Nothing is made.
+
+    Args:
+      where, store: as those of `Storage`.
+    """
+    study = read_study(where, store, name)
+    return set() if study is None else list_diverged(study)
+
+
+def name_study(config: ConfigDict) -> str:
+    """The name of a search in a storage: its data, and a key of everything that its trials depend on."""
+    fields = config.search
+    content = {
+        "pool": {name: keys.to_json(stage) for name, stage in fields.pool.items()},
+        "proxy": keys.to_json(fields.proxy),
+        "model": keys.to_json(models.describe_model(config.model)),
+        "data": keys.to_json(config.data),
+        **{name: config[name] for name in ("seed", "init")},
+    }
+    return f"{config.title or config.data.name} {keys.make_key(keys.to_json(content))[:12]}"

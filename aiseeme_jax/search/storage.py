@@ -18,6 +18,8 @@ LOCK = ".queue"
 WAIT_SECONDS = 0.2
 # To open a storage.
 TRIES, TRY_SECONDS = 3, 1.0
+# How the URL of a data base in a file begins. The path of the file follows, with a slash of its own if it is absolute.
+SQLITE = "sqlite:///"
 
 
 class StorageLost(UserError):
@@ -29,17 +31,16 @@ class Storage:
 
     Args:
       where: a URL that SQLAlchemy knows (`sqlite:///FILE`, `postgresql://HOST/DATABASE`), or a file of Optuna's
-        journal, in the workdir if its path is relative.
-      workdir: of the search.
+        journal. A relative path is one in the store; it may begin with `~`.
       store: folder of the artifacts, which all workers share.
 
     Raises StorageLost if the storage does not answer.
     """
 
-    def __init__(self, where: str, workdir: Path, store: Path):
+    def __init__(self, where: str, store: Path):
         self.where, self._lock, self._locked = where, store / LOCK, False
         with self.use():
-            self.backend = _try_again(lambda: _open(where, workdir))
+            self.backend = _try_again(lambda: _open(where, store))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -66,15 +67,44 @@ class Storage:
             return _try_again(lambda: _open_study(self.backend, name))
 
 
-def _open(where: str, workdir: Path) -> "optuna.storages.BaseStorage":
+def read_study(where: str, store: Path, name: str) -> "optuna.Study | None":
+    """The study of a name, to look at. None if there is none, or the storage does not answer. Nothing is made.
+
+    Args:
+      where, store: as those of `Storage`.
+    """
+    import optuna
+
+    file = _find_file(where, store)
+    if file is not None and not file.exists():
+        return None
+    with contextlib.suppress(Exception):
+        return optuna.load_study(storage=_open(where, store, make=False), study_name=name)
+    return None
+
+
+def _open(where: str, store: Path, *, make: bool = True) -> "optuna.storages.BaseStorage":
     # Takes a second to import.
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    file = _find_file(where, store)
     if "://" in where:
-        return optuna.storages.RDBStorage(where)
-    workdir.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(workdir / where)))
+        _, mark, options = where.partition("?")
+        url = where if file is None else f"{SQLITE}{file}{mark}{options}"
+        return optuna.storages.RDBStorage(url, skip_table_creation=not make)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+
+
+def _find_file(where: str, store: Path) -> Path | None:
+    """The file that a storage is; None for a server."""
+    if "://" not in where:
+        return store / Path(where).expanduser()
+    file = where.partition("?")[0].removeprefix(SQLITE)
+    if not where.startswith(SQLITE) or file in ("", ":memory:"):
+        return None
+    return (store / Path(file).expanduser()).absolute()
 
 
 def _open_study(backend: "optuna.storages.BaseStorage", name: str) -> "optuna.Study":

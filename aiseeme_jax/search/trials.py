@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 
 import numpy as np
 
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate.proxies import Score
 
 # Names of the pool, in the order in which they are trained. Without names it is the start, before any stage.
@@ -152,6 +153,14 @@ class Outcome:
         whole = [trial for trial in whole if not math.isnan(self.scores[trial].value)]
         # Of equal ones the shorter, since it costs less.
         return sorted(whole, key=lambda trial: (-self.scores[trial].value, len(trial.order)))
+
+    def check(self) -> None:
+        """Raises UserError if no trial of full length has a score."""
+        if self.ranking():
+            return
+        if any(math.isnan(score.value) for trial, score in self.scores.items() if trial != START):
+            raise UserError("the training of every order diverged: lower the learning rates of search.pool")
+        raise UserError("search.stages ends the search before any order is trained in its full length: raise it")
 
 
 def run(

@@ -1,5 +1,6 @@
 """Workers that take orders from one queue, with pieces of work that train nothing."""
 
+import shutil
 import threading
 import types
 
@@ -47,7 +48,7 @@ class Worker:
 
     def __init__(self, folder, journal="search.journal", *, make=lambda label: None):
         self.store, self.made, self.do = Store(folder / "store"), [], make
-        self.queue = Queue(Storage(journal, folder, self.store.root), "derm", POOL)
+        self.queue = Queue(Storage(journal, self.store.root), "derm", POOL)
         self.maker = Maker(self.store, self.make)
         self.workers = Workers(self.maker, self.queue, self.describe)
 
@@ -122,7 +123,7 @@ def test_the_order_of_a_worker_that_died_is_made_by_another(tmp_path):
 
 def test_a_storage_that_was_deleted_is_filled_again_and_nothing_is_made_again(tmp_path):
     Worker(tmp_path).workers.make(plan("a", "ab"))
-    (tmp_path / "search.journal").unlink()
+    (tmp_path / "store" / "search.journal").unlink()
     worker = Worker(tmp_path)
     worker.workers.make(plan("a", "ab"))
     assert not worker.made and worker.list_trials() == complete("a", "ab")
@@ -130,7 +131,8 @@ def test_a_storage_that_was_deleted_is_filled_again_and_nothing_is_made_again(tm
 
 def test_a_score_that_was_deleted_is_made_again_though_the_storage_has_it(tmp_path):
     Worker(tmp_path).workers.make(plan("a"))
-    (tmp_path / "store").rename(tmp_path / "gone")
+    for kind in (STAGES, SCORES):
+        shutil.rmtree(tmp_path / "store" / kind)
     worker = Worker(tmp_path)
     worker.workers.make(plan("a"))
     assert worker.made == ["stages a", "scores a"] and worker.list_trials() == complete("a", "a")
@@ -158,6 +160,51 @@ def test_what_diverged_with_one_worker_is_not_trained_by_another(tmp_path):
     assert first.made == ["stages a", "scores a", "stages b"] and not second.made
     assert second.maker.has_diverged(plan("ba").arms[next(iter(plan("ba").arms))])
     assert second.list_trials() == [*complete("a"), ("b", STATES.FAIL, None), ("ba", STATES.FAIL, None)]
+
+
+def test_what_diverges_while_another_worker_waits_for_it_is_not_trained_again(tmp_path):
+    waits = threading.Event()
+
+    def diverge(label):
+        assert waits.wait(timeout=30)
+        raise Diverged("of all things")
+
+    first, second = Worker(tmp_path, make=diverge), Worker(tmp_path, make=diverge)
+    take = second.queue.take
+
+    def find_none(keys):
+        taken = take(keys)
+        # What it does next was decided: it helps.
+        waits.set()
+        return taken
+
+    second.queue.take = find_none
+    made = plan("b")
+    first.queue.enqueue(1, made.orders)
+    assert first.queue.take(made.orders)
+    thread = threading.Thread(target=first.workers.make, args=(made,))
+    thread.start()
+    second.workers.make(plan("b"))
+    thread.join()
+    assert len(first.made + second.made) == 1 and second.list_trials() == [("b", STATES.FAIL, None)]
+
+
+def test_an_order_whose_next_stage_another_worker_trains_comes_last(tmp_path):
+    """As of finalists, whose beginnings are no orders of their round."""
+    made = plan("ab", "ac", "ca")
+
+    def break_off(label):
+        raise KeyboardInterrupt
+
+    def look_at_the_other(label):
+        if label == "stages a":
+            with pytest.raises(KeyboardInterrupt):
+                other.workers.make(made)
+
+    first, other = Worker(tmp_path, make=look_at_the_other), Worker(tmp_path, make=break_off)
+    first.workers.make(made)
+    assert other.made == ["stages c"]
+    assert len(first.made) == len(set(first.made)) == 5 + 3
 
 
 def test_orders_of_another_search_in_the_same_study_are_left_alone(tmp_path):

@@ -11,8 +11,13 @@ from aiseeme_jax import data
 from aiseeme_jax.curriculum import stages as stage_work
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.errors import UserError
+from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.jobs import curriculum, search
 from aiseeme_jax.search import findings, scoring
+from aiseeme_jax.search.planning import TrialPlanner
+from aiseeme_jax.search.queue import Queue
+from aiseeme_jax.search.storage import Storage
+from aiseeme_jax.search.trials import START, Outcome, Trial
 from aiseeme_jax.store import artifacts, listing
 from configs import base
 
@@ -239,6 +244,41 @@ def test_plan_prints_the_next_round_and_writes_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "the next round of 'exhaustive'" in said and "to score: 1" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_plan_leaves_out_what_diverged_and_says_if_nothing_else_is_left(tmp_path, capsys):
+    made = config(strategy="exhaustive", length=1)
+    planner = TrialPlanner(made, DataSets(made))
+    start, rotation, npid = planner.plan([START, Trial(("rotation",)), Trial(("npid",))]).values()
+    store = artifacts.Store(tmp_path)
+    store.begin(start.scores[0].artifact)
+    store.finish(start.scores[0].artifact, {"value": 0.5, "draws": []})
+    queue = Queue(Storage(made.search.storage, tmp_path), search.name_study(made), POOL)
+    queue.note_divergence(npid.stages[0].artifact.key)
+    search.run(made, tmp_path, plan_only=True)
+    said = capsys.readouterr().out
+    assert rotation.stages[0].artifact.name in said and npid.stages[0].artifact.name not in said
+    queue.note_divergence(rotation.stages[0].artifact.key)
+    with pytest.raises(UserError, match="the training of every order diverged: lower the learning rates"):
+        search.run(made, tmp_path, plan_only=True)
+
+
+def test_an_order_of_full_length_must_be_within_the_budget():
+    short = {START: Score(0.5), Trial(("npid",), 0.1): Score(0.6)}
+    with pytest.raises(UserError, match="search.stages ends the search before any order"):
+        Outcome(short, 0.1, stopped=True).check()
+
+
+def test_a_search_keeps_compiled_programs_where_its_config_says(tmp_path, monkeypatch):
+    def stop(folder):
+        assert folder == "the folder"
+        raise Killed
+
+    monkeypatch.setattr(search, "keep_programs", stop)
+    made = config()
+    made.runtime.compiled_programs = "the folder"
+    with pytest.raises(Killed):
+        search.run(made, tmp_path / "run")
 
 
 def test_values_of_a_config_make_the_same_config():

@@ -7,7 +7,7 @@ import pytest
 
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.search.findings import Node
-from aiseeme_jax.search.queue import Ended, Queue
+from aiseeme_jax.search.queue import Ended, Queue, read_diverged
 from aiseeme_jax.search.storage import Storage, check_storage
 from aiseeme_jax.search.trials import Trial
 
@@ -22,7 +22,7 @@ STATES = optuna.trial.TrialState
 
 
 def open_queue(folder, where="search.journal"):
-    return Queue(Storage(where, folder, folder / "store"), "derm", POOL)
+    return Queue(Storage(where, folder), "derm", POOL)
 
 
 def list_trials(folder, where):
@@ -60,11 +60,20 @@ def test_every_order_is_a_trial_that_waits_runs_and_ends_once(where, tmp_path):
     assert other.study.best_trial.params == {"task 1": "rotation", "task 2": "npid"}
 
 
-def test_a_trial_that_diverged_is_known_by_its_last_stage(tmp_path):
-    queue = open_queue(tmp_path)
+@pytest.mark.parametrize("where", ["~/orders/search.journal", "sqlite:///search.db"])
+def test_what_diverged_is_known_and_can_be_read_without_making_anything(where, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    store = tmp_path / "store"
+    assert not read_diverged(where, store, "derm") and not list(tmp_path.iterdir())
+    queue = open_queue(store, where)
     queue.tell(ENDED)
-    assert queue.find_diverged({"r": "any", "n": "key of the stage"}) == {"n"}
-    assert queue.find_diverged({"n": "key of another stage"}) == set()
+    queue.note_divergence("key of another stage")
+    assert queue.find_diverged() == {"key of the stage", "key of another stage"}
+    files = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("search.*")]
+    assert files == ["store/search.db" if "sqlite" in where else "home/orders/search.journal"]
+    assert read_diverged(where, store, "derm") == queue.find_diverged()
+    assert not read_diverged(where, store, "another")
 
 
 def test_workers_at_the_same_time_enqueue_and_take_and_tell_each_trial_once(tmp_path):
