@@ -3,30 +3,48 @@
 A metric has one tag, whatever the arm, and is drawn over the percent of the labels.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from aiseeme_jax import report
 from aiseeme_jax.report.contents import Contents, read_contents
+from aiseeme_jax.store import records
 from aiseeme_jax.training import writers
 
 # Folder in the workdir, with one for each arm.
 FOLDER = "tensorboard"
 CONFIG = "config"
+# Identifies what was written last, and with which writers.
+WRITTEN = "written.txt"
 
 
 def write_arms(workdir: Path) -> None:
-    """Writes the results of every arm of a workdir, and its config. What was written of them before is replaced."""
+    """Writes the results of every arm of a workdir, and its config, unless that was done before.
+
+    What TensorBoard and Weights & Biases had of them is replaced. What could not be written is written the next time.
+    Only the first process writes.
+    """
+    if jax.process_index():
+        return
     contents = read_contents(workdir)
-    write_run(
-        workdir / FOLDER / CONFIG, CONFIG, texts={CONFIG: f"```json\n{json.dumps(contents.config, indent=2)}\n```"}
-    )
+    runs: dict[str, dict[str, Any]] = {
+        CONFIG: {"texts": {CONFIG: f"```json\n{json.dumps(contents.config, indent=2)}\n```"}}
+    }
     for arm in contents.measured_arms():
-        folder = workdir / FOLDER / arm.replace("/", "_").replace(":", "_")
-        write_run(folder, arm, hparams=describe_arm(contents, arm), points=average_results(contents, arm))
+        runs[arm] = {"hparams": describe_arm(contents, arm), "points": average_results(contents, arm)}
+    note = workdir / FOLDER / WRITTEN
+    digest = hashlib.sha256(json.dumps([writers.list_used(), runs]).encode()).hexdigest()
+    if note.exists() and note.read_text() == digest:
+        return
+    note.unlink(missing_ok=True)
+    folders = {title: workdir / FOLDER / title.replace("/", "_").replace(":", "_") for title in runs}
+    if all([write_run(folders[title], title, **content) for title, content in runs.items()]):
+        records.write_text(note, digest)
 
 
 def write_run(
@@ -36,9 +54,10 @@ def write_run(
     texts: dict[str, str] | None = None,
     hparams: dict[str, Any] | None = None,
     points: dict[int, dict[str, float]] | None = None,
-) -> None:
-    """Writes one run anew."""
-    for writer in writers.open_writers(folder, title, start_step=0):
+) -> bool:
+    """Writes one run anew, and returns whether every writer in use has all of it."""
+    opened = writers.open_writers(folder, title, start_step=0)
+    for writer in opened:
         if hparams:
             writer.write_hparams(hparams)
         for percent, scalars in sorted((points or {}).items()):
@@ -46,6 +65,8 @@ def write_run(
         if texts:
             writer.write_texts(0, texts)
         writer.close()
+    lost = any(isinstance(writer, writers.QueuedWriter) and writer.lost for writer in opened)
+    return len(opened) == len(writers.list_used()) and not lost
 
 
 def average_results(contents: Contents, arm: str) -> dict[int, dict[str, float]]:

@@ -64,24 +64,23 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     workdirs.write_config(workdir, workdirs.to_json_config(config))
     workdirs.write_plan(workdir, list_artifacts(plan, workdirs.name_store(config.runtime.store)))
     with record_run(workdir), writers.use(config.runtime.writers, workdir.name):
-        if work(plan, context, workdir):
-            write_arms(workdir)
+        work(plan, context, workdir)
+        write_arms(workdir)
     # Once more: what another run was making may have come last, and this run has ended.
     write_tables(workdir)
     write_card(workdir)
     log.info("done: results in %s, report in %s", workdir / "results.csv", workdir / "report.html")
 
 
-def work(plan: Plan, context: Context, workdir: Path) -> bool:
-    """Makes every piece that does not exist, and writes the tables after each arm. Returns whether there was any."""
+def work(plan: Plan, context: Context, workdir: Path) -> None:
+    """Makes every piece that does not exist, and writes the tables after each arm."""
     store = context.store
-    if everything := all(store.record(piece.artifact) for piece in plan.pieces()):
+    if all(store.record(piece.artifact) for piece in plan.pieces()):
         log.info("everything exists: nothing to train or measure")
     make = RunOutlook(plan.arms, store).follow(choose_work(context))
     for piece in work_through(plan.pieces(), store, make):
         if is_last_of_an_arm(piece, plan):
             write_tables(workdir)
-    return not everything
 
 
 def check_starts(config: ConfigDict, workdir: Path) -> None:

@@ -1,15 +1,20 @@
 """Where figures, pictures and texts go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow.
 
 A run of one of these is a training, or an arm with its results. It is found by its folder, so a training that is
-resumed goes on in the same one. The libraries are imported when they are used, and at no other time.
+resumed goes on in the same one. Of the steps that a killed training repeats, TensorBoard has the new figures, Weights &
+Biases the old ones, and MLflow both. The libraries are imported when they are used, and at no other time.
 """
 
 import contextlib
 import contextvars
+import functools
 import importlib.util
+import logging
 import math
 import os
+import queue
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +26,15 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.store.keys import make_key, shorten
 from aiseeme_jax.training import events
 
+log = logging.getLogger(__name__)
+
 # Name of the project or experiment.
 PROJECT = "aiseeme_jax"
 TENSORBOARD, WANDB, MLFLOW = "tensorboard", "wandb", "mlflow"
+# What may wait to be sent to a service, in calls of a writer. Beyond that, it is not sent.
+PENDING = 10_000
+# Seconds for which the end of a training waits until everything is sent.
+CLOSING_SECONDS = 10.0
 
 
 class Writer(Protocol):
@@ -119,6 +130,74 @@ class MlflowWriter:
         self._client.set_terminated(self._id)
 
 
+class QueuedWriter:
+    """Writes to a service in the network, from a thread of its own, in which the writer is opened too.
+
+    A service that fails, or does not answer, neither ends nor delays what is written about: the first error is logged,
+    and what cannot be written is left out.
+
+    Attributes:
+      lost: whether something could not be written.
+
+    Args:
+      name: of the service and of the run, for the message.
+      open_writer: opens the writer.
+    """
+
+    def __init__(self, name: str, open_writer: Callable[[], Writer]):
+        self.lost, self._name, self._open_writer = False, name, open_writer
+        self._calls: queue.Queue[tuple[str, tuple]] = queue.Queue(PENDING)
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._put("write_scalars", step, scalars)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        self._put("write_images", step, images)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        self._put("write_texts", step, texts)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        self._put("write_hparams", hparams)
+
+    def close(self) -> None:
+        """Waits until everything is written, for CLOSING_SECONDS at most; what is pending then is written later, or
+        lost if the program ends before.
+        """
+        self._put("close")
+        self._thread.join(CLOSING_SECONDS)
+        if self._thread.is_alive():
+            self._lose("it does not answer")
+
+    def _put(self, method: str, *arguments: Any) -> None:
+        if self._thread.is_alive():
+            try:
+                self._calls.put_nowait((method, arguments))
+            except queue.Full:
+                self._lose("it does not answer")
+
+    def _write(self) -> None:
+        try:
+            writer = self._open_writer()
+        except Exception as error:
+            self._lose(repr(error))
+            return
+        method = ""
+        while method != "close":
+            method, arguments = self._calls.get()
+            try:
+                getattr(writer, method)(*arguments)
+            except Exception as error:
+                self._lose(repr(error))
+
+    def _lose(self, why: str) -> None:
+        if not self.lost:
+            log.warning("%s does not get everything: %s. The run goes on; its own files are complete", self._name, why)
+        self.lost = True
+
+
 def _open_tensorboard(directory: Path, title: str, group: str, start_step: int) -> Writer | None:
     return events.writer(directory, start_step=start_step)
 
@@ -128,6 +207,8 @@ WRITERS: Mapping[str, Callable[[Path, str, str, int], Writer | None]] = {
     WANDB: WandbWriter,
     MLFLOW: MlflowWriter,
 }
+# Those that send what they get through a network, to a service that may be slow or away.
+SERVICES = (WANDB, MLFLOW)
 _used: contextvars.ContextVar[tuple[tuple[str, ...], str]] = contextvars.ContextVar(
     "writers", default=((TENSORBOARD,), "")
 )
@@ -153,13 +234,21 @@ def open_writers(directory: Path, title: str, start_step: int) -> list[Writer]:
     Args:
       directory: of the training or of what else the run is.
       title: for the reader.
-      start_step: what was written of later steps is replaced.
+      start_step: what TensorBoard has of later steps is replaced.
     """
     if jax.process_index() != 0:
         return []
     names, group = _used.get()
-    found = [WRITERS[name](directory, title, group, start_step) for name in names]
+    found = []
+    for name in names:
+        open_writer = functools.partial(WRITERS[name], directory, title, group, start_step)
+        found.append(QueuedWriter(f"{name} of {title}", open_writer) if name in SERVICES else open_writer())
     return [writer for writer in found if writer is not None]
+
+
+def list_used() -> tuple[str, ...]:
+    """The names of the writers that are in use."""
+    return _used.get()[0]
 
 
 def check_writers(names: Sequence[str]) -> None:

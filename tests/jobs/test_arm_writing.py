@@ -44,3 +44,19 @@ def test_arms_have_a_metric_under_one_tag_and_their_settings(tmp_path, monkeypat
         ]
         assert scalars["linear/balanced_accuracy"] == pytest.approx(sum(values) / 2)
         assert not any("sensitivity" in tag for tag in scalars) and closed == ("close",)
+
+
+def test_arms_are_written_again_when_anything_changed(tmp_path, monkeypatch):
+    write_two_arms(tmp_path, 0.1, (0,))
+    monkeypatch.setattr(writers, "WRITERS", {"notes": Notes, "more": Notes, "none": lambda *given: None})
+    written.clear()
+
+    def count_written(*names):
+        before = len(written)
+        with writers.use(names, "run"):
+            arm_writing.write_arms(tmp_path)
+        return len(written) - before
+
+    # The config and two arms; nothing again; for two writers; again after a run that could not write everything.
+    assert [count_written("notes"), count_written("notes"), count_written("notes", "more")] == [3, 0, 6]
+    assert [count_written("notes", "none"), count_written("notes", "none"), count_written("notes")] == [3, 3, 3]

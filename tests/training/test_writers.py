@@ -2,6 +2,7 @@
 
 import math
 import sys
+import threading
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -116,6 +117,61 @@ def test_writers_end_with_their_block_and_none_may_be_wanted(fake_wandb, calls, 
         train(tmp_path / "a")
     assert not calls and (tmp_path / "a" / "metrics.jsonl").exists()
     assert writers._used.get()[0] == ("tensorboard",)
+
+
+class FailingService:
+    """A writer of a service that answers when `answer` is set, and not as one would wish."""
+
+    def __init__(self, answer):
+        answer.wait()
+        self.got = []
+
+    def write_scalars(self, step, scalars):
+        if step == 1:
+            raise ConnectionError("the wire is cut")
+        self.got.append(step)
+        if step == 3:
+            raise ConnectionError("and again")
+
+    def close(self):
+        self.got.append("close")
+
+
+def test_a_service_that_fails_neither_ends_nor_delays_a_training(monkeypatch, caplog):
+    monkeypatch.setattr(writers, "CLOSING_SECONDS", 0.01)
+    monkeypatch.setattr(writers, "PENDING", 5)
+    answer, opened = threading.Event(), []
+    writer = writers.QueuedWriter("mlflow of rotation", lambda: opened.append(FailingService(answer)) or opened[0])
+    for step in (1, 2, 3, 4):
+        writer.write_scalars(step, {"loss": 1.0})
+    assert not writer.lost
+    writer.close()
+    assert writer.lost and not opened
+    writer.write_scalars(5, {"loss": 1.0})
+    # It answers after all: what waited is written, as far as it had room.
+    answer.set()
+    writer._thread.join(60)
+    assert opened[0].got == [2, 3, 4, "close"]
+    said = "mlflow of rotation does not get everything: it does not answer. The run goes on; its own files are complete"
+    assert caplog.messages == [said]
+
+
+def test_the_first_error_of_a_service_is_told_once(fake_mlflow, monkeypatch, caplog, tmp_path):
+    answer = threading.Event()
+    answer.set()
+    monkeypatch.setitem(writers.WRITERS, "mlflow", lambda *given: FailingService(answer))
+    monkeypatch.setitem(writers.WRITERS, "wandb", lambda *given: 1 / 0)
+    with writers.use(("mlflow", "wandb"), "study"):
+        opened = writers.open_writers(tmp_path, "rotation", 0)
+        for writer in opened:
+            for step in (1, 2, 3):
+                writer.write_scalars(step, {"loss": 1.0})
+            writer.close()
+    assert all(writer.lost for writer in opened)
+    assert sorted(message.partition(". The run")[0] for message in caplog.messages) == [
+        "mlflow of rotation does not get everything: ConnectionError('the wire is cut')",
+        "wandb of rotation does not get everything: ZeroDivisionError('division by zero')",
+    ]
 
 
 def test_what_is_not_known_or_not_installed_is_told(monkeypatch):
