@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say: config files lie in the package when it is installed, and beside it in a checkout.
 
-So a wheel has no top-level package `configs`, which other projects have too. `aiseeme_jax/jobs/launch.py` finds them.
+So a wheel has no top-level package `configs`, which other projects have too. `aiseeme_jax/jobs/config_names.py` finds
+them.
 """
 
 from setuptools import find_packages, setup

@@ -18,7 +18,7 @@ import aiseeme_jax
 import tfds_builders
 from aiseeme_jax import pretext, weights
 from aiseeme_jax.__main__ import COMMANDS
-from aiseeme_jax.jobs import curriculum
+from aiseeme_jax.jobs import curriculum, requirements
 from configs import base
 from tfds_builders.derm_phantom.lesions import CLASSES
 
@@ -116,6 +116,7 @@ def test_requirements_are_pinned_and_cuda_adds_only_jax():
         "-r requirements.txt",
         f"jax[cuda13]=={version}",
     ]
+    assert requirements.COMMAND_FOR_GPUS.startswith("pip install 'jax[cuda13]==")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from running import QUICK_TO_COMPILE, phantom  # noqa: F401
 
 import aiseeme_jax
-from aiseeme_jax.jobs import launch
+from aiseeme_jax.jobs import config_names
 from tfds_builders import __main__ as builders
 from tfds_builders import checking
 
@@ -54,26 +54,43 @@ class TestNamesOfConfigFiles:
         ],
     )
     def test_a_bare_name_is_one_of_this_project(self, given, expected):
-        found = launch.find_shipped(["launch.py", *given])
-        assert found[:2] == ["launch.py", f"--config={launch.CONFIGS / expected}"]
+        found = config_names.find_shipped(["launch.py", *given])
+        assert found[:2] == ["launch.py", f"--config={config_names.CONFIGS / expected}"]
         assert found[2:] == [flag for flag in given if flag == "--plan"]
 
     @pytest.mark.parametrize("config", [["--config=own_images"], ["--config", "own_images"]])
     def test_another_value_that_equals_the_name_stays(self, config):
         given = ["launch.py", "--workdir", "own_images", *config, "--plan"]
-        expected = [*given[:3], f"--config={launch.CONFIGS / 'own_images.py'}", "--plan"]
-        assert launch.find_shipped(given) == expected
+        expected = [*given[:3], f"--config={config_names.CONFIGS / 'own_images.py'}", "--plan"]
+        assert config_names.find_shipped(given) == expected
 
     @pytest.mark.parametrize(
         "given", ["--config=mine", "--config=configs/isic_order.py", "--config.seed=1", "--config=recipes"]
     )
     def test_others_stay(self, given):
-        assert launch.find_shipped(["launch.py", given]) == ["launch.py", given]
+        assert config_names.find_shipped(["launch.py", given]) == ["launch.py", given]
 
     def test_a_file_of_that_name_comes_first(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         Path("isic_order").touch()
-        assert launch.find_shipped(["launch.py", "--config=isic_order"]) == ["launch.py", "--config=isic_order"]
+        assert config_names.find_shipped(["launch.py", "--config=isic_order"]) == ["launch.py", "--config=isic_order"]
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            (["--config=isic_order"], "--config=isic_order:small is its variant for CPUs"),
+            (
+                ["--config", "configs/isic_order.py:full"],
+                "--config=configs/isic_order.py:small is its variant for CPUs",
+            ),
+            (["--config=evaluate"], "other configs have a variant for CPUs, such as --config=isic_curriculum:small"),
+            ([], "other configs have a variant for CPUs, such as --config=isic_curriculum:small"),
+        ],
+    )
+    def test_a_small_machine_is_told_of_a_variant_for_it(self, given, expected, monkeypatch):
+        monkeypatch.chdir(REPOSITORY)
+        assert config_names.suggest_small(["launch.py", *given]) == expected
+        assert config_names.is_config(config_names.CONFIGS / f"{config_names.EXAMPLE.partition(':')[0]}.py")
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch, capsys):

@@ -42,7 +42,8 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     """Trains and measures what a config asks for, and writes results.csv, report.html and MODEL_CARD.md.
 
     Args:
-      plan_only: only print the plan. Nothing is done or written.
+      plan_only: only print the plan. Nothing is done, and nothing is written but the programs that are compiled for it,
+        which are kept in `runtime.compiled_programs` for the run.
 
     Raises UserError if the config cannot be carried out, MissingFile if a data set or weights are missing.
     """
@@ -56,7 +57,7 @@ def run(config: ConfigDict, workdir: Path, *, plan_only: bool = False) -> None:
     keep_programs(config.runtime.compiled_programs)
     forecaster = Forecaster(context, read_speeds(store))
     if plan_only:
-        with Display("compiling the stages, for what they need"):
+        with Display("finding out what the stages need"):
             described = printing.describe_plan(plan, store, forecaster)
         print(described)
         return

@@ -1,12 +1,15 @@
 """Says before a stage is trained how long it takes, and what memory and disk it needs, without training anything.
 
-The step of the stage is compiled on shapes alone. Its time is that of stages of the same kind in the store; if there is
-none, it is estimated from the operations of the step and from how fast this device makes those of a convolution.
+The step of the stage is compiled on shapes alone, unless it is meant for a GPU that is not there. The compiled program
+is kept in the user's folder, for the run (`training/compilation.py`). The time of a stage is that of stages of the same
+kind in the store; if there is none, it is estimated from the operations of the step and from how fast this device makes
+those of a convolution.
 """
 
 import dataclasses
 import functools
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +23,8 @@ from aiseeme_jax.curriculum.checks import make_stage_task
 from aiseeme_jax.curriculum.context import Context
 from aiseeme_jax.curriculum.pieces import PlannedStage
 from aiseeme_jax.curriculum.stages import make_recipe
+from aiseeme_jax.jobs.config_names import suggest_small
+from aiseeme_jax.jobs.requirements import COMMAND_FOR_GPUS
 from aiseeme_jax.store import checkpoints
 from aiseeme_jax.training import memory
 from aiseeme_jax.training.display import duration
@@ -38,7 +43,7 @@ class Forecast:
     Attributes:
       seconds: of training.
       measured: whether these follow from a speed that was measured.
-      memory: bytes on each device; None if the compiler does not say.
+      memory: bytes on each device; None if the compiler does not say, or the GPU that it is meant for is not there.
       disk: bytes of its checkpoints and its backbone.
     """
 
@@ -71,7 +76,8 @@ class Forecaster:
         """What a stage needs."""
         if stage.speed_of not in self._compiled:
             program, state, batch = self.shape(stage)
-            needed = memory.measure_step(program, state, batch)
+            missing = is_made_for_missing_gpu(self.context)
+            needed = None if missing else memory.measure_step(program, state, batch)
             self._compiled[stage.speed_of] = needed, _count_disk(state)
         seconds, measured = self.estimate_seconds(stage)
         return Forecast(seconds, measured, *self._compiled[stage.speed_of])
@@ -79,8 +85,9 @@ class Forecaster:
     def estimate_seconds(self, stage: PlannedStage) -> tuple[float, bool]:
         """Seconds that a stage takes, and whether its speed was measured. Nothing is compiled but a convolution."""
         if stage.speed_of in self.speeds:
-            return stage.images_shown / self.speeds[stage.speed_of], True
-        return stage.total_steps * self._count_operations(stage) / self._operations_per_second, False
+            return stage.limit_seconds(stage.images_shown / self.speeds[stage.speed_of]), True
+        seconds = stage.total_steps * self._count_operations(stage) / self._operations_per_second
+        return stage.limit_seconds(seconds), False
 
     def shape(self, stage: PlannedStage) -> tuple[Program, TrainState, dict[str, jax.ShapeDtypeStruct]]:
         """The program of a stage, and the shapes of its state and of a batch.
@@ -148,19 +155,23 @@ def measure_operations(dtype: str) -> float:
     return 3 * 2 * count * side**2 * 9 * features**2 / min(times)
 
 
-def describe_missing_device(stages: Sequence[PlannedStage], forecaster: Forecaster) -> str:
-    """A warning if a config that was made for a GPU runs on CPUs; '' if it is not so, or nothing is to be trained.
+def is_made_for_missing_gpu(context: Context) -> bool:
+    """Whether a config was made for a GPU, and there are only CPUs.
 
     Configs for GPUs compute in bfloat16, those for CPUs in float32, since CPUs have no arithmetic of bfloat16.
     """
-    if jax.default_backend() != "cpu" or forecaster.context.model.dtype != "bfloat16" or not stages:
+    return jax.default_backend() == "cpu" and context.model.dtype == "bfloat16"
+
+
+def describe_missing_device(stages: Sequence[PlannedStage], forecaster: Forecaster) -> str:
+    """A warning if a config that was made for a GPU runs on CPUs; '' if it is not so, or nothing is to be trained."""
+    if not is_made_for_missing_gpu(forecaster.context) or not stages:
         return ""
     seconds = sum(forecaster.estimate_seconds(stage)[0] for stage in stages)
     told = f"{seconds / 3600:,.0f} hours" if seconds >= 7200 else duration(seconds)
     return (
         f"no GPU was found, and this config was made for one: it computes in bfloat16. On these CPUs its stages take "
-        f"about {told}. Many configs have a variant for CPUs, such as "
-        "--config=configs/isic_curriculum.py:small; for a GPU, see requirements-cuda.txt"
+        f"about {told}; {suggest_small(sys.argv)}. If there is a GPU, `{COMMAND_FOR_GPUS}` installs jax for it"
     )
 
 

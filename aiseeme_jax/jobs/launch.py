@@ -16,7 +16,6 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,8 +24,9 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-import aiseeme_jax
 from aiseeme_jax.errors import Terminated, UserError
+from aiseeme_jax.jobs.config_names import CONFIG_FLAG, CONFIGS, find_config, find_shipped, find_wrong_file
+from aiseeme_jax.jobs.requirements import COMMAND_FOR_GPUS
 
 config_flags.DEFINE_config_file("config", None, "Experiment file, with a variant after a colon.", lock_config=True)
 flags.DEFINE_string("workdir", None, "Folder for everything of this run.")
@@ -58,10 +58,6 @@ JOBS = {
 }
 # How ml_collections begins its message about an error in a config file. The error itself is the first of the causes.
 WRAPPED = ("Error whilst parsing config file", "Configuration is not available")
-PACKAGE = Path(aiseeme_jax.__file__).parent
-SHIPPED = PACKAGE / "shipped" / "configs"
-# The folder of the config files of this project: in an installed package, or beside it in a checkout.
-CONFIGS = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent / "configs"
 # Exit codes after signals, as shells expect them: 128 and the number of the signal.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
@@ -154,7 +150,7 @@ def start_devices() -> list:
         said = str(error).partition("\n")[0][:200]
         raise UserError(
             f"jax finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: unset it, or install jax "
-            f"for that device, for GPUs by `pip install -r requirements-cuda.txt`{said and f' ({said})'}"
+            f"for that device, for GPUs by `{COMMAND_FOR_GPUS}`{said and f' ({said})'}"
         ) from error
     log.info("jax %s on %d x %s", jax.__version__, len(devices), devices[0].device_kind)
     return members
@@ -180,51 +176,6 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UserError(describe(error)) from error
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(find_wrong_field(argv) or describe(error)) from error
-
-
-CONFIG_FLAG = re.compile(r"--?config(?:\.(?P<field>[^=]+))?(?:=(?P<value>.*))?", re.DOTALL)
-
-
-def find_config(argv: list[str]) -> str | None:
-    """The value of --config; None if there is none."""
-    return next((value for _, value in find_config_flags(argv)), None)
-
-
-def find_config_flags(argv: list[str]) -> Iterator[tuple[slice, str]]:
-    """Where --config stands among the flags, and its value, which may be an argument of its own."""
-    for i, argument in enumerate(argv):
-        match = CONFIG_FLAG.fullmatch(argument)
-        if match and not match["field"]:
-            place = slice(i, i + 1 if match["value"] is not None else i + 2)
-            yield place, match["value"] if match["value"] is not None else "".join(argv[i + 1 : i + 2])
-
-
-def find_shipped(argv: list[str]) -> list[str]:
-    """Flags in which the bare name of a config file of this project is the path of that file."""
-    named = find_config(argv)
-    name, colon, variant = (named or "").partition(":")
-    file = CONFIGS / f"{name}.py"
-    if not name.isidentifier() or Path(name).exists() or not is_config(file):
-        return argv
-    place, _ = next(find_config_flags(argv))
-    return [*argv[: place.start], f"--config={file}{colon}{variant}", *argv[place.stop :]]
-
-
-def find_wrong_file(argv: list[str]) -> str | None:
-    """Says what is wrong if --config names no config file."""
-    named = find_config(argv)
-    # Without the flag, its validator speaks.
-    if named is None or is_config(file := Path(named.partition(":")[0])):
-        return None
-    what = "is no config file" if file.is_file() else "is a folder" if file.is_dir() else "is not there"
-    files = [path for path in sorted(CONFIGS.glob("*.py")) if is_config(path)]
-    known = ", ".join(path.stem if CONFIGS == SHIPPED else f"configs/{path.name}" for path in files)
-    return f"--config: '{file}' {what}. Config files are {known}"
-
-
-def is_config(file: Path) -> bool:
-    """Whether a file looks like a config file."""
-    return file.is_file() and file.suffix == ".py" and "get_config" in file.read_text(errors="replace")
 
 
 def find_wrong_field(argv: list[str]) -> str | None:

@@ -125,6 +125,6 @@ def _estimate(stages: list[PlannedStage], store: Store, forecaster: Forecaster |
     known = [stage for stage in stages if stage.speed_of in speeds]
     if not known:
         return "; no speed was measured yet"
-    seconds = sum(stage.images_shown / speeds[stage.speed_of] for stage in known)
+    seconds = sum(stage.limit_seconds(stage.images_shown / speeds[stage.speed_of]) for stage in known)
     rest = f", without {len(stages) - len(known)} stages of unknown speed" if len(known) < len(stages) else ""
     return f"; about {duration(seconds)} by the speed that was measured{rest}"

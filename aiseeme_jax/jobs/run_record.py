@@ -49,9 +49,10 @@ def record_run(workdir: Path) -> Iterator[None]:
 def describe_run() -> dict[str, Any]:
     """What is known of a run when it begins, as JSON values."""
     environment = describe_environment()
+    # sys.argv has lost by which program, or as which command, it was started.
     return {
         "start": tell_time(),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(sys.orig_argv),
         "host": socket.gethostname(),
         "system": platform.platform(),
         "versions": {"aiseeme_jax": aiseeme_jax.__version__, **environment["versions"]},

@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from aiseeme_jax.errors import MissingFile, UserError
-from aiseeme_jax.store import keys
+from aiseeme_jax.store import artifacts, keys
 from aiseeme_jax.weights import tensors as tensor_files
 from aiseeme_jax.weights.headers import HEADER, NETWORK, explain_remedy, read_header
 from aiseeme_jax.weights.tensors import Tensors
@@ -57,7 +57,11 @@ def load_network(path: Path, kind: str) -> tuple[dict[str, Any], Tensors]:
     """
     file = path / NETWORK if path.is_dir() else path
     if not file.is_file():
-        raise MissingFile(f"no network at '{file}': a measurement that trains a {kind} leaves one as {NETWORK}")
+        then = ""
+        if (file.parent / artifacts.RECORD).exists():
+            remedy = artifacts.explain_remedy(file.parent)
+            then = f". This one was made by an older version, which left none: {remedy}. Then give this command again"
+        raise MissingFile(f"no network at '{file}': a measurement that trains a {kind} leaves one as {NETWORK}{then}")
     header = read_header(file)
     if header is None or header.get("file") != kind:
         found = "of another program" if header is None else f"a {header.get('file', 'backbone')}"

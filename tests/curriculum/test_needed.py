@@ -13,7 +13,7 @@ from aiseeme_jax import data, weights
 from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.curriculum.datasets import DataSets
 from aiseeme_jax.curriculum.plan import make_plan
-from aiseeme_jax.errors import UserError
+from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate import segment
 from aiseeme_jax.evaluate.measurement import Measured, Protocol
 from aiseeme_jax.jobs import curriculum
@@ -179,6 +179,14 @@ def test_images_have_what_is_needed():
     masks[1] = data.UNKNOWN
     hidden = data.take_unlabelled(dataclasses.replace(partly, segmentation=masks), data.Needs(masks=True))
     assert list(hidden.ids) == ["0", "2", "3"]
+
+
+def test_a_measurement_of_an_older_version_has_left_no_network(tmp_path):
+    with pytest.raises(MissingFile, match="a measurement that trains a segmenter leaves one as network.safetensors$"):
+        weights.load_segmenter(tmp_path)
+    (tmp_path / artifacts.RECORD).touch()
+    with pytest.raises(MissingFile, match=f"`.* store remove {tmp_path}` removes it, .* Then give this command again"):
+        weights.load_segmenter(tmp_path)
 
 
 @pytest.mark.slow

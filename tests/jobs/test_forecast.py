@@ -1,5 +1,7 @@
 """What a stage needs, as it is told before it is trained."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +74,7 @@ def test_memory_and_disk_of_a_stage(planned):
     assert (found.seconds, found.measured) == (2.0, True)
     assert str(found).startswith("about 2 s (measured speed), ")
     assert forecaster.forecast(first) == found
+    assert forecaster.estimate_seconds(dataclasses.replace(first, seconds=0.5)) == (0.5, True)
 
 
 @pytest.mark.slow
@@ -108,5 +111,9 @@ def test_a_config_for_a_gpu_without_one_is_told_how_long_it_takes(planned, monke
     said = forecast.describe_missing_device(stages, Forecaster(context, {}))
     assert said.startswith("no GPU was found, and this config was made for one") and "about 50 hours" in said
     assert not forecast.describe_missing_device([], Forecaster(context, {}))
+    # Nothing is compiled for the wrong device.
+    monkeypatch.setattr(forecast.memory, "measure_step", None)
+    found = Forecaster(context, {}).forecast(stages[0])
+    assert found.memory is None and found.disk > 0 and "of memory" not in str(found)
     context, stages = planned("float32")
     assert not forecast.describe_missing_device(stages, Forecaster(context, {}))

@@ -17,14 +17,14 @@ from aiseeme_jax.training.stopping import Preempted
 
 
 def test_a_run_is_recorded_at_its_beginning_and_completed_at_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["launch.py", "--workdir=my runs"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "aiseeme_jax", "train", "--workdir=my runs"])
     with record_run(tmp_path / "run"):
         (begun,) = runs.read_runs(tmp_path / "run")
         assert "end" not in begun and begun["versions"]["jax"] == importlib.metadata.version("jax")
     (ended,) = runs.read_runs(tmp_path / "run")
     assert begun.items() <= ended.items()
     assert ended["outcome"] == "done" and ended["start"] <= ended["end"] and ended["end"].endswith("+00:00")
-    assert ended["command"] == "launch.py '--workdir=my runs'"
+    assert ended["command"] == "python -m aiseeme_jax train '--workdir=my runs'"
     assert ended["devices"] == jax.device_count() and ended["seconds"] >= 0 and "joules" in ended
     assert "aiseeme_jax" in ended["versions"] and ended["host"]
 

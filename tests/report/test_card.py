@@ -253,7 +253,7 @@ def test_what_has_no_card_is_named(tmp_path):
     with pytest.raises(UserError, match="the workdir of a search, .*: end the search first; it writes .*best_order.py"):
         card_command.main([str(tmp_path)])
     (tmp_path / "best_order.py").write_text("")
-    with pytest.raises(UserError, match=f"launch.py --config={tmp_path}/best_order.py --workdir=OTHER`"):
+    with pytest.raises(UserError, match=f"aiseeme_jax train --config={tmp_path}/best_order.py --workdir=OTHER`"):
         card_command.main([str(tmp_path)])
     begin_run(tmp_path)
     with pytest.raises(UserError, match="has no finished curriculum"):

@@ -51,7 +51,7 @@ def _check_job(workdir: Path, contents: Contents, patterns: Sequence[str]) -> No
     job = contents.config["job"]
     if job == "search":
         best = workdir / BEST_ORDER
-        then = f"run it with `python launch.py --config={best} --workdir=OTHER`, and OTHER gets a card"
+        then = f"run it with `python -m aiseeme_jax train --config={best} --workdir=OTHER`, and OTHER gets a card"
         there = then if best.exists() else f"end the search first; it writes {best}, which is then to be run"
         raise UserError(
             f"'{workdir}' is the workdir of a search, which measures no test images. Its best order is a config of its "
