@@ -5,7 +5,7 @@ How it searches is said in `search/hparams.py`.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -13,14 +13,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import data
 from aiseeme_jax.curriculum.budgets import scale_stage
 from aiseeme_jax.curriculum.checks import check_at_least, check_stage, name_in_errors
-from aiseeme_jax.curriculum.costs import Cost, cost_of_search, sum_costs
 from aiseeme_jax.curriculum.datasets import DataSets, find_set, list_sets
 from aiseeme_jax.curriculum.pieces import PlannedStage
 from aiseeme_jax.curriculum.scores import check_proxy, describe_proxy
 from aiseeme_jax.curriculum.trials import Candidate, PlannedProbe, PlannedTrial, PlannedTuning
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.store import artifacts, keys
-from aiseeme_jax.store.artifacts import Artifact, Store
+from aiseeme_jax.store.artifacts import Artifact
 from aiseeme_jax.training import optimizers
 
 # Increase it when a change of the code changes what is tried, found or measured.
@@ -237,12 +236,6 @@ def plan_trial(tuning: PlannedTuning, candidate: Candidate, share: float) -> Pla
     label = f"{stage.artifact.label}-{candidate.learning_rate:g}-of-{candidate.batch_size}-{100 * share:.3g}pct"
     artifact = Artifact(artifacts.TRIALS, label, keys.to_json(content))
     return PlannedTrial(artifact, stage, share, tuning.fields.proxy, tuning.set, limit, tuning.artifact.key)
-
-
-def sum_search_cost(stages: Iterable[PlannedStage], store: Store) -> Cost:
-    """What the finished searches of stages cost, each counted once."""
-    tunings = {stage.tuning.artifact.key: stage.tuning.artifact for stage in stages if stage.tuning is not None}
-    return sum_costs(cost_of_search(store.record(artifact)) for artifact in tunings.values())
 
 
 def plan_probe(tuning: PlannedTuning) -> PlannedProbe | None:

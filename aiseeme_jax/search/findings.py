@@ -11,15 +11,14 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from aiseeme_jax.curriculum.costs import cost_of_work, sum_costs
-from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedStage
-from aiseeme_jax.curriculum.tuning import sum_search_cost
+from aiseeme_jax.curriculum.costs import cost_of_stage, cost_of_work, sum_costs
+from aiseeme_jax.curriculum.pieces import PlannedArm, PlannedScore, PlannedStage
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.evaluate.proxies import Score, error_of_difference
 from aiseeme_jax.search.certainty import Compared
 from aiseeme_jax.search.trials import Outcome, Trial
 from aiseeme_jax.store import records
-from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.store.artifacts import SCORES, STAGES, Store
 
 FILE = "search.json"
 FORMAT = 1
@@ -45,7 +44,8 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What stages cost: how many, the images that they showed, seconds times devices (restarts included), and joules.
+    """What stages and scores cost: how many stages, the images that these showed, and of both seconds times devices
+    (restarts included) and joules.
 
     Joules are None if they were not measured.
     """
@@ -130,18 +130,20 @@ def correlate_ranks(outcome: Outcome) -> tuple[tuple[float, float, float], ...]:
 
 
 def sum_cost(arms: Iterable[PlannedArm], store: Store, without: Iterable[PlannedArm] = ()) -> Cost:
-    """The cost of the finished stages of arms, each counted once; without those that belong to other arms.
+    """The cost of the finished stages and scores of arms, each counted once; without those that belong to other arms.
 
     If the learning rate or the batch size of a stage was searched, that is part of its cost.
     """
-    known = {stage.artifact.key for arm in without for stage in arm.stages}
-    stages: dict[str, PlannedStage] = {stage.artifact.key: stage for arm in arms for stage in arm.stages}
-    stages = {key: stage for key, stage in stages.items() if key not in known}
-    finished = [(stage, record) for stage in stages.values() if (record := store.record(stage.artifact))]
-    searched = sum_search_cost((stage for stage, _ in finished), store)
-    total = sum_costs(cost_of_work(record, stage.images_shown) for stage, record in finished) + searched
-    joules = None if math.isnan(total.joules) else total.joules
-    return Cost(len(finished), int(total.images), round(total.device_seconds, 1), joules)
+    known = {piece.artifact.key for arm in without for piece in (*arm.stages, *arm.scores)}
+    found: dict[str, PlannedStage | PlannedScore] = {
+        piece.artifact.key: piece for arm in arms for piece in (*arm.stages, *arm.scores)
+    }
+    left = [piece.artifact for key, piece in found.items() if key not in known]
+    finished = [(artifact, record) for artifact in left if (record := store.record(artifact))]
+    stages = [cost_of_stage(record, artifact.content) for artifact, record in finished if artifact.kind == STAGES]
+    total = sum_costs([*stages, *(cost_of_work(record) for artifact, record in finished if artifact.kind == SCORES)])
+    joules = None if math.isnan(total.joules) or not finished else total.joules
+    return Cost(len(stages), int(total.images), round(total.device_seconds, 1), joules)
 
 
 def describe_compared(compared: Sequence[Compared], names: Mapping[Trial, str]) -> tuple[Comparison, ...]:

@@ -4,7 +4,6 @@ import functools
 import io
 import logging
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from aiseeme_jax.evaluate.proxies import Score
 from aiseeme_jax.evidence.similarity import cka
 from aiseeme_jax.store import artifacts, files
 from aiseeme_jax.store.artifacts import Store
+from aiseeme_jax.training.spending import Spending
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,11 @@ class Scorer:
 
     def score(self, planned: PlannedScore, directory: Path) -> dict[str, Any]:
         """Scores a backbone, and writes its features of some validation images. Returns the record."""
-        start = time.monotonic()
+        with Spending() as spent:
+            return {**self.score_and_save(planned, directory), **spent.figures()}
+
+    def score_and_save(self, planned: PlannedScore, directory: Path) -> dict[str, Any]:
+        """As `score`, without what it spends."""
         backbone = self.context.load_start(planned.start)
         found = self.score_backbone(planned.proxy, planned.set, backbone)
         self.write_features(planned, backbone, directory)
@@ -48,7 +52,6 @@ class Scorer:
             "proxy": planned.proxy.proxy,
             **score_to_json(found),
             "backbone_hash": weights.backbone_hash(backbone),
-            "seconds": round(time.monotonic() - start, 1),
         }
 
     def score_backbone(self, proxy: Any, name: str, backbone: nnx.Module) -> Score:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aiseeme_jax.curriculum.costs import Cost, cost_of_work, mean_costs, sum_costs
+from aiseeme_jax.curriculum.costs import Cost, cost_of_stage, mean_costs, sum_costs
 from aiseeme_jax.curriculum.pieces import Plan, PlannedArm
-from aiseeme_jax.curriculum.tuning import sum_search_cost
 from aiseeme_jax.evaluate import results
 from aiseeme_jax.evaluate.bootstrap import Draws
 from aiseeme_jax.evaluate.scores import check_predictions, make_scoring
@@ -111,8 +110,8 @@ class Reader:
         return {place: mean_costs(costs) for place, costs in found.items()}
 
     def _sum_cost(self, arm: PlannedArm) -> Cost:
-        found = [cost_of_work(self.store.record(stage.artifact), stage.images_shown) for stage in arm.stages]
-        return sum_costs(found) + sum_search_cost(arm.stages, self.store)
+        artifacts = (stage.artifact for stage in arm.stages)
+        return sum_costs(cost_of_stage(self.store.record(artifact), artifact.content) for artifact in artifacts)
 
 
 def score(predictions: results.AnyPredictions, statistics: Mapping[str, int]) -> Scored:

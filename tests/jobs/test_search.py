@@ -69,6 +69,7 @@ class TestSearch:
         found = findings.read_findings(tmp_path / "run")
         assert len(found.nodes) == 1 + 2 + 2 and found.cost.stages == 4 and found.cost.images == 4 * 2 * 8
         assert found.cost.device_seconds > 0
+        assert {"devices", "seconds", "joules"} <= set(artifacts.read_record(next(tmp_path.glob("run/scores/*"))))
         best = max((node for node in found.nodes if node.order), key=lambda node: (node.value, -len(node.order)))
         assert found.best == best.order
         page = (tmp_path / "run" / "report.html").read_text()

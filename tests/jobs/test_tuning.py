@@ -15,7 +15,7 @@ from aiseeme_jax.curriculum.pieces import PlannedStage
 from aiseeme_jax.curriculum.plan import make_plan
 from aiseeme_jax.curriculum.stages import describe_tuning
 from aiseeme_jax.curriculum.trials import Candidate, PlannedTrial, PlannedTuning
-from aiseeme_jax.curriculum.tuning import plan_trial, sum_search_cost
+from aiseeme_jax.curriculum.tuning import plan_trial
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.jobs import curriculum, search, study
 from aiseeme_jax.jobs.freezing import freeze_stage
@@ -222,10 +222,9 @@ class TestRun:
         curriculum.run(config(), tmp_path / "run")
         found = found_in(tmp_path / "run")
         assert found["images"] == sum(row["images"] for row in found["trials"]) == 4 * 48 + 2 * 96
-        made = plan(config())
-        stages = made.arms[0].stages
-        cost = sum_search_cost((*stages, *stages), Store(tmp_path / "run"))
-        assert (cost.images, cost.device_seconds) == (found["images"], 6.0)
+        arm = plan(config()).arms[0]
+        cost = findings.sum_cost((arm, arm), Store(tmp_path / "run"))
+        assert (cost.images, cost.device_seconds) == (8 * 24 + 2 * 8 + found["images"], 2.0 + 6.0)
 
     def test_again_trains_nothing_and_a_wider_search_only_what_is_new(self, tmp_path, trained):
         curriculum.run(config(), tmp_path / "run")
