@@ -45,7 +45,7 @@ def whole(four_sets, tmp_path_factory):
 
 def outcome(workdir):
     hashes = [running.record(workdir, label)["backbone_hash"] for label in ("00-rotation", "01-npid")]
-    return [*hashes, (workdir / "results.csv").read_text()]
+    return [*hashes, running.read_results(workdir)]
 
 
 def test_every_target_is_measured_on_its_own_data_set(whole):
