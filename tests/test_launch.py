@@ -126,7 +126,7 @@ BAD = {
         "schedule.name is 'linear'; known: constant, cosine",
     ),
     "unknown distillation": ("--config.stages[1].distill.kind=l1", "distill.kind is 'l1'; known: none, kl, mse"),
-    "unknown backbone": ("--config.model.name=vgg", "unknown backbone 'vgg': known are resnet14, resnet18, resnet34, resnet50"),
+    "unknown backbone": ("--config.model.name=vgg", "unknown backbone 'vgg': known are resnet14, resnet18, resnet34"),
     "unknown task": ("--config.stages[0].task=puzzle", "unknown pretext task 'puzzle': known are"),
     "unknown protocol": (
         "--config.targets[0].protocol=forest",
