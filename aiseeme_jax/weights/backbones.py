@@ -137,10 +137,16 @@ class _Found:
 
     def backbone_of(self, model: Mapping[str, Any]) -> nnx.Module:
         """Makes a backbone of a model with these weights. One with attention can start from weights of one without."""
-        backbone = self._fill(model)
         if self.info is None:
-            return backbone
-        if self.info["model"].get("attention", NONE) == NONE != model.get("attention", NONE):
+            return self._fill(model)
+        theirs, ours = (one.get("attention", NONE) for one in (self.info["model"], model))
+        if theirs != ours and NONE not in (theirs, ours):
+            raise UserError(
+                f"{self.file} has weights of a network with attention '{theirs}', and model.attention is '{ours}': "
+                "make them the same"
+            )
+        backbone = self._fill(model)
+        if theirs == NONE != ours:
             # The hash in the header is that of the weights without scales.
             self.own_backbone()
         elif backbone_hash(backbone) != self.info["backbone_hash"]:

@@ -89,6 +89,9 @@ class TestWeights:
         plain = {**self.make().config}
         with pytest.raises(UserError, match="1 unexpected .layer1.0.attention_scale.* set model.attention as there"):
             weights.starting_backbone(plain, str(tmp_path / "arl.safetensors"), 0)
+        other = {**plain, "attention": "arl_gain"}
+        with pytest.raises(UserError, match="with attention 'arl', and model.attention is 'arl_gain': make them the"):
+            weights.starting_backbone(other, str(tmp_path / "arl.safetensors"), 0)
 
     def test_a_plain_file_is_a_start_and_its_damage_is_noticed(self, tmp_path):
         plain, file = self.make(), tmp_path / "plain.safetensors"
