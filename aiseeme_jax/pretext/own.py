@@ -10,8 +10,8 @@ from pathlib import Path
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.task import Task
 
-# Whose classes have a version of their own.
-LIBRARIES = ("aiseeme_jax.", "flax.", "typing", "abc")
+# Top-level packages and modules whose classes have a version of their own.
+LIBRARIES = ("aiseeme_jax", "flax", "typing", "abc")
 ARGUMENTS = ("self", "backbone", "spec", "setting")
 
 
@@ -42,17 +42,23 @@ def find_file(task: type[Task]) -> Path:
 def hash_source(task: type[Task]) -> str:
     """Hex SHA-256 of the text of a task's class, and of those of the user's that it derives from.
 
-    Raises UserError if a class is not in a file.
+    Raises UserError if a class is not in a file, or if there is no text at all.
     """
+    texts = list(_read_classes(task))
+    if not texts:
+        raise UserError(
+            f"{task.__name__} of the module {task.__module__} has no text that could be in its keys: write the class "
+            "into a file of your own, which is named like no module of aiseeme_jax, flax, typing or abc"
+        )
     digest = hashlib.sha256()
-    for text in _read_classes(task):
+    for text in texts:
         digest.update(text.encode())
     return digest.hexdigest()
 
 
 def _read_classes(task: type[Task]) -> Iterator[str]:
     for kind in task.__mro__:
-        if kind is object or kind.__module__.startswith(LIBRARIES):
+        if kind is object or kind.__module__.split(".")[0] in LIBRARIES:
             continue
         files = [Path(f.__code__.co_filename) for f in vars(kind).values() if inspect.isfunction(f)]
         found = [text for file in dict.fromkeys(files) if file.is_file() for text in _find_class(file, kind.__name__)]

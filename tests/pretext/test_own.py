@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("own_tasks")
 def load(file, **changes):
     """The class of a file that Python has no module of, as of a config file."""
     file.write_text(changes.pop("text", TASK).format(**{**PLAIN, **changes}))
-    spec = importlib.util.spec_from_file_location("own", file)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.Turning
@@ -70,6 +70,18 @@ def test_the_text_of_its_classes_is_in_the_key_of_its_stage(tmp_path):
     turning = {name: keys[1] for name, keys in found.items()}
     assert turning["first"] == turning["again"] == turning["beside"]
     assert len({turning["first"], turning["changed"], turning["base"]}) == 3
+
+
+def test_a_file_whose_name_begins_like_that_of_a_library(tmp_path):
+    found = set()
+    for text in (TASK, TASK.replace("pass", "return")):
+        pretext.register(load(tmp_path / "abc_task.py", text=text, base="Rotation"))
+        found.add(pretext.REGISTERED["turning"])
+    assert len(found) == 2
+    of_library = load(tmp_path / "abc_task.py", base="Rotation")
+    of_library.__module__ = "abc"
+    with pytest.raises(UserError, match="Turning of the module abc has no text .* write the class into a file of your"):
+        pretext.register(of_library)
 
 
 @pytest.mark.parametrize(
