@@ -39,8 +39,8 @@ def spatial_softmax(maps: Float[Array, "b *space c"]) -> Float[Array, "b *space 
 def weigh_input(
     residual: Float[Array, "b *space c"], shortcut: Float[Array, "b *space c"], scale: Float[Array, ""], kind: str
 ) -> Float[Array, "b *space c"]:
-    """scale · R[residual] · shortcut, in the type of `shortcut`."""
+    """scale · R[residual] · shortcut, in float32."""
     weights = spatial_softmax(residual)
     if kind == "arl_gain":
         weights = weights * math.prod(residual.shape[1:-1])
-    return (scale * weights * shortcut.astype(jnp.float32)).astype(shortcut.dtype)
+    return scale * weights * shortcut.astype(jnp.float32)

@@ -90,7 +90,9 @@ def find_placement(backbone: nnx.Module, endpoint: str, side: int) -> Placement:
 
 
 def _list_windows(backbone: ResNet, stages: int) -> Iterator[tuple[int, int, int]]:
-    """Size, stride and padding of all windows on the way through the first stages."""
+    """Size, stride and padding of all windows on the way through the first stages; a dilated window has the size from
+    its first to its last place.
+    """
     blocks = [block for stage in list(backbone.stages)[:stages] for block in stage]
     yield _read_window(backbone.stem_convolution)
     if backbone.stem == "standard":
@@ -100,8 +102,9 @@ def _list_windows(backbone: ResNet, stages: int) -> Iterator[tuple[int, int, int
 
 
 def _read_window(convolution: nnx.Conv) -> tuple[int, int, int]:
-    parts = convolution.kernel_size, convolution.strides, convolution.padding
-    return tuple(int(part if isinstance(part, int) else part[0]) for part in parts)
+    parts = convolution.kernel_size, convolution.strides, convolution.padding, convolution.kernel_dilation
+    size, stride, padding, dilation = (int(part if isinstance(part, int) else part[0]) for part in parts)
+    return dilation * (size - 1) + 1, stride, padding
 
 
 def as_map(backbone: nnx.Module, handed: Array, shape: tuple[int, ...]) -> Float[Array, "b h w k"]:

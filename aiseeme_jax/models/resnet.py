@@ -156,7 +156,9 @@ class Block(nnx.Module):
                 x = jax.nn.relu(x)
         whole = x + shortcut
         if self.attention != NONE:
-            whole = whole + weigh_input(x, shortcut, self.attention_scale.get_value(), self.attention)
+            # One sum in float32, which is rounded once: beside it the term is too small for bfloat16.
+            added = weigh_input(x, shortcut, self.attention_scale.get_value(), self.attention)
+            whole = (x.astype(jnp.float32) + shortcut.astype(jnp.float32) + added).astype(x.dtype)
         return jax.nn.relu(whole)
 
 

@@ -170,6 +170,8 @@ def test_placements_follow_from_windows(networks):
     assert [(one.first, one.step) for one in places] == [(0, 4), (0, 4), (0, 8), (0, 16), (0, 32)]
     places = [halves.find_placement(networks["small"], endpoint, 64) for endpoint in halves.ENDPOINTS]
     assert [(one.first, one.step) for one in places] == [(0, 1), (0, 1), (0, 2), (0, 4), (0, 8)]
+    dense = models.make_backbone("small", width=0.125, stem="standard", output_stride=16, rngs=nnx.Rngs(0))
+    assert halves.find_placement(dense, "stage4", 64) == halves.Placement(0, 16, 64)
     assert attention.find_placement("rollout", networks["small_vit"], "stage1", SIDE) == halves.Placement(1.5, 4, SIDE)
     assert attention.find_placement("occlusion_blur", standard, "stage3", SIDE) == halves.Placement(0, 1, SIDE)
 
