@@ -175,7 +175,7 @@ def measure_classifier(
     trained = data.balance(split) if task.method.BALANCED_BATCHES else split
     recipe = recipe_for(measurement, subject, runtime.patience)
     folder = make_folder(directory, measurement, subject, split, runtime)
-    task, chosen = train_network(task, trained, recipe, folder, score)
+    task, chosen = train_network(task, trained, recipe, folder, score, loading=runtime.loading)
     shown = measurement.target.test_views
     probs = predict(task.network, test, kind=task.kind, views=views, batch_size=batch_size, shown=shown)
     logits = predict_logits(task.network, validation, views=views, batch_size=batch_size)
@@ -201,6 +201,7 @@ def train_network(
     folder: loop.Folder,
     score: Callable[[BestKeeper], float],
     *,
+    loading: data.Loading,
     segmentation: bool = False,
 ) -> tuple[BestKeeper, dict[str, Any]]:
     """Trains a task to its end, from its newest checkpoint if there is one, and takes the weights of the best epoch.
@@ -208,6 +209,7 @@ def train_network(
     Args:
       split: the images that it is trained on.
       score: of the task as it is, on validation images; more is better.
+      loading: how batches come to the devices.
       segmentation: whether batches have masks.
 
     Returns the trained task, and what the record of the measurement says about the training.
@@ -218,7 +220,8 @@ def train_network(
         # The last call may come within an epoch; nothing reads afterwards what is measured in one.
         task.end_epoch()
 
-    batches = data.Batches(split, batch_size=recipe.fields.batch_size, seed=recipe.seed, segmentation=segmentation)
+    how = {"batch_size": recipe.fields.batch_size, "seed": recipe.seed}
+    batches = data.Batches(split, **how, loading=loading, segmentation=segmentation)
     result = loop.fit(task, batches, recipe, folder, callbacks=loop.Callbacks(after_epoch=remember_best))
     best = result.task.recall()
     chosen = {"best_step": best.step, "validation_score": best.score} if best else {"validation_score": None}

@@ -64,6 +64,7 @@ def measure_segmenter(
         recipe,
         finetune.make_folder(directory, measurement, subject, split, runtime),
         lambda task: mean_jaccard(task.network, validation, **how),
+        loading=runtime.loading,
         segmentation=True,
     )
     predicting = at_test(task.network)

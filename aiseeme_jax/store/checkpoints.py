@@ -195,6 +195,7 @@ def _is_object(path: Path) -> bool:
 
 
 def drop_checkpoints(directory: Path) -> None:
-    """Deletes the checkpoints of a finished training."""
+    """Deletes the checkpoints of a finished training, and of those that have folders of their own in its folder."""
     if jax.process_index() == 0:
-        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+        for folder in list(directory.rglob(CHECKPOINTS)):
+            shutil.rmtree(folder, ignore_errors=True)

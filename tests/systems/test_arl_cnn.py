@@ -14,6 +14,7 @@ from aiseeme_jax.curriculum import protocols
 from aiseeme_jax.curriculum.protocols import Measurement
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import imbalance
+from aiseeme_jax.store import checkpoints
 from aiseeme_jax.systems import arl_cnn, one_against_rest
 from configs import base
 
@@ -30,6 +31,9 @@ def measure(directory, **changes):
 def test_a_network_for_each_class_survives_a_kill_in_the_second(tmp_path, monkeypatch):
     tiny.use_devices(monkeypatch, 1)
     whole = measure(tmp_path / "whole", classes="one_against_rest")
+    assert len(list(tmp_path.rglob("checkpoints"))) == 3
+    checkpoints.drop_checkpoints(tmp_path / "whole")
+    assert not list(tmp_path.rglob("checkpoints")) and len(list(tmp_path.rglob("metrics.jsonl"))) == 3
     found = whole.predictions
     scales = [one["attention_scales"]["1.0"] for one in whole.chosen["classes"].values()]
     assert len(set(scales)) == 3 and all(abs(scale - 0.001) > 1e-3 for scale in scales)
