@@ -191,7 +191,7 @@ class Task(nnx.Module):
         """The tasks whose views a picture of this one shows. Default: this one."""
         return (self,)
 
-    def choose(self, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    def choose(self, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
         """Which of the `alternatives` the coming steps take, and how many steps at least do. Called before the first of
         them, jitted, and when a training goes on. May write to variables of the task.
         """

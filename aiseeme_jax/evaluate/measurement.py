@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from aiseeme_jax import augment, data
+from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import features, results
 from aiseeme_jax.evaluate.fractions import draw_shots, in_words, nested_fraction
 from aiseeme_jax.evaluate.labels import Labels, make_labels
@@ -25,6 +26,8 @@ SPLITS = ("train", "validation", "test")
 SHARED_FIELDS = ("fractions", "shots", "data", "test_data", "seeds")
 # Fields of 'finetune' that a system may have too: see `Protocol.common`.
 COMMON_FIELDS = ("layer_decay", "test_views", "imbalance")
+# Fields of the views that decide what a network is shown, whatever augments the training images.
+INPUT_FIELDS = ("size", "mean", "std", "window")
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,7 @@ class Subject:
 
     def training_rows(self, measurement: Measurement) -> Int[np.ndarray, "k"]:
         """The rows of the training split that a measurement uses."""
-        train = self.splits["train"]
-        if measurement.target.shots:
-            return draw_shots(train.labels, train.groups, measurement.target.shots, measurement.seed)
-        return nested_fraction(train.labels, train.groups, measurement.fraction, measurement.seed)
+        return draw_training_rows(self.splits["train"], measurement.target, measurement.fraction, measurement.seed)
 
     def features_and_labels(
         self, measurement: Measurement, batch_size: int
@@ -121,6 +121,13 @@ class Subject:
         found = self.features(measurement.views, batch_size, measurement.target.endpoint)
         labels = {name: split.labels for name, split in self.splits.items()}
         return {**found, "train": found["train"][rows]}, {**labels, "train": labels["train"][rows]}
+
+
+def draw_training_rows(train: data.Split, target: ConfigDict, fraction: float, seed: int) -> Int[np.ndarray, "k"]:
+    """The rows of a training split whose labels a target uses, with one of its fractions and seeds."""
+    if target.shots:
+        return draw_shots(train.labels, train.groups, target.shots, seed)
+    return nested_fraction(train.labels, train.groups, fraction, seed)
 
 
 class Kept(Interface):
@@ -217,6 +224,24 @@ def make_earlier(target: ConfigDict, name: str) -> ConfigDict:
     """A target under `earlier`, with the fields that say on what is measured: they are those of `target`."""
     shared = {field: target[field] for field in SHARED_FIELDS}
     return ConfigDict({**shared, **target.earlier[name].to_dict()}).lock()
+
+
+def check_same_input(target: ConfigDict, earlier: ConfigDict, place: str) -> None:
+    """Judges whether a target shows images as the target did whose network it goes on with.
+
+    Args:
+      earlier: that target.
+      place: where it stands in the config of `target`, for the message.
+
+    Raises UserError for another size, mean, deviation or window.
+    """
+    for name in INPUT_FIELDS:
+        ours, theirs = target.views.get(name), earlier.views.get(name)
+        if ours != theirs:
+            raise UserError(
+                f"views.{name} is {ours}, and {place}.views.{name} {theirs}: {target.protocol} goes on with the "
+                "network of that target, so make them the same"
+            )
 
 
 def _freeze(value: Any) -> Any:

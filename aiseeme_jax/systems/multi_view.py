@@ -74,16 +74,17 @@ class MultiViewNetwork(nnx.Module):
             self.last_bias = nnx.Param(jnp.zeros(()))
 
     def __call__(
-        self, patches: Patches, *, train: bool, key: PRNGKeyArray | None = None
+        self, patches: Patches, *, train: bool, train_backbones: bool = True, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "b p k 2"], Float[Array, " b"], Float[Array, "b p k d"]]:
         """Logits of each patch, the logit of class 1 that is decided by, and the pooled features of each patch.
 
         Args:
+          train_backbones: whether the backbones are in training mode too, if `train`.
           key: of dropout; nothing is dropped without one.
         """
         logits, features = [], []
         for number, head in enumerate(self.heads):
-            pooled = self.encode(number, self.select(patches, number), train=train)
+            pooled = self.encode(number, self.select(patches, number), train=train, train_backbone=train_backbones)
             logits.append(head(pooled, None if key is None else jax.random.fold_in(key, number)))
             features.append(pooled)
         join = lambda rows: self._by_plane(jnp.stack(rows), len(patches))  # noqa: E731
@@ -96,9 +97,11 @@ class MultiViewNetwork(nnx.Module):
         kind, plane = (number, slice(None)) if shared else divmod(number, self.planes)
         return patches[:, plane, kind].reshape(-1, *patches.shape[3:])
 
-    def encode(self, number: int, shown: Float[Array, "m s s c"], *, train: bool) -> Float[Array, "m d"]:
+    def encode(
+        self, number: int, shown: Float[Array, "m s s c"], *, train: bool, train_backbone: bool = True
+    ) -> Float[Array, "m d"]:
         """Pooled features of patches by one of the backbones."""
-        return self.backbones[number](shown, train=train)["pooled"]
+        return self.backbones[number](shown, train=train and train_backbone)["pooled"]
 
     def _by_plane(self, rows: Float[Array, "n m d"], batch: int) -> Float[Array, "b p k d"]:
         """From one backbone after another to [B, P, K, D]."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from aiseeme_jax import data, seeds
@@ -82,16 +82,24 @@ class MultiView(BestKeeper):
       network: what is trained.
       cutting: how patches are made of stored nodules.
       penalty, heads_first: as in `Settings`.
+      steps: of the training.
     """
 
     NAME = "mv_kbc"
     KEPT = ("network",)
     DIMENSIONS = (2,)
 
-    def __init__(self, network: MultiViewNetwork, cutting: Cutting, *, penalty: float, heads_first: float = 0.0):
+    def __init__(self, network: MultiViewNetwork, cutting: Cutting, *, penalty: float, heads_first: float, steps: int):
         self.network, self.cutting, self.spec = network, cutting, cutting.views
-        self.penalty, self.heads_first = penalty, heads_first
+        self.penalty, self.heads_first, self.steps = penalty, heads_first, steps
+        # Steps that hold the backbones, and then steps that train everything.
+        self.alternatives = 2 if heads_first else 1
         self.start_keeping()
+
+    @property
+    def mode(self) -> dict[str, bool]:
+        """How the network runs in a step. While backbones are held, their running statistics stay as they are too."""
+        return {"train": True, "train_backbones": self.alternatives == 1 or self.turn == 1}
 
     @property
     def backbone(self) -> nnx.Module:
@@ -107,21 +115,32 @@ class MultiView(BestKeeper):
         return patches.reshape(-1, *patches.shape[3:])
 
     def loss(self, views: Mapping[str, Array], progress: Float[Array, ""]) -> Output:
-        logits, decided, features = self.network(views["patches"], train=True, key=views["key"])
-        labels = views["label"]
-        # Without fusing layers each patch learns by itself; the penalty follows the decision in any case.
-        fused = self.network.fusion == "learned"
-        rows = decision_entropy(decided, labels) if fused else patch_entropy(logits, labels)
-        correct = (decided > 0) == (labels == 1)
+        logits, decided, features = self.network(views["patches"], key=views["key"], **self.mode)
+        correct = (decided > 0) == (views["label"] == 1)
         return Output(
-            loss=jnp.mean(weigh_missed(decided, labels, self.penalty) * rows),
+            loss=self.measure_decisions(logits, decided, views["label"]),
             metrics={"accuracy": jnp.mean(correct)},
             images=self.shown_images(views),
             features=features.reshape(-1, features.shape[-1]),
         )
 
+    def measure_decisions(
+        self, logits: Float[Array, "b p k 2"], decided: Float[Array, " b"], labels: Int[Array, " b"]
+    ) -> Float[Array, ""]:
+        """The loss of what the network says of nodules."""
+        # Without fusing layers each patch learns by itself; the penalty follows the decision in any case.
+        fused = self.network.fusion == "learned"
+        rows = decision_entropy(decided, labels) if fused else patch_entropy(logits, labels)
+        return jnp.mean(weigh_missed(decided, labels, self.penalty) * rows)
+
     def frozen(self, progress: Float[Array, ""]) -> Mapping[str, Bool[Array, ""]]:
         return {"network.backbones": progress < self.heads_first} if self.heads_first else {}
+
+    def choose(self, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """The way of `mode`, and for how many steps it is surely that of `frozen`."""
+        left = jnp.ceil((self.heads_first - progress) * self.steps) - 1
+        released = progress >= self.heads_first
+        return released.astype(jnp.int32), jnp.where(released, self.steps, jnp.maximum(left, 1)).astype(jnp.int32)
 
 
 def make_network(backbone: nnx.Module, settings: Settings, planes: int, rngs: nnx.Rngs) -> MultiViewNetwork:
@@ -147,7 +166,13 @@ def make_task(settings: Settings, measurement: Measurement, subject: Subject) ->
         Cutting(measurement.views, settings.kinds, settings.margin, is_of_volumes(train)),
         penalty=settings.penalty,
         heads_first=settings.heads_first,
+        steps=count_steps(measurement, subject),
     )
+
+
+def count_steps(measurement: Measurement, subject: Subject) -> int:
+    """The steps of a measurement: epochs are those of all labels."""
+    return finetune.lengths_for(measurement.target, len(subject.splits["train"])).total
 
 
 def measure(measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime) -> Measured:
@@ -190,10 +215,15 @@ def train_and_predict(
         finetune.make_recipe(target, lengths, len(split), measurement.seed, runtime.patience),
         finetune.make_folder(directory, measurement, subject, split, runtime),
         lambda task: main_metric(labels)(labels, predict_split(task, "validation")),
+        loading=runtime.loading,
         segmentation=True,
     )
     found, validation = (predict_split(trained, name) for name in ("test", "validation"))
-    return Measured(found, validation, {**record, "images": len(split)})
+    known = split.labels >= 0
+    images = {"images": int(known.sum())}
+    if not known.all():
+        images["unlabelled_images"] = int((~known).sum())
+    return Measured(found, validation, {**record, **images})
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
@@ -201,6 +231,22 @@ def check(target: ConfigDict, train: data.Split) -> None:
     MV_KBC.read_settings(target)
     check_nodules(train, "mv_kbc")
     check_length(target, train)
+
+
+def check_splits(target: ConfigDict, splits: Mapping[str, data.Split]) -> None:
+    """Raises UserError if nodules of a split are not stored in as many planes as those that are learnt from."""
+    train = splits["train"]
+    for split in splits.values():
+        if (is_of_volumes(split), split.pictures) != (is_of_volumes(train), train.pictures):
+            raise UserError(
+                f"test_data: {split.name} has {_describe_planes(split)} of each nodule, and {train.name}, from which "
+                f"{target.protocol} learns, {_describe_planes(train)}; the planes must be the same: take a data set "
+                "that is stored in the same way"
+            )
+
+
+def _describe_planes(split: data.Split) -> str:
+    return "a volume" if is_of_volumes(split) else f"{split.pictures} plane{'s' * (split.pictures > 1)}"
 
 
 def check_length(target: ConfigDict, train: data.Split) -> None:
@@ -218,4 +264,5 @@ MV_KBC = Protocol(
     measure=measure,
     needs=data.Needs(masks=True, together=True),
     settings=Settings,
+    check_splits=check_splits,
 )

@@ -88,7 +88,7 @@ def choose_turn(
     Returns the state, the way, and how many steps go it at least.
     """
     task = task_of(program, state)
-    turn, steps = task.choose(jax.random.fold_in(key, state.step))
+    turn, steps = task.choose(jax.random.fold_in(key, state.step), progress_of(program, state))
     state = state.replace(rest=split_state(task)[2])
     return jax.lax.with_sharding_constraint(state, everywhere()), turn, steps
 
@@ -253,7 +253,7 @@ def _update_part_once(
     owned, others = select_parameters(state.params, part)
 
     def loss(owned):
-        task = nnx.merge(program.graph, nnx.merge_state(owned, others), state.rest)
+        task = merge_task(program, nnx.merge_state(owned, others), state.rest)
         output = task.part_loss(part.name, task.views(key, batch), progress_of(program, state))
         return output.loss, (split_state(task)[2], {"loss": output.loss, **output.metrics})
 

@@ -4,11 +4,12 @@
     python launch.py --config=configs/systems/mb_dcnn.py:small --workdir=runs/small  ResNet-18 x 0.25, 48 px, one CPU
     python launch.py --config=configs/systems/mb_dcnn.py:demo --workdir=runs/demo    synthetic images, no download
 
-The images have masks and labels. Each arm is measured by plain fine-tuning, by the classifier with no mask, with the
-mask that the coarse network predicts, with that of another image, and with the true one; and by coarse segmentation, by
-enhanced segmentation, and by the same with a map of zeros. So both directions of help are differences: of the
-classifiers with and without a mask, of the segmentations with and without the map. The coarse network and the
-classifier of an arm and seed are trained once, whatever needs them.
+The images have masks and labels. Each arm is measured by the classifier with no mask, which is the plain one on these
+images, with the mask that the coarse network predicts, with that of another image, and with the true one; by plain
+fine-tuning on all images with a label, also those without a mask; and by coarse segmentation, by enhanced segmentation,
+and by the same with a map of zeros. So both directions of help are differences: of the classifiers with and without a
+mask, of the segmentations with and without the map. The coarse network and the classifier of an arm and seed are
+trained once, whatever needs them.
 
 What to expect: not measured yet.
 """
@@ -71,7 +72,7 @@ def make_narrow(config, *, stage_epochs, epochs, seeds, **common):
 
 
 def compare(*, segmentation, classification, rate, coarse_fields=None, **common):
-    """Plain fine-tuning, the three networks, and their controls."""
+    """Plain fine-tuning on all images with a label; on those with a mask too, the three networks and their controls."""
     adam = {"name": "adamw", "learning_rate": rate, "weight_decay": 0.0}
     segmenting = {"optimizer": adam, **segmentation, **common}
     classifying = {"optimizer": adam, "test_views": "nine_crops", **classification, **common}

@@ -69,5 +69,5 @@ def target(protocol, **changes):
     return base.target(protocol, **{**fields, **changes})
 
 
-def measure(one, measured, directory, fraction=1.0, seed=0):
-    return protocols.measure(Measurement(one, fraction, seed), measured, directory, RUNTIME)
+def measure(one, measured, directory, fraction=1.0, seed=0, runtime=RUNTIME):
+    return protocols.measure(Measurement(one, fraction, seed), measured, directory, runtime)

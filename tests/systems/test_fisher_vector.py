@@ -18,7 +18,7 @@ from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import linear, metrics
 from aiseeme_jax.evidence import localisation
 from aiseeme_jax.models.classifier import PROBABILITIES
-from aiseeme_jax.systems.fisher_vector import encoding, load_fisher_classifier, mixture, settings
+from aiseeme_jax.systems.fisher_vector import encoding, load_fisher_classifier, mixture, protocol, settings
 from configs import base
 
 # Of the phantom: sides of an image and of the square in it.
@@ -263,6 +263,10 @@ class TestProtocol:
             ({"held_share": 1.0}, "held_share is 1.0; it must lie between 0 and 1"),
             ({"sparsity": -1.0}, "sparsity is -1.0"),
             ({"strengths": ()}, "strengths are"),
+            (
+                {"backbone": "finetuned", "classifier": base.target("finetune", size=8)},
+                "views.size is 16, and earlier.classifier.views.size 8: fisher_vector goes on",
+            ),
         ]:
             with pytest.raises(UserError, match=message):
                 protocols.check_target(make_target(**changes), train)
@@ -271,17 +275,37 @@ class TestProtocol:
             make_target(gaussians=3)
 
     def test_fine_tuning_comes_first_only_if_its_backbone_is_encoded(self):
-        protocol = protocols.find_protocol("fisher_vector")
-        assert not protocol.plan_needed(make_target()) and protocol.is_random and not protocol.trains
-        assert protocol.plan_needed(make_target(backbone="finetuned"))["classifier"].protocol == "finetune"
+        one = protocols.find_protocol("fisher_vector")
+        assert not one.plan_needed(make_target()) and one.is_random and not one.trains
+        assert one.plan_needed(make_target(backbone="finetuned"))["classifier"].protocol == "finetune"
 
     @pytest.mark.slow
     def test_too_few_patients_for_foreground_weights(self, tmp_path):
         one = draw_phantom(6, 0)
         few = data.from_arrays(one.images(), one.labels, ["a"] * 6, CLASSES, name="phantom:train")
         subject = protocols.Subject("scratch", FourColours(), dict.fromkeys(("train", "validation", "test"), few))
-        with pytest.raises(UserError, match="6 training images are too few to learn foreground weights"):
-            measure(make_target(iterations=1, strengths=(1.0,)), subject, tmp_path)
+        target = make_target(iterations=1, strengths=(1.0,))
+        for judge in (
+            lambda: measure(target, subject, tmp_path),
+            lambda: protocols.find_protocol("fisher_vector").check_splits(target, subject.splits),
+        ):
+            with pytest.raises(UserError, match="6 training images are too few to learn foreground weights"):
+                judge()
+        protocols.find_protocol("fisher_vector").check_splits(make_target(encoding="ifv"), subject.splits)
+
+    @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+    def test_both_parts_have_every_class_of_two_patients(self, share):
+        labels = np.array([0] * 60 + [1] * 30 + [2] * 4)
+        groups = [f"{i // 2}" for i in range(94)]
+        train = data.from_arrays(np.zeros((94, 2, 2, 3), np.uint8), labels, groups, CLASSES, name="phantom:train")
+        for seed in range(5):
+            held, rest, lacking = protocol.hold_out(train, share, seed)
+            assert not lacking and sorted([*held, *rest]) == list(range(94))
+            assert abs(len(held) / 94 - share) < 0.1
+            assert not {groups[row] for row in held} & {groups[row] for row in rest}
+            assert set(labels[held]) == set(labels[rest]) == {0, 1, 2}
+        alone = train.subset(np.arange(92))
+        assert protocol.hold_out(alone, share, 0).lacking == ("three",)
 
 
 @pytest.mark.parametrize("kind", ["two", "three", "lacking", "findings"])

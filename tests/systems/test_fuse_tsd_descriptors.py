@@ -169,6 +169,10 @@ def test_rows_that_tell_nothing_give_a_guess():
     labels = np.arange(20) % 2
     found = boost(rows, labels, classes=2, settings=SETTINGS, seed=0)
     np.testing.assert_allclose(found.predict(rows), 0.5, atol=1e-4)
+    for few in (rows[:0], rows[::2]):
+        found = boost(few, labels[::2][: len(few)], classes=2, settings=SETTINGS, seed=0)
+        assert not found.networks
+        np.testing.assert_array_equal(found.predict(rows), np.full((20, 2), 0.5))
 
 
 def test_weights_are_those_of_the_best_auroc_and_alike_where_nothing_tells():

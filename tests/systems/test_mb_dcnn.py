@@ -165,6 +165,8 @@ def test_three_networks_in_a_row_help_and_survive_a_kill_in_the_second(tmp_path,
         one = measure(name, "mb_dcnn_classifier", needed, mask=mask, **fast)
         second[mask] = metrics.auroc(one.predictions.labels, one.predictions.probs)
     one.network.save(tmp_path / "classifier")
+    loaded = guided.load_guided(tmp_path / "classifier")
+    assert (loaded.views, loaded.kind, loaded.class_names) == (STILL, "class", tuple("abc"))
     assert second["truth"] >= second["predicted"] > 0.9 > second["none"], second
     assert second["shuffled"] < second["predicted"] - 0.05, second
 
@@ -210,6 +212,20 @@ class TestRefused:
         told = chosen("mb_dcnn_enhanced", classifier=chosen("mb_dcnn_classifier", mask="truth"))
         with pytest.raises(UserError, match="its map would tell mb_dcnn_enhanced the mask that it is to predict"):
             protocols.check_target(told, squares(IMAGES, 0))
+
+    def test_networks_that_were_shown_other_images(self):
+        other = {**tiny.STILL, "std": (0.5, 0.5, 0.5)}
+        for earlier, place in (
+            (chosen("mb_dcnn_classifier", views=other), "earlier.classifier"),
+            (
+                chosen("mb_dcnn_classifier", coarse=chosen("mb_dcnn_coarse", views=other)),
+                "earlier.classifier.earlier.coarse",
+            ),
+        ):
+            with pytest.raises(
+                UserError, match=rf"views.std is .*, and {place}.views.std \(0.5, 0.5, 0.5\): mb_dcnn_en"
+            ):
+                protocols.check_target(chosen("mb_dcnn_enhanced", classifier=earlier), squares(IMAGES, 0))
 
     def test_volumes_and_other_networks(self):
         volumes = base.target("mb_dcnn_coarse", size=16, preset="ct")

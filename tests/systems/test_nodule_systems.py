@@ -1,6 +1,7 @@
 """MV-KBC, the system in the style of SSAC and Fuse-TSD: what must hold, what is refused, and that each learns."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import tiny
 from flax import nnx
 from ml_collections import ConfigDict
 from scipy.special import expit, softmax
-from short_measurements import stopping_after
+from short_measurements import RUNTIME, stopping_after
 from short_runs import Killed
 from tiny import no_events, tiny_in_the_table  # noqa: F401
 
@@ -179,6 +180,11 @@ def are_equal(one, other):
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
 
 
+def make_plain(heads_first, steps):
+    cutting = Cutting(VIEWS, ("OA",), 0.0, False)
+    return mv_kbc.MultiView(make_network(), cutting, penalty=2.0, heads_first=heads_first, steps=steps)
+
+
 class TestSemiSupervised:
     def test_helped_classifiers_start_as_the_plain_ones(self):
         task = make_ssac()
@@ -235,11 +241,36 @@ class TestSemiSupervised:
         batch = make_batch(nodules.subject(12, 4).splits["train"])
         losses = {}
         for through in (False, True):
-            task = make_ssac(through=through)
-            found = task.part_loss(AUTOENCODER, task.views(jax.random.key(0), batch), START)
+            task = make_ssac(through=through, penalty=5.0)
+            views = task.views(jax.random.key(0), batch)
+            found = task.part_loss(AUTOENCODER, views, START)
             terms = found.metrics["reconstruction"] + 0.01 * found.metrics["deceived"]
             losses[through] = float(found.loss - terms)
         assert losses[False] == pytest.approx(0, abs=1e-6) and losses[True] > 0.1
+        assert losses[True] == pytest.approx(float(task.loss(views, START).loss), rel=1e-4)
+
+    def test_held_backbones_run_in_evaluation_mode(self):
+        task = make_ssac(heads_first=0.5)
+        batch, network = make_batch(nodules.subject(12, 4).splits["train"]), task.network
+        for turn in range(task.alternatives):
+            task.turn = turn
+            before = [state_of(part, nnx.BatchStat) for part in (network.backbones, network.transitions)]
+            task.loss(task.views(jax.random.key(0), batch), START)
+            after = [state_of(part, nnx.BatchStat) for part in (network.backbones, network.transitions)]
+            assert are_equal(before[0], after[0]) == (turn == 0) and not are_equal(before[1], after[1])
+
+    @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+    def test_they_run_so_in_the_steps_in_which_they_are_frozen(self, share):
+        task, left, ways = make_plain(share, steps=30), 0, []
+        for step in range(30):
+            progress = jnp.int32(step) / 30
+            if task.alternatives > 1 and not left:
+                way, left = map(int, task.choose(jax.random.key(0), progress))
+                task.turn = way
+            left -= 1
+            ways.append(task.mode["train_backbones"])
+            assert ways[-1] != bool(task.frozen(progress).get("network.backbones", False)), step
+        assert ways == sorted(ways) and sum(ways) == round((1 - share) * 30)
 
 
 class TestPartlyLabelled:
@@ -316,7 +347,7 @@ class TestRefusals:
         ({"adversarial": -1.0}, "system.adversarial is -1.0"),
         ({"adversary_rate": 0.0}, "system.adversary_rate is 0.0 .* the rate must be positive"),
         ({"size": 24}, "views.size is 24; the autoencoder halves it four times: take a multiple of 16"),
-        ({"labelled_share": 0.01}, "a batch must hold a labelled nodule"),
+        ({"batch_size": 1}, "batch_size is 1; a batch holds a nodule with a label and one without"),
     ],
 )
 def test_what_the_semi_supervised_system_cannot_be(changes, message):
@@ -330,8 +361,26 @@ def test_nodules_without_a_label_are_needed_unless_labels_are_left_out():
         check(nodules.target("ssac_style"), splits)
     for fine in ({"fractions": (0.5,)}, {"unsupervised": False}):
         check(nodules.target("ssac_style", **fine), splits)
+    few = {**splits, "train": splits["train"].subset(np.arange(2))}
+    with pytest.raises(UserError, match="has none if 50 % of the labels are used with seed 0: .* leave 0.5 out of"):
+        check(nodules.target("ssac_style", fractions=(0.5,)), few)
     with pytest.raises(UserError, match="model.name is vit_tiny; ssac_style helps the stages of a ResNet"):
         ssac.SSAC_STYLE.check_model(nodules.target("ssac_style"), ConfigDict({"name": "vit_tiny"}))
+
+
+@pytest.mark.parametrize("name", ["mv_kbc", "ssac_style"])
+def test_all_splits_have_the_same_planes(name):
+    train = nodules.split(12)
+    one, check = nodules.target(name, fractions=(0.5,)), protocols.find_protocol(name).check_splits
+    nine = dataclasses.replace(train, source=np.zeros((12, 9, 16, 16, 1), np.uint8), picture_names=tuple("abcdefghi"))
+    cubes = data.from_arrays(np.zeros((4, 8, 8, 8, 1), np.int16), [0, 1] * 2, class_names=nodules.CLASSES)
+    empty = {"unlabelled": train.subset(np.arange(0))}
+    for other, planes in ((nine, "9 planes"), (cubes, "a volume")):
+        with pytest.raises(
+            UserError, match=f"test_data: .* has {planes} of each nodule, and nodules:train, .* 3 planes"
+        ):
+            check(one, {"train": train, "test": other, **empty})
+    check(one, {"train": train, "test": train, **empty})
 
 
 @pytest.mark.parametrize(
@@ -392,32 +441,38 @@ def one_needs(target):
 def test_mv_kbc_learns_and_leaves_the_backbone_as_it_is(tmp_path):
     measured = nodules.subject()
     # With this seed one step gives an AUROC of 0.31.
-    outcome = nodules.measure(nodules.target("mv_kbc", kinds=("OA", "HS")), measured, tmp_path, seed=3)
+    target = nodules.target("mv_kbc", kinds=("OA", "HS"), heads_first=0.2)
+    outcome = nodules.measure(target, measured, tmp_path, seed=3)
     assert_learnt(outcome, 0.8)
     assert outcome.chosen["steps"] == 24 and outcome.chosen["images"] == 48 and outcome.classifier is None
     tiny.assert_same(measured.backbone, tiny.backbone(channels=1))
-    task = mv_kbc.MultiView(make_network(), Cutting(VIEWS, ("OA",), 0.0, False), penalty=2.0, heads_first=0.5)
-    frozen = [bool(task.frozen(jnp.float32(progress))["network.backbones"]) for progress in (0.0, 0.49, 0.5)]
-    assert frozen == [True, True, False]
 
 
 @pytest.mark.slow
 def test_the_adversarial_system_learns_and_goes_on_exactly_after_a_kill(tmp_path, monkeypatch):
     one, measured = nodules.target("ssac_style", duration=base.duration(steps=12)), nodules.subject()
 
-    def measure(folder):
+    def measure(folder, **how):
         # With this seed one step gives an AUROC of 0.
-        return nodules.measure(one, measured, tmp_path / folder, fraction=0.5, seed=1)
+        runtime = dataclasses.replace(RUNTIME, **how)
+        return nodules.measure(one, measured, tmp_path / folder, fraction=0.5, seed=1, runtime=runtime)
 
     whole = measure("whole")
     assert_learnt(whole, 0.8)
-    assert whole.chosen["images"] == 48 + 16, "those whose label is hidden are there too"
+    labelled = whole.chosen["images"]
+    assert abs(labelled - 24) <= 2, "those whose label is hidden are counted with those that have none"
+    assert whole.chosen["unlabelled_images"] == 48 + 16 - labelled
     with monkeypatch.context() as patch:
         patch.setattr(data, "Batches", stopping_after(7))
         with pytest.raises(Killed):
             measure("killed")
-    again = measure("killed")
+    made, plain = [], data.Batches
+    monkeypatch.setattr(data, "Batches", lambda *args, **how: made.append(plain(*args, **how)) or made[-1])
+    again = measure("killed", loading=data.Loading("device"))
+    assert [batches.loading.residence for batches in made] == ["device"]
     np.testing.assert_array_equal(again.predictions.probs, whole.predictions.probs)
     np.testing.assert_array_equal(again.validation.probs, whole.validation.probs)
-    lines = [(tmp_path / folder / "metrics.jsonl").read_text().splitlines()[-1] for folder in ("whole", "killed")]
-    assert "autoencoder_reconstruction" in lines[0]
+    logs = [(tmp_path / folder / "metrics.jsonl").read_text().splitlines() for folder in ("whole", "killed")]
+    last, again = (json.loads(lines[-1]) for lines in logs)
+    for name in ("step", "loss", "critic_loss", "autoencoder_reconstruction"):
+        assert last[name] == again[name], name

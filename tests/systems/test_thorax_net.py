@@ -233,19 +233,22 @@ def test_the_trainings_in_a_row_beat_chance_and_survive_a_kill(tmp_path, monkeyp
 
 def test_what_cannot_be_is_said():
     train = draw_phantom(48, 0)
+    plain = make_target("finetune", rate=1e-3, epochs=1)
+    branch = make_target("thorax_attention", rate=1e-3, epochs=1, classifier=plain)
+    of_all = partial(make_target, "thorax_net", rate=1e-3, epochs=1, branch=branch)
     small = make_target("thorax_attention", rate=1e-3, epochs=1)
     with small.unlocked():
         small.views.size = 8
     for target, message in [
         (make_target("thorax_attention", rate=1e-3, epochs=1, hidden=0), "hidden is 0"),
-        (make_target("thorax_net", rate=1e-3, epochs=1, loss_shares=(0.5, 0.5)), "loss_shares are"),
-        (make_target("thorax_net", rate=1e-3, epochs=1, imbalance="balanced_sampling"), "has a weighted loss alone"),
+        (of_all(loss_shares=(0.5, 0.5)), "loss_shares are"),
+        (of_all(imbalance="balanced_sampling"), "has a weighted loss alone"),
         (small, "views.size is 8, and earlier.classifier.views.size 16"),
-        (make_target("thorax_net", rate=1e-3, epochs=1, test_views="all"), "test_views is 'all'"),
+        (of_all(test_views="all"), "test_views is 'all'"),
     ]:
         with pytest.raises(UserError, match=message):
             protocols.check_target(target, train)
-    whole = make_target("thorax_net", rate=1e-3, epochs=1)
+    whole = of_all()
     protocols.check_target(whole, train)
     protocol = protocols.find_protocol("thorax_net")
     with pytest.raises(UserError, match="model.name is 'vit_small'; thorax_net takes the maps of a ResNet"):

@@ -92,7 +92,7 @@ class Bandit(Combined):
         )
         return output
 
-    def choose(self, key: PRNGKeyArray) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    def choose(self, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
         state = {"learned": read_state(self.learned), "record": read_state(self.record)}
         time, taken = jnp.divmod(state["record"]["done"], self.interval)
         # The first step of an interval may be undone; the choice stays.

@@ -1,8 +1,9 @@
 """Fisher vectors as a protocol: what is fitted on the training images, and what is chosen on validation."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,19 @@ from ml_collections import ConfigDict
 
 from aiseeme_jax import data, seeds
 from aiseeme_jax.errors import UserError
-from aiseeme_jax.evaluate.labels import make_labels
+from aiseeme_jax.evaluate.fractions import nested_fraction
+from aiseeme_jax.evaluate.labels import Labels, make_labels
 from aiseeme_jax.evaluate.linear import LinearProbe, fit_kernel, linear_probe
-from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject, plan_all_earlier
+from aiseeme_jax.evaluate.measurement import (
+    Measured,
+    Measurement,
+    Protocol,
+    Runtime,
+    Subject,
+    check_same_input,
+    draw_training_rows,
+    plan_all_earlier,
+)
 from aiseeme_jax.models.halves import check_endpoint
 from aiseeme_jax.systems.fisher_vector.encoding import (
     Encoder,
@@ -157,19 +168,13 @@ def learn_foreground(fits: Fits, seed: int) -> tuple[Float[np.ndarray, " l"], di
     A classifier with the strength that is best without weights is fitted on a part of the training images, and the
     weights are learnt on the rest. No lesion or patient is in both.
 
-    Raises UserError if nothing can be learnt from one of the parts.
+    Raises UserError as `hold_out` does.
     """
     even = jnp.ones(fits.gradients["train"].shape[1])
     probe, _ = fits.choose_classifier(even)
-    held = draw_held(fits.splits["train"], fits.settings.held_share, seed)
-    rest = np.setdiff1d(np.arange(len(fits.splits["train"])), held)
+    held, rest, lacking = hold_out(fits.splits["train"], fits.settings.held_share, seed)
     labels, gradients = fits.labels["train"], fits.gradients["train"]
-    of_rest = make_labels(labels[rest], fits.classes) if len(rest) else None
-    if not len(held) or of_rest is None or not of_rest.learnable:
-        raise UserError(
-            f"{len(labels)} training images are too few to learn foreground weights on a part of them "
-            f"(held_share {fits.settings.held_share}): take encoding 'ifv', or raise `fractions`"
-        )
+    of_rest = make_labels(labels[rest], fits.classes)
     vectors = np.asarray(make_vectors(jnp.asarray(gradients[rest]), improved=True))
     weights = learn_weights(
         gradients[held],
@@ -185,17 +190,66 @@ def learn_foreground(fits: Fits, seed: int) -> tuple[Float[np.ndarray, " l"], di
         "validation_score_without_weights": probe.validation_score,
         "foreground_weights": [round(float(one), 4) for one in weights],
         "held_images": len(held),
+        **({"held_note": f"one part of the training images has no {', no '.join(lacking)}"} if lacking else {}),
     }
 
 
-def draw_held(train: data.Split, share: float, seed: int) -> Int[np.ndarray, "k"]:
-    """Rows of about a share of the images, of whole groups."""
-    return data.draw_share(train.groups, share, seeds.derive(seed, NAME, "held"))
+class HeldOut(NamedTuple):
+    """The training images in two parts, of whole groups.
+
+    Attributes:
+      held: rows on which the foreground weights are learnt.
+      rest: rows on which the classifier is fitted before.
+      lacking: classes or findings that one of the parts has not.
+    """
+
+    held: Int[np.ndarray, " k"]
+    rest: Int[np.ndarray, " m"]
+    lacking: tuple[str, ...]
+
+
+def hold_out(train: data.Split, share: float, seed: int) -> HeldOut:
+    """Holds out about a share of the images of each class. Of two ways to draw them it is the one in which fewer
+    classes are lacking in a part.
+
+    Raises UserError if nothing can be learnt from one of the parts.
+    """
+    made, every = make_labels(train.labels, len(train.class_names)), np.arange(len(train))
+    own = seeds.derive(seed, NAME, "held")
+    held, rest = (nested_fraction(train.labels, train.groups, part, own) for part in (share, 1 - share))
+    ways = (held, np.setdiff1d(every, held)), (np.setdiff1d(every, rest), rest)
+    found = [HeldOut(*way, _list_lacking(train.class_names, made, way)) for way in ways]
+    best = min(found, key=lambda way: len(way.lacking))
+    if not len(best.held) or not len(best.rest) or not made.take(best.rest).learnable:
+        raise UserError(
+            f"{len(train)} training images are too few to learn foreground weights on a part of them "
+            f"(held_share {share}): take encoding 'ifv', or raise `fractions`"
+        )
+    return best
+
+
+def _list_lacking(names: Sequence[str], made: Labels, parts: Iterable[Int[np.ndarray, " k"]]) -> tuple[str, ...]:
+    """The classes or findings of some rows that are in no row of one of the parts."""
+    everywhere = np.logical_and.reduce([made.present[part].any(axis=0) for part in parts])
+    return tuple(str(names[place]) for place in np.flatnonzero(made.present.any(axis=0) & ~everywhere))
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for a field that cannot be."""
-    check_endpoint(FISHER_VECTOR.read_settings(target).endpoint)
+    """Raises UserError for a field that cannot be, and for other views than those of fine-tuning."""
+    settings: FisherSettings = FISHER_VECTOR.read_settings(target)
+    check_endpoint(settings.endpoint)
+    if settings.backbone == FINETUNED:
+        check_same_input(target, target.earlier[CLASSIFIER], f"earlier.{CLASSIFIER}")
+
+
+def check_splits(target: ConfigDict, splits: Mapping[str, data.Split]) -> None:
+    """Raises UserError if a share of the training images cannot be parted to learn foreground weights."""
+    settings: FisherSettings = FISHER_VECTOR.read_settings(target)
+    if settings.encoding != FOREGROUND:
+        return
+    train = splits["train"]
+    for fraction, seed in itertools.product(target.fractions, target.seeds):
+        hold_out(train.subset(draw_training_rows(train, target, fraction, seed)), settings.held_share, seed)
 
 
 def plan_needed(target: ConfigDict) -> Mapping[str, ConfigDict]:
@@ -212,4 +266,5 @@ FISHER_VECTOR = Protocol(
     settings=FisherSettings,
     earlier={CLASSIFIER: "finetune"},
     plan_needed=plan_needed,
+    check_splits=check_splits,
 )

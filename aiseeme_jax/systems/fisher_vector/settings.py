@@ -29,7 +29,8 @@ class FisherSettings:
       strengths: C of the linear classifier, chosen on validation. Vectors are not standardised.
       class_weight: 'balanced' or 'none'.
       max_iter: of each fit.
-      held_share: of the training patients, on which the foreground weights are learnt; ours.
+      held_share: of the training images of each class, of whole patients, on which the foreground weights are learnt;
+        ours.
       weight_steps, weight_rate: of Adam for the foreground weights; ours.
       sparsity: weight of the L1 norm of the foreground weights over their L2 norm; ours.
     """

@@ -25,6 +25,7 @@ from aiseeme_jax.evaluate.measurement import (
     Protocol,
     Runtime,
     Subject,
+    check_same_input,
     plan_all_earlier,
 )
 from aiseeme_jax.systems.fuse_tsd import boosting
@@ -197,8 +198,10 @@ def to_grey(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w"]:
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for fields that cannot be, and for volumes and findings."""
-    FUSE_TSD.read_settings(target)
+    """Raises UserError for fields that cannot be, for other views than those of the network, volumes and findings."""
+    settings = FUSE_TSD.read_settings(target)
+    if settings.deep == FINETUNED and DEEP in settings.features:
+        check_same_input(target, target.earlier.network, "earlier.network")
     if train.kind != "class":
         raise UserError(f"fuse_tsd tells classes apart, and {train.name} has findings: take a data set of classes")
     if train.pictures == 1 and len(train.shape) == 4:

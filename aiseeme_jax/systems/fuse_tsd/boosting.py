@@ -69,9 +69,13 @@ def boost(
     In round t the weighted error e of the network gives it the vote log((1 - e) / e) + log(classes - 1), and the rows
     that it has wrong are weighted by exp(vote) more. A network that has no row wrong is the last and has vote 1.
 
+    Without rows, or of rows of one class, it has no networks.
+
     Args:
       seed: of the first weights of the networks.
     """
+    if len(np.unique(labels)) < 2:
+        return Ensemble(classes, np.zeros(rows.shape[1:]), np.ones(rows.shape[1:]), (), ())
     from sklearn.ensemble import AdaBoostClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier

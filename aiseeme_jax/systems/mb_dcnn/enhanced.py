@@ -14,7 +14,15 @@ from aiseeme_jax import augment, data, seeds, weights
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import segment
 from aiseeme_jax.evaluate.best_weights import BestKeeper
-from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject, make_earlier
+from aiseeme_jax.evaluate.measurement import (
+    Measured,
+    Measurement,
+    Protocol,
+    Runtime,
+    Subject,
+    check_same_input,
+    make_earlier,
+)
 from aiseeme_jax.evaluate.supervised import FineTuning
 from aiseeme_jax.models.classifier import ClassifierNetwork
 from aiseeme_jax.models.deeplab import DeepLabDecoder
@@ -72,8 +80,8 @@ class EnhancedSegmentation(BestKeeper):
     """The coarse network with a class map, trained on masks by the hybrid loss.
 
     Args:
-      coarse: the trained coarse network. The new layer starts as the identity of its features, so that the whole begins
-        near to it: ours.
+      coarse: the trained coarse network. In evaluation the new layer starts as the identity of its features, so that
+        the whole begins near to it: ours. In training it normalises by the statistics of the batch.
       guide: the trained classifier. It stays as it is.
       spec: the training views.
       settings: of the protocol.
@@ -181,14 +189,19 @@ def plan_needed(target: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def check(target: ConfigDict, train: data.Split) -> None:
-    """Raises UserError for a field that cannot be, for volumes, and for a classifier that was given the true masks."""
+    """Raises UserError for a field that cannot be, for volumes, for a classifier that was given the true masks, and for
+    other views than those of the networks that it goes on with.
+    """
     ENHANCED.read_settings(target)
     check_segmenting(target, train)
-    if target.earlier.classifier.system.mask == masks.TRUTH:
+    classifier = target.earlier.classifier
+    if classifier.system.mask == masks.TRUTH:
         raise UserError(
             f"earlier.classifier.system.mask is '{masks.TRUTH}': its map would tell {target.protocol} the mask that it "
             f"is to predict; take '{masks.PREDICTED}' or '{masks.NONE}'"
         )
+    check_same_input(target, classifier, "earlier.classifier")
+    check_same_input(target, classifier.earlier.coarse, "earlier.classifier.earlier.coarse")
 
 
 ENHANCED = Protocol(

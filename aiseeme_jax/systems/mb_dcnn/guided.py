@@ -67,28 +67,40 @@ class Guided:
     model          arguments of `models.make_backbone`; the last channel is the mask
     outputs        of the head
     mask           source of the masks, see `Settings`
+    kind           "class" | "findings"
     class_names    in the order of the outputs
+    views          fields of `augment.Views`: how an image is resized and normalised
     """
 
     network: ClassifierNetwork
     mask: str
+    kind: str
     class_names: tuple[str, ...]
+    views: augment.Views
 
     def save(self, directory: Path) -> str:
-        info = {"model": self.network.backbone.config, "outputs": len(self.class_names), "mask": self.mask}
-        return weights.save_network(directory, self.network, KIND, {**info, "class_names": list(self.class_names)})
+        info = {
+            "model": self.network.backbone.config,
+            "outputs": len(self.class_names),
+            "mask": self.mask,
+            "kind": self.kind,
+            "class_names": list(self.class_names),
+            "views": dataclasses.asdict(self.views),
+        }
+        return weights.save_network(directory, self.network, KIND, info)
 
 
 def load_guided(path: Path) -> Guided:
     """Loads the network from the folder of its measurement. Raises UserError if it is damaged."""
     header, tensors = weights.load_network(path, KIND)
-    backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
-    network = ClassifierNetwork(backbone, linear_head(backbone.features, header["outputs"], rngs=nnx.Rngs(0)))
     try:
+        backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
+        network = ClassifierNetwork(backbone, linear_head(backbone.features, header["outputs"], rngs=nnx.Rngs(0)))
         weights.fill_network(network, tensors)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    return Guided(network, header["mask"], tuple(header["class_names"]))
+        views = augment.views_of({name: tuple(v) if isinstance(v, list) else v for name, v in header["views"].items()})
+        return Guided(network, header["mask"], header["kind"], tuple(header["class_names"]), views)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: its header does not fit its weights ({error!r})") from error
 
 
 def measure(measurement: Measurement, subject: Subject, directory: Path, runtime: Runtime) -> Measured:
@@ -123,11 +135,12 @@ def measure(measurement: Measurement, subject: Subject, directory: Path, runtime
         finetune.recipe_for(measurement, subject, runtime.patience),
         finetune.make_folder(directory, measurement, subject, split, runtime),
         lambda task: metric(validation.labels, predict(task.network, validation, kind=task.kind)),
+        loading=runtime.loading,
         segmentation=True,
     )
     found = predict(task.network, subject.splits["test"], kind=task.kind, shown=target.test_views)
     checked = predict(task.network, validation, kind=task.kind)
-    kept = Guided(task.network, source, tuple(map(str, split.class_names)))
+    kept = Guided(task.network, source, task.kind, tuple(map(str, split.class_names)), views)
     return Measured(found, checked, {"images": len(split), **chosen}, network=kept)
 
 

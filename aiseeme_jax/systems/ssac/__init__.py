@@ -6,6 +6,7 @@ weights. Layers, sizes, losses, optimizers and batches are not published; those 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from aiseeme_jax import data, seeds
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune
-from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
+from aiseeme_jax.evaluate.fractions import in_words
+from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject, draw_training_rows
 from aiseeme_jax.models import resnet
 from aiseeme_jax.systems import mv_kbc
 from aiseeme_jax.systems.nodule_batches import Cutting, check_nodules, count_planes, is_of_volumes
@@ -107,6 +109,7 @@ def make_task(settings: Settings, measurement: Measurement, subject: Subject, la
         cutting,
         penalty=settings.penalty,
         heads_first=settings.heads_first,
+        steps=mv_kbc.count_steps(measurement, subject),
         labelled=labelled,
         judged=settings.judged,
         adversarial=settings.adversarial,
@@ -145,27 +148,30 @@ def check(target: ConfigDict, train: data.Split) -> None:
     """Raises UserError for fields that cannot be, and for a data set of which no planes can be had."""
     settings = SSAC_STYLE.read_settings(target)
     check_nodules(train, SSAC_STYLE.name)
+    if settings.unsupervised and target.batch_size < 2:
+        raise UserError(
+            f"batch_size is {target.batch_size}; a batch holds a nodule with a label and one without: raise it to 2"
+        )
     mv_kbc.check_length(target, train)
     if target.views.size % REDUCTION:
         raise UserError(
             f"views.size is {target.views.size}; the autoencoder halves it four times: take a multiple of {REDUCTION}"
         )
-    if settings.unsupervised and target.batch_size * settings.labelled_share < 1:
-        raise UserError(
-            f"system.labelled_share is {settings.labelled_share} of a batch of {target.batch_size}: a batch must hold "
-            "a labelled nodule"
-        )
 
 
 def check_splits(target: ConfigDict, splits: Mapping[str, data.Split]) -> None:
-    """Raises UserError if there are no nodules without a label, and all labels are used."""
-    settings = SSAC_STYLE.read_settings(target)
-    if settings.unsupervised and max(target.fractions) == 1 and not target.shots and not len(splits["unlabelled"]):
-        raise UserError(
-            f"{SSAC_STYLE.name} learns from nodules without a label too, and {splits['train'].name} has none: take a "
-            "config of the data set that keeps them, such as lidc_nodules/64_all, leave 1.0 out of the fractions, or "
-            "set unsupervised=False"
-        )
+    """Raises UserError for nodules in other planes, and if a share of the labels leaves no nodule without a label."""
+    mv_kbc.check_splits(target, splits)
+    if not SSAC_STYLE.read_settings(target).unsupervised or len(splits["unlabelled"]):
+        return
+    train = splits["train"]
+    for fraction, seed in itertools.product(target.fractions, target.seeds):
+        if len(draw_training_rows(train, target, fraction, seed)) == len(train):
+            raise UserError(
+                f"{SSAC_STYLE.name} learns from nodules without a label too, and {train.name} has none if "
+                f"{in_words(fraction)} are used with seed {seed}: take a config of the data set that keeps them, such "
+                f"as lidc_nodules/64_all, leave {fraction} out of the fractions, or set unsupervised=False"
+            )
 
 
 def check_model(target: ConfigDict, model: ConfigDict) -> None:

@@ -77,7 +77,9 @@ class AssistedNetwork(MultiViewNetwork):
         """Patches as the autoencoders take them, in [-1, 1]."""
         return 2 * augment.to_display(shown, self.views) - 1
 
-    def encode(self, number: int, shown: Float[Array, "m s s c"], *, train: bool) -> Float[Array, "m d"]:
+    def encode(
+        self, number: int, shown: Float[Array, "m s s c"], *, train: bool, train_backbone: bool = True
+    ) -> Float[Array, "m d"]:
         maps, _ = self.autoencoders[number].encode(self.to_unit(shown), train=False)
         maps = maps if self.through else jax.lax.stop_gradient(maps)
         transitions = self.transitions[number]
@@ -85,7 +87,7 @@ class AssistedNetwork(MultiViewNetwork):
         def join(stage: int, x: Map) -> Map:
             return transitions[stage](x, maps[stage], train=train)
 
-        return self.backbones[number](shown, train=train, before_stage=join)["pooled"]
+        return self.backbones[number](shown, train=train and train_backbone, before_stage=join)["pooled"]
 
 
 def find_stage_channels(backbone: nnx.Module, size: int) -> tuple[int, ...]:

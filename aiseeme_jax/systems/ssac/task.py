@@ -9,7 +9,6 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from aiseeme_jax.losses import binary_cross_entropy
-from aiseeme_jax.systems.multi_view import decision_entropy, patch_entropy
 from aiseeme_jax.systems.mv_kbc import MultiView
 from aiseeme_jax.systems.nodule_batches import Cutting
 from aiseeme_jax.systems.ssac.network import AssistedNetwork
@@ -29,7 +28,7 @@ class SemiSupervised(MultiView):
     Args:
       network: classifiers and autoencoders.
       critics: one for each autoencoder.
-      cutting, penalty, heads_first: as of `MultiView`.
+      cutting, penalty, heads_first, steps: as of `MultiView`.
       labelled: nodules at the beginning of each batch that have a label.
       judged: of JUDGED. Of images: reconstructions against images. Of codes: codes against the prior.
       adversarial: weight of deceiving the critic, beside the mean squared error of the reconstruction.
@@ -46,12 +45,13 @@ class SemiSupervised(MultiView):
         *,
         penalty: float,
         heads_first: float,
+        steps: int,
         labelled: int,
         judged: str,
         adversarial: float,
         optimizer: Any,
     ):
-        super().__init__(network, cutting, penalty=penalty, heads_first=heads_first)
+        super().__init__(network, cutting, penalty=penalty, heads_first=heads_first, steps=steps)
         self.critics = nnx.List(critics)
         self.labelled, self.judged, self.adversarial, self.optimizer = labelled, judged, adversarial, optimizer
 
@@ -102,13 +102,11 @@ class SemiSupervised(MultiView):
         return {**views, **first}
 
     def _decision_loss(self, views: Mapping[str, Array]) -> Float[Array, ""]:
-        """The cross-entropy of the classifiers, for the autoencoders."""
+        """The loss of the classifiers, for the autoencoders."""
         labelled = self._with_labels(views)
         network = copy_for_once(self.network)
-        logits, decided, _ = network(labelled["patches"], train=True, key=labelled["key"])
-        labels = labelled["label"]
-        fused = network.fusion == "learned"
-        return jnp.mean(decision_entropy(decided, labels) if fused else patch_entropy(logits, labels))
+        logits, decided, _ = network(labelled["patches"], key=labelled["key"], **self.mode)
+        return self.measure_decisions(logits, decided, labelled["label"])
 
 
 def copy_for_once(module: Module) -> Module:

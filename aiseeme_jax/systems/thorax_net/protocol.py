@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from aiseeme_jax import augment, data, seeds
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.evaluate import finetune, imbalance
-from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject
+from aiseeme_jax.evaluate.measurement import Measured, Measurement, Protocol, Runtime, Subject, check_same_input
 from aiseeme_jax.evaluate.metrics import main_metric
 from aiseeme_jax.models import resnet
 from aiseeme_jax.systems.thorax_net.kept import ThoraxClassifier, load_thorax_classifier
@@ -118,6 +118,7 @@ def train_and_measure(
         finetune.recipe_for(measurement, subject, runtime.patience),
         finetune.make_folder(directory, measurement, subject, split, runtime),
         score_decision,
+        loading=runtime.loading,
     )
     checked = predict(task, validation, shown=augment.CENTRAL, **how)
     found = predict(task, subject.splits["test"], shown=measurement.target.test_views, **how)
@@ -143,11 +144,7 @@ def check(target: ConfigDict, train: data.Split) -> None:
             f"{', '.join(WEIGHTINGS)}"
         )
     for name, earlier in target.earlier.items():
-        if earlier.views.size != target.views.size:
-            raise UserError(
-                f"views.size is {target.views.size}, and earlier.{name}.views.size {earlier.views.size}; both must be "
-                "the same, since the last layer of the attention branch is as large as the map"
-            )
+        check_same_input(target, earlier, f"earlier.{name}")
     finetune.check_supervised(target, train)
 
 
