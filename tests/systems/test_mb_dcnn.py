@@ -166,7 +166,7 @@ def test_three_networks_in_a_row_help_and_survive_a_kill_in_the_second(tmp_path,
         second[mask] = metrics.auroc(one.predictions.labels, one.predictions.probs)
     one.network.save(tmp_path / "classifier")
     loaded = guided.load_guided(tmp_path / "classifier")
-    assert (loaded.views, loaded.kind, loaded.class_names) == (STILL, "class", tuple("abc"))
+    assert (loaded.views, loaded.kind, loaded.class_names) == (one.network.views, "class", tuple("abc"))
     assert second["truth"] >= second["predicted"] > 0.9 > second["none"], second
     assert second["shuffled"] < second["predicted"] - 0.05, second
 
