@@ -19,6 +19,7 @@ from typing import Any
 from aiseeme_jax.curriculum.arms import CURRICULUM
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.search.best_order import to_values
+from aiseeme_jax.search.imports import explain_unknown, write_imports
 from aiseeme_jax.store import artifacts, records, workdirs
 from aiseeme_jax.store.keys import shorten
 
@@ -31,7 +32,7 @@ TEMPLATE = '''"""The curriculum that was found in '{workdir}', arm '{arm}', as p
     python launch.py --config={path} --workdir=OTHER_WORKDIR
 """
 
-from configs import base
+{imports}
 
 VALUES = {values}
 
@@ -59,10 +60,13 @@ def main(arguments: list[str]) -> None:
         arm=options.arm,
         tasks=textwrap.fill(tasks, width=119),
         path=options.file,
+        imports=write_imports(values["stages"]),
         values=pprint.pformat(values, sort_dicts=False, width=100),
     )
     records.write_text(options.file, text)
     print(f"{options.file}: {len(values['stages'])} stages: {tasks}")
+    if missing := explain_unknown(values["stages"]):
+        print(missing)
 
 
 def freeze(workdir: Path, arm: str = CURRICULUM) -> Values:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def check_task(task: type[Task]) -> None:
 
 def find_file(task: type[Task]) -> Path:
     """The file that a class is written in, also if Python has no module of that name."""
-    return Path(task.loss.__code__.co_filename)
+    own = [f.__code__.co_filename for f in vars(task).values() if inspect.isfunction(f)]
+    module = getattr(sys.modules.get(task.__module__), "__file__", None)
+    return Path(own[0] if own else module or task.loss.__code__.co_filename)
 
 
 def hash_source(task: type[Task]) -> str:

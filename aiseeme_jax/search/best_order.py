@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from aiseeme_jax.search.imports import write_imports
 from aiseeme_jax.search.planning import name_order
 from aiseeme_jax.search.trials import Order
 from aiseeme_jax.store import records
@@ -23,7 +24,7 @@ The stages lie in the store of the search, so that only what is new is trained: 
 test images, which the search never opened.
 """
 
-from configs import base
+{imports}
 
 VALUES = {values}
 
@@ -43,6 +44,7 @@ def write_best_order(workdir: Path, config: ConfigDict, order: Order, sentences:
         order=name_order(order),
         path=workdir / FILE,
         sentences="\n".join(sentences),
+        imports=write_imports(values["stages"]),
         values=pprint.pformat(values, sort_dicts=False, width=100),
     )
     records.write_text(workdir / FILE, text)
