@@ -7,6 +7,7 @@ The second is for an installed package. A name without a folder and `.py` is one
 which an installed package has within itself. Config files import each other as `configs`, wherever they lie.
 """
 
+import functools
 import importlib
 import logging
 import os
@@ -72,13 +73,15 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unknown job '{config.job}': known are {', '.join(JOBS)}")
     check_paths(config, flags.FLAGS.workdir)
     show_messages()
-    from aiseeme_jax.training.stopping import EndSignal, Preempted
+    from aiseeme_jax.training.stopping import EndSignal, Preempted, leave, try_briefly
 
     try:
         with EndSignal():
             run_job(config, workdir)
     except Preempted as stop:
-        log.info("%s", stop)
+        # Where the terminal takes no text, a normal end would wait for it.
+        if not try_briefly(functools.partial(log.info, "%s", stop)):
+            leave(stop.exit_code)
         sys.exit(stop.exit_code)
 
 

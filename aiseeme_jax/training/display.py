@@ -25,6 +25,8 @@ import numpy as np
 # Seconds between two drawings on a terminal, and between two lines where there is none.
 BEAT_SECONDS = 0.5
 LINE_SECONDS = 10.0
+# Seconds for which the end of a display waits for what is being drawn.
+WAITING_SECONDS = 2.0
 NOTEBOOK_COLUMNS = 100
 
 
@@ -157,18 +159,22 @@ class Display:
             self.draw()
 
     def close(self) -> None:
-        """Draws what was not drawn yet, and leaves the line of a training as it is; a second call does nothing."""
+        """Draws what was not drawn yet, and leaves the line of a training as it is; a second call does nothing.
+
+        If the terminal takes no text, which the drawing thread waits for, it is left as it is.
+        """
         if self._ended.is_set():
             return
         # Ctrl-C may come within this: what is not open any more must not be drawn again.
         try:
             self._ended.set()
-            self._thread.join()
-            if self._total_steps and self._shown_step < self._step:
+            self._thread.join(WAITING_SECONDS)
+            if self._total_steps and self._shown_step < self._step and not self._thread.is_alive():
                 self.draw()
         finally:
             _open.remove(self)
-            self._form.close(keep=bool(self._total_steps))
+            if not self._thread.is_alive():
+                self._form.close(keep=bool(self._total_steps))
 
     def __enter__(self) -> "Display":
         return self

@@ -158,14 +158,16 @@ class StopSignal(AnsweredSignals):
         return int(np.max(multihost_utils.process_allgather(np.array(self._asked))))
 
 
-def try_briefly(do: Callable[[], None]) -> None:
+def try_briefly(do: Callable[[], None]) -> bool:
     """Does something that may never return, such as writing to a terminal that Ctrl-S holds or to a disk that hangs.
 
-    It is waited for TELLING_SECONDS. Then it goes on in its own thread, which holds up nothing.
+    It is waited for TELLING_SECONDS. Then it goes on in its own thread, which holds up nothing. Returns whether it is
+    done.
     """
     thread = threading.Thread(target=do, daemon=True)
     thread.start()
     thread.join(TELLING_SECONDS)
+    return not thread.is_alive()
 
 
 def leave(code: int, said: str = "") -> NoReturn:

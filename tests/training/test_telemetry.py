@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import threading
 import time
 from types import SimpleNamespace
 
@@ -281,11 +282,24 @@ class TestDisplay:
             raise KeyboardInterrupt
 
         work = Display("knn")
-        monkeypatch.setattr(work, "_thread", SimpleNamespace(join=interrupt))
+        monkeypatch.setattr(work, "_thread", SimpleNamespace(join=lambda seconds: interrupt(), is_alive=lambda: False))
         with pytest.raises(KeyboardInterrupt):
             work.close()
         work.close()
         assert not display._open
+
+    def test_a_terminal_that_takes_no_text_holds_up_no_end(self, tmp_path, stream, monkeypatch):
+        monkeypatch.setattr(display, "BEAT_SECONDS", 0.001)
+        monkeypatch.setattr(display, "LINE_SECONDS", 0.001)
+        monkeypatch.setattr(display, "WAITING_SECONDS", 0.01)
+        held, go_on = threading.Event(), threading.Event()
+        run = make(tmp_path)
+        monkeypatch.setattr(stream, "write", lambda text: held.set() or go_on.wait())
+        assert held.wait(60)
+        run._display._step += 1
+        run.close()
+        assert not display._open and not go_on.is_set()
+        go_on.set()
 
     def test_a_closed_terminal_does_not_end_the_run(self, tmp_path, stream):
         run = make(tmp_path)
