@@ -57,6 +57,21 @@ def test_attention_is_that_of_loops():
         np.testing.assert_allclose(found, factor * expected, rtol=1e-5)
 
 
+def test_a_term_below_the_steps_of_bfloat16_is_not_lost():
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 8))
+    added = {}
+    for dtype in ("float32", "bfloat16"):
+        block = resnet.Block(8, 8, 1, bottleneck=False, attention="arl_gain", dtype=dtype, rngs=nnx.Rngs(0))
+        block.norms[-1].scale.set_value(jnp.full(8, 0.5))
+        means = []
+        for scale in (0.0, 1e-3):
+            block.attention_scale.set_value(jnp.float32(scale))
+            means.append(float(jnp.mean(run(block, jnp.asarray(x, dtype)), dtype=jnp.float32)))
+        added[dtype] = means[1] - means[0]
+    # Added in bfloat16, less than a tenth of it would be left.
+    assert added["bfloat16"] == pytest.approx(added["float32"], rel=0.3)
+
+
 def test_the_scale_learns_from_the_first_step_and_is_not_decayed():
     block = resnet.Block(8, 8, 1, bottleneck=False, attention="arl", dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = jnp.asarray(RANDOM.normal(size=(2, 4, 4, 8)), jnp.float32)
