@@ -11,6 +11,7 @@ header of the file has one entry, `aiseeme`, a JSON object with these members:
 and everything that its maker needs to build it again, such as the arguments of `models.make_backbone`.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,11 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from aiseeme_jax import augment, models
 from aiseeme_jax.errors import MissingFile, UserError
 from aiseeme_jax.store import artifacts, keys
+from aiseeme_jax.weights import preprocessing
 from aiseeme_jax.weights import tensors as tensor_files
 from aiseeme_jax.weights.headers import HEADER, NETWORK, explain_remedy, read_header
 from aiseeme_jax.weights.tensors import Tensors
+from tfds_builders.common.storage import Storage
 
 FORMAT = 1
 # Members of the header that are not in the hash.
@@ -78,6 +82,23 @@ def load_network(path: Path, kind: str) -> tuple[dict[str, Any], Tensors]:
     if _hash(tensors, header) != header["network_hash"]:
         raise UserError(f"{file} is damaged: its content does not have the hash in its header; {explain_remedy(file)}")
     return header, tensors
+
+
+def describe_input(backbone: nnx.Module, views: augment.AnyViews, stored: Storage | None) -> dict[str, Any]:
+    """The members of a header that say which backbone a network has, and how images become its input."""
+    return {
+        "model": backbone.config,
+        "views": dataclasses.asdict(views),
+        preprocessing.PREPROCESSING: preprocessing.describe(views, backbone.channels, stored),
+    }
+
+
+def read_input(header: Mapping[str, Any]) -> tuple[nnx.Module, augment.AnyViews, Storage | None]:
+    """What `describe_input` wrote: the backbone, with fresh weights, the views, and how images are stored."""
+    models.check_config(header["model"])
+    backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
+    views = augment.views_of({name: tuple(v) if isinstance(v, list) else v for name, v in header["views"].items()})
+    return backbone, views, preprocessing.Preprocessing(header[preprocessing.PREPROCESSING]).stored
 
 
 def fill_network(network: nnx.Module, tensors: Tensors) -> None:

@@ -25,8 +25,7 @@ from jaxtyping import Array, Float, Shaped
 from aiseeme_jax import augment, models
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.models.segmentation import SegmentationNetwork, resize_logits
-from aiseeme_jax.weights import preprocessing
-from aiseeme_jax.weights.networks import fill_network, load_network, save_network
+from aiseeme_jax.weights.networks import describe_input, fill_network, load_network, read_input, save_network
 from tfds_builders.common.storage import Storage
 
 KIND = "segmenter"
@@ -77,10 +76,8 @@ class Segmenter:
         kinds = {made: name for name, made in models.DECODERS.items()}
         info = {
             **self.info,
-            "model": backbone.config,
+            **describe_input(backbone, self.views, self.stored),
             "decoder": {"kind": kinds[type(decoder)], **decoder.config},
-            "views": dataclasses.asdict(self.views),
-            preprocessing.PREPROCESSING: preprocessing.describe(self.views, backbone.channels, self.stored),
         }
         return save_network(directory, self.network, KIND, info)
 
@@ -92,15 +89,12 @@ def load_segmenter(path: str | Path) -> Segmenter:
     """
     header, tensors = load_network(Path(path), KIND)
     try:
-        models.check_config(header["model"])
-        backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
+        backbone, views, stored = read_input(header)
         decoder = models.make_decoder(**header["decoder"], backbone=backbone, rngs=nnx.Rngs(0))
         network = SegmentationNetwork(backbone, decoder)
         fill_network(network, tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: its header does not fit its weights ({error!r})") from error
-    views = augment.views_of({name: tuple(v) if isinstance(v, list) else v for name, v in header["views"].items()})
-    stored = preprocessing.Preprocessing(header[preprocessing.PREPROCESSING]).stored
     return Segmenter(network, views, stored, header)
 
 

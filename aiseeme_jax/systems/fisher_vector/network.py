@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from aiseeme_jax import augment, models, seeds
+from aiseeme_jax import augment, seeds
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.systems.fisher_vector.encoding import (
     Encoder,
@@ -37,8 +37,7 @@ from aiseeme_jax.systems.fisher_vector.encoding import (
 )
 from aiseeme_jax.systems.fisher_vector.foreground import LinearClassifier
 from aiseeme_jax.systems.fisher_vector.mixture import Mixture
-from aiseeme_jax.weights import preprocessing
-from aiseeme_jax.weights.networks import fill_network, load_network, save_network
+from aiseeme_jax.weights.networks import describe_input, fill_network, load_network, read_input, save_network
 from tfds_builders.common.storage import Storage
 
 KIND = "fisher_vector"
@@ -130,14 +129,12 @@ class FisherClassifier:
         network = self.network
         info = {
             **self.info,
-            "model": network.backbone.config,
+            **describe_input(network.backbone, self.views, self.stored),
             "endpoint": network.endpoint,
             "improved": network.improved,
             "shapes": {name: list(part.shape) for name, part in network.parts.items()},
             "kind": self.kind,
             "class_names": list(self.class_names),
-            "views": dataclasses.asdict(self.views),
-            preprocessing.PREPROCESSING: preprocessing.describe(self.views, network.backbone.channels, self.stored),
         }
         return save_network(directory, network, KIND, info)
 
@@ -149,12 +146,9 @@ def load_fisher_classifier(path: str | Path) -> FisherClassifier:
     """
     header, tensors = load_network(Path(path), KIND)
     try:
-        models.check_config(header["model"])
-        backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
+        backbone, views, stored = read_input(header)
         network = _make_empty(backbone, header)
         fill_network(network, tensors)
-        views = augment.views_of({name: tuple(v) if isinstance(v, list) else v for name, v in header["views"].items()})
-        stored = preprocessing.Preprocessing(header[preprocessing.PREPROCESSING]).stored
         return FisherClassifier(network, header["kind"], tuple(header["class_names"]), views, stored, header)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: its header does not fit its weights ({error!r})") from error

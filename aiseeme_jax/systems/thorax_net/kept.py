@@ -18,12 +18,11 @@ from typing import Any
 
 from flax import nnx
 
-from aiseeme_jax import augment, models
+from aiseeme_jax import augment
 from aiseeme_jax.errors import UserError
 from aiseeme_jax.systems.thorax_net.network import ThoraxNetwork, make_network
-from aiseeme_jax.weights import preprocessing
 from aiseeme_jax.weights.classifier import describe_head, make_head
-from aiseeme_jax.weights.networks import fill_network, load_network, save_network
+from aiseeme_jax.weights.networks import describe_input, fill_network, load_network, read_input, save_network
 from tfds_builders.common.storage import Storage
 
 KIND = "thorax_net"
@@ -54,14 +53,12 @@ class ThoraxClassifier:
         network = self.network
         info = {
             **self.info,
-            "model": network.backbone.config,
+            **describe_input(network.backbone, self.views, self.stored),
             **describe_head(network.head),
             "hidden": network.branch.hidden,
             "standardise": network.branch.standardise,
             "kind": self.kind,
             "class_names": list(self.class_names),
-            "views": dataclasses.asdict(self.views),
-            preprocessing.PREPROCESSING: preprocessing.describe(self.views, network.backbone.channels, self.stored),
         }
         return save_network(directory, network, KIND, info)
 
@@ -73,9 +70,7 @@ def load_thorax_classifier(path: str | Path) -> ThoraxClassifier:
     """
     header, tensors = load_network(Path(path), KIND)
     try:
-        models.check_config(header["model"])
-        backbone = models.make_backbone(**header["model"], rngs=nnx.Rngs(0))
-        views = augment.views_of({name: tuple(v) if isinstance(v, list) else v for name, v in header["views"].items()})
+        backbone, views, stored = read_input(header)
         network = make_network(
             backbone,
             make_head(header, backbone.features),
@@ -85,7 +80,6 @@ def load_thorax_classifier(path: str | Path) -> ThoraxClassifier:
             rngs=nnx.Rngs(0),
         )
         fill_network(network, tensors)
-        stored = preprocessing.Preprocessing(header[preprocessing.PREPROCESSING]).stored
         return ThoraxClassifier(network, header["kind"], tuple(header["class_names"]), views, stored, header)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: its header does not fit its weights ({error!r})") from error
